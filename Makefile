@@ -1,0 +1,43 @@
+# Everything happens in .venv, which the first target that needs it makes from constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := exp/demo
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Say what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+.PHONY: demo
+demo: $(VENV)/installed ## Recognise the sample corpus with the sample model, and show the table
+	$(BIN)/e2v predict sample_data/wav.scp -m sample -o $(DEMO) --embeddings ark --overwrite
+	@$(BIN)/python sample_data/show.py $(DEMO)/predictions.tsv sample_data/utt2emo
+
+.PHONY: test
+test: lint ## Check style and types, then run all tests
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(VENV)/installed ## Check style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (some minutes)
+	$(BIN)/python tests/bench.py
+
+.PHONY: install
+install: $(VENV)/installed ## Make .venv with e2v in it
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+.PHONY: clean
+clean: ## Remove .venv and what was made
+	rm -rf $(VENV) exp build *.egg-info .mypy_cache .pytest_cache .ruff_cache
