@@ -1,0 +1,56 @@
+"""What can stop e2v, each with its exit code.
+
+    E2vError                 1   could not go on
+    ├── CorpusError          1   the input can't be read as a list of utterances
+    ├── ModelError           1   the model can't be found, or isn't what it says it is
+    ├── DeviceError          1   the device asked for isn't there
+    ├── OutputError          1   results can't be written or read back
+    ├── UsageError           2   the options contradict each other or the model
+    └── OutputConflictError  4   OUT holds a different run, or one in progress
+
+Messages name the thing, the cause and the next move. What is wrong with a single utterance is no error: it is a
+``records.Failure``, and the run goes on.
+"""
+
+from __future__ import annotations
+
+
+class E2vError(Exception):
+    """e2v could not go on; the message is for the user."""
+
+    exit_code = 1
+
+
+class CorpusError(E2vError):
+    """The input can't be read as a list of utterances."""
+
+
+class ModelError(E2vError):
+    """The model can't be found, or isn't what it says it is."""
+
+
+class DeviceError(E2vError):
+    """The device asked for isn't there."""
+
+
+class OutputError(E2vError):
+    """Results can't be written or read back."""
+
+
+class UsageError(E2vError):
+    """The options contradict each other or the model."""
+
+    exit_code = 2
+
+
+class OutputConflictError(E2vError):
+    """OUT holds a different run, or one in progress."""
+
+    exit_code = 4
+
+
+EXIT_TOO_MANY_FAILURES = 3
+"""The run finished, with more failures than allowed."""
+
+EXIT_STOPPED = 75
+"""A signal stopped the run after what was done had been committed (EX_TEMPFAIL): run the same command again."""

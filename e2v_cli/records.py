@@ -1,0 +1,130 @@
+"""What travels through the pipeline: one frozen dataclass a hop, and nothing else.
+
+    INPUT → Utterance → Waveform → Batch → Prediction → Entry in the journal → predictions.tsv
+
+An utterance that can't go on becomes a Failure, wherever it stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+"""Samples a second of every waveform that a model sees."""
+
+Stage = Literal["corpus", "audio", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One utterance to be recognised, as the input names it."""
+
+    index: int
+    """Its place in the input, counted from 0."""
+    utt_id: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """An utterance's audio as the model wants it."""
+
+    utterance: Utterance
+    samples: NDArray[np.float32]
+    """(samples,), mono, at 16 kHz."""
+    duration: float
+    """Seconds of the audio that was read, before resampling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Waveforms that go through the network together."""
+
+    waveforms: tuple[Waveform, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one utterance."""
+
+    utterance: Utterance
+    duration: float
+    """Seconds."""
+    num_frames: int
+    """Frames of 20 ms that the encoder gave."""
+    windows: int
+    """Pieces in which the utterance was encoded: 1 is all at once."""
+    posteriors: NDArray[np.float32] | None
+    """(labels,): probabilities that sum to 1; None where the model has no head."""
+    embedding: NDArray[np.float32]
+    """(dim,), the mean over frames; or (frames, dim) where frames are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an utterance has no prediction."""
+
+    utterance: Utterance
+    stage: Stage
+    reason: str
+    """A few words, the same for every utterance that fails so: ``missing``, ``too short``."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finished utterance as the journal keeps it and ``predictions.tsv`` shows it."""
+
+    utt_id: str
+    duration: float
+    num_frames: int
+    windows: int
+    label: str | None
+    posteriors: tuple[float, ...]
+    """Rounded to six decimals; empty where the model has no head."""
+    embedding: str | None
+    """Where the embedding is, relative to OUT: ``embeddings.1.ark:17`` or ``embeddings/utt1.npy``."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureEntry:
+    """A failed utterance as the journal keeps it and ``failures.tsv`` shows it."""
+
+    utt_id: str
+    stage: Stage
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended."""
+
+    input: int
+    done: int
+    failed: int
+    audio_seconds: float
+    """Seconds of audio that were done, by this run and by those it resumed."""
+    wall_seconds: float
+    """The whole of the run and of those it resumed."""
+    encode_seconds: float
+    """From the model loaded to the last result, likewise."""
+
+    @property
+    def left(self) -> int:
+        """Utterances that are neither done nor failed: a signal stopped the run before its end."""
+        return self.input - self.done - self.failed
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left."""
+        return self.left == 0
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio encoded a second: × real time."""
+        return self.audio_seconds / self.encode_seconds if self.encode_seconds else 0.0

@@ -1,0 +1,66 @@
+"""What a run was asked to do, frozen, and the fingerprint that a resume must match."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+EngineName = Literal["e2v", "funasr"]
+Granularity = Literal["utterance", "frame"]
+EmbeddingFormat = Literal["none", "npy", "ark"]
+EmbeddingDtype = Literal["fp32", "fp16"]
+ProgressStyle = Literal["bar", "lines", "none"]
+
+NUMERICS = 1
+"""Raised whenever a change of the code changes a number: results of different numerics are never mixed in one OUT."""
+
+Fingerprint = Mapping[str, str | float]
+
+
+@dataclass(frozen=True)
+class MaxFailures:
+    """How many failures still count as success: a number, or a percentage of the input."""
+
+    limit: float
+    percent: bool
+
+    def allows(self, failed: int, of: int) -> bool:
+        """Say whether so many failures of so many utterances are few enough."""
+        return failed <= (of * self.limit / 100 if self.percent else self.limit)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of ``e2v predict``, checked against each other."""
+
+    inputs: tuple[str, ...]
+    output_dir: Path | None
+    model: str
+    engine: EngineName
+    device: str
+    granularity: Granularity
+    embeddings: EmbeddingFormat
+    embedding_dtype: EmbeddingDtype
+    batch_seconds: float | None
+    """None: chosen for the device."""
+    overwrite: bool
+    retry_failed: bool
+    max_failures: MaxFailures
+    progress: ProgressStyle
+
+
+def make_fingerprint(settings: Settings, weights_sha256: str, labels: tuple[str, ...]) -> Fingerprint:
+    """Collect everything that changes a result, by the names that users know."""
+    return {
+        "model": weights_sha256,
+        "labels": " ".join(labels),
+        "engine": settings.engine,
+        "granularity": settings.granularity,
+        "embeddings": settings.embeddings,
+        "embedding-dtype": settings.embedding_dtype,
+        "precision": "fp32",
+        "batch-seconds": settings.batch_seconds or "auto",
+        "numerics": NUMERICS,
+    }
