@@ -1,0 +1,184 @@
+"""Utterance → Waveform: decode, mix to one channel, resample to 16 kHz; or say what is wrong with the file.
+
+Half an utterance is worse than none, so audio that ends before its header says so is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
+
+DECODERS = min(8, os.cpu_count() or 1)
+"""Threads that decode while the engine works; libsndfile and soxr leave the interpreter to others."""
+
+BLOCK_SAMPLES = 1 << 20
+"""Samples read at a time, over all channels: memory follows the audio that is there, not what a header claims."""
+
+SAMPLE_RATES = range(1_000, 1_000_001)
+"""A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
+
+UNKNOWN_SIZE = 0x7FFF_F000
+"""A WAV data chunk of this size or more was written to a pipe, by a program that could not know (as Kaldi takes it)."""
+
+
+UNKNOWN_FRAMES = 2**63 - 1
+"""What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
+
+
+class AudioError(Exception):
+    """The audio of an utterance can't be used; ``reason`` is one of a few words, the message has the details."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def decode_ahead(utterances: Iterable[Utterance], min_samples: int) -> Iterator[Waveform | Failure]:
+    """Read the audio of utterances in threads, a few ahead of who asks for it, and give it in their order."""
+    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+        ahead: deque[Future[Waveform | Failure]] = deque()
+        try:
+            for utterance in utterances:
+                ahead.append(pool.submit(load_waveform, utterance, min_samples))
+                if len(ahead) > 2 * DECODERS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def load_waveform(utterance: Utterance, min_samples: int) -> Waveform | Failure:
+    """Read the audio of an utterance, which needs ``min_samples`` at 16 kHz to give a frame."""
+    try:
+        samples, rate = read_audio(utterance.path)
+        resampled = resample(samples, rate)
+        if len(resampled) < min_samples:
+            needs = f"the model needs {min_samples} ({min_samples / SAMPLE_RATE * 1000:g} ms)"
+            raise AudioError("too short", f"{len(resampled)} samples at 16 kHz; {needs}")
+    except AudioError as error:
+        return Failure(utterance, "audio", error.reason, f"{utterance.path}: {error}")
+    return Waveform(utterance, resampled, len(samples) / rate)
+
+
+def read_audio(path: str) -> tuple[NDArray[np.float32], int]:
+    """Read a file whole: ((samples,) float32, the mean of its channels, and its sample rate).
+
+    Raises:
+        AudioError: it is missing, empty, not audio, damaged, or not finite.
+    """
+    _check_file(path)
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            if file.samplerate not in SAMPLE_RATES:
+                raise AudioError("not audio", f"a sample rate of {file.samplerate} Hz")
+            samples = _read_blocks(file)
+            _check_whole(file, len(samples), path)
+            rate: int = file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise AudioError("not audio", error.error_string) from None
+    except TypeError:  # what soundfile raises for a file called .raw
+        raise AudioError("not audio", "no header: sample rate and format are unknown") from None
+    if not len(samples):
+        raise AudioError("zero length", "holds no samples")
+    if not np.isfinite(samples).all():
+        raise AudioError("not finite", "NaN or infinite samples")
+    return samples, rate
+
+
+def resample(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """Resample (samples,) from ``rate`` to 16 kHz, in the "HQ" quality of the SoX resampler."""
+    if rate == SAMPLE_RATE:
+        return samples
+    resampled: NDArray[np.float32] = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    return resampled
+
+
+def _check_file(path: str) -> None:
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "rb"):
+                pass
+    except FileNotFoundError:
+        raise AudioError("missing", "no such file") from None
+    except (OSError, ValueError) as error:
+        raise AudioError("unreadable", getattr(error, "strerror", None) or str(error)) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioError("unreadable", "not a regular file")
+    if status.st_size == 0:
+        raise AudioError("empty", "0 bytes")
+
+
+def _read_blocks(file: soundfile.SoundFile) -> NDArray[np.float32]:
+    """Read to the end, channels mixed: (samples,)."""
+    if file.frames == UNKNOWN_FRAMES:  # libsndfile then loses the end of the file
+        raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
+    size = max(1, BLOCK_SAMPLES // file.channels)
+    blocks = []
+    try:
+        while True:
+            block = file.read(size, dtype="float32", always_2d=True)
+            blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
+            if len(block) < size:
+                return np.concatenate(blocks)
+    except soundfile.LibsndfileError:
+        # libsndfile says nothing of use here: what it meets at the end of a FLAC file cut short is "error in flush".
+        raise AudioError("truncated", f"the audio is damaged within sample {file.frames}, or ends before") from None
+
+
+def _check_whole(file: soundfile.SoundFile, num_read: int, path: str) -> None:
+    """Compare what was read with what the header says.
+
+    libsndfile cuts a header's claim to the size of the file in silence, and notes it in its log.
+
+    Raises:
+        AudioError: there is less than the header says.
+    """
+    claimed = file.frames
+    if file.format in ("WAV", "WAVEX", "AIFF", "AU", "RF64", "W64"):
+        sizes = re.findall(
+            r"^\s*(?:data|SSND|Data Size|riff) +: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE
+        )
+        sizes += [
+            (claim, there)
+            for there, claim in re.findall(
+                r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", file.extra_info
+            )
+        ]
+        for claim, there in sizes:
+            if int(there) < int(claim) < UNKNOWN_SIZE:
+                raise AudioError("truncated", f"its header says {claim} bytes of audio, {there} are there")
+    elif file.format == "NIST":
+        with open(path, "rb") as header:
+            if found := re.search(rb"sample_count -i (\d+)", header.read(1024)):
+                claimed = int(found.group(1))
+    elif file.format == "OGG" and not _ends_with_last_page(path):
+        raise AudioError("truncated", "its last Ogg page is not there")
+    if num_read < claimed:
+        raise AudioError("truncated", f"its header says {claimed} samples, {num_read} are there")
+
+
+def _ends_with_last_page(path: str) -> bool:
+    """Say whether an Ogg file ends in a whole page that is marked as the stream's last (RFC 3533, section 6)."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 17)))  # a page has 64 KB at most
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 27:
+        return False
+    num_segments = tail[page + 26]
+    end = page + 27 + num_segments + sum(tail[page + 27 : page + 27 + num_segments])
+    return bool(tail[page + 5] & 4) and len(tail) >= end

@@ -1,0 +1,226 @@
+"""The command line: options → Settings → run → exit code. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from e2v_cli import __version__
+from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError
+from e2v_cli.records import Summary
+from e2v_cli.settings import (
+    EmbeddingDtype,
+    EmbeddingFormat,
+    EngineName,
+    Granularity,
+    MaxFailures,
+    ProgressStyle,
+    Settings,
+)
+
+
+def _parse_max_failures(_ctx: click.Context, _param: click.Parameter, value: str) -> MaxFailures:
+    """Read ``N`` or ``P%``."""
+    percent = value.endswith("%")
+    try:
+        limit = float(value.removesuffix("%")) if percent else int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor a percentage like 1%.") from None
+    if not 0 <= limit <= (100 if percent else sys.maxsize):
+        raise click.BadParameter(f"{value!r} is out of range.")
+    return MaxFailures(limit, percent)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "E2V", "max_content_width": 100}
+)
+@click.version_option(__version__, "--version", prog_name="e2v", message="%(prog)s %(version)s")
+def cli() -> None:
+    r"""Speech emotion recognition with emotion2vec over whole Kaldi-style corpora.
+
+    \b
+    Examples:
+      e2v predict call.wav -m sample
+      e2v predict wav.scp -m ./emotion2vec_plus_base -o exp/emotion --embeddings ark
+    """
+
+
+@cli.command(no_args_is_help=True)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where results go; a run that was stopped goes on there. [default: rows on standard output]",
+)
+@click.option(
+    "-m",
+    "--model",
+    default="emotion2vec_plus_base",
+    show_default=True,
+    metavar="NAME|DIR",
+    help="A folder in FunASR's format, or 'sample', the toy model in the package.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["e2v", "funasr"]),
+    default="e2v",
+    show_default=True,
+    help="Our batched engine, or upstream's own code one utterance after the other.",
+)
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")
+@click.option(
+    "--granularity",
+    type=click.Choice(["utterance", "frame"]),
+    default="utterance",
+    show_default=True,
+    help="What an embedding is: one vector, or a (frames, dim) matrix at 50 Hz.",
+)
+@click.option(
+    "--embeddings",
+    type=click.Choice(["none", "npy", "ark"]),
+    default="none",
+    show_default=True,
+    help="Also write embeddings: a .npy each, or Kaldi ark and scp.",
+)
+@click.option(
+    "--embedding-dtype",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Precision of embeddings; Kaldi archives hold fp16 values as 32-bit floats.",
+)
+@click.option(
+    "--batch-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Audio in one forward pass. [default: 10 on CPU, 300 on a GPU]",
+)
+@click.option("--overwrite", is_flag=True, help="Throw away what OUT holds of an earlier run.")
+@click.option("--retry-failed", is_flag=True, help="Try those again that failed in an earlier run.")
+@click.option(
+    "--max-failures",
+    metavar="N|P%",
+    callback=_parse_max_failures,
+    default="0",
+    show_default=True,
+    help="How many failed utterances still count as success; more end in exit code 3.",
+)
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show a progress bar. [default: on a terminal; elsewhere a line every 30 s]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Errors only on standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="More on standard error.")
+def predict(
+    inputs: tuple[str, ...],
+    output_dir: Path | None,
+    model: str,
+    engine: EngineName,
+    device: str,
+    granularity: Granularity,
+    embeddings: EmbeddingFormat,
+    embedding_dtype: EmbeddingDtype,
+    batch_seconds: float | None,
+    overwrite: bool,
+    retry_failed: bool,
+    max_failures: MaxFailures,
+    progress: bool | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    r"""Recognise the emotion of every utterance.
+
+    INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories, and - for a list
+    on standard input.
+
+    \b
+    Examples:
+      e2v predict call.wav other.flac -m sample | cut -f 1,2
+      e2v predict data/train -m ./emotion2vec_plus_large -o exp/emotion --embeddings ark
+      grep female wav.scp | e2v predict - -m ./emotion2vec_plus_base -o exp/female
+      e2v predict recordings/ -m sample -o out --granularity frame --embeddings npy
+
+    \b
+    Exit codes:
+      0   all done                        3   finished, but more failures than allowed
+      1   could not go on                 4   OUT holds a different run, or one in progress
+      2   wrong use                       75  stopped by a signal: run the same command again
+    """
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other.")
+    if output_dir is None and (embeddings != "none" or overwrite or retry_failed):
+        raise click.UsageError("--embeddings, --overwrite and --retry-failed need a place for results: add -o OUT.")
+    settings = Settings(
+        inputs=inputs,
+        output_dir=output_dir,
+        model=model,
+        engine=engine,
+        device=device,
+        granularity=granularity,
+        embeddings=embeddings,
+        embedding_dtype=embedding_dtype,
+        batch_seconds=batch_seconds,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        max_failures=max_failures,
+        progress=_progress_style(progress, quiet),
+    )
+    _log_to_stderr(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+
+    from e2v_cli.launcher import run
+
+    try:
+        summary = run(settings)
+    except BrokenPipeError:
+        # The reader has what it wanted. Python would complain when it flushes standard output at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    if not quiet:
+        click.echo(_describe(summary), err=True)
+    if not summary.complete:
+        sys.exit(EXIT_STOPPED)
+    if not max_failures.allows(summary.failed, summary.input):
+        sys.exit(EXIT_TOO_MANY_FAILURES)
+
+
+def main() -> None:
+    """Run e2v, and end with the exit code that its errors carry."""
+    try:
+        sys.exit(cli.main(prog_name="e2v", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(EXIT_STOPPED)
+    except E2vError as error:
+        click.echo(f"e2v: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _progress_style(progress: bool | None, quiet: bool) -> ProgressStyle:
+    if progress is None and not quiet:
+        return "bar" if sys.stderr.isatty() else "lines"
+    return "bar" if progress else "none"
+
+
+def _describe(summary: Summary) -> str:
+    left = f", {summary.left} left" if summary.left else ""
+    return (
+        f"e2v: {summary.input} utterances: {summary.done} done, {summary.failed} failed{left}; "
+        f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s, {summary.speed:.1f}× real time"
+    )
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("e2v: %(message)s"))
+    handler.setLevel(level)
+    package = logging.getLogger("e2v_cli")
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)

@@ -1,0 +1,229 @@
+"""A run from its settings to its summary: corpus, model, OUT, engine, worker, final files; and signals."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from e2v_cli import __version__
+from e2v_cli.checkpoint import Model, read_model
+from e2v_cli.corpus import read_corpus
+from e2v_cli.errors import OutputConflictError, OutputError, UsageError
+from e2v_cli.hub import find_model
+from e2v_cli.journal import Journal, Record
+from e2v_cli.merge import publish, publish_summary, read_input_digest
+from e2v_cli.progress import Progress
+from e2v_cli.records import Summary, Utterance
+from e2v_cli.settings import Fingerprint, Settings, make_fingerprint
+from e2v_cli.sinks import DirectorySink, Sink, StdoutSink
+from e2v_cli.writers import open_writer
+
+if TYPE_CHECKING:
+    from e2v_cli.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "journal.1-of-1"
+"""The journal of the only shard there is."""
+
+RESULTS = (
+    "predictions.tsv",
+    "failures.tsv",
+    "run.json",
+    "embeddings.scp",
+    "embeddings.tsv",
+    "utt2dur",
+    "utt2num_frames",
+)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
+"""Audio in one forward pass, by kind of device: what stays in a CPU's cache, and what fills a GPU."""
+
+
+def run(settings: Settings) -> Summary:
+    """Run ``e2v predict``.
+
+    Raises:
+        E2vError: it could not go on; what was done until then is safe.
+    """
+    started = time.monotonic()
+    with _signals_noted() as stopping:
+        utterances = read_corpus(settings.inputs)
+        model = read_model(settings.model, find_model(settings.model))
+        if not model.labels and settings.embeddings == "none":
+            raise UsageError(f"{settings.model} has no head, only embeddings: add -o OUT --embeddings npy, or ark")
+        if settings.output_dir is None:
+            return _run_to_stdout(settings, utterances, model, stopping, started)
+        try:
+            return _run_to_directory(settings, settings.output_dir, utterances, model, stopping, started)
+        except OSError as error:  # audio and model have had their own errors until here
+            place = error.filename or settings.output_dir
+            raise OutputError(f"{place}: {error.strerror}; what is done is safe, run the same command again") from error
+
+
+def _run_to_stdout(
+    settings: Settings, utterances: Sequence[Utterance], model: Model, stopping: Callable[[], bool], started: float
+) -> Summary:
+    engine = _load_engine(settings, model)
+    loaded = time.monotonic()
+    sink = StdoutSink(model.labels)
+    _work(settings, utterances, model, engine, sink, stopping)
+    now = time.monotonic()
+    return Summary(len(utterances), sink.done, sink.failed, sink.audio_seconds, now - started, now - loaded)
+
+
+def _run_to_directory(
+    settings: Settings,
+    output_dir: Path,
+    utterances: Sequence[Utterance],
+    model: Model,
+    stopping: Callable[[], bool],
+    started: float,
+) -> Summary:
+    _prepare_directory(output_dir, settings.overwrite)
+    fingerprint = make_fingerprint(settings, model.weights_sha256, model.labels)
+    with ExitStack() as stack:
+        journal = Journal(output_dir / JOURNAL, fingerprint)
+        stack.callback(journal.close)
+        stack.enter_context(_log_file(output_dir / "log" / "worker.1.log"))
+        record = journal.record
+        finished = record.entries.keys() | (set() if settings.retry_failed else record.failures.keys())
+        work_left = not all(utterance.utt_id in finished for utterance in utterances)
+        if work_left:
+            engine = _load_engine(settings, model)
+            writer = open_writer(output_dir, settings.embeddings, settings.embedding_dtype)
+            stack.callback(writer.close)
+            sink = DirectorySink(journal, writer, model.labels, finished, started)
+            _work(settings, utterances, model, engine, sink, stopping)
+        summary = _summarise(record, utterances)
+        input_digest = _digest(utterances)
+        if not summary.complete:
+            logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
+        elif work_left or read_input_digest(output_dir) != input_digest:
+            publish(output_dir, utterances, model.labels, settings.embeddings, record)
+            publish_summary(output_dir, _describe(model, fingerprint, input_digest), summary)
+        else:
+            logger.warning("%s is complete: nothing to do", output_dir)
+        return summary
+
+
+def _load_engine(settings: Settings, model: Model) -> Engine:
+    from e2v_cli.engine import choose_device, load_engine  # torch: not before there is work to do
+
+    return load_engine(settings.engine, model, choose_device(settings.device), settings.granularity)
+
+
+def _work(
+    settings: Settings,
+    utterances: Sequence[Utterance],
+    model: Model,
+    engine: Engine,
+    sink: Sink,
+    stopping: Callable[[], bool],
+) -> None:
+    from e2v_cli.worker import work
+
+    left = sum(not sink.is_finished(utterance) for utterance in utterances)
+    with closing(Progress(left, settings.progress)) as progress:
+        batch_seconds = settings.batch_seconds or BATCH_SECONDS[engine.device.type]
+        work(utterances, engine, sink, progress, model.config.receptive_field, batch_seconds, stopping)
+
+
+def _prepare_directory(output_dir: Path, overwrite: bool) -> None:
+    """Make OUT, or clear it of what an earlier run left; what is not e2v's stays.
+
+    Raises:
+        OutputConflictError: it holds results without a journal, which can't be resumed.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for pattern in ("journal.*", *RESULTS, "embeddings.*.ark"):
+            for path in output_dir.glob(pattern):
+                path.unlink()
+        for folder in ("embeddings", "log"):
+            shutil.rmtree(output_dir / folder, ignore_errors=True)
+    elif (output_dir / "predictions.tsv").exists() and not (output_dir / JOURNAL).exists():
+        raise OutputConflictError(
+            f"{output_dir} holds a predictions.tsv, but no journal of its run: choose another -o, or use --overwrite"
+        )
+
+
+@contextmanager
+def _signals_noted() -> Iterator[Callable[[], bool]]:
+    """Take note of signals that ask e2v to stop, rather than die of them: yields what says whether one came."""
+    received: list[int] = []
+
+    def note(signum: int, _frame: FrameType | None) -> None:
+        received.append(signum)
+
+    before = {signum: signal.signal(signum, note) for signum in STOP_SIGNALS}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Keep a log of the run in a file, in more detail than standard error."""
+    path.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setLevel(logging.INFO)
+    package = logging.getLogger("e2v_cli")
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        handler.close()
+
+
+def _summarise(record: Record, utterances: Sequence[Utterance]) -> Summary:
+    """Count what the journal says of the input."""
+    done = [record.entries[u.utt_id] for u in utterances if u.utt_id in record.entries]
+    return Summary(
+        input=len(utterances),
+        done=len(done),
+        failed=sum(utterance.utt_id in record.failures for utterance in utterances),
+        audio_seconds=sum(entry.duration for entry in done),
+        wall_seconds=sum(attempt.wall_seconds for attempt in record.attempts.values()),
+        encode_seconds=sum(attempt.encode_seconds for attempt in record.attempts.values()),
+    )
+
+
+def _digest(utterances: Sequence[Utterance]) -> str:
+    """Digest the ids of the input, in order: what ``predictions.tsv`` has rows of."""
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        digest.update(utterance.utt_id.encode(errors="surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _describe(model: Model, fingerprint: Fingerprint, input_digest: str) -> dict[str, Any]:
+    """Say what was run, for ``run.json``."""
+    options = {key: value for key, value in fingerprint.items() if key not in ("model", "labels")}
+    packages = ("torch", "numpy", "soundfile", "soxr", "kaldiio")
+    return {
+        "model": {"name": model.name, "sha256": model.weights_sha256, "labels": list(model.labels)},
+        "options": options,
+        "versions": {
+            "e2v": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+        "input_sha256": input_digest,
+    }

@@ -1,0 +1,49 @@
+"""The pipeline on one device, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+
+from e2v_cli.audio import decode_ahead
+from e2v_cli.batching import block_number, cut_blocks, make_batches
+from e2v_cli.engine import Engine
+from e2v_cli.progress import Progress
+from e2v_cli.records import Failure, Utterance, Waveform
+from e2v_cli.sinks import Sink
+
+
+def work(
+    utterances: Sequence[Utterance],
+    engine: Engine,
+    sink: Sink,
+    progress: Progress,
+    min_samples: int,
+    batch_seconds: float,
+    stopping: Callable[[], bool],
+) -> None:
+    """Recognise all utterances that the sink doesn't have yet, until done or told to stop.
+
+    A block that is not finished is decoded and batched whole, so that its batches are those of a run that was never
+    interrupted; a batch that is finished is not computed again.
+    """
+    blocks = (block for block in cut_blocks(utterances) if not all(map(sink.is_finished, block)))
+    decoded = decode_ahead((utterance for block in blocks for utterance in block), min_samples)
+    for _, block in groupby(decoded, key=lambda item: block_number(item.utterance)):
+        for batch in make_batches(_sound(block, sink, progress), batch_seconds):
+            if stopping():
+                return
+            if new := [waveform for waveform in batch.waveforms if not sink.is_finished(waveform.utterance)]:
+                sink.commit(engine.encode(batch))
+                progress.advance(new)
+    sink.commit([])
+
+
+def _sound(decoded: Iterable[Waveform | Failure], sink: Sink, progress: Progress) -> Iterator[Waveform]:
+    """Pass waveforms on, and failures to the sink."""
+    for item in decoded:
+        if isinstance(item, Failure):
+            sink.fail(item)
+            progress.advance_failed()
+        else:
+            yield item
