@@ -1,0 +1,47 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkpoints import make_config, make_model
+
+ROOT = Path(__file__).parent.parent
+
+E2v = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of tiny shape with a head of nine classes."""
+    return make_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the shape of emotion2vec_plus_base."""
+    config = make_config(embed_dim=768, num_heads=12, prenet_depth=4, depth=8, channels=512)
+    return make_model(tmp_path_factory.mktemp("base"), config)
+
+
+@pytest.fixture
+def e2v() -> E2v:
+    """Run the real command in a process of its own, from the root of the repository."""
+
+    def run(*args: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "e2v_cli", *map(str, args)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run

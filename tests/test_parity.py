@@ -1,0 +1,244 @@
+"""Our numbers against FunASR's own, loaded and run by FunASR's own code, one utterance at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from checkpoints import TOKENS, make_config, make_model
+from numpy.typing import NDArray
+
+from e2v_cli import network as network_module
+from e2v_cli.checkpoint import load_network, read_model
+from e2v_cli.engine import FunasrEngine, load_engine
+from e2v_cli.network import Emotion2vec, UtteranceTooShortError
+from e2v_cli.records import Batch, Prediction, Utterance, Waveform
+
+pytestmark = pytest.mark.parity
+
+FEATURES = 1e-4
+PROBABILITIES = 1e-5
+
+MIXED = (400, 719, 720, 16_000, 401, 5_000, 16_000, 480_000, 1_039, 23_456, 16_001, 400, 80_000)
+"""Samples: one frame, two frames, equal lengths that don't stand together, 30 s."""
+
+
+def make_waveforms(lengths: Sequence[int], seed: int = 0) -> list[NDArray[np.float32]]:
+    """Make waveforms that are no plain noise: loud and quiet, with an offset, of changing pitch."""
+    rng = np.random.default_rng(seed)
+    waveforms = []
+    for length in lengths:
+        time = np.arange(length) / 16_000
+        tone = np.sin(2 * np.pi * rng.uniform(80, 400) * time * (1 + 0.1 * np.sin(3 * time)))
+        noise = rng.standard_normal(length)
+        waveform = 10 ** rng.uniform(-4, 0) * (tone + 0.3 * noise + rng.uniform(-0.5, 0.5))
+        waveforms.append(waveform.astype(np.float32))
+    return waveforms
+
+
+class Reference:
+    """A model folder in FunASR's hands."""
+
+    def __init__(self, folder: Path) -> None:
+        from funasr import AutoModel
+
+        self.model = AutoModel(
+            model=str(folder), device="cpu", ncpu=torch.get_num_threads(), disable_update=True, disable_pbar=True
+        )
+
+    @torch.inference_mode()
+    def features(self, waveform: NDArray[np.float32], normalize: bool = True) -> NDArray[np.float32]:
+        """Features of one utterance, (frames, dim)."""
+        source = torch.from_numpy(waveform)
+        if normalize:
+            source = F.layer_norm(source, source.shape)
+        features: NDArray[np.float32] = self.model.model.extract_features(source[None])["x"][0].numpy()
+        return features
+
+    def scores(self, waveform: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float64]]:
+        """Labels and probabilities that ``generate`` gives."""
+        (result,) = self.model.generate(waveform, granularity="utterance", extract_embedding=False)
+        return result["labels"], np.array(result["scores"])
+
+
+def encode(network: Emotion2vec, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    with torch.inference_mode():
+        return [features.numpy() for features in network([torch.from_numpy(waveform) for waveform in waveforms])]
+
+
+def predict(
+    folder: Path, waveforms: Sequence[NDArray[np.float32]], engine: Any = "e2v", granularity: Any = "utterance"
+) -> list[Prediction]:
+    batch = Batch(
+        tuple(
+            Waveform(Utterance(index, f"utt{index}", ""), waveform, len(waveform) / 16_000)
+            for index, waveform in enumerate(waveforms)
+        )
+    )
+    loaded = load_engine(engine, read_model("test", folder), torch.device("cpu"), granularity)
+    return [result for result in loaded.encode(batch) if isinstance(result, Prediction)]
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "as published": {},
+    "12 heads, no power of two": {"num_heads": 12},
+    "fewer heads with ALiBi than heads": {"audio": {"num_alibi_heads": 3}},
+    "an ALiBi scale a layer and head": {"audio": {"learned_alibi_scale_per_layer": True}},
+    "an ALiBi scale a layer": {"audio": {"learned_alibi_scale_per_layer": True, "learned_alibi_scale_per_head": False}},
+    "one ALiBi scale": {"audio": {"learned_alibi_scale_per_head": False}},
+    "no ALiBi": {"audio": {"use_alibi_encoder": False}},
+    "no extra tokens": {"audio": {"num_extra_tokens": 0}},
+    "pre-norm": {"model": {"layer_norm_first": True}},
+    "norms without weights": {"model": {"norm_affine": False}},
+    "another epsilon": {"model": {"norm_eps": 0.01}},
+    "waveforms as they are": {"model": {"normalize": False}},
+    "wide MLP": {"model": {"mlp_ratio": 5.5}},
+    "no prenet": {"prenet_depth": 0},
+    "prenet alone": {"depth": 0},
+    "group norm in the local encoder": {"audio": {"extractor_mode": "default"}},
+    "norm before the positional encoder": {"audio": {"conv_pos_pre_ln": True}},
+    "even positional kernel": {"audio": {"conv_pos_width": 90}},
+    "one positional layer": {"audio": {"conv_pos_depth": 1}},
+    "short positional kernel": {"audio": {"conv_pos_width": 5}},
+    "another local encoder": {"audio": {"feature_encoder_spec": "[(48, 12, 4)] + 2 * [(32, 5, 2), (64, 2, 3)]"}},
+    "kernels shorter than strides": {"audio": {"feature_encoder_spec": "[(32, 10, 5)] + [(48, 2, 3)] * 2"}},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
+    config = make_config(**SHAPES[shape])
+    folder = make_model(tmp_path, config)
+    reference, network = Reference(folder), load_network(read_model("test", folder))
+    waveforms = make_waveforms(MIXED)
+    normalize = config["model_conf"]["normalize"]
+    for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
+        expected = reference.features(waveform, normalize)
+        assert features.shape == expected.shape == (network.config.num_frames(len(waveform)), 96)
+        np.testing.assert_allclose(features, expected, rtol=0, atol=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def base_pair(base: Path) -> Iterator[tuple[Reference, Emotion2vec]]:
+    yield Reference(base), load_network(read_model("base", base))
+
+
+def test_base_shape_mixed_lengths_in_one_batch(base_pair: tuple[Reference, Emotion2vec]) -> None:
+    reference, network = base_pair
+    waveforms = make_waveforms(MIXED)
+    for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
+        np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+@pytest.mark.parametrize("others", [0, 1, 59])
+def test_base_shape_in_company_of(others: int, base_pair: tuple[Reference, Emotion2vec]) -> None:
+    reference, network = base_pair
+    (waveform,) = make_waveforms([21_000])
+    company = make_waveforms([400 + 250 * index for index in range(others)], seed=1)
+    company.insert(others // 2, waveform)
+    features = encode(network, company)[others // 2]
+    np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+def test_order_in_a_batch_does_not_matter(base_pair: tuple[Reference, Emotion2vec]) -> None:
+    _, network = base_pair
+    waveforms = make_waveforms([400, 9_000, 16_000, 16_000, 30_000])
+    forward = encode(network, waveforms)
+    backward = encode(network, waveforms[::-1])[::-1]
+    for one, other in zip(forward, backward, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+
+
+def test_probabilities_of_base_shape(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
+    reference, _ = base_pair
+    waveforms = make_waveforms([400, 16_000, 40_000, 16_000, 160_000])
+    for waveform, prediction in zip(waveforms, predict(base, waveforms), strict=True):
+        labels, scores = reference.scores(waveform)
+        assert labels == list(TOKENS)
+        assert prediction.posteriors is not None
+        np.testing.assert_allclose(prediction.posteriors, scores, rtol=0, atol=PROBABILITIES)
+        np.testing.assert_allclose(
+            prediction.embedding, reference.features(waveform).mean(axis=0), rtol=0, atol=FEATURES
+        )
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("生气/angry", "unuse_0", "unuse_1", "开心/happy", "中立/neutral", "unuse_2", "难过/sad", "unuse_3", "<unk>"),
+        ("calm", "tense", "<unk>"),
+    ],
+)
+def test_probabilities_of_heads_with_other_labels(tokens: tuple[str, ...], tmp_path: Path) -> None:
+    folder = make_model(tmp_path, tokens=tokens)
+    reference = Reference(folder)
+    waveforms = make_waveforms([16_000, 400, 24_000])
+    for waveform, prediction in zip(waveforms, predict(folder, waveforms), strict=True):
+        labels, scores = reference.scores(waveform)
+        assert labels == [token for token in tokens if not token.startswith("unuse")]
+        assert prediction.posteriors is not None
+        np.testing.assert_allclose(prediction.posteriors, scores, rtol=0, atol=PROBABILITIES)
+
+
+def test_model_without_head(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, make_config(tokenizer=False))
+    reference = Reference(folder)
+    waveforms = make_waveforms([16_000, 400])
+    for waveform, prediction in zip(waveforms, predict(folder, waveforms, granularity="frame"), strict=True):
+        assert prediction.posteriors is None
+        np.testing.assert_allclose(prediction.embedding, reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+@pytest.mark.parametrize("shape", ["as published", "pre-norm", "group norm in the local encoder", "one ALiBi scale"])
+def test_funasr_engine_gives_upstreams_numbers(shape: str, granularity: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path, make_config(**SHAPES[shape]))
+    reference = Reference(folder)
+    waveforms = make_waveforms([16_000, 400, 24_000])
+    predictions = predict(folder, waveforms, "funasr", granularity)
+    for waveform, prediction in zip(waveforms, predictions, strict=True):
+        expected = reference.features(waveform)
+        assert prediction.num_frames == len(expected)
+        if granularity == "utterance":
+            expected = expected.mean(axis=0)
+        np.testing.assert_allclose(prediction.embedding, expected, rtol=0, atol=1e-6)
+        assert prediction.posteriors is not None
+        np.testing.assert_allclose(prediction.posteriors, reference.scores(waveform)[1], rtol=0, atol=1e-6)
+
+
+def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network(read_model("tiny", tiny))
+    waveforms = make_waveforms([400, 32_000, 32_000, 50_000])
+    kept = encode(network, waveforms)
+    monkeypatch.setattr(network_module, "ALIBI_CACHED_TOKENS", 20)
+    monkeypatch.setattr(network_module, "ALIBI_BLOCK_ELEMENTS", 4 * 110 * 7)
+    for one, other in zip(kept, encode(network, waveforms), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_a_waveform_shorter_than_a_frame_is_refused(tiny: Path) -> None:
+    network = load_network(read_model("tiny", tiny))
+    with pytest.raises(
+        UtteranceTooShortError, match="^399 samples; the shortest utterance that gives a frame has 400$"
+    ):
+        encode(network, make_waveforms([16_000, 399]))
+
+
+def test_alone_and_in_a_batch_is_bit_equal_when_repeated(base_pair: tuple[Reference, Emotion2vec]) -> None:
+    _, network = base_pair
+    waveforms = make_waveforms([4_000, 16_000, 9_000])
+    for one, other in zip(encode(network, waveforms), encode(network, waveforms), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_funasr_engine_is_upstreams_class(tiny: Path) -> None:
+    from funasr.models.emotion2vec.model import Emotion2vec as Upstream
+
+    engine = load_engine("funasr", read_model("tiny", tiny), torch.device("cpu"), "utterance")
+    assert isinstance(engine, FunasrEngine)
+    assert type(engine.upstream) is Upstream
