@@ -11,6 +11,7 @@ import json
 import logging
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ def read_model(name: str, folder: Path) -> Model:
         ModelError: a file is missing or says what can't be used; the message names the file and the thing.
     """
     files = _read_configuration(folder)
-    config_path = _existing(folder, files.get("config", "config.yaml"))
-    weights = _existing(folder, files.get("init_param", "model.pt"))
+    config_path = _existing(folder / files.get("config", "config.yaml"))
+    weights = _existing(folder / files.get("init_param", "model.pt"))
     try:
         raw_config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
         config = parse_config(raw_config)
@@ -158,16 +159,17 @@ def _read_configuration(folder: Path) -> dict[str, str]:
         return {}
     try:
         metas = json.loads(path.read_text(encoding="utf-8")).get("file_path_metas", {})
-        names = {**metas, **metas.get("tokenizer_conf", {})}
+        named = {**metas, **metas.get("tokenizer_conf", {})}
     except (ValueError, AttributeError, TypeError) as error:
         raise ModelError(f"{path}: not the JSON of a model folder: {error}") from None
-    return {key: name for key, name in names.items() if isinstance(name, str)}
+    names = {key: named[key] for key in ("config", "init_param", "token_list") if isinstance(named.get(key), str)}
+    for name in names.values():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"{path}: {name!r} lies outside the model's folder")
+    return names
 
 
-def _existing(folder: Path, name: str) -> Path:
-    path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ModelError(f"{folder / 'configuration.json'}: {name!r} lies outside the model's folder")
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise ModelError(
             f"{path} is missing: a model folder holds config.yaml, model.pt, tokens.txt and configuration.json"
@@ -220,7 +222,9 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():  # of pickle protocols, which the error says better
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         thing = found.group(1) if found else "more than tensors"
@@ -229,7 +233,8 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             "save the checkpoint again as torch.save({'model': state_dict}) where you trust it"
         ) from None
     except Exception as error:  # torch.load raises whatever its zip reader, unpickler and C++ core meet
-        raise ModelError(f"{path} can't be read as a checkpoint: {str(error).splitlines()[0]}") from None
+        cause = (str(error) or "it is empty").splitlines()[0]
+        raise ModelError(f"{path} can't be read as a checkpoint: {cause}") from None
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and wrapper in content:
             content = content[wrapper]
