@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from e2v_cli import __version__
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError
-from e2v_cli.records import Summary
 from e2v_cli.settings import (
     EmbeddingDtype,
     EmbeddingFormat,
@@ -21,6 +21,9 @@ from e2v_cli.settings import (
     ProgressStyle,
     Settings,
 )
+
+if TYPE_CHECKING:
+    from e2v_cli.records import Summary
 
 
 def _parse_max_failures(_ctx: click.Context, _param: click.Parameter, value: str) -> MaxFailures:
@@ -35,21 +38,19 @@ def _parse_max_failures(_ctx: click.Context, _param: click.Parameter, value: str
     return MaxFailures(limit, percent)
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "E2V", "max_content_width": 100}
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="e2v", message="%(prog)s %(version)s")
 def cli() -> None:
-    r"""Speech emotion recognition with emotion2vec over whole Kaldi-style corpora.
+    """Speech emotion recognition with emotion2vec over whole Kaldi-style corpora.
 
     \b
     Examples:
       e2v predict call.wav -m sample
       e2v predict wav.scp -m ./emotion2vec_plus_base -o exp/emotion --embeddings ark
-    """
+    """  # noqa: D301 — Click's mark for a paragraph that keeps its lines is a backspace
 
 
-@cli.command(no_args_is_help=True)
+@cli.command(no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option(
     "-o",
@@ -134,7 +135,7 @@ def predict(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    r"""Recognise the emotion of every utterance.
+    """Recognise the emotion of every utterance.
 
     INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories, and - for a list
     on standard input.
@@ -151,7 +152,9 @@ def predict(
       0   all done                        3   finished, but more failures than allowed
       1   could not go on                 4   OUT holds a different run, or one in progress
       2   wrong use                       75  stopped by a signal: run the same command again
-    """
+
+    Every option can be set by environment: E2V_MODEL for --model, and so on.
+    """  # noqa: D301
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other.")
     if output_dir is None and (embeddings != "none" or overwrite or retry_failed):

@@ -1,0 +1,108 @@
+"""The command line itself: help, usage, pipes, environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, E2v
+
+from e2v_cli import __version__
+
+pytestmark = pytest.mark.e2e
+
+CLIP = "sample_data/wav/f1-0001.wav"
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Run a pipeline of bash, in which ``e2v`` is the command."""
+    script = f'e2v() {{ "{sys.executable}" -m e2v_cli "$@"; }}; {command}'
+    return subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_version(e2v: E2v) -> None:
+    assert e2v("--version").stdout == f"e2v {__version__}\n"
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["predict", "--help"]])
+def test_help_has_examples_and_imports_nothing_heavy(args: list[str], e2v: E2v) -> None:
+    done = e2v(*args, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert "Examples:\n" in done.stdout
+    assert "  e2v predict " in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "e2v_cli.cli" in imported
+    assert imported.isdisjoint({"torch", "numpy", "soundfile", "kaldiio", "funasr", "yaml"})
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Usage: e2v [OPTIONS] COMMAND [ARGS]..."),
+        (["predict", "-m", "sample"], "Missing argument 'INPUT...'"),
+        (["predict", CLIP, "--granularity", "word"], "'word' is not one of 'utterance', 'frame'"),
+        (["predict", CLIP, "--batch-seconds", "0"], "0.0 is not in the range x>0"),
+        (["predict", CLIP, "--max-failures", "some"], "'some' is neither a number nor a percentage like 1%."),
+        (["predict", CLIP, "--max-failures", "101%"], "'101%' is out of range."),
+        (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range."),
+        (["predict", CLIP, "--embeddings", "npy"], "need a place for results: add -o OUT."),
+        (["predict", CLIP, "--overwrite"], "need a place for results: add -o OUT."),
+        (["predict", CLIP, "-q", "-v"], "--quiet and --verbose exclude each other."),
+        (["predict", CLIP, "--colour", "red"], "No such option"),
+    ],
+)
+def test_wrong_use_exits_2_and_says_why(args: list[str], message: str, e2v: E2v) -> None:
+    done = e2v(*args)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["nothing.scp"],
+            "e2v: nothing.scp: No such file or directory; "
+            "INPUT is audio, a folder, a .scp list or - for standard input\n",
+        ),
+        (["nothing"], "e2v: nothing: no such file or folder\n"),
+        ([CLIP, "--device", "tpu"], "e2v: --device tpu: unknown; choose auto, cpu, cuda or cuda:N\n"),
+        (
+            [CLIP, "-m", "emotion2vec"],
+            "e2v: emotion2vec: no such folder, and no model of that name (known: sample, emotion2vec_plus_seed, "
+            "emotion2vec_plus_base, emotion2vec_plus_large, emotion2vec_base_finetuned, emotion2vec_base)\n",
+        ),
+    ],
+)
+def test_what_cannot_go_on_exits_1_and_says_why(args: list[str], message: str, e2v: E2v) -> None:
+    done = e2v("predict", *args, E2V_MODEL="sample")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+def test_standard_output_is_clean_tsv() -> None:
+    done = shell(f"e2v predict {CLIP} -m sample | cut -f 2,5")
+    assert done.stdout == "label\twindows\nsurprised\t1\n"
+
+
+@pytest.mark.parametrize("engine", ["e2v", "funasr"])
+def test_a_reader_that_has_enough_ends_it_quietly(engine: str) -> None:
+    done = shell(
+        f"set -o pipefail; e2v predict sample_data/wav.scp -q -m sample --engine {engine} | head -1 | cut -f 1"
+    )
+    assert done.stdout == "utt_id\n"
+    assert "Traceback" not in done.stderr
+    assert "roken pipe" not in done.stderr
+    assert done.returncode == 0
+
+
+def test_options_may_come_from_the_environment(e2v: E2v) -> None:
+    done = e2v("predict", CLIP, E2V_MODEL="sample", E2V_QUIET="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 2
+
+
+def test_quiet_says_nothing_and_verbose_more(e2v: E2v) -> None:
+    assert e2v("predict", CLIP, "-m", "sample", "-q").stderr == ""
+    assert "1 utterances: 1 done, 0 failed" in e2v("predict", CLIP, "-m", "sample").stderr

@@ -1,0 +1,368 @@
+"""``e2v predict`` as a user meets it: the real command in a process of its own, on the sample corpus."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from io import StringIO
+from pathlib import Path
+
+import kaldi_native_io
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+from checkpoints import make_config, make_model
+from conftest import ROOT, E2v
+
+pytestmark = pytest.mark.e2e
+
+LABELS = ["angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown"]
+COLUMNS = ["utt_id", "label", "score", "duration", "windows", *LABELS]
+SAMPLE_SCP = ROOT / "sample_data" / "wav.scp"
+
+
+def read_rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(StringIO(text), delimiter="\t"))
+
+
+def read_scp_ids(path: Path = SAMPLE_SCP) -> list[str]:
+    return [line.split()[0] for line in path.read_text().splitlines()]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def test_sample_corpus(e2v: E2v, tmp_path: Path) -> None:
+    done = e2v("predict", "sample_data", "-m", "sample", "-o", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("e2v: 40 utterances: 40 done, 0 failed; 150.2 s of audio in ")
+    text = (tmp_path / "out" / "predictions.tsv").read_text()
+    assert text.splitlines()[0].split("\t") == COLUMNS
+    rows = read_rows(text)
+    assert [row["utt_id"] for row in rows] == read_scp_ids()
+    spoken = dict(line.split() for line in (ROOT / "sample_data" / "utt2emo").read_text().splitlines())
+    right = sum(row["label"] == spoken[row["utt_id"]] for row in rows)
+    assert right >= 0.6 * len(rows)
+    for row in rows:
+        probabilities = [row[label] for label in LABELS]
+        assert all(len(probability) == len("0.123456") for probability in probabilities)
+        assert sum(map(float, probabilities)) == pytest.approx(1, abs=1e-5)
+        assert row["score"] == row[row["label"]] == max(probabilities)
+        assert row["windows"] == "1"
+
+
+def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark").returncode == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "embeddings.1.ark",
+        "embeddings.scp",
+        "failures.tsv",
+        "journal.1-of-1",
+        "log",
+        "predictions.tsv",
+        "run.json",
+        "utt2dur",
+        "utt2num_frames",
+    ]
+    assert (out / "failures.tsv").read_text() == "utt_id\tstage\treason\tdetail\n"
+    rows = read_rows((out / "predictions.tsv").read_text())
+    audio = dict(line.split(maxsplit=1) for line in SAMPLE_SCP.read_text().splitlines())
+    durations = {utt_id: soundfile.info(ROOT / path).duration for utt_id, path in audio.items()}
+    assert [row["duration"] for row in rows] == [f"{duration:.4f}" for duration in durations.values()]
+    assert (out / "utt2dur").read_text() == "".join(f"{key} {value:.4f}\n" for key, value in durations.items())
+    frames = dict(line.split() for line in (out / "utt2num_frames").read_text().splitlines())
+    assert list(frames) == list(audio)
+    for utt_id in ("f1-0001", "f1-0002"):  # 16 kHz
+        assert int(frames[utt_id]) == (soundfile.info(ROOT / audio[utt_id]).frames - 400) // 320 + 1
+    run = json.loads((out / "run.json").read_text())
+    weights = ROOT / "e2v_cli" / "sample" / "model.pt"
+    assert run["model"] == {
+        "name": "sample",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "labels": LABELS,
+    }
+    assert run["counts"] == {"input": 40, "done": 40, "failed": 0}
+    assert run["audio_seconds"] == pytest.approx(sum(durations.values()), abs=0.01)
+    assert 0 < run["encode_seconds"] < run["wall_seconds"]
+    assert run["speed"] == pytest.approx(run["audio_seconds"] / run["encode_seconds"], rel=0.01)
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_ark_and_npy_hold_the_same_bits(granularity: str, dtype: str, e2v: E2v, tmp_path: Path) -> None:
+    options = ["-m", "sample", "--granularity", granularity, "--embedding-dtype", dtype]
+    ark, npy = tmp_path / "ark", tmp_path / "npy"
+    assert e2v("predict", SAMPLE_SCP, "-o", ark, "--embeddings", "ark", *options).returncode == 0
+    assert e2v("predict", SAMPLE_SCP, "-o", npy, "--embeddings", "npy", *options).returncode == 0
+    assert (ark / "predictions.tsv").read_bytes() == (npy / "predictions.tsv").read_bytes()
+    paths = dict(line.split("\t") for line in (npy / "embeddings.tsv").read_text().splitlines())
+    places = dict(line.split(" ", 1) for line in (ark / "embeddings.scp").read_text().splitlines())
+    assert list(paths) == list(places) == read_scp_ids()
+    by_kaldiio = kaldiio.load_scp(str(ark / "embeddings.scp"))
+    native = kaldi_native_io.FloatVector if granularity == "utterance" else kaldi_native_io.FloatMatrix
+    frames = dict(line.split() for line in (ark / "utt2num_frames").read_text().splitlines())
+    for utt_id, path in paths.items():
+        expected = np.load(path)
+        assert expected.dtype == (np.float32 if dtype == "fp32" else np.float16)
+        assert expected.shape == ((96,) if granularity == "utterance" else (int(frames[utt_id]), 96))
+        expected = expected.astype(np.float32)
+        assert by_kaldiio[utt_id].dtype == np.float32
+        assert by_kaldiio[utt_id].tobytes() == expected.tobytes()
+        by_native = native.read(places[utt_id]).numpy()
+        assert by_native.shape == expected.shape
+        assert by_native.tobytes() == expected.tobytes()
+
+
+def test_both_engines_agree(e2v: E2v, tmp_path: Path) -> None:
+    ours, upstreams = tmp_path / "ours", tmp_path / "upstreams"
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", ours).returncode == 0
+    done = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", upstreams, "--engine", "funasr")
+    assert (done.returncode, done.stdout) == (0, "")
+    for row, other in zip(
+        read_rows((ours / "predictions.tsv").read_text()),
+        read_rows((upstreams / "predictions.tsv").read_text()),
+        strict=True,
+    ):
+        assert row["utt_id"] == other["utt_id"]
+        assert row["label"] == other["label"]
+        assert [float(row[label]) for label in LABELS] == pytest.approx(
+            [float(other[label]) for label in LABELS], abs=1.1e-5
+        )
+
+
+def test_model_without_a_head(e2v: E2v, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", make_config(tokenizer=False))
+    refused = e2v("predict", SAMPLE_SCP, "-m", model)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == f"e2v: {model} has no head, only embeddings: add -o OUT --embeddings npy, or ark\n"
+    out = tmp_path / "out"
+    assert e2v("predict", SAMPLE_SCP, "-m", model, "-o", out, "--embeddings", "ark").returncode == 0
+    lines = (out / "predictions.tsv").read_text().splitlines()
+    assert lines[0] == "utt_id\tduration\twindows"
+    assert lines[1] == "f1-0001\t1.5461\t1"
+    assert len(kaldiio.load_scp(str(out / "embeddings.scp"))) == 40
+
+
+def test_rows_on_standard_output_are_those_of_out(e2v: E2v, tmp_path: Path) -> None:
+    printed = e2v("predict", SAMPLE_SCP, "-m", "sample")
+    e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path)
+    assert printed.returncode == 0
+    assert printed.stdout == (tmp_path / "predictions.tsv").read_text()
+
+
+def test_the_input_may_come_on_standard_input() -> None:
+    lines = SAMPLE_SCP.read_text().splitlines()[5:8]
+    done = subprocess.run(
+        [sys.executable, "-m", "e2v_cli", "predict", "-", "-m", "sample"],
+        input="\n".join(lines),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [row["utt_id"] for row in read_rows(done.stdout)] == [line.split()[0] for line in lines]
+
+
+# -- bad audio ---------------------------------------------------------------------------------------------------------
+
+
+def test_bad_audio_becomes_a_row_of_failures(e2v: E2v, tmp_path: Path) -> None:
+    good = ROOT / "sample_data" / "wav" / "f1-0001.wav"
+    (tmp_path / "cut.wav").write_bytes(good.read_bytes()[:20_000])
+    (tmp_path / "text.wav").write_text("not audio at all")
+    soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
+    soundfile.write(tmp_path / "shortest.wav", np.ones(400), 16_000)
+    names = ["cut.wav", "text.wav", "short.wav", "shortest.wav", "gone.wav"]
+    scp = tmp_path / "wav.scp"
+    scp.write_text(f"good {good}\n" + "".join(f"{name[:-4]} {tmp_path / name}\n" for name in names))
+    out = tmp_path / "out"
+    done = e2v("predict", scp, "-m", "sample", "-o", out)
+    assert done.returncode == 3
+    assert [row["utt_id"] for row in read_rows((out / "predictions.tsv").read_text())] == ["good", "shortest"]
+    needs = "the model needs 400 (25 ms)"
+    assert (out / "failures.tsv").read_text().splitlines() == [
+        "utt_id\tstage\treason\tdetail",
+        f"cut\taudio\ttruncated\t{tmp_path}/cut.wav: its header says 49474 bytes of audio, 19956 are there",
+        f"text\taudio\tnot audio\t{tmp_path}/text.wav: Format not recognised.",
+        f"short\taudio\ttoo short\t{tmp_path}/short.wav: 399 samples at 16 kHz; {needs}",
+        f"gone\taudio\tmissing\t{tmp_path}/gone.wav: no such file",
+    ]
+    assert json.loads((out / "run.json").read_text())["counts"] == {"input": 6, "done": 2, "failed": 4}
+    assert e2v("predict", scp, "-m", "sample", "-o", out).returncode == 3
+    for allowed, code in (("4", 0), ("3", 3), ("66.7%", 0), ("66.6%", 3), ("100%", 0)):
+        assert e2v("predict", scp, "-m", "sample", "-o", out, "--max-failures", allowed).returncode == code
+
+    shutil.copy(good, tmp_path / "gone.wav")
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "--retry-failed").returncode == 3
+    assert [row["utt_id"] for row in read_rows((out / "predictions.tsv").read_text())] == ["good", "shortest", "gone"]
+    assert json.loads((out / "run.json").read_text())["counts"] == {"input": 6, "done": 3, "failed": 3}
+
+
+def test_bad_audio_is_spoken_of_where_rows_are_printed(e2v: E2v, tmp_path: Path) -> None:
+    good = ROOT / "sample_data" / "wav" / "f1-0001.wav"
+    done = e2v("predict", tmp_path / "gone.wav", good, "-m", "sample")
+    assert done.returncode == 3
+    assert [row["utt_id"] for row in read_rows(done.stdout)] == ["f1-0001"]
+    assert f"e2v: gone: audio: missing: {tmp_path}/gone.wav: no such file\n" in done.stderr
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_does_no_work_again(e2v: E2v, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "npy")
+    assert e2v(*command).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if "log" not in path.parts}
+    again = e2v(*command, CUDA_VISIBLE_DEVICES="", PYTHONPROFILEIMPORTTIME="1")
+    assert again.returncode == 0
+    assert f"e2v: {out} is complete: nothing to do\n" in again.stderr
+    assert " torch" not in again.stderr  # as the list of imports would have it
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_longer_list_computes_only_what_is_new(e2v: E2v, tmp_path: Path) -> None:
+    lines = SAMPLE_SCP.read_text().splitlines(keepends=True)
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    scp.write_text("".join(lines[:30]))
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "--embeddings", "npy").returncode == 0
+    before = digests(out / "embeddings")
+    times = {path: path.stat().st_mtime_ns for path in (out / "embeddings").iterdir()}
+    scp.write_text("".join(lines))
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "--embeddings", "npy").returncode == 0
+    assert len(digests(out / "embeddings")) == 40
+    assert before.items() <= digests(out / "embeddings").items()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert [row["utt_id"] for row in read_rows((out / "predictions.tsv").read_text())] == read_scp_ids()
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--granularity", "frame"], "granularity was utterance, is frame"),
+        (["--embeddings", "npy"], "embeddings was ark, is npy"),
+        (["--batch-seconds", "5"], "batch-seconds was auto, is 5.0"),
+        (
+            ["--engine", "funasr", "--embedding-dtype", "fp16"],
+            "engine was e2v, is funasr; embedding-dtype was fp32, is fp16",
+        ),
+    ],
+)
+def test_another_run_is_refused(options: list[str], difference: str, e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
+    assert e2v(*command, "--embeddings", "ark").returncode == 0
+    before = digests(tmp_path)
+    refused = e2v(*command, "--embeddings", "ark", *options)
+    assert refused.returncode == 4
+    assert refused.stderr == (
+        f"e2v: {tmp_path} holds a different run: {difference}. "
+        "Choose another -o, or throw away what is there with --overwrite\n"
+    )
+    assert digests(tmp_path) == before
+    assert e2v(*command, "--embeddings", "ark", *options, "--overwrite").returncode == 0
+
+
+def test_another_model_is_refused(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-o", tmp_path]
+    assert e2v(*command, "-m", "sample").returncode == 0
+    refused = e2v(*command, "-m", tiny)
+    assert refused.returncode == 4
+    assert f"{tmp_path} holds a different run: model was 0f1e5919" in refused.stderr
+
+
+def test_overwrite_leaves_what_is_not_e2vs(e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
+    assert e2v(*command, "--embeddings", "npy").returncode == 0
+    assert e2v(*command, "--overwrite").returncode == 0
+    assert sorted(os.listdir(tmp_path)) == [
+        *("failures.tsv", "journal.1-of-1", "log", "notes.txt", "predictions.tsv", "run.json", "utt2dur"),
+        "utt2num_frames",
+    ]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_results_without_a_journal_are_not_touched(e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "predictions.tsv").write_text("from elsewhere")
+    refused = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path)
+    assert refused.returncode == 4
+    assert refused.stderr == (
+        f"e2v: {tmp_path} holds a predictions.tsv, but no journal of its run: choose another -o, or use --overwrite\n"
+    )
+    assert (tmp_path / "predictions.tsv").read_text() == "from elsewhere"
+
+
+def test_a_folder_that_cannot_be_written(e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path / "file" / "out")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"e2v: {tmp_path}/file/out: Not a directory; ")
+
+
+@pytest.fixture
+def long_list(tmp_path: Path) -> Path:
+    """The sample corpus five times over: some seconds of work."""
+    lines = SAMPLE_SCP.read_text().splitlines()
+    scp = tmp_path / "long.scp"
+    scp.write_text("".join(f"take{take}-{line}\n" for take in range(5) for line in lines))
+    return scp
+
+
+def start(*args: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "e2v_cli", *args], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_a_run_that_goes_on_later(
+    number: signal.Signals, long_list: Path, e2v: E2v, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = ("predict", long_list, "-m", "sample", "--embeddings", "npy", "-o")
+    process = start(*command, out)
+    while not list(out.glob("embeddings/*.npy")):  # the first batch is being committed
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "of 200 utterances are left" in errors
+    assert not (out / "predictions.tsv").exists()
+    early = digests(out / "embeddings")
+    assert 0 < len(early) < 200
+    assert e2v(*command, out).returncode == 0
+    assert e2v(*command, whole).returncode == 0
+    assert early.items() <= digests(out / "embeddings").items()
+    assert digests(out / "embeddings") == digests(whole / "embeddings")
+    assert (out / "predictions.tsv").read_bytes() == (whole / "predictions.tsv").read_bytes()
+
+
+def test_a_second_run_at_the_same_time_is_refused(long_list: Path, e2v: E2v, tmp_path: Path) -> None:
+    command = ("predict", long_list, "-m", "sample", "-o", tmp_path)
+    first = start(*command)
+    while not (tmp_path / "log").exists():  # comes behind the lock
+        assert first.poll() is None
+        time.sleep(0.01)
+    refused = e2v(*command)
+    first.kill()
+    first.communicate()
+    assert refused.returncode == 4
+    assert refused.stderr == f"e2v: {tmp_path}: another e2v is at work there; wait for it, or choose another -o\n"
+    assert e2v(*command).returncode == 0
