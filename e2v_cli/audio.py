@@ -6,7 +6,6 @@ Half an utterance is worse than none, so audio that ends before its header says 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from e2v_cli.containers import FORMATS, AudioError, count_claimed
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 
 DECODERS = min(8, os.cpu_count() or 1)
@@ -28,20 +28,8 @@ BLOCK_SAMPLES = 1 << 20
 SAMPLE_RATES = range(1_000, 1_000_001)
 """A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
 
-UNKNOWN_SIZE = 0x7FFF_F000
-"""A WAV data chunk of this size or more was written to a pipe, by a program that could not know (as Kaldi takes it)."""
-
-
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
-
-
-class AudioError(Exception):
-    """The audio of an utterance can't be used; ``reason`` is one of a few words, the message has the details."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def decode_ahead(utterances: Iterable[Utterance], min_samples: int) -> Iterator[Waveform | Failure]:
@@ -82,10 +70,12 @@ def read_audio(path: str) -> tuple[NDArray[np.float32], int]:
     _check_file(path)
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:
+            if file.format not in FORMATS:
+                raise AudioError("unreadable", f"whether a {file.format} file is whole can't be told; convert it")
             if file.samplerate not in SAMPLE_RATES:
                 raise AudioError("not audio", f"a sample rate of {file.samplerate} Hz")
             samples = _read_blocks(file)
-            _check_whole(file, len(samples), path)
+            samples = samples[: count_claimed(file, len(samples), path)]
             rate: int = file.samplerate
     except soundfile.LibsndfileError as error:
         raise AudioError("not audio", error.error_string) from None
@@ -137,48 +127,3 @@ def _read_blocks(file: soundfile.SoundFile) -> NDArray[np.float32]:
     except soundfile.LibsndfileError:
         # libsndfile says nothing of use here: what it meets at the end of a FLAC file cut short is "error in flush".
         raise AudioError("truncated", f"the audio is damaged within sample {file.frames}, or ends before") from None
-
-
-def _check_whole(file: soundfile.SoundFile, num_read: int, path: str) -> None:
-    """Compare what was read with what the header says.
-
-    libsndfile cuts a header's claim to the size of the file in silence, and notes it in its log.
-
-    Raises:
-        AudioError: there is less than the header says.
-    """
-    claimed = file.frames
-    if file.format in ("WAV", "WAVEX", "AIFF", "AU", "RF64", "W64"):
-        sizes = re.findall(
-            r"^\s*(?:data|SSND|Data Size|riff) +: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE
-        )
-        sizes += [
-            (claim, there)
-            for there, claim in re.findall(
-                r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", file.extra_info
-            )
-        ]
-        for claim, there in sizes:
-            if int(there) < int(claim) < UNKNOWN_SIZE:
-                raise AudioError("truncated", f"its header says {claim} bytes of audio, {there} are there")
-    elif file.format == "NIST":
-        with open(path, "rb") as header:
-            if found := re.search(rb"sample_count -i (\d+)", header.read(1024)):
-                claimed = int(found.group(1))
-    elif file.format == "OGG" and not _ends_with_last_page(path):
-        raise AudioError("truncated", "its last Ogg page is not there")
-    if num_read < claimed:
-        raise AudioError("truncated", f"its header says {claimed} samples, {num_read} are there")
-
-
-def _ends_with_last_page(path: str) -> bool:
-    """Say whether an Ogg file ends in a whole page that is marked as the stream's last (RFC 3533, section 6)."""
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 17)))  # a page has 64 KB at most
-        tail = file.read()
-    page = tail.rfind(b"OggS")
-    if page < 0 or len(tail) < page + 27:
-        return False
-    num_segments = tail[page + 26]
-    end = page + 27 + num_segments + sum(tail[page + 27 : page + 27 + num_segments])
-    return bool(tail[page + 5] & 4) and len(tail) >= end

@@ -19,7 +19,7 @@ from e2v_cli.errors import CorpusError
 from e2v_cli.records import Utterance
 
 AUDIO_SUFFIXES = frozenset(
-    (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
+    (".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
 )
 """What is taken for audio in a folder; a file that is named itself may be called anything."""
 
@@ -93,12 +93,16 @@ def _read_folder(folder: Path) -> Iterator[_Listed]:
     if scp.exists():
         yield from _read_input(str(scp))
         return
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
         folders.sort()
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith("."):
                 path = os.path.join(parent, name)
                 yield _Listed(None, path, os.path.relpath(path, folder), path)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise CorpusError(f"{error.filename}: {error.strerror}") from None
 
 
 def _read_scp(file: BinaryIO, name: str) -> Iterator[_Listed]:
@@ -133,4 +137,5 @@ def _as_id(name: str) -> str:
 def _first(first: str, again: str) -> str:
     """Say where an id was first seen: ``on line 3`` within the same file, else ``at a.scp:3``."""
     (first_file, _, first_line), again_file = first.rpartition(":"), again.rpartition(":")[0]
-    return f"on line {first_line}" if first_file and first_file == again_file else f"at {first}"
+    in_list = first_line.isdecimal() and first_file == again_file
+    return f"on line {first_line}" if in_list else f"at {first}"

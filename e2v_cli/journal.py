@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from e2v_cli.errors import OutputConflictError, OutputError
+from e2v_cli.errors import E2vError, OutputConflictError, OutputError
 from e2v_cli.records import Entry, FailureEntry
 from e2v_cli.settings import Fingerprint
 from e2v_cli.writers import sync_folder
@@ -68,10 +68,17 @@ class Journal:
         self.record = Record()
         try:
             self._file = path.open("a+b")
+        except OSError as error:
+            raise OutputError(f"{path}: {error.strerror}") from error
+        try:
             _lock(self._file, path)
             self._read(fingerprint)
         except OSError as error:
+            self._file.close()
             raise OutputError(f"{path}: {error.strerror}") from error
+        except E2vError:
+            self._file.close()
+            raise
 
     def append(self, lines: Iterable[Line]) -> None:
         """Write lines to the disk itself: what they speak of is done from then on."""
@@ -101,7 +108,7 @@ class Journal:
                 _compare(content["Fingerprint"], fingerprint, self.path)
             else:
                 ((kind, fields),) = content.items()
-                self.record.add(_LINES[kind](**fields))
+                self.record.add(_LINES[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
             first, whole = False, whole + len(raw)
         if torn:
             self._file.truncate(whole)
@@ -128,7 +135,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 
 def _encode(content: dict[str, Any]) -> bytes:
-    text = json.dumps(content, ensure_ascii=False).encode()
+    text = json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")
     return f"{zlib.crc32(text):08x} ".encode() + text + b"\n"
 
 
@@ -137,7 +144,7 @@ def _decode(raw: bytes) -> dict[str, Any] | None:
     checksum, _, text = raw.partition(b" ")
     if not raw.endswith(b"\n") or f"{zlib.crc32(text[:-1]):08x}".encode() != checksum:
         return None
-    content: dict[str, Any] = json.loads(text)
+    content: dict[str, Any] = json.loads(text.decode(errors="surrogateescape"))
     return content
 
 

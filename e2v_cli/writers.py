@@ -122,7 +122,7 @@ def file_name(utt_id: str) -> str:
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(utt_id.encode()).hexdigest()[:32]
-    return name.encode()[: MAX_NAME_BYTES - 33].decode(errors="ignore") + "-" + digest
+    return name.encode()[: MAX_NAME_BYTES - 34].decode(errors="ignore") + "%-" + digest  # no other name has %-
 
 
 def kaldi_key(utt_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,8 @@ def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def base_pair(base: Path) -> Iterator[tuple[Reference, Emotion2vec]]:
-    yield Reference(base), load_network(read_model("base", base))
+def base_pair(base: Path) -> tuple[Reference, Emotion2vec]:
+    return Reference(base), load_network(read_model("base", base))
 
 
 def test_base_shape_mixed_lengths_in_one_batch(base_pair: tuple[Reference, Emotion2vec]) -> None:
@@ -224,7 +224,7 @@ def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeyp
 def test_a_waveform_shorter_than_a_frame_is_refused(tiny: Path) -> None:
     network = load_network(read_model("tiny", tiny))
     with pytest.raises(
-        UtteranceTooShortError, match="^399 samples; the shortest utterance that gives a frame has 400$"
+        UtteranceTooShortError, match=r"^399 samples; the shortest utterance that gives a frame has 400$"
     ):
         encode(network, make_waveforms([16_000, 399]))
 
