@@ -9,7 +9,7 @@ DEMO := exp/demo
 
 .PHONY: help
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(VENV)/installed ## Recognise the sample corpus with the sample model, and show the table
@@ -27,7 +27,7 @@ lint: $(VENV)/installed ## Check style and types
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (some minutes)
+bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (ten minutes or more)
 	$(BIN)/python tests/bench.py
 
 .PHONY: install

@@ -74,13 +74,15 @@ def read_model(name: str, folder: Path) -> Model:
         raw_config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
         config = parse_config(raw_config)
         scope_map = _parse_scope_map(raw_config.get("scope_map"))
+        tokens_path = folder / files.get("token_list", "tokens.txt")
+        has_tokens = raw_config.get("tokenizer") is not None and tokens_path.exists()
+        tokens = _read_tokens(tokens_path) if has_tokens else ()
+        digest = _sha256(weights)
     except (ConfigValueError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{config_path}: {error}") from None
-    tokens: tuple[str, ...] = ()
-    tokens_path = folder / files.get("token_list", "tokens.txt")
-    if raw_config.get("tokenizer") is not None and tokens_path.exists():
-        tokens = _read_tokens(tokens_path)
-    return Model(name, folder, weights, _sha256(weights), config, raw_config, tokens, scope_map)
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}") from None
+    return Model(name, folder, weights, digest, config, raw_config, tokens, scope_map)
 
 
 def load_network(model: Model) -> Emotion2vec:

@@ -172,7 +172,7 @@ def predict(
         overwrite=overwrite,
         retry_failed=retry_failed,
         max_failures=max_failures,
-        progress=_progress_style(progress, quiet),
+        progress=_progress_style(progress, quiet, rows_on_terminal=output_dir is None and sys.stdout.isatty()),
     )
     _log_to_stderr(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
@@ -206,8 +206,8 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _progress_style(progress: bool | None, quiet: bool) -> ProgressStyle:
-    if progress is None and not quiet:
+def _progress_style(progress: bool | None, quiet: bool, rows_on_terminal: bool) -> ProgressStyle:
+    if progress is None and not quiet and not rows_on_terminal:
         return "bar" if sys.stderr.isatty() else "lines"
     return "bar" if progress else "none"
 

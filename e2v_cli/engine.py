@@ -37,9 +37,11 @@ def choose_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
+        chosen: torch.device | None = torch.device(device)
     except RuntimeError:
-        raise DeviceError(f"--device {device}: unknown; choose auto, cpu, cuda or cuda:N") from None
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise DeviceError(f"--device {device}: unknown; choose auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         seen = f"{torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else "no GPU"
         raise DeviceError(

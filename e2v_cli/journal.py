@@ -57,8 +57,8 @@ Line = Entry | FailureEntry | Elapsed
 class Journal:
     """The journal of one OUT, open for appending. Only one process has it open at a time."""
 
-    def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
-        """Open a journal, or begin one.
+    def __init__(self, path: Path, fingerprint: Fingerprint, anew: bool = False) -> None:
+        """Open a journal, or begin one; ``anew`` throws away what it says, once nobody else has it open.
 
         Raises:
             OutputConflictError: another run has it open, or it is of a run with another fingerprint.
@@ -72,6 +72,8 @@ class Journal:
             raise OutputError(f"{path}: {error.strerror}") from error
         try:
             _lock(self._file, path)
+            if anew:
+                self._file.truncate(0)
             self._read(fingerprint)
         except OSError as error:
             self._file.close()

@@ -92,17 +92,23 @@ def _run_to_directory(
     stopping: Callable[[], bool],
     started: float,
 ) -> Summary:
-    _prepare_directory(output_dir, settings.overwrite)
+    # With --overwrite, a model that can't be loaded must not cost what is there.
+    engine = _load_engine(settings, model) if settings.overwrite else None
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if not settings.overwrite:
+        _refuse_foreign_results(output_dir)
     fingerprint = make_fingerprint(settings, model.weights_sha256, model.labels)
     with ExitStack() as stack:
-        journal = Journal(output_dir / JOURNAL, fingerprint)
+        journal = Journal(output_dir / JOURNAL, fingerprint, anew=settings.overwrite)
         stack.callback(journal.close)
+        if settings.overwrite:
+            _remove_results(output_dir)
         stack.enter_context(_log_file(output_dir / "log" / "worker.1.log"))
         record = journal.record
         finished = record.entries.keys() | (set() if settings.retry_failed else record.failures.keys())
         work_left = not all(utterance.utt_id in finished for utterance in utterances)
         if work_left:
-            engine = _load_engine(settings, model)
+            engine = engine or _load_engine(settings, model)
             writer = open_writer(output_dir, settings.embeddings, settings.embedding_dtype)
             stack.callback(writer.close)
             sink = DirectorySink(journal, writer, model.labels, finished, started)
@@ -141,23 +147,21 @@ def _work(
         work(utterances, engine, sink, progress, model.config.receptive_field, batch_seconds, stopping)
 
 
-def _prepare_directory(output_dir: Path, overwrite: bool) -> None:
-    """Make OUT, or clear it of what an earlier run left; what is not e2v's stays.
-
-    Raises:
-        OutputConflictError: it holds results without a journal, which can't be resumed.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        for pattern in ("journal.*", *RESULTS, "embeddings.*.ark"):
-            for path in output_dir.glob(pattern):
-                path.unlink()
-        for folder in ("embeddings", "log"):
-            shutil.rmtree(output_dir / folder, ignore_errors=True)
-    elif (output_dir / "predictions.tsv").exists() and not (output_dir / JOURNAL).exists():
+def _refuse_foreign_results(output_dir: Path) -> None:
+    """Raise OutputConflictError where OUT holds results without a journal, which can't be resumed."""
+    if (output_dir / "predictions.tsv").exists() and not (output_dir / JOURNAL).exists():
         raise OutputConflictError(
             f"{output_dir} holds a predictions.tsv, but no journal of its run: choose another -o, or use --overwrite"
         )
+
+
+def _remove_results(output_dir: Path) -> None:
+    """Clear OUT of what an earlier run left; what is not e2v's stays."""
+    for pattern in (*RESULTS, "embeddings.*.ark"):
+        for path in output_dir.glob(pattern):
+            path.unlink()
+    for folder in ("embeddings", "log"):
+        shutil.rmtree(output_dir / folder, ignore_errors=True)
 
 
 @contextmanager

@@ -116,12 +116,12 @@ class Emotion2vec(nn.Module):
         if self.config.layer_norm_first:
             x = self.norm(x)
 
-        features: list[Tensor] = [x] * len(waveforms)
-        first = 0
-        for utterance in layout.utterances:
-            features[utterance.index] = x[first + self.config.num_extra_tokens : first + utterance.num_tokens]
-            first += utterance.num_tokens
-        return features
+        tokens = torch.split(x, [utterance.num_tokens for utterance in layout.utterances])
+        features = {
+            utterance.index: part[self.config.num_extra_tokens :]
+            for utterance, part in zip(layout.utterances, tokens, strict=True)
+        }
+        return [features[index] for index in range(len(waveforms))]
 
     def logits(self, pooled: Tensor) -> Tensor:
         """Apply the head to the mean over frames: (utterances, embed_dim) → (utterances, num_classes)."""

@@ -69,6 +69,7 @@ def test_wrong_use_exits_2_and_says_why(args: list[str], message: str, e2v: E2v)
         ),
         (["nothing"], "e2v: nothing: no such file or folder\n"),
         ([CLIP, "--device", "tpu"], "e2v: --device tpu: unknown; choose auto, cpu, cuda or cuda:N\n"),
+        ([CLIP, "--device", "meta"], "e2v: --device meta: unknown; choose auto, cpu, cuda or cuda:N\n"),
         (
             [CLIP, "-m", "emotion2vec"],
             "e2v: emotion2vec: no such folder, and no model of that name (known: sample, emotion2vec_plus_seed, "

@@ -299,6 +299,18 @@ def test_overwrite_leaves_what_is_not_e2vs(e2v: E2v, tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_overwrite_with_a_model_that_cannot_be_loaded_costs_nothing(e2v: E2v, tmp_path: Path) -> None:
+    broken = make_model(tmp_path / "broken", wrap=lambda state: {**state, "proj.bias": "gone"})
+    out = tmp_path / "out"
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-o", out]
+    assert e2v(*command, "-m", "sample").returncode == 0
+    before = digests(out)
+    refused = e2v(*command, "-m", broken, "--overwrite")
+    assert refused.returncode == 1
+    assert "tensor 'proj.bias' is missing" in refused.stderr
+    assert digests(out) == before
+
+
 def test_results_without_a_journal_are_not_touched(e2v: E2v, tmp_path: Path) -> None:
     (tmp_path / "predictions.tsv").write_text("from elsewhere")
     refused = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path)
@@ -360,9 +372,11 @@ def test_a_second_run_at_the_same_time_is_refused(long_list: Path, e2v: E2v, tmp
     while not (tmp_path / "log").exists():  # comes behind the lock
         assert first.poll() is None
         time.sleep(0.01)
-    refused = e2v(*command)
+    refused = [e2v(*command), e2v(*command, "--overwrite")]
+    assert first.poll() is None
     first.kill()
     first.communicate()
-    assert refused.returncode == 4
-    assert refused.stderr == f"e2v: {tmp_path}: another e2v is at work there; wait for it, or choose another -o\n"
+    for run in refused:
+        assert run.returncode == 4
+        assert run.stderr == f"e2v: {tmp_path}: another e2v is at work there; wait for it, or choose another -o\n"
     assert e2v(*command).returncode == 0
