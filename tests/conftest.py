@@ -11,8 +11,8 @@ from pathlib import Path
 # Threads that wait for each other make a busy machine crawl; one is enough for clips of seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-from checkpoints import make_config, make_model  # noqa: E402
+import pytest
+from checkpoints import make_config, make_model
 
 ROOT = Path(__file__).parent.parent
 
