@@ -114,9 +114,8 @@ class DirectorySink:
         lines: list[Line] = [
             make_entry(prediction, self.labels, place) for prediction, place in zip(predictions, places, strict=True)
         ]
-        failed = [failure for failure in self._failures if not self.is_finished(failure.utterance)]
-        lines += [FailureEntry(f.utterance.utt_id, f.stage, f.reason, f.detail) for f in failed]
-        now = time.monotonic()
-        lines.append(Elapsed(self._attempt, now - self._started, now - self._loaded))
-        self.journal.append(lines)
+        lines += [FailureEntry(f.utterance.utt_id, f.stage, f.reason, f.detail) for f in self._failures]
         self._failures = []
+        if lines:
+            now = time.monotonic()
+            self.journal.append([*lines, Elapsed(self._attempt, now - self._started, now - self._loaded)])

@@ -30,20 +30,26 @@ def work(
     blocks = (block for block in cut_blocks(utterances) if not all(map(sink.is_finished, block)))
     decoded = decode_ahead((utterance for block in blocks for utterance in block), min_samples)
     for _, block in groupby(decoded, key=lambda item: block_number(item.utterance)):
-        for batch in make_batches(_sound(block, sink, progress), batch_seconds):
+        for batch in make_batches(_sound(block, sink, progress, stopping), batch_seconds):
             if stopping():
-                return
+                break
             if new := [waveform for waveform in batch.waveforms if not sink.is_finished(waveform.utterance)]:
                 sink.commit(engine.encode(batch))
                 progress.advance(new)
-    sink.commit([])
+        sink.commit([])
+        if stopping():
+            return
 
 
-def _sound(decoded: Iterable[Waveform | Failure], sink: Sink, progress: Progress) -> Iterator[Waveform]:
-    """Pass waveforms on, and failures to the sink."""
+def _sound(
+    decoded: Iterable[Waveform | Failure], sink: Sink, progress: Progress, stopping: Callable[[], bool]
+) -> Iterator[Waveform]:
+    """Pass waveforms on, and failures that are new to the sink, until told to stop."""
     for item in decoded:
-        if isinstance(item, Failure):
+        if stopping():
+            return
+        if isinstance(item, Waveform):
+            yield item
+        elif not sink.is_finished(item.utterance):
             sink.fail(item)
             progress.advance_failed()
-        else:
-            yield item
