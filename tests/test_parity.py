@@ -242,3 +242,13 @@ def test_funasr_engine_is_upstreams_class(tiny: Path) -> None:
     engine = load_engine("funasr", read_model("tiny", tiny), torch.device("cpu"), "utterance")
     assert isinstance(engine, FunasrEngine)
     assert type(engine.upstream) is Upstream
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100_000])
+def test_chunks_of_the_local_encoder_do_not_matter(chunk: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network(read_model("tiny", tiny))
+    waveforms = make_waveforms([400, 9_000, 16_001, 30_000])
+    expected = encode(network, waveforms)
+    monkeypatch.setattr(network_module, "CPU_CHUNK_FRAMES", chunk)
+    for one, other in zip(expected, encode(network, waveforms), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
