@@ -12,7 +12,7 @@ from e2v_cli.records import Waveform
 from e2v_cli.settings import ProgressStyle
 
 LINE_SECONDS = 30.0
-_BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} utterances, {postfix}{elapsed} gone, {remaining} left"
+_BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} utterances{postfix}, {elapsed} gone, {remaining} left"
 
 
 class Progress:
@@ -43,7 +43,7 @@ class Progress:
         self.count += count
         now = time.monotonic()
         speed = f"{self.seconds / max(now - self.started, 1e-9):.1f}× real time"
-        self._bar.set_postfix_str(speed + ", ", refresh=False)
+        self._bar.set_postfix_str(speed, refresh=False)
         self._bar.update(count)
         if self.style == "lines" and now >= self._next_line:
             self._next_line = now + LINE_SECONDS
