@@ -216,7 +216,8 @@ def _describe(summary: Summary) -> str:
     left = f", {summary.left} left" if summary.left else ""
     return (
         f"e2v: {summary.input} utterances: {summary.done} done, {summary.failed} failed{left}; "
-        f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s, {summary.speed:.1f}× real time"
+        f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s "
+        f"({summary.speed:.1f}× real time once the model was loaded)"
     )
 
 
