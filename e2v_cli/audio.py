@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from e2v_cli.containers import FORMATS, AudioError, count_claimed
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 
-DECODERS = min(8, os.cpu_count() or 1)
-"""Threads that decode while the engine works; libsndfile and soxr leave the interpreter to others."""
+DECODERS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+"""Threads that decode while the engine works; libsndfile and soxr release the GIL."""
+
+AHEAD_SAMPLES = 600 * SAMPLE_RATE
+"""Audio that is decoded and not yet asked for: beyond ten minutes, no more is begun."""
 
 BLOCK_SAMPLES = 1 << 20
 """Samples read at a time, over all channels: memory follows the audio that is there, not what a header claims."""
@@ -32,20 +35,26 @@ UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
 
 
-def decode_ahead(utterances: Iterable[Utterance], min_samples: int) -> Iterator[Waveform | Failure]:
+def decode_ahead(utterances: Iterable[Utterance], min_samples: int) -> Generator[Waveform | Failure, None, None]:
     """Read the audio of utterances in threads, a few ahead of who asks for it, and give it in their order."""
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
         ahead: deque[Future[Waveform | Failure]] = deque()
         try:
             for utterance in utterances:
                 ahead.append(pool.submit(load_waveform, utterance, min_samples))
-                if len(ahead) > 2 * DECODERS:
+                while ahead and (len(ahead) > 2 * DECODERS or _count_ready(ahead) > AHEAD_SAMPLES):
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _count_ready(futures: Iterable[Future[Waveform | Failure]]) -> int:
+    """Count the samples of waveforms that are decoded and wait."""
+    ready = (future.result() for future in futures if future.done())
+    return sum(len(item.samples) for item in ready if isinstance(item, Waveform))
 
 
 def load_waveform(utterance: Utterance, min_samples: int) -> Waveform | Failure:
@@ -69,7 +78,7 @@ def read_audio(path: str) -> tuple[NDArray[np.float32], int]:
     """
     _check_file(path)
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with _open(path) as file:
             if file.format not in FORMATS:
                 raise AudioError("unreadable", f"whether a {file.format} file is whole can't be told; convert it")
             if file.samplerate not in SAMPLE_RATES:
@@ -79,8 +88,10 @@ def read_audio(path: str) -> tuple[NDArray[np.float32], int]:
             rate: int = file.samplerate
     except soundfile.LibsndfileError as error:
         raise AudioError("not audio", error.error_string) from None
-    except TypeError:  # what soundfile raises for a file called .raw
-        raise AudioError("not audio", "no header: sample rate and format are unknown") from None
+    except OSError as error:  # the file changed since it was checked, or its disk failed
+        raise AudioError("unreadable", error.strerror or str(error)) from None
+    except MemoryError:
+        raise AudioError("unreadable", "too long for the memory of this machine") from None
     if not len(samples):
         raise AudioError("zero length", "holds no samples")
     if not np.isfinite(samples).all():
@@ -94,6 +105,13 @@ def resample(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         return samples
     resampled: NDArray[np.float32] = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
     return resampled
+
+
+def _open(path: str) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(os.fsencode(path))
+    except TypeError:  # what soundfile raises for a file called .raw
+        raise AudioError("not audio", "no header: sample rate and format are unknown") from None
 
 
 def _check_file(path: str) -> None:
@@ -126,4 +144,4 @@ def _read_blocks(file: soundfile.SoundFile) -> NDArray[np.float32]:
                 return np.concatenate(blocks)
     except soundfile.LibsndfileError:
         # libsndfile says nothing of use here: what it meets at the end of a FLAC file cut short is "error in flush".
-        raise AudioError("truncated", f"the audio is damaged within sample {file.frames}, or ends before") from None
+        raise AudioError("truncated", f"the audio is damaged, or ends before sample {file.frames}") from None

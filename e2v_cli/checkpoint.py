@@ -36,12 +36,11 @@ UNUSED = "unuse"
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder that has been read, but for its weights."""
+    """A model folder, read except for its weights."""
 
     name: str
     folder: Path
     weights: Path
-    weights_sha256: str
     config: NetworkConfig
     raw_config: Mapping[str, Any]
     """``config.yaml`` as it stands, for upstream's own code."""
@@ -77,12 +76,27 @@ def read_model(name: str, folder: Path) -> Model:
         tokens_path = folder / files.get("token_list", "tokens.txt")
         has_tokens = raw_config.get("tokenizer") is not None and tokens_path.exists()
         tokens = _read_tokens(tokens_path) if has_tokens else ()
-        digest = _sha256(weights)
     except (ConfigValueError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{config_path}: {error}") from None
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}") from None
-    return Model(name, folder, weights, digest, config, raw_config, tokens, scope_map)
+    return Model(name, folder, weights, config, raw_config, tokens, scope_map)
+
+
+def hash_weights(model: Model) -> str:
+    """Compute the SHA-256 of a model's weights as they are on disk, in hexadecimal.
+
+    Raises:
+        ModelError: the file can't be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with model.weights.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise ModelError(f"{model.weights}: {error.strerror}") from None
+    return digest.hexdigest()
 
 
 def load_network(model: Model) -> Emotion2vec:
@@ -96,7 +110,8 @@ def load_network(model: Model) -> Emotion2vec:
     from e2v_cli.network import Emotion2vec
 
     checkpoint = _read_checkpoint(model.weights)
-    if not model.tokens and model.raw_config.get("tokenizer") is not None and "proj.weight" in checkpoint:
+    has_head = _find("proj.weight", checkpoint, model.scope_map) is not None
+    if has_head and not model.tokens and model.raw_config.get("tokenizer") is not None:
         raise ModelError(f"{model.folder / 'tokens.txt'} is missing, but {model.weights} has a head: copy it there too")
     with torch.device("meta"):  # neither memory nor time for weights that are replaced at once
         network = Emotion2vec(model.config, num_classes=len(model.tokens))
@@ -192,7 +207,7 @@ def _read_tokens(path: Path) -> tuple[str, ...]:
         raise ModelError(f"{path}: holds no label that is in use")
     for label in labels:
         if labels.count(label) > 1:
-            raise ModelError(f"{path}: label {label!r} stands there more than once")
+            raise ModelError(f"{path}: label {label!r} is listed more than once")
     return tokens
 
 
@@ -209,14 +224,6 @@ def _parse_scope_map(scope_map: object) -> tuple[tuple[str, str], ...]:
         raise ConfigValueError(f"scope_map is {scope_map!r}, not a list of pairs of prefixes")
     prefixes = ["" if part is None or str(part).lower() == "none" else str(part) for part in parts]
     return tuple(zip(prefixes[0::2], prefixes[1::2], strict=True))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:

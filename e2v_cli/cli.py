@@ -55,7 +55,7 @@ def cli() -> None:
 @click.option(
     "-o",
     "--output-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False),
     help="Where results go; a run that was stopped goes on there. [default: rows on standard output]",
 )
 @click.option(
@@ -86,7 +86,7 @@ def cli() -> None:
     type=click.Choice(["none", "npy", "ark"]),
     default="none",
     show_default=True,
-    help="Also write embeddings: a .npy each, or Kaldi ark and scp.",
+    help="Also write embeddings: one .npy per utterance, or Kaldi ark and scp.",
 )
 @click.option(
     "--embedding-dtype",
@@ -97,12 +97,12 @@ def cli() -> None:
 )
 @click.option(
     "--batch-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=float,
     metavar="S",
     help="Audio in one forward pass. [default: 10 on CPU, 300 on a GPU]",
 )
 @click.option("--overwrite", is_flag=True, help="Throw away what OUT holds of an earlier run.")
-@click.option("--retry-failed", is_flag=True, help="Try those again that failed in an earlier run.")
+@click.option("--retry-failed", is_flag=True, help="Try again the utterances that failed in an earlier run.")
 @click.option(
     "--max-failures",
     metavar="N|P%",
@@ -116,11 +116,11 @@ def cli() -> None:
     default=None,
     help="Show a progress bar. [default: on a terminal; elsewhere a line every 30 s]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Errors only on standard error.")
-@click.option("-v", "--verbose", is_flag=True, help="More on standard error.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Also say which utterances failed, and why.")
 def predict(
     inputs: tuple[str, ...],
-    output_dir: Path | None,
+    output_dir: str | None,
     model: str,
     engine: EngineName,
     device: str,
@@ -151,17 +151,17 @@ def predict(
     Exit codes:
       0   all done                        3   finished, but more failures than allowed
       1   could not go on                 4   OUT holds a different run, or one in progress
-      2   wrong use                       75  stopped by a signal: run the same command again
+      2   usage error                     75  stopped by a signal: run the same command again
 
     Every option can be set by environment: E2V_MODEL for --model, and so on.
     """  # noqa: D301
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other.")
-    if output_dir is None and (embeddings != "none" or overwrite or retry_failed):
-        raise click.UsageError("--embeddings, --overwrite and --retry-failed need a place for results: add -o OUT.")
+    if output_dir == "":
+        raise click.BadParameter("is empty: is a variable of the shell not set?", param_hint="--output-dir")
     settings = Settings(
         inputs=inputs,
-        output_dir=output_dir,
+        output_dir=None if output_dir is None else Path(output_dir),
         model=model,
         engine=engine,
         device=device,
@@ -180,12 +180,11 @@ def predict(
 
     try:
         summary = run(settings)
-    except BrokenPipeError:
-        # The reader has what it wanted. Python would complain when it flushes standard output at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has what it wanted
+        _drop_standard_output()
         sys.exit(0)
     if not quiet:
-        click.echo(_describe(summary), err=True)
+        click.echo(_summary_line(summary), err=True)
     if not summary.complete:
         sys.exit(EXIT_STOPPED)
     if not max_failures.allows(summary.failed, summary.input):
@@ -204,6 +203,16 @@ def main() -> None:
     except E2vError as error:
         click.echo(f"e2v: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        _drop_standard_output()
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"e2v: {place}{error.strerror or error}", err=True)
+        sys.exit(1)
+
+
+def _drop_standard_output() -> None:
+    """Let what can't be written go nowhere: Python would complain when it flushes standard output at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _progress_style(progress: bool | None, quiet: bool, rows_on_terminal: bool) -> ProgressStyle:
@@ -212,10 +221,11 @@ def _progress_style(progress: bool | None, quiet: bool, rows_on_terminal: bool) 
     return "bar" if progress else "none"
 
 
-def _describe(summary: Summary) -> str:
+def _summary_line(summary: Summary) -> str:
+    plural = "" if summary.input == 1 else "s"
     left = f", {summary.left} left" if summary.left else ""
     return (
-        f"e2v: {summary.input} utterances: {summary.done} done, {summary.failed} failed{left}; "
+        f"e2v: {summary.input} utterance{plural}: {summary.done} done, {summary.failed} failed{left}; "
         f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s "
         f"({summary.speed:.1f}× real time once the model was loaded)"
     )

@@ -34,7 +34,7 @@ class _Listed:
     """None: to be made of the path."""
     path: str
     relative: str
-    """The path as an id, where its stem alone is ambiguous."""
+    """The path as an id, where its stem alone is ambiguous: within the folder that was named, or from here."""
     origin: str
     """Where it was found, for messages: ``wav.scp:17``."""
 
@@ -48,16 +48,22 @@ def read_corpus(inputs: Sequence[str]) -> list[Utterance]:
     listed = [entry for item in inputs for entry in _read_input(item)]
     if not listed:
         raise CorpusError(
-            f"{', '.join(inputs)}: no audio there; folders are searched for {' '.join(sorted(AUDIO_SUFFIXES))}"
+            f"{', '.join(inputs)}: no utterances there; a list has lines like: utt-id path, "
+            f"and folders are searched for {' '.join(sorted(AUDIO_SUFFIXES))}"
         )
-    named = Counter(entry.utt_id if entry.utt_id is not None else Path(entry.path).stem for entry in listed)
+    stems = Counter(entry.utt_id if entry.utt_id is not None else Path(entry.path).stem for entry in listed)
+    relatives = Counter(entry.relative for entry in listed)
     utterances = []
     seen: dict[str, str] = {}
     for index, entry in enumerate(listed):
-        stem = Path(entry.path).stem
-        utt_id = entry.utt_id if entry.utt_id is not None else _as_id(stem if named[stem] == 1 else entry.relative)
+        utt_id = entry.utt_id
+        if utt_id is None:
+            stem = Path(entry.path).stem
+            ambiguous = entry.relative if relatives[entry.relative] == 1 else os.path.relpath(entry.path)
+            utt_id = _as_id(stem if stems[stem] == 1 else ambiguous)
         if utt_id in seen:
-            raise CorpusError(f'{entry.origin}: utt-id "{utt_id}" again (first {_first(seen[utt_id], entry.origin)})')
+            first = _first(seen[utt_id], entry.origin)
+            raise CorpusError(f'{entry.origin}: utt-id "{utt_id}" again (first {first})')
         seen[utt_id] = entry.origin
         utterances.append(Utterance(index, utt_id, entry.path))
     return utterances
@@ -66,6 +72,8 @@ def read_corpus(inputs: Sequence[str]) -> list[Utterance]:
 def _read_input(item: str) -> Iterator[_Listed]:
     path = Path(item)
     if item == STDIN:
+        if sys.stdin is None:
+            raise CorpusError("-: standard input is closed")
         yield from _read_scp(sys.stdin.buffer, "<stdin>")
     elif re.match(r"https?://", item):
         raise CorpusError(f"{item}: URLs are not read by this version; download the file and name it")
@@ -93,7 +101,13 @@ def _read_folder(folder: Path) -> Iterator[_Listed]:
     if scp.exists():
         yield from _read_input(str(scp))
         return
-    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to where the walk has been, perhaps to a folder around it
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith("."):
@@ -123,6 +137,8 @@ def _read_scp(file: BinaryIO, name: str) -> Iterator[_Listed]:
         path = os.fsdecode(rest[0])
         if path.endswith("|"):
             raise CorpusError(f"{origin}: commands are not run by this version; write their output to files first")
+        if re.search(r"\.ark:\d+(\[.*\])?$", path):
+            raise CorpusError(f"{origin}: archives are not read by this version; write the audio to files first")
         if any(ord(character) < 32 for character in utt_id):
             raise CorpusError(f"{origin}: control characters in utt-id {utt_id!r}")
         yield _Listed(utt_id, path, path, origin)

@@ -148,6 +148,6 @@ def _prediction(
     waveform: Waveform, num_frames: int, posteriors: NDArray[np.float32] | None, embedding: NDArray[np.float32]
 ) -> Prediction | Failure:
     """Make a prediction of what a network gave, unless that is not finite."""
-    if not np.isfinite(embedding).all():
-        return Failure(waveform.utterance, "model", "not finite", "the model gives NaN or infinite features for it")
+    if not np.isfinite(embedding).all() or (posteriors is not None and not np.isfinite(posteriors).all()):
+        return Failure(waveform.utterance, "model", "not finite", "the model gives NaN or infinite numbers for it")
     return Prediction(waveform.utterance, waveform.duration, num_frames, 1, posteriors, embedding)

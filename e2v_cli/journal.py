@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from e2v_cli.durable import sync_folder
 from e2v_cli.errors import E2vError, OutputConflictError, OutputError
 from e2v_cli.records import Entry, FailureEntry
 from e2v_cli.settings import Fingerprint
-from e2v_cli.writers import sync_folder
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,15 @@ class Journal:
             if content is None:
                 torn = raw
                 continue
-            if first:
-                _compare(content["Fingerprint"], fingerprint, self.path)
-            else:
-                ((kind, fields),) = content.items()
-                self.record.add(_LINES[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
+            try:
+                if first:
+                    _compare(content["Fingerprint"], fingerprint, self.path)
+                else:
+                    self.record.add(_parse(content))
+            except (KeyError, TypeError, ValueError):
+                raise OutputError(
+                    f"{self.path}:{number}: not written by this version of e2v; use that version, or --overwrite"
+                ) from None
             first, whole = False, whole + len(raw)
         if torn:
             self._file.truncate(whole)
@@ -127,12 +131,17 @@ class Journal:
 _LINES: Mapping[str, Callable[..., Line]] = {line.__name__: line for line in (Entry, FailureEntry, Elapsed)}
 
 
+def _parse(content: dict[str, Any]) -> Line:
+    ((kind, fields),) = content.items()
+    return _LINES[kind](**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
 def _lock(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OutputConflictError(
-            f"{path.parent}: another e2v is at work there; wait for it, or choose another -o"
+            f"{path.parent}: another e2v is running there; wait for it, or choose another -o"
         ) from None
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from e2v_cli import __version__
-from e2v_cli.checkpoint import Model, read_model
+from e2v_cli.checkpoint import Model, hash_weights, read_model
 from e2v_cli.corpus import read_corpus
 from e2v_cli.errors import OutputConflictError, OutputError, UsageError
 from e2v_cli.hub import find_model
@@ -59,29 +58,38 @@ def run(settings: Settings) -> Summary:
         E2vError: it could not go on; what was done until then is safe.
     """
     started = time.monotonic()
-    with _signals_noted() as stopping:
+    with _signals(signal.default_int_handler):  # until there is work under way, nothing can be lost
         utterances = read_corpus(settings.inputs)
         model = read_model(settings.model, find_model(settings.model))
         if not model.labels and settings.embeddings == "none":
             raise UsageError(f"{settings.model} has no head, only embeddings: add -o OUT --embeddings npy, or ark")
         if settings.output_dir is None:
-            return _run_to_stdout(settings, utterances, model, stopping, started)
+            return _run_to_stdout(settings, utterances, model, started)
         try:
-            return _run_to_directory(settings, settings.output_dir, utterances, model, stopping, started)
-        except OSError as error:  # audio and model have had their own errors until here
+            return _run_to_directory(settings, settings.output_dir, utterances, model, started)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
             place = error.filename or settings.output_dir
-            raise OutputError(f"{place}: {error.strerror}; what is done is safe, run the same command again") from error
+            raise OutputError(
+                f"{place}: {error.strerror or error}; what is done is safe, run the same command again"
+            ) from error
 
 
-def _run_to_stdout(
-    settings: Settings, utterances: Sequence[Utterance], model: Model, stopping: Callable[[], bool], started: float
-) -> Summary:
+def _run_to_stdout(settings: Settings, utterances: Sequence[Utterance], model: Model, started: float) -> Summary:
     engine = _load_engine(settings, model)
     loaded = time.monotonic()
     sink = StdoutSink(model.labels)
-    _work(settings, utterances, model, engine, sink, stopping)
+    _run_worker(settings, utterances, model, engine, sink)
     now = time.monotonic()
-    return Summary(len(utterances), sink.done, sink.failed, sink.audio_seconds, now - started, now - loaded)
+    return Summary(
+        input=len(utterances),
+        done=sink.done,
+        failed=sink.failed,
+        audio_seconds=sink.audio_seconds,
+        wall_seconds=now - started,
+        encode_seconds=now - loaded,
+    )
 
 
 def _run_to_directory(
@@ -89,37 +97,40 @@ def _run_to_directory(
     output_dir: Path,
     utterances: Sequence[Utterance],
     model: Model,
-    stopping: Callable[[], bool],
     started: float,
 ) -> Summary:
     # With --overwrite, a model that can't be loaded must not cost what is there.
     engine = _load_engine(settings, model) if settings.overwrite else None
     output_dir.mkdir(parents=True, exist_ok=True)
-    if not settings.overwrite:
-        _refuse_foreign_results(output_dir)
-    fingerprint = make_fingerprint(settings, model.weights_sha256, model.labels)
+    had_run = (output_dir / JOURNAL).exists()
+    _refuse_foreign_files(output_dir, had_run or settings.overwrite)
+    weights_sha256 = hash_weights(model)
+    fingerprint = make_fingerprint(settings, weights_sha256, model.labels)
     with ExitStack() as stack:
         journal = Journal(output_dir / JOURNAL, fingerprint, anew=settings.overwrite)
         stack.callback(journal.close)
-        if settings.overwrite:
+        if settings.overwrite and had_run:
             _remove_results(output_dir)
         stack.enter_context(_log_file(output_dir / "log" / "worker.1.log"))
         record = journal.record
-        finished = record.entries.keys() | (set() if settings.retry_failed else record.failures.keys())
+        if settings.retry_failed:
+            record.failures.clear()
+        finished = record.entries.keys() | record.failures.keys()
         work_left = not all(utterance.utt_id in finished for utterance in utterances)
         if work_left:
             engine = engine or _load_engine(settings, model)
             writer = open_writer(output_dir, settings.embeddings, settings.embedding_dtype)
             stack.callback(writer.close)
+            (output_dir / "run.json").unlink(missing_ok=True)  # it says that the final files are those of the journal
             sink = DirectorySink(journal, writer, model.labels, finished, started)
-            _work(settings, utterances, model, engine, sink, stopping)
+            _run_worker(settings, utterances, model, engine, sink)
         summary = _summarise(record, utterances)
         input_digest = _digest(utterances)
         if not summary.complete:
             logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
-        elif work_left or read_input_digest(output_dir) != input_digest:
+        elif read_input_digest(output_dir) != input_digest or not (output_dir / "predictions.tsv").exists():
             publish(output_dir, utterances, model.labels, settings.embeddings, record)
-            publish_summary(output_dir, _describe(model, fingerprint, input_digest), summary)
+            publish_summary(output_dir, _run_facts(model, weights_sha256, fingerprint, input_digest), summary)
         else:
             logger.warning("%s is complete: nothing to do", output_dir)
         return summary
@@ -131,25 +142,37 @@ def _load_engine(settings: Settings, model: Model) -> Engine:
     return load_engine(settings.engine, model, choose_device(settings.device), settings.granularity)
 
 
-def _work(
+def _run_worker(
     settings: Settings,
     utterances: Sequence[Utterance],
     model: Model,
     engine: Engine,
     sink: Sink,
-    stopping: Callable[[], bool],
 ) -> None:
     from e2v_cli.worker import work
 
+    received: list[int] = []
     left = sum(not sink.is_finished(utterance) for utterance in utterances)
-    with closing(Progress(left, settings.progress)) as progress:
+    with (
+        _signals(lambda signum, _frame: received.append(signum)),  # the worker stops behind what it is at
+        closing(Progress(left, settings.progress)) as progress,
+    ):
         batch_seconds = settings.batch_seconds or BATCH_SECONDS[engine.device.type]
-        work(utterances, engine, sink, progress, model.config.receptive_field, batch_seconds, stopping)
+        min_samples = model.config.receptive_field
+        work(utterances, engine, sink, progress, min_samples, batch_seconds, stopping=lambda: bool(received))
 
 
-def _refuse_foreign_results(output_dir: Path) -> None:
-    """Raise OutputConflictError where OUT holds results without a journal, which can't be resumed."""
-    if (output_dir / "predictions.tsv").exists() and not (output_dir / JOURNAL).exists():
+def _refuse_foreign_files(output_dir: Path, known: bool) -> None:
+    """Keep out of folders that are somebody else's.
+
+    Raises:
+        OutputConflictError: OUT is a Kaldi data directory, or holds results that can't be resumed.
+    """
+    if (output_dir / "wav.scp").exists():
+        raise OutputConflictError(
+            f"{output_dir} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
+        )
+    if (output_dir / "predictions.tsv").exists() and not known:
         raise OutputConflictError(
             f"{output_dir} holds a predictions.tsv, but no journal of its run: choose another -o, or use --overwrite"
         )
@@ -157,27 +180,23 @@ def _refuse_foreign_results(output_dir: Path) -> None:
 
 def _remove_results(output_dir: Path) -> None:
     """Clear OUT of what an earlier run left; what is not e2v's stays."""
-    for pattern in (*RESULTS, "embeddings.*.ark"):
+    for pattern in (*RESULTS, "embeddings.*.ark", "embeddings/*.npy", "log/worker.*.log"):
         for path in output_dir.glob(pattern):
             path.unlink()
     for folder in ("embeddings", "log"):
-        shutil.rmtree(output_dir / folder, ignore_errors=True)
+        with suppress(OSError):  # it is not there, or holds what is not e2v's
+            (output_dir / folder).rmdir()
 
 
 @contextmanager
-def _signals_noted() -> Iterator[Callable[[], bool]]:
-    """Take note of signals that ask e2v to stop, rather than die of them: yields what says whether one came."""
-    received: list[int] = []
-
-    def note(signum: int, _frame: FrameType | None) -> None:
-        received.append(signum)
-
-    before = {signum: signal.signal(signum, note) for signum in STOP_SIGNALS}
+def _signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Let a handler have the signals that ask e2v to stop."""
+    before = {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
     try:
-        yield lambda: bool(received)
+        yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)
 
 
 @contextmanager
@@ -217,12 +236,12 @@ def _digest(utterances: Sequence[Utterance]) -> str:
     return digest.hexdigest()
 
 
-def _describe(model: Model, fingerprint: Fingerprint, input_digest: str) -> dict[str, Any]:
+def _run_facts(model: Model, weights_sha256: str, fingerprint: Fingerprint, input_digest: str) -> dict[str, Any]:
     """Say what was run, for ``run.json``."""
     options = {key: value for key, value in fingerprint.items() if key not in ("model", "labels")}
     packages = ("torch", "numpy", "soundfile", "soxr", "kaldiio")
     return {
-        "model": {"name": model.name, "sha256": model.weights_sha256, "labels": list(model.labels)},
+        "model": {"name": model.name, "sha256": weights_sha256, "labels": list(model.labels)},
         "options": options,
         "versions": {
             "e2v": __version__,

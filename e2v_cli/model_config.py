@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAX_CONV_LAYERS = 64
-"""More layers than any model has: what stands between a config and a bomb like ``[(1, 1, 1)] * 10**9``."""
+MAX_LAYERS = 1_000
+MAX_SIZE = 100_000
+"""More than any model has: what stands between a config and a bomb like ``[(1, 1, 1)] * 10**9``."""
 
 
 class ConfigValueError(ValueError):
@@ -88,15 +90,17 @@ def parse_config(config: object) -> NetworkConfig:
 
     conv_layers = parse_feature_encoder_spec(audio.string("feature_encoder_spec"))
     embed_dim, num_heads = model.integer("embed_dim"), model.integer("num_heads")
-    prenet_depth, depth = audio.integer("prenet_depth", at_least=0), model.integer("depth", at_least=0)
-    conv_pos_depth, conv_pos_groups = audio.integer("conv_pos_depth"), audio.integer("conv_pos_groups")
+    prenet_depth = audio.integer("prenet_depth", at_least=0, at_most=MAX_LAYERS)
+    depth = model.integer("depth", at_least=0, at_most=MAX_LAYERS)
+    conv_pos_depth = audio.integer("conv_pos_depth", at_most=MAX_LAYERS)
+    conv_pos_groups = audio.integer("conv_pos_groups")
     for key, parts in (("num_heads", num_heads), ("conv_pos_groups", conv_pos_groups)):
         if embed_dim % parts:
             raise ConfigValueError(f"embed_dim {embed_dim} is not a multiple of {key} {parts}")
-    num_alibi_heads, alibi_scales = _alibi(audio, num_heads, prenet_depth, depth)
+    num_alibi_heads, alibi_scales = _parse_alibi(audio, num_heads, prenet_depth, depth)
     return NetworkConfig(
         conv_layers=conv_layers,
-        conv_norm=_conv_norm(audio),
+        conv_norm=_parse_extractor_mode(audio),
         embed_dim=embed_dim,
         num_heads=num_heads,
         prenet_depth=prenet_depth,
@@ -151,7 +155,7 @@ def parse_feature_encoder_spec(spec: str) -> tuple[ConvLayer, ...]:
                     ast.Constant(value=int(kernel)),
                     ast.Constant(value=int(stride)),
                 ]
-            ) if channels > 0 and kernel > 0 and stride > 0:
+            ) if all(0 < size <= MAX_SIZE for size in (channels, kernel, stride)):
                 return ConvLayer(int(channels), int(kernel), int(stride))
         raise refusal
 
@@ -166,7 +170,7 @@ def parse_feature_encoder_spec(spec: str) -> tuple[ConvLayer, ...]:
     return tuple(parsed)
 
 
-def _conv_norm(audio: _Section) -> Literal["layer", "group"]:
+def _parse_extractor_mode(audio: _Section) -> Literal["layer", "group"]:
     match audio.string("extractor_mode"):
         case "layer_norm":
             return "layer"
@@ -176,7 +180,7 @@ def _conv_norm(audio: _Section) -> Literal["layer", "group"]:
             raise ConfigValueError(f"{audio.name('extractor_mode')} is {mode!r}; known are 'layer_norm' and 'default'")
 
 
-def _alibi(audio: _Section, num_heads: int, prenet_depth: int, depth: int) -> tuple[int, tuple[int, int]]:
+def _parse_alibi(audio: _Section, num_heads: int, prenet_depth: int, depth: int) -> tuple[int, tuple[int, int]]:
     """Read the number of heads with ALiBi and the shape of its scales."""
     if not audio.boolean("use_alibi_encoder"):
         return 0, (1, 1)
@@ -227,10 +231,10 @@ class _Section:
             raise ConfigValueError(f"{self.name(key)} is {value!r}, not true or false")
         return value
 
-    def integer(self, key: str, at_least: int = 1) -> int:
+    def integer(self, key: str, at_least: int = 1, at_most: int = MAX_SIZE) -> int:
         value = self.value(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-            raise ConfigValueError(f"{self.name(key)} is {value!r}, not a whole number of at least {at_least}")
+        if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= at_most:
+            raise ConfigValueError(f"{self.name(key)} is {value!r}, not a whole number from {at_least} to {at_most}")
         return value
 
     def number(self, key: str) -> float:

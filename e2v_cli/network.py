@@ -55,7 +55,7 @@ class Emotion2vec(nn.Module):
         self.config = config
         in_channels = [1] + [layer.channels for layer in config.conv_layers[:-1]]
         self.local_encoder = nn.ModuleList(
-            _ConvBlock(channels_in, layer, _conv_norm(config, index))
+            _ConvBlock(channels_in, layer, _make_conv_norm(config, index))
             for index, (channels_in, layer) in enumerate(zip(in_channels, config.conv_layers, strict=True))
         )
         self.feature_norm = nn.LayerNorm(config.conv_layers[-1].channels)
@@ -133,19 +133,21 @@ class Emotion2vec(nn.Module):
     def _encode_locally(self, stream: Tensor, layout: _Layout) -> Tensor:
         """Run the convolution stack over the stream: (samples,) → (frames of all utterances, channels)."""
         if self.config.conv_norm == "group":  # statistics over an utterance: it can't be cut
-            return torch.cat([self._convolve(stream[u.first_sample :][: u.num_samples]) for u in layout.utterances])
+            return torch.cat(
+                [self._run_convolutions(stream[u.first_sample :][: u.num_samples]) for u in layout.utterances]
+            )
         hop, field = self.config.hop, self.config.receptive_field
         num_frames = (len(stream) - field) // hop + 1
         chunk = CPU_CHUNK_FRAMES if stream.device.type == "cpu" else num_frames
         frames = torch.cat(
             [
-                self._convolve(stream[first * hop : (min(first + chunk, num_frames) - 1) * hop + field])
+                self._run_convolutions(stream[first * hop : (min(first + chunk, num_frames) - 1) * hop + field])
                 for first in range(0, num_frames, chunk)
             ]
         )
         return frames[layout.stream_rows(stream.device)]
 
-    def _convolve(self, samples: Tensor) -> Tensor:
+    def _run_convolutions(self, samples: Tensor) -> Tensor:
         x = samples[:, None]
         for layer in self.local_encoder:
             x = layer(x)
@@ -207,7 +209,7 @@ class _ConvBlock(nn.Module):
         return x.as_strided((time, taps * channels_in), (self.stride * channels_in, 1), offset)
 
 
-def _conv_norm(config: NetworkConfig, index: int) -> nn.Module:
+def _make_conv_norm(config: NetworkConfig, index: int) -> nn.Module:
     """Make the norm behind convolution ``index``."""
     channels = config.conv_layers[index].channels
     if config.conv_norm == "layer":

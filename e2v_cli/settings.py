@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from e2v_cli.errors import UsageError
 
 EngineName = Literal["e2v", "funasr"]
 Granularity = Literal["utterance", "frame"]
@@ -33,7 +36,11 @@ class MaxFailures:
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of ``e2v predict``, checked against each other."""
+    """The options of ``e2v predict``, checked against each other.
+
+    Raises:
+        UsageError: they contradict each other.
+    """
 
     inputs: tuple[str, ...]
     output_dir: Path | None
@@ -50,6 +57,12 @@ class Settings:
     max_failures: MaxFailures
     progress: ProgressStyle
 
+    def __post_init__(self) -> None:
+        if self.output_dir is None and (self.embeddings != "none" or self.overwrite or self.retry_failed):
+            raise UsageError("--embeddings, --overwrite and --retry-failed need a place for results: add -o OUT")
+        if self.batch_seconds is not None and not 0 < self.batch_seconds < math.inf:
+            raise UsageError(f"--batch-seconds {self.batch_seconds}: must be a positive number")
+
 
 def make_fingerprint(settings: Settings, weights_sha256: str, labels: tuple[str, ...]) -> Fingerprint:
     """Collect everything that changes a result, by the names that users know."""
@@ -62,5 +75,5 @@ def make_fingerprint(settings: Settings, weights_sha256: str, labels: tuple[str,
         "embedding-dtype": settings.embedding_dtype,
         "precision": "fp32",
         "batch-seconds": settings.batch_seconds or "auto",
-        "numerics": NUMERICS,
+        "results-version": NUMERICS,
     }

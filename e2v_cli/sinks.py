@@ -9,8 +9,8 @@ from collections.abc import Sequence, Set
 from typing import Protocol
 
 from e2v_cli.journal import Elapsed, Journal, Line
-from e2v_cli.merge import make_entry, predictions_header, predictions_row, tsv_line
 from e2v_cli.records import Failure, FailureEntry, Prediction, Utterance
+from e2v_cli.tables import make_entry, predictions_header, predictions_row, tsv_line
 from e2v_cli.writers import EmbeddingWriter
 
 logger = logging.getLogger(__name__)
@@ -20,13 +20,13 @@ class Sink(Protocol):
     """What takes results in."""
 
     def is_finished(self, utterance: Utterance, /) -> bool:
-        """Say whether an utterance needs no work any more."""
+        """Say whether an utterance is already finished."""
 
     def fail(self, failure: Failure) -> None:
         """Take in a failure."""
 
     def commit(self, results: Sequence[Prediction | Failure]) -> None:
-        """Take in the results of a batch, and make them and all failures so far last."""
+        """Take in new results, and make them and all failures so far last."""
 
 
 class StdoutSink:
@@ -77,14 +77,9 @@ class DirectorySink:
         finished: Set[str],
         started: float,
     ) -> None:
-        """Begin an attempt.
+        """Begin an attempt; ids in ``finished`` are already done, ``started`` is ``time.monotonic()`` of the run.
 
-        Args:
-            journal: open for appending.
-            writer: of embeddings.
-            labels: of the model.
-            finished: ids that need no work any more.
-            started: ``time.monotonic()`` at the start of the run; the time from now on counts as encoding.
+        From now on time counts as encoding.
         """
         self.journal = journal
         self.writer = writer
@@ -105,11 +100,10 @@ class DirectorySink:
 
     def commit(self, results: Sequence[Prediction | Failure]) -> None:
         """Put embeddings on disk, and then what is done and what failed in the journal."""
-        new = [result for result in results if not self.is_finished(result.utterance)]
-        for result in new:
+        for result in results:
             if isinstance(result, Failure):
                 self.fail(result)
-        predictions = [result for result in new if isinstance(result, Prediction)]
+        predictions = [result for result in results if isinstance(result, Prediction)]
         places = self.writer.write(predictions)
         lines: list[Line] = [
             make_entry(prediction, self.labels, place) for prediction, place in zip(predictions, places, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import groupby
 
 from e2v_cli.audio import decode_ahead
@@ -28,17 +29,19 @@ def work(
     interrupted; a batch that is finished is not computed again.
     """
     blocks = (block for block in cut_blocks(utterances) if not all(map(sink.is_finished, block)))
-    decoded = decode_ahead((utterance for block in blocks for utterance in block), min_samples)
-    for _, block in groupby(decoded, key=lambda item: block_number(item.utterance)):
-        for batch in make_batches(_sound(block, sink, progress, stopping), batch_seconds):
+    pending = (utterance for block in blocks for utterance in block)
+    with closing(decode_ahead(pending, min_samples)) as decoded:
+        for _, block in groupby(decoded, key=lambda item: block_number(item.utterance)):
+            for batch in make_batches(_sound(block, sink, progress, stopping), batch_seconds):
+                if stopping():
+                    break
+                if new := [waveform for waveform in batch.waveforms if not sink.is_finished(waveform.utterance)]:
+                    results = engine.encode(batch)
+                    sink.commit([result for result in results if not sink.is_finished(result.utterance)])
+                    progress.advance(new)
+            sink.commit([])
             if stopping():
-                break
-            if new := [waveform for waveform in batch.waveforms if not sink.is_finished(waveform.utterance)]:
-                sink.commit(engine.encode(batch))
-                progress.advance(new)
-        sink.commit([])
-        if stopping():
-            return
+                return
 
 
 def _sound(

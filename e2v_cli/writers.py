@@ -14,8 +14,10 @@ import kaldiio
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_cli.durable import sync_folder
 from e2v_cli.records import Prediction
 from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat
+from e2v_cli.tables import kaldi_key
 
 MAX_NAME_BYTES = 200
 """Longer file names are cut and get a digest; most file systems end at 255 bytes."""
@@ -60,14 +62,17 @@ class NpyWriter:
         self.output_dir = output_dir
         self.dtype = dtype
         (output_dir / "embeddings").mkdir(exist_ok=True)
+        sync_folder(output_dir)
 
     def write(self, predictions: Iterable[Prediction]) -> list[str | None]:
         """Write a file each, and the folder's entries, to the disk itself."""
         places: list[str | None] = []
         for prediction in predictions:
             place = f"embeddings/{file_name(prediction.utterance.utt_id)}.npy"
+            content = BytesIO()  # np.save to a file loses the errors of its last bytes: a full disk would go unseen
+            np.save(content, _rounded(prediction.embedding, self.dtype))
             with (self.output_dir / place).open("wb") as file:
-                np.save(file, _rounded(prediction.embedding, self.dtype))
+                file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             places.append(place)
@@ -123,20 +128,6 @@ def file_name(utt_id: str) -> str:
         return name
     digest = hashlib.sha256(utt_id.encode()).hexdigest()[:32]
     return name.encode()[: MAX_NAME_BYTES - 34].decode(errors="ignore") + "%-" + digest  # no other name has %-
-
-
-def kaldi_key(utt_id: str) -> str:
-    """Make an id a key of Kaldi's own formats, where white space ends it: it is percent-encoded."""
-    return re.sub(r"\s", lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()), utt_id)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the entries of a folder to the disk itself, so that new files are found after a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rounded(embedding: NDArray[np.float32], dtype: EmbeddingDtype) -> NDArray[np.floating]:

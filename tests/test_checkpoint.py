@@ -219,7 +219,7 @@ def test_tokens_of_another_number_than_the_head_has_classes(tokens: tuple[str, .
         ("angry\n\nhappy\n", ":2: '' is no label"),
         ("unuse_0\nunuse_1\n", ": holds no label that is in use"),
         ("", ": holds no label that is in use"),
-        ("a/happy\nb/happy\n", ": label 'happy' stands there more than once"),
+        ("a/happy\nb/happy\n", ": label 'happy' is listed more than once"),
         ("angry\tbad\n", ":1: 'angry\\tbad' is no label"),
         ("\xff", ": 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
@@ -230,8 +230,9 @@ def test_bad_tokens(content: str, message: str, tmp_path: Path) -> None:
     assert refusal(folder) == f"{folder / 'tokens.txt'}{message}"
 
 
-def test_a_head_without_tokens(tmp_path: Path) -> None:
-    folder = make_model(tmp_path)
+@pytest.mark.parametrize("prefix", ["", "module.", "d2v_model."])
+def test_a_head_without_tokens(prefix: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path, wrap=prefixed(prefix))
     (folder / "tokens.txt").unlink()
     assert refusal(folder) == (
         f"{folder / 'tokens.txt'} is missing, but {folder / 'model.pt'} has a head: copy it there too"
@@ -277,6 +278,7 @@ CODE = '__import__("pathlib").Path("CANARY").touch() or [(64, 10, 5)]'
         "[(64, 10, 5)] ** 2",
         "[(64, 10)]",
         "[(64, 10, -5)]",
+        "[(1000000000, 10, 5)]",
         "[(64.0, 10, 5)]",
         "[]",
         "",
@@ -316,7 +318,8 @@ CONFIGS: list[tuple[str, str, object, str]] = [
     ("", "model_conf", GONE, "model_conf is missing"),
     ("", "scope_map", ["a."], "scope_map is ['a.'], not a list of pairs of prefixes"),
     (MODEL_CONF, "depth", GONE, "model_conf.depth is missing"),
-    (MODEL_CONF, "depth", "8", "model_conf.depth is '8', not a whole number of at least 0"),
+    (MODEL_CONF, "depth", "8", "model_conf.depth is '8', not a whole number from 0 to 1000"),
+    (MODEL_CONF, "depth", 10**9, "model_conf.depth is 1000000000, not a whole number from 0 to 1000"),
     (MODEL_CONF, "modalities", {}, "model_conf.modalities.audio is missing"),
     (MODEL_CONF, "modalities", [], "model_conf.modalities is not a mapping of keys to values"),
     (MODEL_CONF, "normalize", "yes", "model_conf.normalize is 'yes', not true or false"),
@@ -324,7 +327,7 @@ CONFIGS: list[tuple[str, str, object, str]] = [
     (MODEL_CONF, "norm_eps", "tiny", "model_conf.norm_eps is 'tiny', not a positive number"),
     (MODEL_CONF, "num_heads", 5, "embed_dim 96 is not a multiple of num_heads 5"),
     (AUDIO_CONF, "conv_pos_groups", 7, "embed_dim 96 is not a multiple of conv_pos_groups 7"),
-    (AUDIO_CONF, "conv_pos_depth", 0, f"{AUDIO_CONF}.conv_pos_depth is 0, not a whole number of at least 1"),
+    (AUDIO_CONF, "conv_pos_depth", 0, f"{AUDIO_CONF}.conv_pos_depth is 0, not a whole number from 1 to 1000"),
     (AUDIO_CONF, "feature_encoder_spec", None, f"{AUDIO_CONF}.feature_encoder_spec is None, not a text"),
     (AUDIO_CONF, "num_alibi_heads", 8, f"{AUDIO_CONF}.num_alibi_heads is 8, more than num_heads 4"),
     (

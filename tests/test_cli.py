@@ -42,12 +42,14 @@ def test_help_has_examples_and_imports_nothing_heavy(args: list[str], e2v: E2v) 
         ([], "Usage: e2v [OPTIONS] COMMAND [ARGS]..."),
         (["predict", "-m", "sample"], "Missing argument 'INPUT...'"),
         (["predict", CLIP, "--granularity", "word"], "'word' is not one of 'utterance', 'frame'"),
-        (["predict", CLIP, "--batch-seconds", "0"], "0.0 is not in the range x>0"),
+        (["predict", CLIP, "--batch-seconds", "0"], "--batch-seconds 0.0: must be a positive number"),
+        (["predict", CLIP, "--batch-seconds", "nan"], "--batch-seconds nan: must be a positive number"),
+        (["predict", CLIP, "-o", ""], "is empty: is a variable of the shell not set?"),
         (["predict", CLIP, "--max-failures", "some"], "'some' is neither a number nor a percentage like 1%."),
         (["predict", CLIP, "--max-failures", "101%"], "'101%' is out of range."),
         (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range."),
-        (["predict", CLIP, "--embeddings", "npy"], "need a place for results: add -o OUT."),
-        (["predict", CLIP, "--overwrite"], "need a place for results: add -o OUT."),
+        (["predict", CLIP, "--embeddings", "npy"], "need a place for results: add -o OUT"),
+        (["predict", CLIP, "--overwrite"], "need a place for results: add -o OUT"),
         (["predict", CLIP, "-q", "-v"], "--quiet and --verbose exclude each other."),
         (["predict", CLIP, "--colour", "red"], "No such option"),
     ],
@@ -98,6 +100,19 @@ def test_a_reader_that_has_enough_ends_it_quietly(engine: str) -> None:
     assert done.returncode == 0
 
 
+def test_a_full_standard_output_is_an_error() -> None:
+    done = shell(f"e2v predict {CLIP} -m sample -q > /dev/full")
+    assert (done.returncode, done.stderr) == (1, "e2v: No space left on device\n")
+
+
+def test_closed_standard_input_and_names_too_long_are_errors() -> None:
+    done = shell("e2v predict - -m sample <&-")
+    assert (done.returncode, done.stderr) == (1, "e2v: -: standard input is closed\n")
+    name = "x" * 300
+    done = shell(f"e2v predict {name} -m sample")
+    assert (done.returncode, done.stderr) == (1, f"e2v: {name}: File name too long\n")
+
+
 def test_options_may_come_from_the_environment(e2v: E2v) -> None:
     done = e2v("predict", CLIP, E2V_MODEL="sample", E2V_QUIET="1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -106,4 +121,4 @@ def test_options_may_come_from_the_environment(e2v: E2v) -> None:
 
 def test_quiet_says_nothing_and_verbose_more(e2v: E2v) -> None:
     assert e2v("predict", CLIP, "-m", "sample", "-q").stderr == ""
-    assert "1 utterances: 1 done, 0 failed" in e2v("predict", CLIP, "-m", "sample").stderr
+    assert "1 utterance: 1 done, 0 failed" in e2v("predict", CLIP, "-m", "sample").stderr

@@ -182,7 +182,7 @@ def test_the_same_fingerprint_in_another_order_is_the_same_run(path: Path) -> No
 
 
 def test_one_run_at_a_time(path: Path, tmp_path: Path) -> None:
-    message = f"{tmp_path}: another e2v is at work there; wait for it, or choose another -o"
+    message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
     with closing(Journal(path, FINGERPRINT)) as journal:
         journal.append(LINES[:2])
         with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):

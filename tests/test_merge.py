@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from e2v_cli.journal import Elapsed, Record
-from e2v_cli.merge import make_entry, predictions_row, publish, publish_summary, read_input_digest
+from e2v_cli.merge import publish, publish_summary, read_input_digest
 from e2v_cli.records import Entry, FailureEntry, Prediction, Summary, Utterance
 from e2v_cli.settings import EmbeddingFormat
+from e2v_cli.tables import make_entry, predictions_row
 
 LABELS = ("angry", "sad")
 

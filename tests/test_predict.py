@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -215,6 +214,15 @@ def test_bad_audio_becomes_a_row_of_failures(e2v: E2v, tmp_path: Path) -> None:
     assert json.loads((out / "run.json").read_text())["counts"] == {"input": 6, "done": 3, "failed": 3}
 
 
+def test_a_model_that_gives_no_numbers_fails_its_utterances(e2v: E2v, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", wrap=lambda state: {**state, "proj.bias": state["proj.bias"] * float("nan")})
+    out = tmp_path / "out"
+    assert e2v("predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", model, "-o", out).returncode == 3
+    assert (out / "failures.tsv").read_text().splitlines()[1:] == [
+        "f1-0001\tmodel\tnot finite\tthe model gives NaN or infinite numbers for it"
+    ]
+
+
 def test_bad_audio_is_spoken_of_where_rows_are_printed(e2v: E2v, tmp_path: Path) -> None:
     good = ROOT / "sample_data" / "wav" / "f1-0001.wav"
     done = e2v("predict", tmp_path / "gone.wav", good, "-m", "sample")
@@ -288,15 +296,45 @@ def test_another_model_is_refused(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
 
 
 def test_overwrite_leaves_what_is_not_e2vs(e2v: E2v, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    mine = ["notes.txt", "embeddings/precious.txt", "log/train.log", "log/worker.log", "embeddings.ark"]
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
     command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
     assert e2v(*command, "--embeddings", "npy").returncode == 0
+    assert (tmp_path / "embeddings" / "f1-0001.npy").exists()
     assert e2v(*command, "--overwrite").returncode == 0
-    assert sorted(os.listdir(tmp_path)) == [
-        *("failures.tsv", "journal.1-of-1", "log", "notes.txt", "predictions.tsv", "run.json", "utt2dur"),
-        "utt2num_frames",
-    ]
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "embeddings" / "f1-0001.npy").exists()
+    assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * len(mine)
+
+
+def test_overwrite_removes_nothing_where_no_run_was(e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings" / "precious.npy").write_text("mine")
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
+    assert e2v(*command, "--overwrite").returncode == 0
+    assert (tmp_path / "embeddings" / "precious.npy").read_text() == "mine"
+
+
+def test_a_data_directory_is_no_place_for_results(e2v: E2v, tmp_path: Path) -> None:
+    shutil.copy(SAMPLE_SCP, tmp_path)
+    (tmp_path / "utt2dur").write_text("mine")
+    refused = e2v("predict", tmp_path, "-m", "sample", "-o", tmp_path, "--overwrite")
+    assert refused.returncode == 4
+    assert refused.stderr == (
+        f"e2v: {tmp_path} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o\n"
+    )
+    assert (tmp_path / "utt2dur").read_text() == "mine"
+
+
+def test_final_files_that_were_lost_or_never_written_come_again(e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path, "--embeddings", "ark"]
+    assert e2v(*command).returncode == 0
+    before = digests(tmp_path)
+    for name in ("predictions.tsv", "run.json"):
+        (tmp_path / name).unlink()
+        assert e2v(*command).returncode == 0
+        assert before.items() <= {**digests(tmp_path), "log/worker.1.log": before["log/worker.1.log"]}.items()
 
 
 def test_overwrite_with_a_model_that_cannot_be_loaded_costs_nothing(e2v: E2v, tmp_path: Path) -> None:
@@ -366,6 +404,35 @@ def test_a_signal_stops_a_run_that_goes_on_later(
     assert (out / "predictions.tsv").read_bytes() == (whole / "predictions.tsv").read_bytes()
 
 
+def test_a_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    path = tmp_path / "clip.wav"
+    scp.write_text("".join(f"utt{index} {path}\n" for index in range(400)))
+    command = ("predict", scp, "-m", "sample", "-o", out)
+    assert e2v(*command).returncode == 3
+    soundfile.write(path, np.random.default_rng(0).standard_normal(48_000) / 10, 16_000)
+    process = start(*command, "--retry-failed")
+    journal = out / "journal.1-of-1"
+    size = journal.stat().st_size
+    while journal.stat().st_size == size:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert e2v(*command, "--retry-failed").returncode == 0
+    assert len(read_rows((out / "predictions.tsv").read_text())) == 400
+    assert (out / "failures.tsv").read_text().count("\n") == 1
+
+
+def test_waiting_for_a_list_can_be_ended() -> None:
+    command = [sys.executable, "-m", "e2v_cli", "predict", "-", "-m", "sample"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as process:
+        time.sleep(1)
+        process.terminate()
+        assert process.wait(timeout=30) in (75, -signal.SIGTERM)  # the latter before Python has begun to listen
+
+
 def test_a_second_run_at_the_same_time_is_refused(long_list: Path, e2v: E2v, tmp_path: Path) -> None:
     command = ("predict", long_list, "-m", "sample", "-o", tmp_path)
     first = start(*command)
@@ -378,5 +445,5 @@ def test_a_second_run_at_the_same_time_is_refused(long_list: Path, e2v: E2v, tmp
     first.communicate()
     for run in refused:
         assert run.returncode == 4
-        assert run.stderr == f"e2v: {tmp_path}: another e2v is at work there; wait for it, or choose another -o\n"
+        assert run.stderr == f"e2v: {tmp_path}: another e2v is running there; wait for it, or choose another -o\n"
     assert e2v(*command).returncode == 0

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from e2v_cli.records import Prediction, Utterance
 from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat
-from e2v_cli.writers import ArkWriter, NpyWriter, file_name, kaldi_key, open_writer
+from e2v_cli.tables import kaldi_key
+from e2v_cli.writers import ArkWriter, NpyWriter, file_name, open_writer
 
 NASTY_IDS = [
     "a",
