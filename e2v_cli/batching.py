@@ -14,7 +14,7 @@ BLOCK_UTTERANCES = 64
 """Neighbours in the input of which batches are made."""
 
 PORTION_SECONDS = 1200.0
-"""Audio of a block that is held in memory and sorted by length (77 MB), as far as single utterances allow."""
+"""Audio of a block that is held in memory and sorted by length (77 MB); only a single longer utterance exceeds it."""
 
 
 def cut_blocks(utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, ...]]:

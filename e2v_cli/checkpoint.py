@@ -45,7 +45,7 @@ class Model:
     raw_config: Mapping[str, Any]
     """``config.yaml`` as it stands, for upstream's own code."""
     tokens: tuple[str, ...]
-    """One a class of the head, as in ``tokens.txt``; empty where the model has no head."""
+    """One per class of the head, as in ``tokens.txt``; empty where the model has no head."""
     scope_map: tuple[tuple[str, str], ...]
     """Prefixes of names: (in the checkpoint, in upstream's network)."""
 

@@ -37,7 +37,7 @@ class NetworkConfig:
 
     conv_layers: tuple[ConvLayer, ...]
     conv_norm: Literal["layer", "group"]
-    """``layer``: a LayerNorm after each convolution; ``group``: one a channel and utterance, after the first only."""
+    """``layer``: a LayerNorm after each convolution; ``group``: one per channel and utterance, only after the first."""
     embed_dim: int
     num_heads: int
     prenet_depth: int
@@ -55,7 +55,7 @@ class NetworkConfig:
     num_alibi_heads: int
     """The first so many heads have ALiBi; 0: none."""
     alibi_scales: tuple[int, int]
-    """Shape of the learned ALiBi scales: (1 or one a layer, 1 or one an ALiBi head)."""
+    """Shape of the learned ALiBi scales: (1 or one per layer, 1 or one per ALiBi head)."""
 
     @property
     def hop(self) -> int:

@@ -35,8 +35,8 @@ CPU_CHUNK_FRAMES = 64
 """Output frames (20 ms each) of one chunk of the local encoder on CPU: what stays in the L2 cache."""
 
 ALIBI_CACHED_TOKENS = 1600
-"""Up to this many tokens (32 s) an attention bias is made once and kept; beyond it, it is made a few rows
-at a time, so that memory grows with the length of an utterance and not with its square."""
+"""Up to this many tokens (32 s) an attention bias is made once and kept; longer ones are made a few rows at a time,
+so that memory grows with the length of an utterance and not with its square."""
 
 ALIBI_BLOCK_ELEMENTS = 1 << 24
 """Elements of the attention bias at once for longer utterances: 64 MB of float32."""
@@ -218,7 +218,7 @@ def _make_conv_norm(config: NetworkConfig, index: int) -> nn.Module:
 
 
 class _ChannelNorm(nn.GroupNorm):
-    """GroupNorm with a group a channel, channels last: statistics of a channel over the time of one utterance."""
+    """GroupNorm with one group per channel, channels last: statistics of a channel over the time of one utterance."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)

@@ -1,4 +1,4 @@
-"""What travels through the pipeline: one frozen dataclass a hop, and nothing else.
+"""What travels through the pipeline: one frozen dataclass per step, and nothing else.
 
     INPUT → Utterance → Waveform → Batch → Prediction → Entry in the journal → predictions.tsv
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
-"""Samples a second of every waveform that a model sees."""
+"""Samples per second of every waveform that a model sees."""
 
 Stage = Literal["corpus", "audio", "model"]
 
@@ -126,5 +126,5 @@ class Summary:
 
     @property
     def speed(self) -> float:
-        """Seconds of audio encoded a second: × real time."""
+        """Seconds of audio encoded per second: × real time."""
         return self.audio_seconds / self.encode_seconds if self.encode_seconds else 0.0

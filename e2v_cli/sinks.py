@@ -77,9 +77,14 @@ class DirectorySink:
         finished: Set[str],
         started: float,
     ) -> None:
-        """Begin an attempt; ids in ``finished`` are already done, ``started`` is ``time.monotonic()`` of the run.
+        """Begin an attempt.
 
-        From now on time counts as encoding.
+        Args:
+            journal: where results are recorded.
+            writer: where embeddings go.
+            labels: the names of the classes, in the order of the posteriors.
+            finished: ids that the journal had when the run began.
+            started: when the run began, by ``time.monotonic()``; encoding begins now.
         """
         self.journal = journal
         self.writer = writer

@@ -1,4 +1,4 @@
-"""Prediction → its embedding on disk: one ``.npy`` an utterance, or a Kaldi archive."""
+"""Prediction → its embedding on disk: one ``.npy`` per utterance, or a Kaldi archive."""
 
 from __future__ import annotations
 
