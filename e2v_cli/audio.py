@@ -109,7 +109,7 @@ def resample(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 
 def _open(path: str) -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(os.fsencode(path))
+        return soundfile.SoundFile(b"./-" if path == "-" else os.fsencode(path))  # "-" is standard input to libsndfile
     except TypeError:  # what soundfile raises for a file called .raw
         raise AudioError("not audio", "no header: sample rate and format are unknown") from None
 
@@ -139,7 +139,8 @@ def _read_blocks(file: soundfile.SoundFile) -> NDArray[np.float32]:
     try:
         while True:
             block = file.read(size, dtype="float32", always_2d=True)
-            blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found later
+                blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
             if len(block) < size:
                 return np.concatenate(blocks)
     except soundfile.LibsndfileError:

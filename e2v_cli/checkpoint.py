@@ -11,6 +11,7 @@ import json
 import logging
 import pickle
 import re
+import reprlib
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -177,7 +178,7 @@ def _read_configuration(folder: Path) -> dict[str, str]:
     try:
         metas = json.loads(path.read_text(encoding="utf-8")).get("file_path_metas", {})
         named = {**metas, **metas.get("tokenizer_conf", {})}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not the JSON of a model folder: {error}") from None
     names = {key: named[key] for key in ("config", "init_param", "token_list") if isinstance(named.get(key), str)}
     for name in names.values():
@@ -221,7 +222,7 @@ def _parse_scope_map(scope_map: object) -> tuple[tuple[str, str], ...]:
         return ()
     parts = scope_map.split(",") if isinstance(scope_map, str) else scope_map
     if not isinstance(parts, list) or len(parts) % 2:
-        raise ConfigValueError(f"scope_map is {scope_map!r}, not a list of pairs of prefixes")
+        raise ConfigValueError(f"scope_map is {reprlib.repr(scope_map)}, not a list of pairs of prefixes")
     prefixes = ["" if part is None or str(part).lower() == "none" else str(part) for part in parts]
     return tuple(zip(prefixes[0::2], prefixes[1::2], strict=True))
 
@@ -249,7 +250,7 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not tensors by name")
-    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
 
 
 def _find(name: str, checkpoint: Mapping[str, Tensor], scope_map: tuple[tuple[str, str], ...]) -> str | None:
@@ -279,6 +280,8 @@ def _shaped(tensor: Tensor, name: str, shape: tuple[int, ...], model: Model) -> 
         if name.startswith("proj."):
             cause = f"{model.folder / 'tokens.txt'} has {len(model.tokens)} lines: {stored}"
         raise ModelError(f"{model.weights}: tensor {name!r} is {tuple(tensor.shape)}, but {cause}")
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        raise ModelError(f"{model.weights}: tensor {name!r} is no plain tensor of floating-point numbers")
     tensor = tensor.to(torch.float32)
     if _is_convolution(name, shape):
         return tensor.permute(0, 2, 1).contiguous()

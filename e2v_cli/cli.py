@@ -157,8 +157,8 @@ def predict(
     """  # noqa: D301
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other.")
-    if output_dir == "":
-        raise click.BadParameter("is empty: is a variable of the shell not set?", param_hint="--output-dir")
+    if "" in (output_dir, model, *inputs):
+        raise click.UsageError("INPUT, --output-dir or --model is empty: is a variable of the shell not set?")
     settings = Settings(
         inputs=inputs,
         output_dir=None if output_dir is None else Path(output_dir),
@@ -188,6 +188,8 @@ def predict(
     if not summary.complete:
         sys.exit(EXIT_STOPPED)
     if not max_failures.allows(summary.failed, summary.input):
+        reasons = "see above" if output_dir is None else f"see {output_dir}/failures.tsv; --retry-failed tries again"
+        click.echo(f"e2v: {summary.failed} failed, more than --max-failures {max_failures} allows: {reasons}", err=True)
         sys.exit(EXIT_TOO_MANY_FAILURES)
 
 
@@ -238,3 +240,4 @@ def _log_to_stderr(level: int) -> None:
     package = logging.getLogger("e2v_cli")
     package.setLevel(logging.INFO)
     package.addHandler(handler)
+    package.propagate = False  # upstream gives the root logger a handler of its own

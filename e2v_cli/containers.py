@@ -26,8 +26,8 @@ MPEG_KBITS = (
 )
 """Thousands of bits a second, by the index in a frame's header: MPEG-2 and MPEG-1, layer III."""
 
-UNKNOWN_SIZE = 0x7FFF_F000
-"""A WAV data chunk of this size or more was written to a pipe, by a program that could not know (as Kaldi takes it)."""
+UNKNOWN_SIZES = frozenset((0x7FFF_F000, 0x7FFF_FFFF, 0xFFFF_FFFF))
+"""A WAV data chunk of such a size was written to a pipe, by a program that could not know (as Kaldi takes it)."""
 
 
 class AudioError(Exception):
@@ -71,7 +71,7 @@ def _check_log(log: str) -> None:
     for there, claim in re.findall(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", log):
         sizes.append((claim, there))
     for claim, there in sizes:
-        if int(there) < int(claim) < UNKNOWN_SIZE:
+        if int(there) < int(claim) and int(claim) not in UNKNOWN_SIZES:
             raise AudioError("truncated", f"its header says {claim} bytes of audio, {there} are there")
 
 
@@ -125,7 +125,7 @@ def _check_ogg(path: str) -> None:
     """
     with open(path, "rb") as file:
         content = file.read()
-    start, serials, last = 0, set(), False
+    start, num_streams, last = 0, 0, False
     while content.startswith(b"OggS", start) and start + 27 <= len(content):
         end = start + 27 + content[start + 26] + sum(content[start + 27 : start + 27 + content[start + 26]])
         # CRC-32 with the bits of each byte in the other order than zlib's, and without its inversions
@@ -133,10 +133,10 @@ def _check_ogg(path: str) -> None:
         checksum = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
         if f"{checksum:032b}"[::-1] != f"{int.from_bytes(content[start + 22 : start + 26], 'little'):032b}":
             raise AudioError("truncated", f"its Ogg page at byte {start} is damaged, or ends before")
-        serials.add(content[start + 14 : start + 18])
+        num_streams += content[start + 5] >> 1 & 1  # a stream's first page says so
         last = bool(content[start + 5] & 4)
         start = end
-    if len(serials) > 1:
+    if num_streams > 1:
         raise AudioError("unreadable", "several Ogg streams one behind the other; make a file of each")
     if not last:
         raise AudioError("truncated", "its last Ogg page is not there")

@@ -137,6 +137,8 @@ def _read_scp(file: BinaryIO, name: str) -> Iterator[_Listed]:
         path = os.fsdecode(rest[0])
         if path.endswith("|"):
             raise CorpusError(f"{origin}: commands are not run by this version; write their output to files first")
+        if re.match(r"https?://", path):
+            raise CorpusError(f"{origin}: URLs are not read by this version; download the audio first")
         if re.search(r"\.ark:\d+(\[.*\])?$", path):
             raise CorpusError(f"{origin}: archives are not read by this version; write the audio to files first")
         if any(ord(character) < 32 for character in utt_id):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from e2v_cli.checkpoint import Model, load_network, upstream_name
-from e2v_cli.errors import DeviceError
+from e2v_cli.errors import DeviceError, ModelError
 from e2v_cli.network import Emotion2vec
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
 from e2v_cli.settings import EngineName, Granularity
@@ -108,7 +108,12 @@ class FunasrEngine:
         audio = model_conf["modalities"]["audio"]
         audio["feature_encoder_spec"] = repr([(c.channels, c.kernel, c.stride) for c in model.config.conv_layers])
         audio["decoder"] = None
-        upstream = UpstreamEmotion2vec(model_conf=model_conf, vocab_size=len(model.tokens))
+        try:
+            upstream = UpstreamEmotion2vec(model_conf=model_conf, vocab_size=len(model.tokens))
+        except Exception as error:  # upstream reads keys of pretraining, too, and meets whatever they hold
+            raise ModelError(
+                f"{model.folder}: upstream's code can't make its network of config.yaml: {error}"
+            ) from None
         state = upstream.state_dict()
         for name, tensor in network.state_dict().items():
             key = upstream_name(name, model.config)

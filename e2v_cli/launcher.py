@@ -62,7 +62,10 @@ def run(settings: Settings) -> Summary:
         utterances = read_corpus(settings.inputs)
         model = read_model(settings.model, find_model(settings.model))
         if not model.labels and settings.embeddings == "none":
-            raise UsageError(f"{settings.model} has no head, only embeddings: add -o OUT --embeddings npy, or ark")
+            hint = " (its tokens.txt is missing)" if model.raw_config.get("tokenizer") is not None else ""
+            raise UsageError(
+                f"{settings.model} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark"
+            )
         if settings.output_dir is None:
             return _run_to_stdout(settings, utterances, model, started)
         try:
@@ -101,7 +104,10 @@ def _run_to_directory(
 ) -> Summary:
     # With --overwrite, a model that can't be loaded must not cost what is there.
     engine = _load_engine(settings, model) if settings.overwrite else None
-    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output_dir}: {error.strerror}; choose another -o") from None
     had_run = (output_dir / JOURNAL).exists()
     _refuse_foreign_files(output_dir, had_run or settings.overwrite)
     weights_sha256 = hash_weights(model)
@@ -113,6 +119,7 @@ def _run_to_directory(
             _remove_results(output_dir)
         stack.enter_context(_log_file(output_dir / "log" / "worker.1.log"))
         record = journal.record
+        _check_embeddings(output_dir, record)
         if settings.retry_failed:
             record.failures.clear()
         finished = record.entries.keys() | record.failures.keys()
@@ -172,10 +179,22 @@ def _refuse_foreign_files(output_dir: Path, known: bool) -> None:
         raise OutputConflictError(
             f"{output_dir} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
         )
-    if (output_dir / "predictions.tsv").exists() and not known:
-        raise OutputConflictError(
-            f"{output_dir} holds a predictions.tsv, but no journal of its run: choose another -o, or use --overwrite"
-        )
+    for name in RESULTS:
+        if (output_dir / name).exists() and not known:
+            raise OutputConflictError(
+                f"{output_dir} holds {name}, but no journal of its run: choose another -o, or use --overwrite"
+            )
+
+
+def _check_embeddings(output_dir: Path, record: Record) -> None:
+    """Raise OutputError where archives or folders of embeddings are gone that the journal speaks of."""
+    for place in {
+        entry.embedding.partition(":")[0].partition("/")[0] for entry in record.entries.values() if entry.embedding
+    }:
+        if not (output_dir / place).exists():
+            raise OutputError(
+                f"{output_dir / place} is gone, but the journal speaks of it: bring it back, or use --overwrite"
+            )
 
 
 def _remove_results(output_dir: Path) -> None:

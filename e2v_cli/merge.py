@@ -65,5 +65,5 @@ def read_input_digest(output_dir: Path) -> str | None:
         content = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    digest = content.get("input_sha256")
+    digest = content.get("input_sha256") if isinstance(content, dict) else None
     return digest if isinstance(digest, str) else None

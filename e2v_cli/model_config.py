@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -84,7 +85,7 @@ def parse_config(config: object) -> NetworkConfig:
     """
     root = _Section(config, "")
     if root.value("model") != "Emotion2vec":
-        raise ConfigValueError(f"model is {root.value('model')!r}, not 'Emotion2vec'")
+        raise ConfigValueError(f"model is {reprlib.repr(root.value('model'))}, not 'Emotion2vec'")
     model = root.section("model_conf")
     audio = model.section("modalities").section("audio")
 
@@ -105,7 +106,7 @@ def parse_config(config: object) -> NetworkConfig:
         num_heads=num_heads,
         prenet_depth=prenet_depth,
         depth=depth,
-        mlp_dim=int(embed_dim * model.number("mlp_ratio")),
+        mlp_dim=_mlp_dim(model, embed_dim),
         norm_eps=model.number("norm_eps"),
         norm_affine=model.boolean("norm_affine"),
         layer_norm_first=model.boolean("layer_norm_first"),
@@ -170,6 +171,15 @@ def parse_feature_encoder_spec(spec: str) -> tuple[ConvLayer, ...]:
     return tuple(parsed)
 
 
+def _mlp_dim(model: _Section, embed_dim: int) -> int:
+    ratio = model.number("mlp_ratio")
+    if not 1 <= embed_dim * ratio <= MAX_SIZE:
+        raise ConfigValueError(
+            f"{model.name('mlp_ratio')} is {ratio}, too small or too large for embed_dim {embed_dim}"
+        )
+    return int(embed_dim * ratio)
+
+
 def _parse_extractor_mode(audio: _Section) -> Literal["layer", "group"]:
     match audio.string("extractor_mode"):
         case "layer_norm":
@@ -222,19 +232,21 @@ class _Section:
     def string(self, key: str) -> str:
         value = self.value(key)
         if not isinstance(value, str):
-            raise ConfigValueError(f"{self.name(key)} is {value!r}, not a text")
+            raise ConfigValueError(f"{self.name(key)} is {reprlib.repr(value)}, not a text")
         return value
 
     def boolean(self, key: str) -> bool:
         value = self.value(key)
         if not isinstance(value, bool):
-            raise ConfigValueError(f"{self.name(key)} is {value!r}, not true or false")
+            raise ConfigValueError(f"{self.name(key)} is {reprlib.repr(value)}, not true or false")
         return value
 
     def integer(self, key: str, at_least: int = 1, at_most: int = MAX_SIZE) -> int:
         value = self.value(key)
         if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= at_most:
-            raise ConfigValueError(f"{self.name(key)} is {value!r}, not a whole number from {at_least} to {at_most}")
+            raise ConfigValueError(
+                f"{self.name(key)} is {reprlib.repr(value)}, not a whole number from {at_least} to {at_most}"
+            )
         return value
 
     def number(self, key: str) -> float:
@@ -245,5 +257,5 @@ class _Section:
         except ValueError:
             number = math.nan
         if not (math.isfinite(number) and number > 0):
-            raise ConfigValueError(f"{self.name(key)} is {value!r}, not a positive number")
+            raise ConfigValueError(f"{self.name(key)} is {reprlib.repr(value)}, not a positive number")
         return number

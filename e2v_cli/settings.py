@@ -29,6 +29,9 @@ class MaxFailures:
     limit: float
     percent: bool
 
+    def __str__(self) -> str:
+        return f"{self.limit:g}{'%' if self.percent else ''}"
+
     def allows(self, failed: int, of: int) -> bool:
         """Say whether so many failures of so many utterances are few enough."""
         return failed <= (of * self.limit / 100 if self.percent else self.limit)

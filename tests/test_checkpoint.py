@@ -202,6 +202,18 @@ def test_a_wrong_shape_is_named(name: str, shape: tuple[int, ...], expected: tup
     )
 
 
+@pytest.mark.parametrize(
+    "make", [torch.Tensor.to_sparse, torch.Tensor.int, lambda tensor: tensor.to("meta"), lambda tensor: tensor * 1j]
+)
+def test_a_tensor_that_holds_no_plain_floats_is_named(
+    make: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    folder = make_model(tmp_path, wrap=lambda state: {**state, "proj.weight": make(state["proj.weight"])})
+    assert refusal(folder) == (
+        f"{folder / 'model.pt'}: tensor 'proj.weight' is no plain tensor of floating-point numbers"
+    )
+
+
 @pytest.mark.parametrize("tokens", [("<unk>",), ("a", "b", "c", "d", "e", "f", "g", "h", "i", "<unk>")])
 def test_tokens_of_another_number_than_the_head_has_classes(tokens: tuple[str, ...], tmp_path: Path) -> None:
     folder = make_model(tmp_path)
@@ -326,6 +338,7 @@ CONFIGS: list[tuple[str, str, object, str]] = [
     (MODEL_CONF, "norm_eps", 0, "model_conf.norm_eps is 0, not a positive number"),
     (MODEL_CONF, "norm_eps", "tiny", "model_conf.norm_eps is 'tiny', not a positive number"),
     (MODEL_CONF, "num_heads", 5, "embed_dim 96 is not a multiple of num_heads 5"),
+    (MODEL_CONF, "mlp_ratio", 1e308, "model_conf.mlp_ratio is 1e+308, too small or too large for embed_dim 96"),
     (AUDIO_CONF, "conv_pos_groups", 7, "embed_dim 96 is not a multiple of conv_pos_groups 7"),
     (AUDIO_CONF, "conv_pos_depth", 0, f"{AUDIO_CONF}.conv_pos_depth is 0, not a whole number from 1 to 1000"),
     (AUDIO_CONF, "feature_encoder_spec", None, f"{AUDIO_CONF}.feature_encoder_spec is None, not a text"),
@@ -404,7 +417,7 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"file_path_metas": 3}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"file_path_metas": 3}', "[" * 200_000])
 def test_a_broken_configuration_json_is_named(content: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     (folder / "configuration.json").write_text(content)

@@ -45,6 +45,8 @@ def test_help_has_examples_and_imports_nothing_heavy(args: list[str], e2v: E2v) 
         (["predict", CLIP, "--batch-seconds", "0"], "--batch-seconds 0.0: must be a positive number"),
         (["predict", CLIP, "--batch-seconds", "nan"], "--batch-seconds nan: must be a positive number"),
         (["predict", CLIP, "-o", ""], "is empty: is a variable of the shell not set?"),
+        (["predict", CLIP, ""], "is empty: is a variable of the shell not set?"),
+        (["predict", CLIP, "-m", ""], "is empty: is a variable of the shell not set?"),
         (["predict", CLIP, "--max-failures", "some"], "'some' is neither a number nor a percentage like 1%."),
         (["predict", CLIP, "--max-failures", "101%"], "'101%' is out of range."),
         (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range."),

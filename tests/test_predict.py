@@ -192,8 +192,11 @@ def test_bad_audio_becomes_a_row_of_failures(e2v: E2v, tmp_path: Path) -> None:
     scp = tmp_path / "wav.scp"
     scp.write_text(f"good {good}\n" + "".join(f"{name[:-4]} {tmp_path / name}\n" for name in names))
     out = tmp_path / "out"
-    done = e2v("predict", scp, "-m", "sample", "-o", out)
+    done = e2v("predict", scp, "-m", "sample", "-o", out, "-q")
     assert done.returncode == 3
+    assert done.stderr == (
+        f"e2v: 4 failed, more than --max-failures 0 allows: see {out}/failures.tsv; --retry-failed tries again\n"
+    )
     assert [row["utt_id"] for row in read_rows((out / "predictions.tsv").read_text())] == ["good", "shortest"]
     needs = "the model needs 400 (25 ms)"
     assert (out / "failures.tsv").read_text().splitlines() == [
@@ -354,16 +357,27 @@ def test_results_without_a_journal_are_not_touched(e2v: E2v, tmp_path: Path) -> 
     refused = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path)
     assert refused.returncode == 4
     assert refused.stderr == (
-        f"e2v: {tmp_path} holds a predictions.tsv, but no journal of its run: choose another -o, or use --overwrite\n"
+        f"e2v: {tmp_path} holds predictions.tsv, but no journal of its run: choose another -o, or use --overwrite\n"
     )
     assert (tmp_path / "predictions.tsv").read_text() == "from elsewhere"
+
+
+@pytest.mark.parametrize("kind", ["npy", "ark"])
+def test_embeddings_that_are_gone_are_spoken_of(kind: str, e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
+    assert e2v(*command, "--embeddings", kind).returncode == 0
+    gone = tmp_path / ("embeddings" if kind == "npy" else "embeddings.1.ark")
+    gone.rename(tmp_path / "elsewhere")
+    again = e2v(*command, "--embeddings", kind)
+    assert again.returncode == 1
+    assert again.stderr == (f"e2v: {gone} is gone, but the journal speaks of it: bring it back, or use --overwrite\n")
 
 
 def test_a_folder_that_cannot_be_written(e2v: E2v, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path / "file" / "out")
     assert refused.returncode == 1
-    assert refused.stderr.startswith(f"e2v: {tmp_path}/file/out: Not a directory; ")
+    assert refused.stderr == f"e2v: {tmp_path}/file/out: Not a directory; choose another -o\n"
 
 
 @pytest.fixture
