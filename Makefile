@@ -27,7 +27,7 @@ lint: $(VENV)/installed ## Check style and types
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (ten minutes or more)
+bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (a quarter of an hour)
 	$(BIN)/python tests/bench.py
 
 .PHONY: install

@@ -197,9 +197,11 @@ def _existing(path: Path) -> Path:
 
 def _read_tokens(path: Path) -> tuple[str, ...]:
     try:
-        tokens = tuple(line.rstrip() for line in path.read_text(encoding="utf-8").splitlines())
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: {error}") from None
+        text = path.read_text(encoding="utf-8")
+        listed = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        tokens = tuple(line.rstrip() for line in listed)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: not a list of labels: {error}") from None
     labels = [_label(token) for token in tokens if not token.startswith(UNUSED)]
     for number, line in enumerate(tokens, 1):
         if not line or "\t" in line:

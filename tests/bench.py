@@ -113,7 +113,7 @@ def compare(name: str, model: Path, scp: Path, threads: int, peer_threads: int, 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Measure e2v against FunASR on this machine.")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=12, help="clips (default: %(default)s)")
     parser.add_argument("--funasr", nargs=3, metavar=("MODEL", "SCP", "OUT"), help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)

@@ -124,6 +124,17 @@ def test_files_may_have_other_names(tmp_path: Path) -> None:
     assert len(model.labels) == 9
 
 
+def test_tokens_may_be_json(tiny: Path, tmp_path: Path) -> None:
+    folder = make_model(tmp_path)
+    tokens = (folder / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    (folder / "tokens.json").write_text(json.dumps(tokens))
+    metas = {"init_param": "model.pt", "config": "config.yaml", "tokenizer_conf": {"token_list": "tokens.json"}}
+    (folder / "configuration.json").write_text(json.dumps({"file_path_metas": metas}))
+    assert read_model("test", folder).labels == read_model("tiny", tiny).labels
+    (folder / "tokens.json").write_text("[1, 2]")
+    assert refusal(folder) == f"{folder / 'tokens.json'}: not a list of labels: 'int' object has no attribute 'rstrip'"
+
+
 def test_labels_are_the_part_after_the_slash(tiny: Path) -> None:
     assert read_model("tiny", tiny).labels == (
         *("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown"),
@@ -233,7 +244,7 @@ def test_tokens_of_another_number_than_the_head_has_classes(tokens: tuple[str, .
         ("", ": holds no label that is in use"),
         ("a/happy\nb/happy\n", ": label 'happy' is listed more than once"),
         ("angry\tbad\n", ":1: 'angry\\tbad' is no label"),
-        ("\xff", ": 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        ("\xff", ": not a list of labels: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
 )
 def test_bad_tokens(content: str, message: str, tmp_path: Path) -> None:
