@@ -159,6 +159,8 @@ def predict(
         raise click.UsageError("--quiet and --verbose exclude each other.")
     if "" in (output_dir, model, *inputs):
         raise click.UsageError("INPUT, --output-dir or --model is empty: is a variable of the shell not set?")
+    if output_dir is None and sys.stdout is None:
+        raise click.UsageError("Standard output is closed, and there is no other place for results: add -o OUT.")
     settings = Settings(
         inputs=inputs,
         output_dir=None if output_dir is None else Path(output_dir),
@@ -214,7 +216,8 @@ def main() -> None:
 
 def _drop_standard_output() -> None:
     """Let what can't be written go nowhere: Python would complain when it flushes standard output at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _progress_style(progress: bool | None, quiet: bool, rows_on_terminal: bool) -> ProgressStyle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, E2v
@@ -105,6 +106,13 @@ def test_a_reader_that_has_enough_ends_it_quietly(engine: str) -> None:
 def test_a_full_standard_output_is_an_error() -> None:
     done = shell(f"e2v predict {CLIP} -m sample -q > /dev/full")
     assert (done.returncode, done.stderr) == (1, "e2v: No space left on device\n")
+
+
+def test_closed_standard_output_needs_another_place(tmp_path: Path) -> None:
+    done = shell(f"e2v predict {CLIP} -m sample >&-")
+    assert done.returncode == 2
+    assert "Standard output is closed, and there is no other place for results: add -o OUT." in done.stderr
+    assert shell(f"e2v predict {CLIP} -m sample -o '{tmp_path}' >&-").returncode == 0
 
 
 def test_closed_standard_input_and_names_too_long_are_errors() -> None:
