@@ -51,6 +51,11 @@ class Model:
     """Prefixes of names: (in the checkpoint, in upstream's network)."""
 
     @property
+    def declares_head(self) -> bool:
+        """Whether the config speaks of labels, as upstream's does where the model has a head."""
+        return self.raw_config.get("tokenizer") is not None
+
+    @property
     def classes(self) -> tuple[int, ...]:
         """Those classes of the head that the output shows."""
         return tuple(index for index, token in enumerate(self.tokens) if not token.startswith(UNUSED))
@@ -112,7 +117,7 @@ def load_network(model: Model) -> Emotion2vec:
 
     checkpoint = _read_checkpoint(model.weights)
     has_head = _find("proj.weight", checkpoint, model.scope_map) is not None
-    if has_head and not model.tokens and model.raw_config.get("tokenizer") is not None:
+    if has_head and not model.tokens and model.declares_head:
         raise ModelError(f"{model.folder / 'tokens.txt'} is missing, but {model.weights} has a head: copy it there too")
     with torch.device("meta"):  # neither memory nor time for weights that are replaced at once
         network = Emotion2vec(model.config, num_classes=len(model.tokens))
@@ -130,6 +135,16 @@ def load_network(model: Model) -> Emotion2vec:
     _warn_of_unused(checkpoint.keys() - used, model)
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def upstream_state(network: Emotion2vec) -> dict[str, Tensor]:
+    """Give a network's weights the names and shapes that upstream has for them."""
+    state = {}
+    for ours, tensor in network.state_dict().items():
+        name, shape = upstream_name(ours, network.config), tuple(tensor.shape)
+        kernel_last = tensor.permute(0, 2, 1) if _is_convolution(name, shape) else tensor
+        state[name] = kernel_last.reshape(_stored_shape(name, shape, old=False))
+    return state
 
 
 def upstream_name(name: str, config: NetworkConfig) -> str:

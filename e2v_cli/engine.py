@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from e2v_cli.checkpoint import Model, load_network, upstream_name
+from e2v_cli.checkpoint import Model, load_network, upstream_state
 from e2v_cli.errors import DeviceError, ModelError
 from e2v_cli.network import Emotion2vec
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
@@ -114,12 +114,7 @@ class FunasrEngine:
             raise ModelError(
                 f"{model.folder}: upstream's code can't make its network of config.yaml: {error}"
             ) from None
-        state = upstream.state_dict()
-        for name, tensor in network.state_dict().items():
-            key = upstream_name(name, model.config)
-            kernel_last = tensor.permute(0, 2, 1) if name.startswith("local_encoder.") and tensor.dim() == 3 else tensor
-            state[key] = kernel_last.reshape(state[key].shape)
-        upstream.load_state_dict(state)
+        upstream.load_state_dict(upstream_state(network))
         self.upstream = upstream.eval().to(device)
         self.device = device
         self.tokenizer = SimpleNamespace(token_list=list(model.tokens))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from e2v_cli.durable import sync_folder
-from e2v_cli.errors import E2vError, OutputConflictError, OutputError
+from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.records import Entry, FailureEntry
 from e2v_cli.settings import Fingerprint
 
@@ -68,19 +68,16 @@ class Journal:
         self.record = Record()
         try:
             self._file = path.open("a+b")
+            try:
+                _lock(self._file, path)
+                if anew:
+                    self._file.truncate(0)
+                self._read(fingerprint)
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}") from error
-        try:
-            _lock(self._file, path)
-            if anew:
-                self._file.truncate(0)
-            self._read(fingerprint)
-        except OSError as error:
-            self._file.close()
-            raise OutputError(f"{path}: {error.strerror}") from error
-        except E2vError:
-            self._file.close()
-            raise
 
     def append(self, lines: Iterable[Line]) -> None:
         """Write lines to the disk itself: what they speak of is done from then on."""

@@ -62,7 +62,7 @@ def run(settings: Settings) -> Summary:
         utterances = read_corpus(settings.inputs)
         model = read_model(settings.model, find_model(settings.model))
         if not model.labels and settings.embeddings == "none":
-            hint = " (its tokens.txt is missing)" if model.raw_config.get("tokenizer") is not None else ""
+            hint = " (its tokens.txt is missing)" if model.declares_head else ""
             raise UsageError(
                 f"{settings.model} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark"
             )
@@ -179,8 +179,10 @@ def _refuse_foreign_files(output_dir: Path, known: bool) -> None:
         raise OutputConflictError(
             f"{output_dir} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
         )
+    if known:
+        return
     for name in RESULTS:
-        if (output_dir / name).exists() and not known:
+        if (output_dir / name).exists():
             raise OutputConflictError(
                 f"{output_dir} holds {name}, but no journal of its run: choose another -o, or use --overwrite"
             )
@@ -188,9 +190,10 @@ def _refuse_foreign_files(output_dir: Path, known: bool) -> None:
 
 def _check_embeddings(output_dir: Path, record: Record) -> None:
     """Raise OutputError where archives or folders of embeddings are gone that the journal speaks of."""
-    for place in {
+    places = {
         entry.embedding.partition(":")[0].partition("/")[0] for entry in record.entries.values() if entry.embedding
-    }:
+    }
+    for place in sorted(places):
         if not (output_dir / place).exists():
             raise OutputError(
                 f"{output_dir / place} is gone, but the journal speaks of it: bring it back, or use --overwrite"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def main(predictions_path: Path, utt2emo_path: Path) -> None:
-    """Print a row an utterance, and the share of labels that agree."""
+    """Print one row per utterance, and the share of labels that agree."""
     spoken = dict(line.split() for line in utt2emo_path.read_text(encoding="utf-8").splitlines())
     with predictions_path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))

@@ -36,11 +36,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def e2v() -> E2v:
     """Run the real command in a process of its own, from the root of the repository."""
 
-    def run(*args: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: str | Path, cwd: Path = ROOT, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "e2v_cli", *map(str, args)],
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=300,

@@ -166,16 +166,10 @@ def test_rows_on_standard_output_are_those_of_out(e2v: E2v, tmp_path: Path) -> N
     assert printed.stdout == (tmp_path / "predictions.tsv").read_text()
 
 
-def test_the_input_may_come_on_standard_input() -> None:
+def test_the_input_may_come_on_standard_input(e2v: E2v) -> None:
     lines = SAMPLE_SCP.read_text().splitlines()[5:8]
-    done = subprocess.run(
-        [sys.executable, "-m", "e2v_cli", "predict", "-", "-m", "sample"],
-        input="\n".join(lines),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = e2v("predict", "-", "-m", "sample", stdin="\n".join(lines))
+    assert done.returncode == 0
     assert [row["utt_id"] for row in read_rows(done.stdout)] == [line.split()[0] for line in lines]
 
 
