@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from e2v_cli.containers import FORMATS, AudioError, count_claimed
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 
-DECODERS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-"""Threads that decode while the engine works; libsndfile and soxr release the GIL."""
-
 AHEAD_SAMPLES = 600 * SAMPLE_RATE
 """Audio that is decoded and not yet asked for: beyond ten minutes, no more is begun."""
 
@@ -31,18 +28,26 @@ BLOCK_SAMPLES = 1 << 20
 SAMPLE_RATES = range(1_000, 1_000_001)
 """A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
 
+MAX_SECONDS = 1800.0
+"""The longest utterance: it is encoded whole, in time that grows with the square of its length."""
+
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
 
 
-def decode_ahead(utterances: Iterable[Utterance], min_samples: int) -> Generator[Waveform | Failure, None, None]:
-    """Read the audio of utterances in threads, a few ahead of who asks for it, and give it in their order."""
-    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+def decode_ahead(
+    utterances: Iterable[Utterance], min_samples: int, num_threads: int
+) -> Generator[Waveform | Failure, None, None]:
+    """Read the audio of utterances in threads, a few ahead of who asks for it, and give it in their order.
+
+    libsndfile and soxr release the GIL, so they work while the engine does.
+    """
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
         ahead: deque[Future[Waveform | Failure]] = deque()
         try:
             for utterance in utterances:
                 ahead.append(pool.submit(load_waveform, utterance, min_samples))
-                while ahead and (len(ahead) > 2 * DECODERS or _count_ready(ahead) > AHEAD_SAMPLES):
+                while ahead and (len(ahead) > 2 * num_threads or _count_ready(ahead) > AHEAD_SAMPLES):
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

@@ -6,26 +6,42 @@ the input is cut into blocks from the list alone, and a block into batches from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from e2v_cli.records import SAMPLE_RATE, Batch, Utterance, Waveform
+import numpy as np
+from numpy.typing import NDArray
 
-BLOCK_UTTERANCES = 64
-"""Neighbours in the input of which batches are made."""
+from e2v_cli.records import SAMPLE_RATE, Batch, Waveform
+from e2v_cli.settings import Shard
+
+BLOCKS = 1024
+"""A list is cut into about so many blocks: enough for many workers to end at about the same time."""
+
+BLOCK_SIZES = (4, 256)
+"""Fewest and most utterances of a block: enough to batch, and few enough to be decoded together."""
 
 PORTION_SECONDS = 1200.0
 """Audio of a block that is held in memory and sorted by length (77 MB); only a single longer utterance exceeds it."""
 
 
-def cut_blocks(utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, ...]]:
-    """Cut the whole input into blocks of neighbours."""
-    for first in range(0, len(utterances), BLOCK_UTTERANCES):
-        yield tuple(utterances[first : first + BLOCK_UTTERANCES])
+class Plan:
+    """Which utterances of a list are computed, and in which blocks: fixed by their number alone."""
 
+    def __init__(self, members: NDArray[np.int64]) -> None:
+        """Plan for (members,) places in the list."""
+        fewest, most = BLOCK_SIZES
+        self.members = members
+        self.block_size = min(max(-(-len(members) // BLOCKS), fewest), most)
 
-def block_number(utterance: Utterance) -> int:
-    """Say in which block an utterance is."""
-    return utterance.index // BLOCK_UTTERANCES
+    def deal_blocks(self, shard: Shard) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Deal blocks to shards in turn: the number of each that this one gets, and the places of its utterances."""
+        for number in range(shard.index - 1, -(-len(self.members) // self.block_size), shard.count):
+            yield number, self.members[number * self.block_size : (number + 1) * self.block_size]
+
+    def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+        """Count how many of the chosen (members,) each of so many shards has: (count,)."""
+        shards = np.flatnonzero(members) // self.block_size % count
+        return np.bincount(shards, minlength=count)
 
 
 def make_batches(block: Iterable[Waveform], batch_seconds: float) -> Iterator[Batch]:

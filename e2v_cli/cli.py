@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import click
 
 from e2v_cli import __version__
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError
+from e2v_cli.logs import log_to_stderr
 from e2v_cli.settings import (
     EmbeddingDtype,
     EmbeddingFormat,
@@ -20,6 +23,7 @@ from e2v_cli.settings import (
     MaxFailures,
     ProgressStyle,
     Settings,
+    Shard,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +40,14 @@ def _parse_max_failures(_ctx: click.Context, _param: click.Parameter, value: str
     if not 0 <= limit <= (100 if percent else sys.maxsize):
         raise click.BadParameter(f"{value!r} is out of range.")
     return MaxFailures(limit, percent)
+
+
+def _parse_shard(_ctx: click.Context, _param: click.Parameter, value: str) -> Shard:
+    """Read ``I/N``."""
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)
+    if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
+        raise click.BadParameter(f"{value!r} is not a part and a number of parts like 2/3, counted from 1.")
+    return Shard(count=int(match.group(2)), index=int(match.group(1)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -73,7 +85,20 @@ def cli() -> None:
     show_default=True,
     help="Our batched engine, or upstream's own code one utterance after the other.",
 )
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:0,2",
+    help="Where to compute; auto is all GPUs where there are any.",
+)
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Worker processes: on CPU one thread each, on GPU one a device. [default: all cores, or all GPUs]",
+)
 @click.option(
     "--granularity",
     type=click.Choice(["utterance", "frame"]),
@@ -101,6 +126,14 @@ def cli() -> None:
     metavar="S",
     help="Audio in one forward pass. [default: 10 on CPU, 300 on a GPU]",
 )
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=_parse_shard,
+    default="1/1",
+    show_default=True,
+    help="Compute only part I of N, counted from 1; the last one to end, or e2v merge, puts them together.",
+)
 @click.option("--overwrite", is_flag=True, help="Throw away what OUT holds of an earlier run.")
 @click.option("--retry-failed", is_flag=True, help="Try again the utterances that failed in an earlier run.")
 @click.option(
@@ -124,10 +157,12 @@ def predict(
     model: str,
     engine: EngineName,
     device: str,
+    jobs: int | None,
     granularity: Granularity,
     embeddings: EmbeddingFormat,
     embedding_dtype: EmbeddingDtype,
     batch_seconds: float | None,
+    shard: Shard,
     overwrite: bool,
     retry_failed: bool,
     max_failures: MaxFailures,
@@ -167,18 +202,21 @@ def predict(
         model=model,
         engine=engine,
         device=device,
+        jobs=jobs,
         granularity=granularity,
         embeddings=embeddings,
         embedding_dtype=embedding_dtype,
         batch_seconds=batch_seconds,
+        shard=shard,
         overwrite=overwrite,
         retry_failed=retry_failed,
         max_failures=max_failures,
         progress=_progress_style(progress, quiet, rows_on_terminal=output_dir is None and sys.stdout.isatty()),
+        log_level=logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING,
     )
-    _log_to_stderr(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    log_to_stderr(settings.log_level)
 
-    from e2v_cli.launcher import run
+    from e2v_cli.run import run
 
     try:
         summary = run(settings)
@@ -187,12 +225,44 @@ def predict(
         sys.exit(0)
     if not quiet:
         click.echo(_summary_line(summary), err=True)
-    if not summary.complete:
+    if summary.stopped:
         sys.exit(EXIT_STOPPED)
     if not max_failures.allows(summary.failed, summary.input):
         reasons = "see above" if output_dir is None else f"see {output_dir}/failures.tsv; --retry-failed tries again"
         click.echo(f"e2v: {summary.failed} failed, more than --max-failures {max_failures} allows: {reasons}", err=True)
         sys.exit(EXIT_TOO_MANY_FAILURES)
+
+
+@cli.command()
+@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def merge(output_dir: Path) -> None:
+    """Put the shards of a run together: predictions.tsv and all other final files.
+
+    Needed where shards ran on several machines that don't see each other's files at once; on a single one the last
+    shard does it. Refuses while parts are missing, and says which.
+
+    \b
+    Example:
+      e2v merge exp/emotion
+    """  # noqa: D301
+    from e2v_cli.merge import merge as merge_shards
+
+    log_to_stderr(logging.WARNING)
+    click.echo(_summary_line(merge_shards(output_dir)), err=True)
+
+
+@cli.command()
+@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def status(output_dir: Path) -> None:
+    """Say how far a run is: done, failed, left, speed, and when it will be ready.
+
+    \b
+    Example:
+      e2v status exp/emotion
+    """  # noqa: D301
+    from e2v_cli.status import describe_run
+
+    click.echo(describe_run(output_dir), nl=False)
 
 
 def main() -> None:
@@ -203,6 +273,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # a second one changes nothing
+            signal.signal(signum, signal.SIG_IGN)
         sys.exit(EXIT_STOPPED)
     except E2vError as error:
         click.echo(f"e2v: {error}", err=True)
@@ -234,13 +306,3 @@ def _summary_line(summary: Summary) -> str:
         f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s "
         f"({summary.speed:.1f}× real time once the model was loaded)"
     )
-
-
-def _log_to_stderr(level: int) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("e2v: %(message)s"))
-    handler.setLevel(level)
-    package = logging.getLogger("e2v_cli")
-    package.setLevel(logging.INFO)
-    package.addHandler(handler)
-    package.propagate = False  # upstream gives the root logger a handler of its own

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 
 @contextmanager
-def published(path: Path) -> Iterator[TextIO]:
-    """Open a text file that gets its name when it is whole and on the disk itself."""
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
+def published(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when it is whole and on the disk itself.
+
+    Until then it has a name of its own, so that several writers never meet: the last one to be ready counts.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with naming(path):
+        try:
+            with draft.open("xb") as file:
+                yield file
+                sync_file(file)
+            draft.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink()
+            raise
+        sync_folder(path.parent)
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove what writers that were killed left of a file."""
+    for draft in path.parent.glob(f".{path.name}.*.part"):
+        draft.unlink(missing_ok=True)
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Put what was written to a file on the disk itself."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -28,3 +49,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in errors that only say what went wrong, as those of a full disk do."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from e2v_cli.checkpoint import Model, load_network, upstream_state
-from e2v_cli.errors import DeviceError, ModelError
+from e2v_cli.errors import ModelError
 from e2v_cli.network import Emotion2vec
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
 from e2v_cli.settings import EngineName, Granularity
@@ -26,28 +27,6 @@ class Engine(Protocol):
 
     def encode(self, batch: Batch) -> list[Prediction | Failure]:
         """Compute the predictions of a batch, in its order."""
-
-
-def choose_device(device: str) -> torch.device:
-    """Choose a device: ``auto`` is the first GPU where there is one.
-
-    Raises:
-        DeviceError: there is no such device.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen: torch.device | None = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise DeviceError(f"--device {device}: unknown; choose auto, cpu, cuda or cuda:N")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        seen = f"{torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else "no GPU"
-        raise DeviceError(
-            f"--device {device}: PyTorch {torch.__version__} sees {seen} here; use --device cpu, or a CUDA build"
-        )
-    return chosen
 
 
 def load_engine(name: EngineName, model: Model, device: torch.device, granularity: Granularity) -> Engine:
@@ -74,8 +53,24 @@ class E2vEngine:
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> list[Prediction | Failure]:
-        """Compute the predictions of a batch, in its order."""
-        features = self.network([torch.from_numpy(waveform.samples) for waveform in batch.waveforms])
+        """Compute the predictions of a batch, in its order; one too large for the GPU is halved."""
+        try:
+            return self._encode(batch.waveforms)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        if len(batch.waveforms) == 1:
+            (waveform,) = batch.waveforms
+            detail = f"{waveform.duration:.1f} s are too long for the memory of {self.device}"
+            return [Failure(waveform.utterance, "model", "out of memory", detail)]
+        middle = len(batch.waveforms) // 2
+        return [
+            result
+            for half in (batch.waveforms[:middle], batch.waveforms[middle:])
+            for result in self.encode(Batch(half))
+        ]
+
+    def _encode(self, waveforms: Sequence[Waveform]) -> list[Prediction | Failure]:
+        features = self.network([torch.from_numpy(waveform.samples) for waveform in waveforms])
         pooled = torch.stack([frames.mean(dim=0) for frames in features])
         posteriors: list[NDArray[np.float32] | None] = [None] * len(features)
         if self.classes:  # a softmax over the classes in use is upstream's, which sets the logits of the others to -inf
@@ -86,9 +81,7 @@ class E2vEngine:
             embeddings = list(pooled.cpu().numpy())
         return [
             _prediction(waveform, len(frames), posterior, embedding)
-            for waveform, frames, posterior, embedding in zip(
-                batch.waveforms, features, posteriors, embeddings, strict=True
-            )
+            for waveform, frames, posterior, embedding in zip(waveforms, features, posteriors, embeddings, strict=True)
         ]
 
 

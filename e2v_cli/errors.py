@@ -5,6 +5,7 @@
     ├── ModelError           1   the model can't be found, or isn't what it says it is
     ├── DeviceError          1   the device asked for isn't there
     ├── OutputError          1   results can't be written or read back
+    ├── WorkerError          1   worker processes die again and again
     ├── UsageError           2   the options contradict each other or the model
     └── OutputConflictError  4   OUT holds a different run, or one in progress
 
@@ -35,6 +36,16 @@ class DeviceError(E2vError):
 
 class OutputError(E2vError):
     """Results can't be written or read back."""
+
+    @classmethod
+    def of(cls, error: OSError) -> OutputError:
+        """Say of which file the operating system had to say something."""
+        place = f"{error.filename}: " if error.filename else ""
+        return cls(f"{place}{error.strerror or error}; what is done is safe, run the same command again")
+
+
+class WorkerError(E2vError):
+    """Worker processes die again and again."""
 
 
 class UsageError(E2vError):

@@ -1,170 +1,323 @@
-"""What is done, durably: an append-only file of checksummed lines, each on the disk behind the embedding it speaks of.
+"""What is done, durably: append-only files of checksummed lines, each on the disk behind the embedding it speaks of.
 
-A line is ``crc32 json``. The first holds the fingerprint of the run. Each other one is an utterance that is done or has
-failed, or the time that an attempt has taken so far. A line that was torn by a crash stands last and is dropped.
+Every attempt at a shard writes a file of its own, ``journal.2-of-3.1``, and never touches another's; what is done is
+what all of them say together. A line is ``crc32 TAB kind TAB content``:
+
+    run     the fingerprint of the run, its list and who writes: the first line
+    done    frames, place of the embedding, and the row of predictions.tsv
+    failed  two empty columns, and the row of failures.tsv
+    time    what the attempt has taken so far; the last one counts
+    end     the shard has nothing left
+
+A line that was torn by a crash stands last and is ignored.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
+import socket
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from e2v_cli.durable import sync_folder
-from e2v_cli.errors import OutputConflictError, OutputError
-from e2v_cli.records import Entry, FailureEntry
-from e2v_cli.settings import Fingerprint
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.durable import naming, sync_file, sync_folder
+from e2v_cli.errors import OutputError
+from e2v_cli.keys import KeyIndex, hash_keys
+from e2v_cli.records import Entry, Failure
+from e2v_cli.settings import Fingerprint, Shard
+from e2v_cli.tables import failures_row, tsv_row
+
+LEFT, FAILED, FAILED_IN_BATCH, DONE = range(4)
+"""How an utterance stands. A failure of the model itself has a place in its batch, and keeps it."""
+
+WORKER_DIED = "worker died"
+"""The reason of an utterance that is not to be touched again."""
+
+_CHUNK = 1 << 16
+"""Lines that are looked up together."""
+
+_GAP = 1 << 16
+"""Bytes between two lines that are rather read than skipped."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an attempt computes, and who it is."""
+
+    fingerprint: Fingerprint
+    model: str
+    """As the user named it."""
+    labels: tuple[str, ...]
+    input_sha256: str
+    input_size: int
+    host: str
+    pid: int
+    started: str
 
 
 @dataclass(frozen=True)
 class Elapsed:
-    """Time that one attempt at a run has taken so far; the last line of an attempt counts."""
+    """What one attempt has taken and done so far."""
 
+    wall_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    audio_seconds: float = 0.0
+    finished: int = 0
+    """Utterances, done and failed."""
+
+    def __add__(self, other: Elapsed) -> Elapsed:
+        return Elapsed(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True, order=True)
+class JournalFile:
+    """Where the journal of an attempt is."""
+
+    shard: Shard
     attempt: int
-    wall_seconds: float
-    encode_seconds: float
+    path: Path
 
 
-@dataclass
-class Record:
-    """All that a journal says."""
-
-    entries: dict[str, Entry] = field(default_factory=dict)
-    failures: dict[str, FailureEntry] = field(default_factory=dict)
-    attempts: dict[int, Elapsed] = field(default_factory=dict)
-
-    def add(self, line: Line) -> None:
-        """Take in a line: a later one of the same utterance replaces an earlier one."""
-        match line:
-            case Entry():
-                self.entries[line.utt_id] = line
-                self.failures.pop(line.utt_id, None)
-            case FailureEntry():
-                self.failures[line.utt_id] = line
-                self.entries.pop(line.utt_id, None)
-            case Elapsed():
-                self.attempts[line.attempt] = line
+def failure_status(stage: str, reason: str) -> int:
+    """Say how a failure leaves an utterance: FAILED or FAILED_IN_BATCH."""
+    return FAILED_IN_BATCH if stage == "model" and reason != WORKER_DIED else FAILED
 
 
-Line = Entry | FailureEntry | Elapsed
+def find_journals(output_dir: Path) -> list[JournalFile]:
+    """Find all journals of OUT, by shard and attempt."""
+    found = []
+    for path in output_dir.glob("journal.*"):
+        if match := re.fullmatch(r"journal\.(\d+)-of-(\d+)\.(\d+)", path.name):
+            index, count, attempt = map(int, match.groups())
+            found.append(JournalFile(Shard(count, index), attempt, path))
+    return sorted(found)
+
+
+def make_header(
+    fingerprint: Fingerprint, model: str, labels: tuple[str, ...], input_sha256: str, input_size: int
+) -> Header:
+    """Make the header of an attempt of this process that begins now."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    return Header(fingerprint, model, labels, input_sha256, input_size, socket.gethostname(), os.getpid(), now)
 
 
 class Journal:
-    """The journal of one OUT, open for appending. Only one process has it open at a time."""
+    """The journal of this attempt, which nobody else writes."""
 
-    def __init__(self, path: Path, fingerprint: Fingerprint, anew: bool = False) -> None:
-        """Open a journal, or begin one; ``anew`` throws away what it says, once nobody else has it open.
+    def __init__(self, output_dir: Path, shard: Shard, header: Header) -> None:
+        """Begin a journal.
 
         Raises:
-            OutputConflictError: another run has it open, or it is of a run with another fingerprint.
-            OutputError: it can't be read or written, or is damaged elsewhere than at its end.
+            OSError: it can't be written.
         """
-        self.path = path
-        self.record = Record()
-        try:
-            self._file = path.open("a+b")
+        attempt = 1
+        while True:
+            path = output_dir / f"journal.{shard.name}.{attempt}"
             try:
-                _lock(self._file, path)
-                if anew:
-                    self._file.truncate(0)
-                self._read(fingerprint)
-            except BaseException:
-                self._file.close()
-                raise
-        except OSError as error:
-            raise OutputError(f"{path}: {error.strerror}") from error
+                self._file = path.open("xb", buffering=0)
+                break
+            except FileExistsError:
+                attempt += 1
+        self._path = path
+        self._write([_json_line("run", asdict(header))])
+        sync_folder(output_dir)
 
-    def append(self, lines: Iterable[Line]) -> None:
-        """Write lines to the disk itself: what they speak of is done from then on."""
-        lines = list(lines)
-        self._write([{type(line).__name__: asdict(line)} for line in lines])
-        for line in lines:
-            self.record.add(line)
+    def append(self, entries: Iterable[Entry], failures: Iterable[Failure], elapsed: Elapsed) -> None:
+        """Write lines to the disk itself: what they speak of is done from then on.
+
+        Raises:
+            OSError: they can't be written.
+        """
+        lines = [f"done\t{entry.num_frames}\t{entry.embedding}\t{entry.row}\n" for entry in entries]
+        lines += [f"failed\t\t\t{tsv_row(failures_row(failure))}\n" for failure in failures]
+        self._write([*lines, _json_line("time", asdict(elapsed))])
+
+    def end(self, elapsed: Elapsed) -> None:
+        """Write that the shard has nothing left, and what the attempt took in the end.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self._write([_json_line("time", asdict(elapsed)), _json_line("end", {})])
 
     def close(self) -> None:
-        """Let the next run have it."""
+        """Close it; it is never opened for writing again."""
         self._file.close()
 
-    def _read(self, fingerprint: Fingerprint) -> None:
-        self._file.seek(0)
-        first, whole = True, 0
-        torn = b""
-        for number, raw in enumerate(self._file, 1):
+    def _write(self, lines: Sequence[str]) -> None:
+        content = memoryview(b"".join(map(_checked, lines)))
+        with naming(self._path):
+            while content:
+                content = content[self._file.write(content) :]
+            sync_file(self._file)
+
+
+class Record:
+    """What the journals of an OUT say of the utterances of a list."""
+
+    def __init__(self, index: KeyIndex, input_sha256: str) -> None:
+        """Begin with nothing said.
+
+        Args:
+            index: the list's ids by their place.
+            input_sha256: the list's digest.
+        """
+        size = len(index)
+        self.status: NDArray[np.uint8] = np.full(size, LEFT, dtype=np.uint8)
+        """(utterances,): LEFT, FAILED, FAILED_IN_BATCH or DONE."""
+        self.done_before: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
+        """(utterances,): whether one was done when the list was another; it has no part in the blocks of this one."""
+        self.elapsed: dict[JournalFile, Elapsed] = {}
+        """What each attempt has taken and done."""
+        self.archives: dict[str, int] = {}
+        """What holds embeddings, relative to OUT, and the last offset in it that is spoken of."""
+        self._index, self._input_sha256 = index, input_sha256
+        self._journals: list[JournalFile] = []
+        self._journal_of: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
+        self._offset: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
+        self._length: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
+        """(utterances,): in which journal, where, and how long the line of each is."""
+
+    def add(self, journal: JournalFile) -> None:
+        """Read a journal: a later line replaces an earlier one, but a failure never what is done.
+
+        Raises:
+            OutputError: it is damaged elsewhere than at its end, or written by another version.
+        """
+        header = read_header(journal.path)
+        if header is None:
+            return
+        self._journals.append(journal)
+        keys: list[bytes] = []
+        lines: list[tuple[int, int, int]] = []
+        try:
+            for offset, text in _whole_lines(journal.path):
+                _, kind, content = text.split(b"\t", 2)
+                if kind == b"done":
+                    _, place, key, _ = content.split(b"\t", 3)
+                    lines.append((DONE, offset, len(text)))
+                    keys.append(key)
+                    if place:
+                        self._note_embedding(place)
+                elif kind == b"failed":
+                    _, _, key, stage, reason, _ = content.split(b"\t", 5)
+                    lines.append((failure_status(stage.decode(), reason.decode()), offset, len(text)))
+                    keys.append(key)
+                elif kind == b"time":
+                    self.elapsed[journal] = Elapsed(**json.loads(content))
+                if len(lines) == _CHUNK:
+                    self._note(keys, lines, header)
+                    keys, lines = [], []
+        except (ValueError, TypeError):
+            raise _other_version(journal.path) from None
+        if lines:
+            self._note(keys, lines, header)
+
+    def read_lines(self, first: int, end: int) -> list[bytes]:
+        """Read the content of the lines of utterances ``first`` to ``end``, all of which have one.
+
+        Each is ``kind TAB frames TAB embedding TAB row NEWLINE``.
+        """
+        texts = [b""] * (end - first)
+        journal_of, offset, length = self._journal_of[first:end], self._offset[first:end], self._length[first:end]
+        for number in np.unique(journal_of):
+            chosen = np.flatnonzero(journal_of == number)
+            chosen = chosen[np.argsort(offset[chosen])]
+            gaps = offset[chosen][1:] - (offset[chosen] + length[chosen])[:-1]
+            with self._journals[number].path.open("rb", buffering=0) as file:
+                for run in np.split(chosen, np.flatnonzero(gaps > _GAP) + 1):
+                    begin, last = int(offset[run[0]]), run[-1]
+                    span = os.pread(file.fileno(), int(offset[last] + length[last]) - begin, begin)
+                    for place, at, size in zip(run.tolist(), offset[run].tolist(), length[run].tolist(), strict=True):
+                        texts[place] = span[at - begin + 1 : at - begin + size]
+        return texts
+
+    def _note(self, keys: list[bytes], lines: list[tuple[int, int, int]], header: Header) -> None:
+        places = self._index.find(hash_keys(keys))
+        known = places >= 0
+        places, numbers = places[known], np.array(lines, dtype=np.int64)[known]
+        done = numbers[:, 0] == DONE
+        for chosen in (~done & (self.status[places] != DONE), done):
+            at, chosen_numbers = places[chosen], numbers[chosen]
+            self.status[at] = chosen_numbers[:, 0]
+            self._journal_of[at] = len(self._journals) - 1
+            self._offset[at] = chosen_numbers[:, 1]
+            self._length[at] = chosen_numbers[:, 2]
+        if header.input_sha256 != self._input_sha256:
+            self.done_before[places[done]] = True
+
+    def _note_embedding(self, place: bytes) -> None:
+        archive, _, offset = place.decode().partition(":")
+        if offset:
+            self.archives[archive] = max(int(offset), self.archives.get(archive, 0))
+        else:
+            self.archives[archive.partition("/")[0]] = 0
+
+
+def read_header(path: Path) -> Header | None:
+    """Read who wrote a journal, and what; None where it was killed before it could say so.
+
+    Raises:
+        OutputError: it is damaged, or written by another version.
+    """
+    try:
+        _, text = next(_whole_lines(path))
+        _, kind, content = text.split(b"\t", 2)
+        return Header(**json.loads(content)) if kind == b"run" else None
+    except StopIteration:
+        return None
+    except (ValueError, TypeError):
+        raise _other_version(path) from None
+
+
+def has_ended(path: Path) -> bool:
+    """Say whether a journal's last line is that its shard has nothing left."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
+        last = file.read().splitlines(keepends=True)[-1:]
+    return last == [_checked(_json_line("end", {}))]
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Read where the lines of a journal begin behind their checksums, and what they say from there.
+
+    Raises:
+        OutputError: one that is not whole has others behind it.
+    """
+    offset = 0
+    torn = False
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
             if torn:
                 raise OutputError(
-                    f"{self.path}:{number - 1}: damaged, and lines follow it; restore it, or use --overwrite"
+                    f"{path}:{number - 1}: damaged, and lines follow it; restore it, or cut it before that line "
+                    f"(head -n {number - 2}) to compute again what is lost, or use --overwrite"
                 )
-            content = _decode(raw)
-            if content is None:
-                torn = raw
-                continue
+            text = raw[8:]
             try:
-                if first:
-                    _compare(content["Fingerprint"], fingerprint, self.path)
-                else:
-                    self.record.add(_parse(content))
-            except (KeyError, TypeError, ValueError):
-                raise OutputError(
-                    f"{self.path}:{number}: not written by this version of e2v; use that version, or --overwrite"
-                ) from None
-            first, whole = False, whole + len(raw)
-        if torn:
-            self._file.truncate(whole)
-        if first:
-            self._write([{"Fingerprint": dict(fingerprint)}])
-            sync_folder(self.path.parent)
-
-    def _write(self, contents: list[dict[str, Any]]) -> None:
-        self._file.write(b"".join(_encode(content) for content in contents))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+                torn = int(raw[:8], 16) != zlib.crc32(text)
+            except ValueError:
+                torn = True
+            if not torn:
+                yield offset + 8, text
+            offset += len(raw)
 
 
-_LINES: Mapping[str, Callable[..., Line]] = {line.__name__: line for line in (Entry, FailureEntry, Elapsed)}
+def _json_line(kind: str, content: object) -> str:
+    return f"{kind}\t{json.dumps(content, ensure_ascii=False)}\n"
 
 
-def _parse(content: dict[str, Any]) -> Line:
-    ((kind, fields),) = content.items()
-    return _LINES[kind](**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+def _checked(line: str) -> bytes:
+    text = b"\t" + line.encode(errors="surrogateescape")
+    return b"%08x%b" % (zlib.crc32(text), text)
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputConflictError(
-            f"{path.parent}: another e2v is running there; wait for it, or choose another -o"
-        ) from None
-
-
-def _encode(content: dict[str, Any]) -> bytes:
-    text = json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")
-    return f"{zlib.crc32(text):08x} ".encode() + text + b"\n"
-
-
-def _decode(raw: bytes) -> dict[str, Any] | None:
-    """Read a line; None where it is not whole."""
-    checksum, _, text = raw.partition(b" ")
-    if not raw.endswith(b"\n") or f"{zlib.crc32(text[:-1]):08x}".encode() != checksum:
-        return None
-    content: dict[str, Any] = json.loads(text.decode(errors="surrogateescape"))
-    return content
-
-
-def _compare(found: Fingerprint, wanted: Fingerprint, path: Path) -> None:
-    """Raise OutputConflictError unless a journal is of the same run."""
-    differences = [
-        f"{key} was {found.get(key)}, is {wanted.get(key)}"
-        for key in dict.fromkeys([*found, *wanted])
-        if found.get(key) != wanted.get(key)
-    ]
-    if differences:
-        raise OutputConflictError(
-            f"{path.parent} holds a different run: {'; '.join(differences)}. "
-            "Choose another -o, or throw away what is there with --overwrite"
-        )
+def _other_version(path: Path) -> OutputError:
+    return OutputError(f"{path}: not written by this version of e2v; use that version, or --overwrite")

@@ -1,274 +1,287 @@
-"""A run from its settings to its summary: corpus, model, OUT, engine, worker, final files; and signals."""
+"""Worker processes: blocks handed out as they become free, deaths, and the way home.
+
+A worker that dies takes nothing along but what it had in hand. Whether an utterance is to blame is found out before
+its blocks are given to anybody again: what was left of them is tried one at a time, by workers that have nothing else
+in hand, and an utterance under which a worker dies twice is not touched any more.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
+import multiprocessing
 import signal
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from importlib.metadata import version
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
-from e2v_cli import __version__
-from e2v_cli.checkpoint import Model, hash_weights, read_model
-from e2v_cli.corpus import read_corpus
-from e2v_cli.errors import OutputConflictError, OutputError, UsageError
-from e2v_cli.hub import find_model
-from e2v_cli.journal import Journal, Record
-from e2v_cli.merge import publish, publish_summary, read_input_digest
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.corpus import Corpus
+from e2v_cli.errors import WorkerError
+from e2v_cli.journal import FAILED, LEFT, WORKER_DIED
 from e2v_cli.progress import Progress
-from e2v_cli.records import Summary, Utterance
-from e2v_cli.settings import Fingerprint, Settings, make_fingerprint
-from e2v_cli.sinks import DirectorySink, Sink, StdoutSink
-from e2v_cli.writers import open_writer
-
-if TYPE_CHECKING:
-    from e2v_cli.engine import Engine
+from e2v_cli.records import Block, Entry, Failure
+from e2v_cli.sinks import Sink
+from e2v_cli.worker import STOP_SIGNALS, BlockDone, Crash, Fatal, Job, Results, run_worker
 
 logger = logging.getLogger(__name__)
 
-JOURNAL = "journal.1-of-1"
-"""The journal of the only shard there is."""
+MAX_DEATHS = 10
+"""So many workers may die in a row without any result in between."""
 
-RESULTS = (
-    "predictions.tsv",
-    "failures.tsv",
-    "run.json",
-    "embeddings.scp",
-    "embeddings.tsv",
-    "utt2dur",
-    "utt2num_frames",
-)
+STRIKES = 2
+"""An utterance under which so many workers died, alone, is to blame."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SECONDS = 4.0
+"""So long workers may take to finish their batch when e2v is asked to stop."""
 
-BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
-"""Audio in one forward pass, by kind of device: what stays in a CPU's cache, and what fills a GPU."""
+_BURIAL_SECONDS = 5.0
+"""So long a process that has closed its pipe may take to end."""
+
+_TICK = 0.2
+"""Seconds after which signals are looked at when workers are silent."""
+
+Places = tuple[int, NDArray[np.int64]]
+"""A block that is not read yet: its number, and the places of its utterances."""
 
 
-def run(settings: Settings) -> Summary:
-    """Run ``e2v predict``.
+@dataclass(eq=False)
+class _Worker:
+    """A worker process, as its launcher sees it."""
 
-    Raises:
-        E2vError: it could not go on; what was done until then is safe.
-    """
-    started = time.monotonic()
-    with _signals(signal.default_int_handler):  # until there is work under way, nothing can be lost
-        utterances = read_corpus(settings.inputs)
-        model = read_model(settings.model, find_model(settings.model))
-        if not model.labels and settings.embeddings == "none":
-            hint = " (its tokens.txt is missing)" if model.declares_head else ""
-            raise UsageError(
-                f"{settings.model} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark"
-            )
-        if settings.output_dir is None:
-            return _run_to_stdout(settings, utterances, model, started)
+    number: int
+    device: str
+    process: BaseProcess
+    connection: Connection
+    loaded: bool = False
+    waiting: bool = False
+    """It has nothing in hand, and wished for a block."""
+    in_hand: dict[int, Places] = field(default_factory=dict)
+    """Blocks it has not finished."""
+    trial: int | None = None
+    """The place of the utterance that it tries alone."""
+    last_words: str = ""
+
+
+class Launcher:
+    """Gives blocks to workers, one for each device, and what they return to a sink."""
+
+    def __init__(
+        self,
+        job: Job,
+        devices: Sequence[str],
+        corpus: Corpus,
+        sink: Sink,
+        progress: Progress,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._job = job
+        self._devices = devices
+        self._corpus = corpus
+        self._sink = sink
+        self._progress = progress
+        self._stopping = stopping
+        self._workers: list[_Worker] = []
+        self._returned: deque[Places] = deque()
+        """Blocks that a dead worker had, to be given out again."""
+        self._held: list[Places] = []
+        """Blocks that wait until none of their utterances is suspected any more."""
+        self._suspects: deque[int] = deque()
+        self._strikes: Counter[int] = Counter()
+        self._deaths = 0
+        """Since the last result."""
+
+    def run(self, blocks: Iterator[Places]) -> None:
+        """Have all blocks computed, or stop as soon as told to.
+
+        Raises:
+            E2vError: a worker could not go on, or results can't be kept.
+        """
+        self._blocks = blocks
         try:
-            return _run_to_directory(settings, settings.output_dir, utterances, model, started)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            place = error.filename or settings.output_dir
-            raise OutputError(
-                f"{place}: {error.strerror or error}; what is done is safe, run the same command again"
-            ) from error
+            for number, device in enumerate(self._devices, 1):
+                self._start(number, device)
+            while not self._stopping():
+                self._receive()
+                if self._hand_out():
+                    return
+            self._send_home()
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.join()
 
+    def _start(self, number: int, device: str) -> None:
+        here, there = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=run_worker, args=(there, self._job, number, device), daemon=True)
+        # Until it can ignore them, a signal to the whole group would kill it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        there.close()
+        self._workers.append(_Worker(number, device, process, here))
 
-def _run_to_stdout(settings: Settings, utterances: Sequence[Utterance], model: Model, started: float) -> Summary:
-    engine = _load_engine(settings, model)
-    loaded = time.monotonic()
-    sink = StdoutSink(model.labels)
-    _run_worker(settings, utterances, model, engine, sink)
-    now = time.monotonic()
-    return Summary(
-        input=len(utterances),
-        done=sink.done,
-        failed=sink.failed,
-        audio_seconds=sink.audio_seconds,
-        wall_seconds=now - started,
-        encode_seconds=now - loaded,
-    )
+    def _receive(self) -> None:
+        """Take in all messages that are there, or wait a moment for one; then see to who died."""
+        entries: list[Entry] = []
+        failures: list[Failure] = []
+        dead: list[_Worker] = []
+        by_connection = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(by_connection), timeout=_TICK):
+            worker = by_connection[connection]  # type: ignore[index]
+            for message in _messages(worker.connection):
+                if message is None:
+                    dead.append(worker)
+                else:
+                    self._take_in(worker, message, entries, failures)
+        self._commit(entries, failures)
+        for worker in dead:
+            self._bury(worker)
 
+    def _take_in(self, worker: _Worker, message: object, entries: list[Entry], failures: list[Failure]) -> None:
+        match message:
+            case Results():
+                entries += message.entries
+                failures += message.failures
+            case BlockDone():
+                worker.in_hand.pop(message.number, None)
+                worker.trial = None
+            case "first":
+                if not any(other.loaded for other in self._workers):
+                    self._sink.begin()
+                worker.loaded = True
+                worker.waiting = not self._stopping()
+                if not worker.waiting:
+                    self._give(worker, None)
+            case "next":
+                places = None if worker.trial is not None or self._stopping() else self._next_block()
+                self._give(worker, places)
+            case Crash():
+                worker.last_words = message.description
+            case Fatal():
+                self._commit(entries, failures)
+                raise message.error
 
-def _run_to_directory(
-    settings: Settings,
-    output_dir: Path,
-    utterances: Sequence[Utterance],
-    model: Model,
-    started: float,
-) -> Summary:
-    # With --overwrite, a model that can't be loaded must not cost what is there.
-    engine = _load_engine(settings, model) if settings.overwrite else None
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output_dir}: {error.strerror}; choose another -o") from None
-    had_run = (output_dir / JOURNAL).exists()
-    _refuse_foreign_files(output_dir, had_run or settings.overwrite)
-    weights_sha256 = hash_weights(model)
-    fingerprint = make_fingerprint(settings, weights_sha256, model.labels)
-    with ExitStack() as stack:
-        journal = Journal(output_dir / JOURNAL, fingerprint, anew=settings.overwrite)
-        stack.callback(journal.close)
-        if settings.overwrite and had_run:
-            _remove_results(output_dir)
-        stack.enter_context(_log_file(output_dir / "log" / "worker.1.log"))
-        record = journal.record
-        _check_embeddings(output_dir, record)
-        if settings.retry_failed:
-            record.failures.clear()
-        finished = record.entries.keys() | record.failures.keys()
-        work_left = not all(utterance.utt_id in finished for utterance in utterances)
-        if work_left:
-            engine = engine or _load_engine(settings, model)
-            writer = open_writer(output_dir, settings.embeddings, settings.embedding_dtype)
-            stack.callback(writer.close)
-            (output_dir / "run.json").unlink(missing_ok=True)  # it says that the final files are those of the journal
-            sink = DirectorySink(journal, writer, model.labels, finished, started)
-            _run_worker(settings, utterances, model, engine, sink)
-        summary = _summarise(record, utterances)
-        input_digest = _digest(utterances)
-        if not summary.complete:
-            logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
-        elif read_input_digest(output_dir) != input_digest or not (output_dir / "predictions.tsv").exists():
-            publish(output_dir, utterances, model.labels, settings.embeddings, record)
-            publish_summary(output_dir, _run_facts(model, weights_sha256, fingerprint, input_digest), summary)
+    def _hand_out(self) -> bool:
+        """Give work to who waits for it; say whether there is nothing left, and nobody at work."""
+        for worker in self._workers:
+            if worker.waiting and self._suspects:
+                worker.trial = self._suspects.popleft()
+                self._give(worker, (-1, np.array([worker.trial])))
+        if not self._suspects and not any(worker.trial is not None for worker in self._workers):
+            self._returned += self._held
+            self._held = []
+        nothing_left = False
+        for worker in self._workers:
+            if worker.waiting and not nothing_left:
+                places = self._next_block()
+                nothing_left = places is None
+                if places is not None:
+                    self._give(worker, places)
+        return nothing_left and not self._held and not any(worker.in_hand for worker in self._workers)
+
+    def _next_block(self) -> Places | None:
+        """Take the next block of which something is left."""
+        for number, places in chain(_popped(self._returned), self._blocks):
+            if (self._sink.status[places] == LEFT).any():
+                return number, places
+        return None
+
+    def _give(self, worker: _Worker, places: Places | None) -> None:
+        block = None
+        if places is not None:
+            worker.in_hand[places[0]] = places
+            block = self._make_block(*places, trial=worker.trial is not None)
+        worker.waiting = False
+        with suppress(OSError):  # where it is dead, that shows when it is listened to
+            worker.connection.send(block)
+
+    def _make_block(self, number: int, places: NDArray[np.int64], trial: bool) -> Block:
+        """Read a block, without utterances that are not to be touched."""
+        status = self._sink.status[places]
+        utterances = tuple(self._corpus[place] for place in places[status != FAILED].tolist())
+        finished = frozenset(places[(status != LEFT) & (status != FAILED)].tolist())
+        return Block(number, utterances, finished, trial)
+
+    def _commit(self, entries: list[Entry], failures: list[Failure]) -> None:
+        """Make results last."""
+        if entries or failures:
+            self._sink.commit(entries, failures)
+            self._progress.advance(len(entries) + len(failures), sum(entry.duration for entry in entries))
+            self._deaths = 0
+            entries.clear()
+            failures.clear()
+
+    def _bury(self, worker: _Worker) -> None:
+        """See to what a worker leaves behind that has ended."""
+        self._workers.remove(worker)
+        worker.process.join(_BURIAL_SECONDS)
+        if self._stopping():
+            return
+        cause = worker.last_words or _describe_exit(worker.process.exitcode)
+        self._deaths += 1
+        if worker.trial is None:
+            logger.warning(
+                "worker %d died (%s); it is replaced, and what it was at is done again", worker.number, cause
+            )
+            for places in worker.in_hand.values():
+                self._held.append(places)
+                self._suspects += places[1][self._sink.status[places[1]] == LEFT].tolist()
         else:
-            logger.warning("%s is complete: nothing to do", output_dir)
-        return summary
-
-
-def _load_engine(settings: Settings, model: Model) -> Engine:
-    from e2v_cli.engine import choose_device, load_engine  # torch: not before there is work to do
-
-    return load_engine(settings.engine, model, choose_device(settings.device), settings.granularity)
-
-
-def _run_worker(
-    settings: Settings,
-    utterances: Sequence[Utterance],
-    model: Model,
-    engine: Engine,
-    sink: Sink,
-) -> None:
-    from e2v_cli.worker import work
-
-    received: list[int] = []
-    left = sum(not sink.is_finished(utterance) for utterance in utterances)
-    with (
-        _signals(lambda signum, _frame: received.append(signum)),  # the worker stops behind what it is at
-        closing(Progress(left, settings.progress)) as progress,
-    ):
-        batch_seconds = settings.batch_seconds or BATCH_SECONDS[engine.device.type]
-        min_samples = model.config.receptive_field
-        work(utterances, engine, sink, progress, min_samples, batch_seconds, stopping=lambda: bool(received))
-
-
-def _refuse_foreign_files(output_dir: Path, known: bool) -> None:
-    """Keep out of folders that are somebody else's.
-
-    Raises:
-        OutputConflictError: OUT is a Kaldi data directory, or holds results that can't be resumed.
-    """
-    if (output_dir / "wav.scp").exists():
-        raise OutputConflictError(
-            f"{output_dir} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
-        )
-    if known:
-        return
-    for name in RESULTS:
-        if (output_dir / name).exists():
-            raise OutputConflictError(
-                f"{output_dir} holds {name}, but no journal of its run: choose another -o, or use --overwrite"
+            self._strike(worker.trial, cause)
+        if self._deaths == MAX_DEATHS:
+            raise WorkerError(
+                f"{MAX_DEATHS} workers died in a row, the last: {cause}. Is there memory for {len(self._devices)} of "
+                "them? Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
             )
+        self._start(worker.number, worker.device)
+
+    def _strike(self, place: int, cause: str) -> None:
+        """Count a death against the utterance that was tried alone."""
+        self._strikes[place] += 1
+        utterance = self._corpus[place]
+        logger.warning("a worker died (%s) over nothing but %s", cause, utterance.utt_id)
+        if self._strikes[place] < STRIKES:
+            self._suspects.appendleft(place)
+        else:
+            detail = f"{utterance.path}: {STRIKES} workers died over it, the last: {cause}"
+            self._commit([], [Failure(utterance, "model", WORKER_DIED, detail)])
+
+    def _send_home(self) -> None:
+        """Let workers finish and report the batch that they are at, for a few seconds."""
+        for worker in self._workers:
+            self._give(worker, None)
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(worker.in_hand for worker in self._workers) and time.monotonic() < deadline:
+            self._receive()
 
 
-def _check_embeddings(output_dir: Path, record: Record) -> None:
-    """Raise OutputError where archives or folders of embeddings are gone that the journal speaks of."""
-    places = {
-        entry.embedding.partition(":")[0].partition("/")[0] for entry in record.entries.values() if entry.embedding
-    }
-    for place in sorted(places):
-        if not (output_dir / place).exists():
-            raise OutputError(
-                f"{output_dir / place} is gone, but the journal speaks of it: bring it back, or use --overwrite"
-            )
+def _describe_exit(code: int | None) -> str:
+    if code is None:
+        return "it hangs"
+    if code >= 0:
+        return f"exit code {code}"
+    return f"killed by {signal.Signals(-code).name}"
 
 
-def _remove_results(output_dir: Path) -> None:
-    """Clear OUT of what an earlier run left; what is not e2v's stays."""
-    for pattern in (*RESULTS, "embeddings.*.ark", "embeddings/*.npy", "log/worker.*.log"):
-        for path in output_dir.glob(pattern):
-            path.unlink()
-    for folder in ("embeddings", "log"):
-        with suppress(OSError):  # it is not there, or holds what is not e2v's
-            (output_dir / folder).rmdir()
-
-
-@contextmanager
-def _signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Let a handler have the signals that ask e2v to stop."""
-    before = {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
+def _messages(connection: Connection) -> Iterator[object]:
+    """Read the messages that are there; None at the end, when the other side is gone."""
     try:
-        yield
-    finally:
-        for signum, earlier in before.items():
-            signal.signal(signum, earlier)
+        while connection.poll():
+            yield connection.recv()
+    except (EOFError, OSError):
+        yield None
 
 
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Keep a log of the run in a file, in more detail than standard error."""
-    path.parent.mkdir(exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.setLevel(logging.INFO)
-    package = logging.getLogger("e2v_cli")
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        handler.close()
-
-
-def _summarise(record: Record, utterances: Sequence[Utterance]) -> Summary:
-    """Count what the journal says of the input."""
-    done = [record.entries[u.utt_id] for u in utterances if u.utt_id in record.entries]
-    return Summary(
-        input=len(utterances),
-        done=len(done),
-        failed=sum(utterance.utt_id in record.failures for utterance in utterances),
-        audio_seconds=sum(entry.duration for entry in done),
-        wall_seconds=sum(attempt.wall_seconds for attempt in record.attempts.values()),
-        encode_seconds=sum(attempt.encode_seconds for attempt in record.attempts.values()),
-    )
-
-
-def _digest(utterances: Sequence[Utterance]) -> str:
-    """Digest the ids of the input, in order: what ``predictions.tsv`` has rows of."""
-    digest = hashlib.sha256()
-    for utterance in utterances:
-        digest.update(utterance.utt_id.encode(errors="surrogateescape") + b"\n")
-    return digest.hexdigest()
-
-
-def _run_facts(model: Model, weights_sha256: str, fingerprint: Fingerprint, input_digest: str) -> dict[str, Any]:
-    """Say what was run, for ``run.json``."""
-    options = {key: value for key, value in fingerprint.items() if key not in ("model", "labels")}
-    packages = ("torch", "numpy", "soundfile", "soxr", "kaldiio")
-    return {
-        "model": {"name": model.name, "sha256": weights_sha256, "labels": list(model.labels)},
-        "options": options,
-        "versions": {
-            "e2v": __version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
-        "input_sha256": input_digest,
-    }
+def _popped(returned: deque[Places]) -> Iterator[Places]:
+    while returned:
+        yield returned.popleft()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from e2v_cli.records import Waveform
 from e2v_cli.settings import ProgressStyle
 
 LINE_SECONDS = 30.0
@@ -26,21 +24,10 @@ class Progress:
         self._next_line = self.started + LINE_SECONDS
         self._bar = tqdm(total=total, bar_format=_BAR, disable=style != "bar", leave=False)
 
-    def advance(self, waveforms: Sequence[Waveform]) -> None:
-        """Count utterances that are done."""
-        self.seconds += sum(waveform.duration for waveform in waveforms)
-        self._advance(len(waveforms))
-
-    def advance_failed(self) -> None:
-        """Count an utterance that failed."""
-        self._advance(1)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
-
-    def _advance(self, count: int) -> None:
+    def advance(self, count: int, seconds: float) -> None:
+        """Count utterances that are finished, and the audio of those that are done."""
         self.count += count
+        self.seconds += seconds
         now = time.monotonic()
         speed = f"{self.seconds / max(now - self.started, 1e-9):.1f}× real time"
         self._bar.set_postfix_str(speed, refresh=False)
@@ -50,3 +37,7 @@ class Progress:
             left = tqdm.format_interval((now - self.started) / self.count * (self.total - self.count))
             percent = 100 * self.count // self.total
             sys.stderr.write(f"e2v: {self.count}/{self.total} utterances ({percent}%), {speed}, {left} left\n")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()

@@ -1,6 +1,6 @@
 """What travels through the pipeline: one frozen dataclass per step, and nothing else.
 
-    INPUT → Utterance → Waveform → Batch → Prediction → Entry in the journal → predictions.tsv
+    INPUT → Utterance → Block → Waveform → Batch → Prediction → Entry in the journal → predictions.tsv
 
 An utterance that can't go on becomes a Failure, wherever it stands.
 """
@@ -27,6 +27,18 @@ class Utterance:
     """Its place in the input, counted from 0."""
     utt_id: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Neighbours in the input that one worker decodes and batches together."""
+
+    number: int
+    utterances: tuple[Utterance, ...]
+    finished: frozenset[int]
+    """Indexes of utterances that only stand here to make the batches what they were: their results are safe."""
+    trial: bool = False
+    """Computed to see whether the worker survives it; the results are thrown away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +89,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A finished utterance as the journal keeps it and ``predictions.tsv`` shows it."""
+    """A finished utterance as the journal keeps it."""
 
-    utt_id: str
+    index: int
+    """Its place in the input."""
     duration: float
+    """Seconds."""
     num_frames: int
-    windows: int
-    label: str | None
-    posteriors: tuple[float, ...]
-    """Rounded to six decimals; empty where the model has no head."""
-    embedding: str | None
-    """Where the embedding is, relative to OUT: ``embeddings.1.ark:17`` or ``embeddings/utt1.npy``."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailureEntry:
-    """A failed utterance as the journal keeps it and ``failures.tsv`` shows it."""
-
-    utt_id: str
-    stage: Stage
-    reason: str
-    detail: str
+    embedding: str
+    """Where its embedding is, relative to OUT: ``embeddings.1-of-1.1.ark:17`` or ``embeddings/utt1.npy``; or empty."""
+    row: str
+    """Its row of ``predictions.tsv``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +116,13 @@ class Summary:
     encode_seconds: float
     """From the model loaded to the last result, likewise."""
 
-    @property
-    def left(self) -> int:
-        """Utterances that are neither done nor failed: a signal stopped the run before its end."""
-        return self.input - self.done - self.failed
+    stopped: bool = False
+    """A signal stopped the run before its end."""
 
     @property
-    def complete(self) -> bool:
-        """Whether there is nothing left."""
-        return self.left == 0
+    def left(self) -> int:
+        """Utterances that are neither done nor failed."""
+        return self.input - self.done - self.failed
 
     @property
     def speed(self) -> float:

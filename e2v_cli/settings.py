@@ -37,6 +37,23 @@ class MaxFailures:
         return failed <= (of * self.limit / 100 if self.percent else self.limit)
 
 
+@dataclass(frozen=True, order=True)
+class Shard:
+    """One of the parts of a run that are computed apart, perhaps on many machines at once."""
+
+    count: int
+    index: int
+    """Counted from 1."""
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def name(self) -> str:
+        """How files are named after it: ``2-of-3``."""
+        return f"{self.index}-of-{self.count}"
+
+
 @dataclass(frozen=True)
 class Settings:
     """The options of ``e2v predict``, checked against each other.
@@ -50,19 +67,26 @@ class Settings:
     model: str
     engine: EngineName
     device: str
+    jobs: int | None
+    """None: all cores, or all GPUs."""
     granularity: Granularity
     embeddings: EmbeddingFormat
     embedding_dtype: EmbeddingDtype
     batch_seconds: float | None
     """None: chosen for the device."""
+    shard: Shard
     overwrite: bool
     retry_failed: bool
     max_failures: MaxFailures
     progress: ProgressStyle
+    log_level: int
+    """The least important of ``logging``'s levels that is said on standard error."""
 
     def __post_init__(self) -> None:
         if self.output_dir is None and (self.embeddings != "none" or self.overwrite or self.retry_failed):
             raise UsageError("--embeddings, --overwrite and --retry-failed need a place for results: add -o OUT")
+        if self.overwrite and self.shard.count > 1:
+            raise UsageError("--overwrite with --shard would throw away what other shards do: remove OUT first instead")
         if self.batch_seconds is not None and not 0 < self.batch_seconds < math.inf:
             raise UsageError(f"--batch-seconds {self.batch_seconds}: must be a positive number")
 

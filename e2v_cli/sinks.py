@@ -1,17 +1,19 @@
-"""Where results go: standard output, or OUT with its embeddings and its journal."""
+"""Where results go: standard output, or OUT with its journal. One process alone has the sink."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from e2v_cli.journal import Elapsed, Journal, Line
-from e2v_cli.records import Failure, FailureEntry, Prediction, Utterance
-from e2v_cli.tables import make_entry, predictions_header, predictions_row, tsv_line
-from e2v_cli.writers import EmbeddingWriter
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, failure_status
+from e2v_cli.records import Entry, Failure
+from e2v_cli.tables import predictions_header, tsv_row
 
 logger = logging.getLogger(__name__)
 
@@ -19,102 +21,103 @@ logger = logging.getLogger(__name__)
 class Sink(Protocol):
     """What takes results in."""
 
-    def is_finished(self, utterance: Utterance, /) -> bool:
-        """Say whether an utterance is already finished."""
+    status: NDArray[np.uint8]
+    """(utterances,): how each one stands, as in the journal."""
 
-    def fail(self, failure: Failure) -> None:
-        """Take in a failure."""
+    def begin(self) -> None:
+        """Note that models are loaded."""
 
-    def commit(self, results: Sequence[Prediction | Failure]) -> None:
-        """Take in new results, and make them and all failures so far last."""
+    def commit(self, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+        """Take in results, and make them last."""
 
 
 class StdoutSink:
     """Rows of predictions on standard output, in input order, each as soon as those before it are there."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = labels
-        self.done = self.failed = 0
-        self.audio_seconds = 0.0
+    def __init__(self, labels: Sequence[str], size: int, order: Iterator[int], started: float) -> None:
+        """Print the header.
+
+        Args:
+            labels: the names of the classes, in the order of the posteriors.
+            size: how many utterances the input has.
+            order: the places of those that are computed.
+            started: when the run began, by ``time.monotonic()``.
+        """
+        self.status = np.full(size, LEFT, dtype=np.uint8)
+        self.elapsed = Elapsed()
+        self._order = order
+        self._next = next(order, None)
         self._rows: dict[int, str] = {}
-        self._next = 0
+        self._started = self._loaded = started
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
-        sys.stdout.write(tsv_line(predictions_header(labels)))
+        sys.stdout.write(tsv_row(predictions_header(labels)) + "\n")
 
-    def is_finished(self, _utterance: Utterance, /) -> bool:
-        """Nothing is known of earlier runs."""
-        return False
+    def begin(self) -> None:
+        """Note that models are loaded."""
+        self._loaded = time.monotonic()
 
-    def fail(self, failure: Failure) -> None:
-        """Say on standard error what failed, at once."""
-        logger.warning("%s: %s: %s: %s", failure.utterance.utt_id, failure.stage, failure.reason, failure.detail)
-        self.failed += 1
-        self._rows[failure.utterance.index] = ""
-
-    def commit(self, results: Sequence[Prediction | Failure]) -> None:
-        """Print what can be printed."""
-        for result in results:
-            if isinstance(result, Failure):
-                self.fail(result)
-            else:
-                self.done += 1
-                self.audio_seconds += result.duration
-                self._rows[result.utterance.index] = tsv_line(predictions_row(make_entry(result, self.labels, None)))
+    def commit(self, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+        """Print what can be printed; what failed is said on standard error at once."""
+        for failure in failures:
+            logger.warning(_describe(failure))
+            self._rows[failure.utterance.index] = ""
+        for entry in entries:
+            self._rows[entry.index] = entry.row + "\n"
+        _note(self.status, entries, failures)
+        self.elapsed = _add_up(self.elapsed, entries, failures, self._started, self._loaded)
         while self._next in self._rows:
             sys.stdout.write(self._rows.pop(self._next))
-            self._next += 1
+            self._next = next(self._order, None)
         sys.stdout.flush()
 
 
-class DirectorySink:
-    """OUT: embeddings on disk, and behind them the journal's lines."""
+class JournalSink:
+    """OUT: embeddings are on disk already, and the journal says so."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        writer: EmbeddingWriter,
-        labels: Sequence[str],
-        finished: Set[str],
-        started: float,
-    ) -> None:
+    def __init__(self, journal: Journal, status: NDArray[np.uint8], started: float) -> None:
         """Begin an attempt.
 
         Args:
-            journal: where results are recorded.
-            writer: where embeddings go.
-            labels: the names of the classes, in the order of the posteriors.
-            finished: ids that the journal had when the run began.
-            started: when the run began, by ``time.monotonic()``; encoding begins now.
+            journal: its journal.
+            status: (utterances,) how each one stands.
+            started: when the attempt began, by ``time.monotonic()``.
         """
-        self.journal = journal
-        self.writer = writer
-        self.labels = labels
-        self._finished = finished
-        self._started, self._loaded = started, time.monotonic()
-        self._attempt = len(journal.record.attempts) + 1
-        self._failures: list[Failure] = []
+        self.status = status
+        self.elapsed = Elapsed()
+        self._journal = journal
+        self._started = self._loaded = started
 
-    def is_finished(self, utterance: Utterance, /) -> bool:
-        """Say whether the journal had it when the run began."""
-        return utterance.utt_id in self._finished
+    def begin(self) -> None:
+        """Note that models are loaded."""
+        self._loaded = time.monotonic()
 
-    def fail(self, failure: Failure) -> None:
-        """Keep a failure for the next commit."""
-        logger.info("%s: %s: %s: %s", failure.utterance.utt_id, failure.stage, failure.reason, failure.detail)
-        self._failures.append(failure)
+    def commit(self, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+        """Write to the journal."""
+        for failure in failures:
+            logger.info(_describe(failure))
+        self.elapsed = _add_up(self.elapsed, entries, failures, self._started, self._loaded)
+        self._journal.append(entries, failures, self.elapsed)
+        _note(self.status, entries, failures)
 
-    def commit(self, results: Sequence[Prediction | Failure]) -> None:
-        """Put embeddings on disk, and then what is done and what failed in the journal."""
-        for result in results:
-            if isinstance(result, Failure):
-                self.fail(result)
-        predictions = [result for result in results if isinstance(result, Prediction)]
-        places = self.writer.write(predictions)
-        lines: list[Line] = [
-            make_entry(prediction, self.labels, place) for prediction, place in zip(predictions, places, strict=True)
-        ]
-        lines += [FailureEntry(f.utterance.utt_id, f.stage, f.reason, f.detail) for f in self._failures]
-        self._failures = []
-        if lines:
-            now = time.monotonic()
-            self.journal.append([*lines, Elapsed(self._attempt, now - self._started, now - self._loaded)])
+
+def _describe(failure: Failure) -> str:
+    return f"{failure.utterance.utt_id}: {failure.stage}: {failure.reason}: {failure.detail}"
+
+
+def _note(status: NDArray[np.uint8], entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+    for entry in entries:
+        status[entry.index] = DONE
+    for failure in failures:
+        status[failure.utterance.index] = failure_status(failure.stage, failure.reason)
+
+
+def _add_up(
+    elapsed: Elapsed, entries: Sequence[Entry], failures: Sequence[Failure], started: float, loaded: float
+) -> Elapsed:
+    now = time.monotonic()
+    return Elapsed(
+        wall_seconds=now - started,
+        encode_seconds=now - loaded,
+        audio_seconds=elapsed.audio_seconds + sum(entry.duration for entry in entries),
+        finished=elapsed.finished + len(entries) + len(failures),
+    )

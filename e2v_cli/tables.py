@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from e2v_cli.records import Entry, Prediction
+from e2v_cli.records import Entry, Failure, Prediction
+
+FAILURES_HEADER = ("utt_id", "stage", "reason", "detail")
 
 
-def make_entry(prediction: Prediction, labels: Sequence[str], place: str | None) -> Entry:
+def make_entry(prediction: Prediction, labels: Sequence[str], place: str) -> Entry:
     """Make the journal's entry of a prediction whose embedding is at ``place``."""
-    posteriors = prediction.posteriors
     return Entry(
-        utt_id=prediction.utterance.utt_id,
-        duration=round(prediction.duration, 6),
+        index=prediction.utterance.index,
+        duration=prediction.duration,
         num_frames=prediction.num_frames,
-        windows=prediction.windows,
-        label=None if posteriors is None else labels[int(posteriors.argmax())],
-        posteriors=() if posteriors is None else tuple(round(float(probability), 6) for probability in posteriors),
         embedding=place,
+        row=tsv_row(predictions_row(prediction, labels)),
     )
 
 
@@ -27,16 +26,31 @@ def predictions_header(labels: Sequence[str]) -> tuple[str, ...]:
     return ("utt_id", *(("label", "score") if labels else ()), "duration", "windows", *labels)
 
 
-def predictions_row(entry: Entry) -> tuple[str, ...]:
+def predictions_row(prediction: Prediction, labels: Sequence[str]) -> tuple[str, ...]:
     """Make a row of ``predictions.tsv``."""
-    label = () if entry.label is None else (entry.label, f"{max(entry.posteriors):.6f}")
-    probabilities = (f"{probability:.6f}" for probability in entry.posteriors)
-    return (entry.utt_id, *label, f"{entry.duration:.4f}", str(entry.windows), *probabilities)
+    posteriors = prediction.posteriors
+    label: tuple[str, ...] = ()
+    probabilities: tuple[str, ...] = ()
+    if posteriors is not None:
+        label = (labels[int(posteriors.argmax())], f"{posteriors.max():.6f}")
+        probabilities = tuple(f"{probability:.6f}" for probability in posteriors)
+    return (
+        prediction.utterance.utt_id,
+        *label,
+        f"{prediction.duration:.4f}",
+        str(prediction.windows),
+        *probabilities,
+    )
 
 
-def tsv_line(fields: Iterable[str]) -> str:
+def failures_row(failure: Failure) -> tuple[str, ...]:
+    """Make a row of ``failures.tsv``."""
+    return (failure.utterance.utt_id, failure.stage, failure.reason, failure.detail)
+
+
+def tsv_row(fields: Iterable[str]) -> str:
     """Join the columns of a row; a tab or line break within one would break the table and becomes a space."""
-    return "\t".join(re.sub(r"[\t\n\r]", " ", field) for field in fields) + "\n"
+    return "\t".join(re.sub(r"[\t\n\r]", " ", field) for field in fields)
 
 
 def kaldi_key(utt_id: str) -> str:

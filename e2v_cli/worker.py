@@ -1,58 +1,258 @@
-"""The pipeline on one device, on one screen."""
+"""The pipeline on one device, on one screen; and the process around it, which takes blocks and gives results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from e2v_cli.audio import decode_ahead
-from e2v_cli.batching import block_number, cut_blocks, make_batches
-from e2v_cli.engine import Engine
-from e2v_cli.progress import Progress
-from e2v_cli.records import Failure, Utterance, Waveform
-from e2v_cli.sinks import Sink
+from e2v_cli.batching import make_batches
+from e2v_cli.checkpoint import Model
+from e2v_cli.errors import E2vError, OutputError
+from e2v_cli.logs import log_to_file, log_to_stderr
+from e2v_cli.records import Block, Entry, Failure, Prediction, Utterance, Waveform
+from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat, EngineName, Granularity, Shard
+from e2v_cli.tables import make_entry
+from e2v_cli.writers import EmbeddingWriter, open_writer
+
+if TYPE_CHECKING:
+    from e2v_cli.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
+"""Audio in one forward pass, by kind of device: what stays in a CPU's cache, and what fills a GPU."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all workers of a run do alike."""
+
+    model: Model
+    engine: EngineName
+    granularity: Granularity
+    batch_seconds: float | None
+    """None: as BATCH_SECONDS says."""
+    embeddings: EmbeddingFormat
+    embedding_dtype: EmbeddingDtype
+    output_dir: Path | None
+    shard: Shard
+    decoders: int
+    """Threads that decode, in each worker."""
+    log_level: int
+    """What of its log the first worker also says on standard error."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Worker → launcher: utterances whose embeddings are on disk, and such as failed."""
+
+    entries: tuple[Entry, ...]
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """Worker → launcher: there is nothing left of a block."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """Worker → launcher: nobody could go on."""
+
+    error: E2vError
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Worker → launcher: something is wrong with what it has in hand, or with e2v; it ends."""
+
+    description: str
+
+
+Wish = Literal["first", "next"]
+"""Worker → launcher: a block, please. For the first one it waits, having nothing in hand. For the next one it doesn't:
+None says that there is none until it has nothing in hand. None for the first one sends it home."""
+
+
+class Reporter(Protocol):
+    """Whom the loop tells what it has done."""
+
+    def report(self, message: Results | BlockDone) -> None:
+        """Take in results, or the end of a block."""
+
+    def stopping(self) -> bool:
+        """Say whether to stop."""
 
 
 def work(
-    utterances: Sequence[Utterance],
+    blocks: Iterable[Block],
     engine: Engine,
-    sink: Sink,
-    progress: Progress,
+    labels: tuple[str, ...],
+    writer: EmbeddingWriter,
+    reporter: Reporter,
     min_samples: int,
     batch_seconds: float,
-    stopping: Callable[[], bool],
+    decoders: int,
 ) -> None:
-    """Recognise all utterances that the sink doesn't have yet, until done or told to stop.
+    """Recognise the utterances of blocks that are not finished yet, until there are no more or told to stop.
 
-    A block that is not finished is decoded and batched whole, so that its batches are those of a run that was never
-    interrupted; a batch that is finished is not computed again.
+    A block is decoded and batched whole, so that its batches are those of a run that was never interrupted; a batch
+    that is finished is not computed again.
     """
-    blocks = (block for block in cut_blocks(utterances) if not all(map(sink.is_finished, block)))
-    pending = (utterance for block in blocks for utterance in block)
-    with closing(decode_ahead(pending, min_samples)) as decoded:
-        for _, block in groupby(decoded, key=lambda item: block_number(item.utterance)):
-            for batch in make_batches(_sound(block, sink, progress, stopping), batch_seconds):
-                if stopping():
-                    break
-                if new := [waveform for waveform in batch.waveforms if not sink.is_finished(waveform.utterance)]:
-                    results = engine.encode(batch)
-                    sink.commit([result for result in results if not sink.is_finished(result.utterance)])
-                    progress.advance(new)
-            sink.commit([])
-            if stopping():
+    in_hand: deque[Block] = deque()
+    with closing(decode_ahead(_utterances(blocks, in_hand), min_samples, decoders)) as decoded:
+        for first in decoded:
+            block = in_hand.popleft()
+            failures: list[Failure] = []
+            items = chain([first], islice(decoded, len(block.utterances) - 1))
+            for batch in make_batches(_sound(items, failures, reporter), batch_seconds):
+                if reporter.stopping():
+                    return
+                if all(waveform.utterance.index in block.finished for waveform in batch.waveforms):
+                    continue
+                logger.info("encoding %s", " ".join(waveform.utterance.utt_id for waveform in batch.waveforms))
+                results = engine.encode(batch)
+                failures += [result for result in results if isinstance(result, Failure)]
+                _finish(block, results, failures, labels, writer, reporter)
+            _finish(block, [], failures, labels, writer, reporter)
+            if reporter.stopping():
                 return
+            reporter.report(BlockDone(block.number))
 
 
-def _sound(
-    decoded: Iterable[Waveform | Failure], sink: Sink, progress: Progress, stopping: Callable[[], bool]
-) -> Iterator[Waveform]:
-    """Pass waveforms on, and failures that are new to the sink, until told to stop."""
+def _utterances(blocks: Iterable[Block], in_hand: deque[Block]) -> Iterator[Utterance]:
+    for block in blocks:
+        in_hand.append(block)
+        yield from block.utterances
+
+
+def _sound(decoded: Iterable[Waveform | Failure], failures: list[Failure], reporter: Reporter) -> Iterator[Waveform]:
+    """Pass waveforms on, and set failures aside, until told to stop."""
     for item in decoded:
-        if stopping():
+        if reporter.stopping():
             return
         if isinstance(item, Waveform):
             yield item
-        elif not sink.is_finished(item.utterance):
-            sink.fail(item)
-            progress.advance_failed()
+        else:
+            failures.append(item)
+
+
+def _finish(
+    block: Block,
+    results: Iterable[Prediction | Failure],
+    failures: list[Failure],
+    labels: tuple[str, ...],
+    writer: EmbeddingWriter,
+    reporter: Reporter,
+) -> None:
+    """Put embeddings on disk and report them, and all failures so far, unless they were finished before."""
+    predictions = [
+        result for result in results if isinstance(result, Prediction) and result.utterance.index not in block.finished
+    ]
+    new_failures = tuple(failure for failure in failures if failure.utterance.index not in block.finished)
+    failures.clear()
+    if not block.trial and (predictions or new_failures):
+        places = writer.write(predictions)
+        entries = (make_entry(prediction, labels, place) for prediction, place in zip(predictions, places, strict=True))
+        reporter.report(Results(tuple(entries), new_failures))
+
+
+class LauncherLine:
+    """A worker's end of the pipe to its launcher."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sent_home = False
+
+    def report(self, message: Results | BlockDone | Fatal | Crash) -> None:
+        """Tell the launcher something."""
+        self._connection.send(message)
+
+    def stopping(self) -> bool:
+        """Say whether to stop: what comes without having been wished for sends a worker home."""
+        self._sent_home = self._sent_home or self._connection.poll()
+        return self._sent_home
+
+    def ask(self, wish: Wish) -> Block | None:
+        """Get a block."""
+        if self._sent_home:
+            return None
+        self._connection.send(wish)
+        block: Block | None = self._connection.recv()
+        return block
+
+
+def run_worker(connection: Connection, job: Job, number: int, device: str) -> None:
+    """Be a worker process: get blocks from the launcher, and send it the results."""
+    _follow_launcher()
+    launcher = LauncherLine(connection)
+    try:
+        _keep_log(job, number)
+        engine = _load_engine(job, device)
+        output_dir = job.output_dir or Path()  # without OUT there are no embeddings to be put there
+        writer = open_writer(output_dir, job.embeddings, job.embedding_dtype, job.shard)
+        min_samples = job.model.config.receptive_field
+        batch_seconds = job.batch_seconds or BATCH_SECONDS[engine.device.type]
+        while block := launcher.ask("first"):
+            blocks = chain([block], iter(lambda: launcher.ask("next"), None))
+            work(blocks, engine, job.model.labels, writer, launcher, min_samples, batch_seconds, job.decoders)
+    except (EOFError, ConnectionError):  # the launcher is gone
+        pass
+    except E2vError as error:
+        launcher.report(Fatal(error))
+    except OSError as error:
+        launcher.report(Fatal(OutputError.of(error)))
+    except Exception as error:
+        logger.exception("cannot go on")
+        launcher.report(Crash(f"{type(error).__name__}: {error}"))
+
+
+def _follow_launcher() -> None:
+    """Leave signals to the launcher, which sends word, and die with it."""
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    launcher = multiprocessing.parent_process()
+    if sys.platform == "linux" and launcher is not None:
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != launcher.pid:  # it died before it could be said
+            os._exit(1)
+
+
+def _keep_log(job: Job, number: int) -> None:
+    if number == 1:
+        log_to_stderr(job.log_level)
+    if job.output_dir is not None:
+        log_to_file(job.output_dir / "log" / f"worker.{job.shard.name}.{number}.log")
+
+
+def _load_engine(job: Job, device: str) -> Engine:
+    if device == "cpu":  # as many threads as workers: more of them would wait for each other
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    import torch
+
+    from e2v_cli.engine import load_engine
+
+    if device == "cpu":
+        torch.set_num_threads(1)
+    engine = load_engine(job.engine, job.model, torch.device(device), job.granularity)
+    logger.info("%s is loaded on %s", job.model.name, device)
+    return engine

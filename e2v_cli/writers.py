@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+import uuid
+from collections.abc import Sequence
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +16,9 @@ import kaldiio
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.durable import sync_folder
+from e2v_cli.durable import naming, sync_file, sync_folder
 from e2v_cli.records import Prediction
-from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat
+from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat, Shard
 from e2v_cli.tables import kaldi_key
 
 MAX_NAME_BYTES = 200
@@ -26,14 +28,15 @@ MAX_NAME_BYTES = 200
 class EmbeddingWriter(Protocol):
     """What puts embeddings on disk."""
 
-    def write(self, predictions: Iterable[Prediction]) -> list[str | None]:
-        """Put embeddings on disk for good, and say where each is, relative to OUT."""
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
+        """Put embeddings on disk for good, and say where each is, relative to OUT.
 
-    def close(self) -> None:
-        """Close what is open."""
+        Raises:
+            OSError: they can't be written.
+        """
 
 
-def open_writer(output_dir: Path, kind: EmbeddingFormat, dtype: EmbeddingDtype) -> EmbeddingWriter:
+def open_writer(output_dir: Path, kind: EmbeddingFormat, dtype: EmbeddingDtype, shard: Shard) -> EmbeddingWriter:
     """Open the writer that the options ask for."""
     match kind:
         case "none":
@@ -41,84 +44,86 @@ def open_writer(output_dir: Path, kind: EmbeddingFormat, dtype: EmbeddingDtype) 
         case "npy":
             return NpyWriter(output_dir, dtype)
         case "ark":
-            return ArkWriter(output_dir, dtype)
+            return ArkWriter(output_dir, dtype, shard)
 
 
 class NoWriter:
     """Embeddings are not asked for."""
 
-    def write(self, predictions: Iterable[Prediction]) -> list[str | None]:
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
         """Write nothing."""
-        return [None for _ in predictions]
-
-    def close(self) -> None:
-        """Nothing is open."""
+        return [""] * len(predictions)
 
 
 class NpyWriter:
-    """``embeddings/ID.npy``: float32 or float16, (dim,) or (frames, dim)."""
+    """``embeddings/ID.npy``: float32 or float16, (dim,) or (frames, dim).
+
+    A file gets its name when it is whole, so whoever else writes the same utterance at the same time does no harm.
+    """
 
     def __init__(self, output_dir: Path, dtype: EmbeddingDtype) -> None:
         self.output_dir = output_dir
         self.dtype = dtype
+        self._draft = output_dir / f".npy.{uuid.uuid4().hex[:8]}.part"
         (output_dir / "embeddings").mkdir(exist_ok=True)
         sync_folder(output_dir)
 
-    def write(self, predictions: Iterable[Prediction]) -> list[str | None]:
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
         """Write a file each, and the folder's entries, to the disk itself."""
-        places: list[str | None] = []
-        for prediction in predictions:
-            place = f"embeddings/{file_name(prediction.utterance.utt_id)}.npy"
+        places = [f"embeddings/{file_name(prediction.utterance.utt_id)}.npy" for prediction in predictions]
+        for place, prediction in zip(places, predictions, strict=True):
             content = BytesIO()  # np.save to a file loses the errors of its last bytes: a full disk would go unseen
             np.save(content, _rounded(prediction.embedding, self.dtype))
-            with (self.output_dir / place).open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            places.append(place)
+            path = self.output_dir / place
+            with naming(path):
+                with self._draft.open("wb") as file:
+                    file.write(content.getbuffer())
+                    sync_file(file)
+                self._draft.replace(path)
         sync_folder(self.output_dir / "embeddings")
         return places
 
-    def close(self) -> None:
-        """Nothing stays open."""
-
 
 class ArkWriter:
-    """``embeddings.N.ark``: Kaldi float vectors (dim,) or float matrices (frames, dim).
+    """``embeddings.2-of-3.N.ark``: Kaldi float vectors (dim,) or float matrices (frames, dim).
 
-    Every attempt at a run writes a new N, so nothing that a journal speaks of is ever touched again.
+    Every worker of every attempt at a shard writes a new N, so nothing that a journal speaks of is ever touched again.
     """
 
-    def __init__(self, output_dir: Path, dtype: EmbeddingDtype) -> None:
-        number = 1
-        while (output_dir / f"embeddings.{number}.ark").exists():
-            number += 1
-        self.path = output_dir / f"embeddings.{number}.ark"
+    def __init__(self, output_dir: Path, dtype: EmbeddingDtype, shard: Shard) -> None:
+        self.output_dir = output_dir
         self.dtype = dtype
-        self.file = self.path.open("xb")
-        sync_folder(output_dir)
+        self.shard = shard
 
-    def write(self, predictions: Iterable[Prediction]) -> list[str | None]:
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
         """Append to the archive, to the disk itself. A place is the offset behind the key, as in a Kaldi scp."""
-        places: list[str | None] = []
-        for prediction in predictions:
-            # Kaldi has no 16-bit floats: the values are rounded, so that they are those of the .npy, and stored in 32.
-            embedding = _rounded(prediction.embedding, self.dtype).astype(np.float32)
-            key = kaldi_key(prediction.utterance.utt_id)
-            record = BytesIO()
-            kaldiio.save_ark(record, {key: embedding})
-            places.append(f"{self.path.name}:{self.file.tell() + len(key.encode()) + 1}")
-            self.file.write(record.getbuffer())
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        places = []
+        with naming(self._path), self._path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            for prediction in predictions:
+                # Kaldi has no 16-bit floats: values are rounded, so that they are those of the .npy, and stored in 32.
+                embedding = _rounded(prediction.embedding, self.dtype).astype(np.float32)
+                key = kaldi_key(prediction.utterance.utt_id)
+                record = BytesIO()
+                kaldiio.save_ark(record, {key: embedding})
+                places.append(f"{self._path.name}:{file.tell() + len(key.encode()) + 1}")
+                file.write(record.getbuffer())
+            sync_file(file)
         return places
 
-    def close(self) -> None:
-        """Close the archive; one that nothing was written to goes away."""
-        empty = self.file.tell() == 0
-        self.file.close()
-        if empty:
-            self.path.unlink()
+    @cached_property
+    def _path(self) -> Path:
+        """Create the archive, once there is something to write."""
+        number = 1
+        while True:
+            path = self.output_dir / f"embeddings.{self.shard.name}.{number}.ark"
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:
+                number += 1
+            else:
+                sync_folder(self.output_dir)
+                return path
 
 
 def file_name(utt_id: str) -> str:

@@ -441,8 +441,9 @@ def decoding_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
-def test_decode_ahead_keeps_the_order_and_passes_failures_on(utterances: list[Utterance]) -> None:
-    results = list(decode_ahead(utterances, MIN_SAMPLES))
+@pytest.mark.parametrize("num_threads", [1, 2, 8, 100])
+def test_decode_ahead_keeps_the_order_and_passes_failures_on(num_threads: int, utterances: list[Utterance]) -> None:
+    results = list(decode_ahead(utterances, MIN_SAMPLES, num_threads))
 
     assert [result.utterance for result in results] == utterances
     lengths = [len(result.samples) if isinstance(result, Waveform) else result.reason for result in results]
@@ -462,14 +463,14 @@ def test_decode_ahead_keeps_the_order_when_later_ones_are_ready_first(
             third_is_ready.set()
         return np.zeros(400, np.float32), RATE
 
-    monkeypatch.setattr(audio, "DECODERS", 2)
     monkeypatch.setattr(audio, "read_audio", read)
 
-    assert [result.utterance for result in decode_ahead(utterances, MIN_SAMPLES)] == utterances
+    assert [result.utterance for result in decode_ahead(utterances, MIN_SAMPLES, 2)] == utterances
     assert third_is_ready.is_set()
 
 
-def test_decode_ahead_reads_a_few_ahead_and_no_more(utterances: list[Utterance]) -> None:
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_decode_ahead_reads_a_few_ahead_and_no_more(num_threads: int, utterances: list[Utterance]) -> None:
     asked: list[Utterance] = []
 
     def source() -> Iterator[Utterance]:
@@ -477,12 +478,33 @@ def test_decode_ahead_reads_a_few_ahead_and_no_more(utterances: list[Utterance])
             asked.append(utterance)
             yield utterance
 
-    decoded = decode_ahead(source(), MIN_SAMPLES)
+    decoded = decode_ahead(source(), MIN_SAMPLES, num_threads)
     for _ in range(5):
         next(decoded)
     decoded.close()
 
-    assert 5 <= len(asked) <= 5 + 2 * audio.DECODERS
+    assert 5 < len(asked) <= 5 + 2 * num_threads
+
+
+def test_decode_ahead_begins_no_more_while_much_waits(
+    utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Audio that is decoded and not yet asked for takes memory, however few files it is of."""
+    monkeypatch.setattr(audio, "AHEAD_SAMPLES", 1000)
+    monkeypatch.setattr(audio, "read_audio", lambda _: (np.zeros(600, np.float32), RATE))
+    asked: list[Utterance] = []
+
+    def source() -> Iterator[Utterance]:
+        for utterance in utterances:
+            asked.append(utterance)
+            yield utterance
+            time.sleep(0.02)  # it is decoded meanwhile
+
+    decoded = decode_ahead(source(), MIN_SAMPLES, 8)
+    next(decoded)
+    decoded.close()
+
+    assert 2 <= len(asked) <= 8  # threads alone would allow 17
 
 
 def test_decode_ahead_ends_its_threads_when_its_user_stops(
@@ -497,9 +519,8 @@ def test_decode_ahead_ends_its_threads_when_its_user_stops(
             time.sleep(0.5)
         return np.zeros(400, np.float32), RATE
 
-    monkeypatch.setattr(audio, "DECODERS", 2)
     monkeypatch.setattr(audio, "read_audio", slowly)
-    for _ in decode_ahead(utterances, MIN_SAMPLES):
+    for _ in decode_ahead(utterances, MIN_SAMPLES, 2):
         break
 
     assert decoding_threads() == []
@@ -507,7 +528,7 @@ def test_decode_ahead_ends_its_threads_when_its_user_stops(
 
 
 def test_decode_ahead_of_nothing_gives_nothing() -> None:
-    assert list(decode_ahead([], MIN_SAMPLES)) == []
+    assert list(decode_ahead([], MIN_SAMPLES, 2)) == []
 
 
 def test_an_error_in_the_code_is_not_taken_for_a_bad_file(
@@ -519,7 +540,7 @@ def test_an_error_in_the_code_is_not_taken_for_a_bad_file(
     monkeypatch.setattr(audio, "read_audio", fail)
 
     with pytest.raises(MemoryError):
-        list(decode_ahead(utterances, MIN_SAMPLES))
+        list(decode_ahead(utterances, MIN_SAMPLES, 2))
     assert decoding_threads() == []
 
 

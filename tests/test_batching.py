@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 
 from e2v_cli import batching
-from e2v_cli.batching import BLOCK_UTTERANCES, block_number, cut_blocks, make_batches
+from e2v_cli.batching import BLOCKS, Plan, make_batches
 from e2v_cli.records import SAMPLE_RATE, Utterance, Waveform
+from e2v_cli.settings import Shard
 
-
-def make_utterances(number: int) -> list[Utterance]:
-    return [Utterance(index, f"utt{index}", f"{index}.wav") for index in range(number)]
+WHOLE = Shard(1, 1)
 
 
 def make_waveforms(seconds: list[float]) -> list[Waveform]:
     """Make waveforms of so many seconds; they take no memory."""
     zeros = np.zeros(round(max(seconds, default=0) * SAMPLE_RATE), np.float32)
     return [
-        Waveform(utterance, zeros[: round(duration * SAMPLE_RATE)], duration)
-        for utterance, duration in zip(make_utterances(len(seconds)), seconds, strict=True)
+        Waveform(Utterance(index, f"utt{index}", f"{index}.wav"), zeros[: round(duration * SAMPLE_RATE)], duration)
+        for index, duration in enumerate(seconds)
     ]
 
 
@@ -43,21 +42,87 @@ def random_lengths(seed: int) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("number", [0, 1, BLOCK_UTTERANCES - 1, BLOCK_UTTERANCES, BLOCK_UTTERANCES + 1, 200])
+def deal(plan: Plan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
+    """Deal the blocks of a shard: the number of each, and its places."""
+    return [(number, places.tolist()) for number, places in plan.deal_blocks(shard)]
+
+
+@pytest.mark.parametrize(
+    ("number", "block_size"),
+    [
+        (1, 4),
+        (4 * BLOCKS, 4),
+        (4 * BLOCKS + 1, 5),
+        (5 * BLOCKS, 5),
+        (100 * BLOCKS - 1, 100),
+        (256 * BLOCKS, 256),
+        (256 * BLOCKS + 1, 256),
+        (10_000_000, 256),
+    ],
+)
+def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: int, block_size: int) -> None:
+    assert Plan(np.arange(number)).block_size == block_size
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 4, 5, 200, 4 * BLOCKS, 4 * BLOCKS + 1, 5000])
 def test_blocks_are_neighbours_and_hold_everything(number: int) -> None:
-    utterances = make_utterances(number)
+    plan = Plan(np.arange(number))
 
-    blocks = list(cut_blocks(utterances))
+    blocks = deal(plan)
 
-    assert list(itertools.chain(*blocks)) == utterances
-    assert all(len(block) == BLOCK_UTTERANCES for block in blocks[:-1])
-    assert all(block_number(utterance) == place for place, block in enumerate(blocks) for utterance in block)
+    assert list(itertools.chain(*(places for _, places in blocks))) == list(range(number))
+    assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
+    assert all(len(places) == plan.block_size for _, places in blocks[:-1])
+    assert all(1 <= len(places) <= plan.block_size for _, places in blocks)
 
 
-def test_a_longer_list_keeps_the_blocks_that_were_full() -> None:
-    short, long = (list(cut_blocks(make_utterances(number))) for number in (3 * BLOCK_UTTERANCES + 5, 1000))
+def test_blocks_are_of_those_that_are_computed_alone() -> None:
+    """What was done when the list was another has no part in them."""
+    members = np.array([0, 2, 3, 8, 9, 10, 50, 51, 99])
 
-    assert long[:3] == short[:3]
+    assert deal(Plan(members)) == [(0, [0, 2, 3, 8]), (1, [9, 10, 50, 51]), (2, [99])]
+
+
+def test_shards_get_blocks_in_turn() -> None:
+    plan = Plan(np.arange(18))
+
+    assert [deal(plan, Shard(3, index)) for index in (1, 2, 3)] == [
+        [(0, [0, 1, 2, 3]), (3, [12, 13, 14, 15])],
+        [(1, [4, 5, 6, 7]), (4, [16, 17])],
+        [(2, [8, 9, 10, 11])],
+    ]
+
+
+def test_there_may_be_more_shards_than_blocks() -> None:
+    plan = Plan(np.arange(5))
+
+    assert [deal(plan, Shard(4, index)) for index in (1, 2, 3, 4)] == [[(0, [0, 1, 2, 3])], [(1, [4])], [], []]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("number", [1, 4, 63, 4097, 10_000])
+def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) -> None:
+    plan = Plan(np.arange(number) * 3)
+
+    shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
+
+    assert sorted(itertools.chain(*shards)) == deal(plan)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("number", [0, 1, 4, 63, 4097])
+def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> None:
+    members = np.flatnonzero(np.random.default_rng(number).random(2 * number) < 0.5)
+    chosen = np.random.default_rng(count).random(2 * number) < 0.3
+    plan = Plan(members)
+
+    counted = plan.count_by_shard(chosen[members], count)
+
+    assert counted.tolist() == [
+        sum(int(chosen[places].sum()) for _, places in plan.deal_blocks(Shard(count, index)))
+        for index in range(1, count + 1)
+    ]
 
 
 @pytest.mark.parametrize(

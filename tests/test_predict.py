@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -68,12 +69,15 @@ def test_sample_corpus(e2v: E2v, tmp_path: Path) -> None:
 
 def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark").returncode == 0
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1").returncode == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "embeddings.1.ark",
+        ".lock.1-of-1",
+        ".lock.merge",
+        "embeddings.1-of-1.1.ark",
         "embeddings.scp",
         "failures.tsv",
-        "journal.1-of-1",
+        "input.49543d04de3b1732",
+        "journal.1-of-1.1",
         "log",
         "predictions.tsv",
         "run.json",
@@ -235,7 +239,7 @@ def test_a_finished_run_does_no_work_again(e2v: E2v, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "npy")
     assert e2v(*command).returncode == 0
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if "log" not in path.parts}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("[!.]*") if "log" not in path.parts}
     again = e2v(*command, CUDA_VISIBLE_DEVICES="", PYTHONPROFILEIMPORTTIME="1")
     assert again.returncode == 0
     assert f"e2v: {out} is complete: nothing to do\n" in again.stderr
@@ -328,10 +332,11 @@ def test_final_files_that_were_lost_or_never_written_come_again(e2v: E2v, tmp_pa
     command = ["predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path, "--embeddings", "ark"]
     assert e2v(*command).returncode == 0
     before = digests(tmp_path)
+    log = "log/launcher.1-of-1.log"
     for name in ("predictions.tsv", "run.json"):
         (tmp_path / name).unlink()
         assert e2v(*command).returncode == 0
-        assert before.items() <= {**digests(tmp_path), "log/worker.1.log": before["log/worker.1.log"]}.items()
+        assert before.items() <= {**digests(tmp_path), log: before[log]}.items()
 
 
 def test_overwrite_with_a_model_that_cannot_be_loaded_costs_nothing(e2v: E2v, tmp_path: Path) -> None:
@@ -360,7 +365,7 @@ def test_results_without_a_journal_are_not_touched(e2v: E2v, tmp_path: Path) -> 
 def test_embeddings_that_are_gone_are_spoken_of(kind: str, e2v: E2v, tmp_path: Path) -> None:
     command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
     assert e2v(*command, "--embeddings", kind).returncode == 0
-    gone = tmp_path / ("embeddings" if kind == "npy" else "embeddings.1.ark")
+    gone = tmp_path / ("embeddings" if kind == "npy" else "embeddings.1-of-1.1.ark")
     gone.rename(tmp_path / "elsewhere")
     again = e2v(*command, "--embeddings", kind)
     assert again.returncode == 1
@@ -420,9 +425,8 @@ def test_a_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
     assert e2v(*command).returncode == 3
     soundfile.write(path, np.random.default_rng(0).standard_normal(48_000) / 10, 16_000)
     process = start(*command, "--retry-failed")
-    journal = out / "journal.1-of-1"
-    size = journal.stat().st_size
-    while journal.stat().st_size == size:
+    journal = out / "journal.1-of-1.2"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:  # the header, and what was done first
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
@@ -453,5 +457,9 @@ def test_a_second_run_at_the_same_time_is_refused(long_list: Path, e2v: E2v, tmp
     first.communicate()
     for run in refused:
         assert run.returncode == 4
-        assert run.stderr == f"e2v: {tmp_path}: another e2v is running there; wait for it, or choose another -o\n"
+        assert re.fullmatch(
+            rf"e2v: {tmp_path}: another e2v is running there \(process {first.pid} on \S+ since \S+\); "
+            "wait for it, or choose another -o\n",
+            run.stderr,
+        )
     assert e2v(*command).returncode == 0

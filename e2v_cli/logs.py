@@ -1,0 +1,30 @@
+"""Where what e2v has to say goes: standard error, and a file for each process in OUT."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+_PACKAGE = logging.getLogger("e2v_cli")
+
+
+def log_to_stderr(level: int) -> None:
+    """Say on standard error what is at least so important."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("e2v: %(message)s"))
+    _add(handler, level)
+
+
+def log_to_file(path: Path) -> None:
+    """Keep a log in a file, in more detail; what is there already stays."""
+    path.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _add(handler, logging.INFO)
+
+
+def _add(handler: logging.Handler, level: int) -> None:
+    handler.setLevel(level)
+    _PACKAGE.setLevel(logging.INFO)
+    _PACKAGE.addHandler(handler)
+    _PACKAGE.propagate = False  # upstream gives the root logger a handler of its own

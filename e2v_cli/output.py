@@ -1,0 +1,235 @@
+"""OUT as a whole: whose it is, who is at work there, which list it is of, and what is thrown away with it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import socket
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from e2v_cli.durable import naming, published
+from e2v_cli.errors import OutputConflictError, OutputError
+from e2v_cli.keys import KeyIndex
+from e2v_cli.settings import Shard
+
+logger = logging.getLogger(__name__)
+
+RESULTS = (
+    "predictions.tsv",
+    "failures.tsv",
+    "run.json",
+    "embeddings.scp",
+    "embeddings.tsv",
+    "utt2dur",
+    "utt2num_frames",
+)
+
+_OTHERS = (
+    *("embeddings.*-of-*.*.ark", "embeddings/*.npy", "log/worker.*-of-*.*.log", "log/launcher.*-of-*.log"),
+    *("input.*", ".*.part", "journal.*-of-*.*"),
+)
+"""The journals come last: as long as there is one, it is known that the others are to be removed."""
+
+_OWNER_SECONDS = 1.0
+"""For so long a lock whose owner has not said yet who it is is asked again."""
+
+
+class Ids(Protocol):
+    """The ids of a list, in order."""
+
+    index: KeyIndex
+
+    @property
+    def digest(self) -> str:
+        """Their SHA-256, each with a newline."""
+
+    def __len__(self) -> int: ...
+
+    def ids(self) -> Iterator[list[bytes]]:
+        """Read them, some thousand at a time."""
+
+
+class IdList:
+    """The ids of the list that OUT is of, as ``save_ids`` left them for who has not the list itself."""
+
+    def __init__(self, output_dir: Path, digest: str) -> None:
+        """Open and check them.
+
+        Raises:
+            OutputError: they are missing or damaged.
+        """
+        self.digest = digest
+        self._path = _ids_path(output_dir, digest)
+        found = hashlib.sha256()
+        hashes = array("q")
+        try:
+            for keys in self.ids():
+                found.update(b"\n".join(keys) + b"\n")
+                hashes.extend(map(hash, keys))
+        except OSError as error:
+            raise OutputError(f"{self._path}: {error.strerror}; run e2v predict again to go on") from None
+        if found.hexdigest() != digest:
+            raise OutputError(f"{self._path}: damaged; remove it, and run e2v predict again to go on")
+        self.index = KeyIndex(np.frombuffer(hashes, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def ids(self) -> Iterator[list[bytes]]:
+        """Read them, some thousand at a time."""
+        with self._path.open("rb") as file:
+            while lines := file.readlines(1 << 16):
+                yield [line[:-1] for line in lines]
+
+
+def save_ids(output_dir: Path, ids: Ids) -> None:
+    """Keep the ids of a list in OUT, under a name made of their digest."""
+    path = _ids_path(output_dir, ids.digest)
+    if not path.exists():
+        with published(path) as file:
+            file.writelines(b"\n".join(keys) + b"\n" for keys in ids.ids())
+
+
+def remove_other_ids(output_dir: Path, digest: str) -> None:
+    """Remove the ids of lists that OUT was of before."""
+    for path in output_dir.glob("input.*"):
+        if path != _ids_path(output_dir, digest):
+            path.unlink(missing_ok=True)
+
+
+def _ids_path(output_dir: Path, digest: str) -> Path:
+    return output_dir / f"input.{digest[:16]}"
+
+
+def make_folder(output_dir: Path) -> None:
+    """Make OUT where it isn't there.
+
+    Raises:
+        OutputError: it can't be made.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output_dir}: {error.strerror}; choose another -o") from None
+
+
+def refuse_foreign_files(output_dir: Path, known: bool) -> None:
+    """Keep out of folders that are somebody else's.
+
+    Raises:
+        OutputConflictError: OUT is a Kaldi data directory, or holds results that can't be resumed.
+    """
+    if (output_dir / "wav.scp").exists():
+        raise OutputConflictError(
+            f"{output_dir} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
+        )
+    if known:
+        return
+    for name in RESULTS:
+        if (output_dir / name).exists():
+            raise OutputConflictError(
+                f"{output_dir} holds {name}, but no journal of its run: choose another -o, or use --overwrite"
+            )
+
+
+def check_archives(output_dir: Path, archives: dict[str, int]) -> None:
+    """Check that what holds embeddings is there, as far as the journals speak of it.
+
+    Raises:
+        OutputError: it is gone, or shorter.
+    """
+    for name, offset in sorted(archives.items()):
+        path = output_dir / name
+        if not path.exists():
+            raise OutputError(f"{path} is gone, but the journal speaks of it: bring it back, or use --overwrite")
+        if offset and path.stat().st_size <= offset:
+            raise OutputError(
+                f"{path} ends before {offset}, of which the journal speaks: restore it, or use --overwrite"
+            )
+
+
+def remove_results(output_dir: Path) -> None:
+    """Clear OUT of what an earlier run left; what is not e2v's stays."""
+    for pattern in (*RESULTS, *_OTHERS):
+        for path in output_dir.glob(pattern):
+            path.unlink(missing_ok=True)
+    for folder in ("embeddings", "log"):
+        with suppress(OSError):  # it is not there, or holds what is not e2v's
+            (output_dir / folder).rmdir()
+
+
+@contextmanager
+def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
+    """Let no other process at what has this name in OUT.
+
+    Raises:
+        OutputConflictError: another one is there, and there was no word of waiting for it.
+    """
+    path = output_dir / f".lock.{name}"
+    with path.open("a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _conflict(output_dir, file) from None
+        except OSError as error:  # what several writers do together is right all the same, only done twice
+            logger.warning("%s: %s: nothing keeps other runs out of OUT", path, error.strerror)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        with naming(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def refuse_other_runs(output_dir: Path, shard: Shard) -> None:
+    """Check that nobody is at work in OUT but shards of the same run.
+
+    Raises:
+        OutputConflictError: somebody is.
+    """
+    for path in output_dir.glob(".lock.*-of-*"):
+        if shard.count > 1 and path.name.endswith(f"-of-{shard.count}"):
+            continue
+        if path.name == f".lock.{shard.name}":
+            continue
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _conflict(output_dir, file) from None
+            except OSError:
+                continue
+
+
+def read_owner(output_dir: Path, shard: Shard) -> str:
+    """Read who is at work at a shard, or was when it was killed: ``process 17 on host since …``; or nothing."""
+    try:
+        return (output_dir / f".lock.{shard.name}").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _conflict(output_dir: Path, file: BinaryIO | FileIO) -> OutputConflictError:
+    deadline = time.monotonic() + _OWNER_SECONDS
+    while True:
+        file.seek(0)
+        owner = file.read().decode(errors="replace")
+        if owner.endswith("\n") or time.monotonic() > deadline:
+            who = f" ({owner.strip()})" if owner else ""
+            return OutputConflictError(
+                f"{output_dir}: another e2v is running there{who}; wait for it, or choose another -o"
+            )
+        time.sleep(0.02)

@@ -1,0 +1,242 @@
+"""A run from its settings to its summary: corpus, model, OUT, workers, final files."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.batching import Plan
+from e2v_cli.checkpoint import Model, hash_weights, load_network, read_model
+from e2v_cli.corpus import Corpus, read_corpus
+from e2v_cli.devices import choose_devices, count_cores
+from e2v_cli.errors import OutputError, UsageError
+from e2v_cli.hub import find_model
+from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, find_journals, make_header
+from e2v_cli.launcher import Launcher
+from e2v_cli.logs import log_to_file
+from e2v_cli.merge import (
+    compare_fingerprints,
+    find_ended,
+    find_run,
+    is_published,
+    merge_lines,
+    plan_for,
+    read_headers,
+    read_record,
+)
+from e2v_cli.output import (
+    check_archives,
+    locked,
+    make_folder,
+    refuse_foreign_files,
+    refuse_other_runs,
+    remove_results,
+    save_ids,
+)
+from e2v_cli.progress import Progress
+from e2v_cli.records import Summary
+from e2v_cli.settings import Settings, Shard, make_fingerprint
+from e2v_cli.sinks import JournalSink, Sink, StdoutSink
+from e2v_cli.worker import STOP_SIGNALS, Job
+
+logger = logging.getLogger(__name__)
+
+
+class StopSignals:
+    """The signals that ask e2v to stop: they interrupt what can be, and are only noted while workers are at work."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._interrupts = True
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Heed the signals; the second one of them is ignored."""
+        before = {signum: signal.signal(signum, self._receive) for signum in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, signal.SIG_IGN if self.received else handler)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Only note them: who is at work looks at ``received``."""
+        self._interrupts = False
+        try:
+            yield
+        finally:
+            self._interrupts = True
+
+    def _receive(self, _signum: int, _frame: FrameType | None) -> None:
+        first, self.received = not self.received, True
+        if first and self._interrupts:
+            raise KeyboardInterrupt
+
+
+def run(settings: Settings) -> Summary:
+    """Run ``e2v predict``.
+
+    Raises:
+        E2vError: it could not go on; what was done until then is safe.
+        KeyboardInterrupt: a signal stopped it where nothing was under way.
+    """
+    started = time.monotonic()
+    stop = StopSignals()
+    with stop.heeded():
+        corpus = read_corpus(settings.inputs)
+        model = read_model(settings.model, find_model(settings.model))
+        if not model.labels and settings.embeddings == "none":
+            hint = " (its tokens.txt is missing)" if model.declares_head else ""
+            raise UsageError(
+                f"{settings.model} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark"
+            )
+        devices = choose_devices(settings.device, settings.jobs)
+        if settings.output_dir is None:
+            return _run_to_stdout(settings, corpus, model, devices, stop, started)
+        try:
+            return _run_to_directory(settings, settings.output_dir, corpus, model, devices, stop, started)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError.of(error) from error
+
+
+def _run_to_stdout(
+    settings: Settings, corpus: Corpus, model: Model, devices: Sequence[str], stop: StopSignals, started: float
+) -> Summary:
+    plan = Plan(np.arange(len(corpus)))
+    order = (place for _, places in plan.deal_blocks(settings.shard) for place in places.tolist())
+    sink = StdoutSink(model.labels, len(corpus), order, started)
+    _run_workers(settings, model, corpus, plan, devices, sink, stop)
+    return _summarise(sink.status, sink.elapsed, plan, settings.shard, stop)
+
+
+def _run_to_directory(
+    settings: Settings,
+    output_dir: Path,
+    corpus: Corpus,
+    model: Model,
+    devices: Sequence[str],
+    stop: StopSignals,
+    started: float,
+) -> Summary:
+    shard = settings.shard
+    make_folder(output_dir)
+    had_run = bool(find_journals(output_dir))
+    refuse_foreign_files(output_dir, had_run or settings.overwrite)
+    fingerprint = make_fingerprint(settings, hash_weights(model), model.labels)
+    with ExitStack() as stack:
+        stack.enter_context(locked(output_dir, shard.name))
+        refuse_other_runs(output_dir, shard)
+        if settings.overwrite and had_run:
+            load_network(model)  # one that can't be loaded must not cost what is there
+            remove_results(output_dir)
+        for _, header in read_headers(output_dir):
+            compare_fingerprints(output_dir, header.fingerprint, fingerprint)
+        log_to_file(output_dir / "log" / f"launcher.{shard.name}.log")
+        record = read_record(output_dir, corpus)
+        check_archives(output_dir, record.archives)
+        if settings.retry_failed:
+            record.status[record.status != DONE] = LEFT
+        plan = plan_for(record)
+        elapsed = [taken for journal, taken in record.elapsed.items() if journal.shard == shard]
+        if _count_left(record.status, plan, shard) or shard not in find_ended(output_dir, corpus.digest):
+            save_ids(output_dir, corpus)
+            (output_dir / "run.json").unlink(missing_ok=True)  # it says that the final files are those of the journals
+            header = make_header(fingerprint, model.name, model.labels, corpus.digest, len(corpus))
+            with closing(Journal(output_dir, shard, header)) as journal:
+                sink = JournalSink(journal, record.status, started)
+                _run_workers(settings, model, corpus, plan, devices, sink, stop)
+                elapsed.append(replace(sink.elapsed, wall_seconds=time.monotonic() - started))
+                if not stop.received:
+                    journal.end(elapsed[-1])
+        summary = _summarise(record.status, sum(elapsed, Elapsed()), plan, shard, stop)
+        if summary.stopped:
+            logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
+            return summary
+        return _publish_when_complete(output_dir, corpus, shard) or summary
+
+
+def _publish_when_complete(output_dir: Path, corpus: Corpus, shard: Shard) -> Summary | None:
+    """Write the final files, unless they are there, or other shards are not at their end."""
+    all_shards = {Shard(shard.count, index) for index in range(1, shard.count + 1)}
+    if not all_shards <= find_ended(output_dir, corpus.digest):
+        logger.warning("shard %s is complete; e2v merge %s when all are", shard, output_dir)
+        return None
+    with locked(output_dir, "merge", wait=True):
+        if is_published(output_dir, corpus.digest):
+            logger.warning("%s is complete: nothing to do", output_dir)
+            return None
+        if shard.count > 1:
+            logger.warning("all %d shards are complete: %s is merged", shard.count, output_dir)
+        merged = merge_lines(output_dir, corpus, find_run(output_dir))
+        return merged if shard.count == 1 else None
+
+
+def _run_workers(
+    settings: Settings,
+    model: Model,
+    corpus: Corpus,
+    plan: Plan,
+    devices: Sequence[str],
+    sink: Sink,
+    stop: StopSignals,
+) -> None:
+    """Compute what is left of a shard, unless told to stop."""
+    blocks = ((number, places) for number, places in plan.deal_blocks(settings.shard) if _any_left(sink, places))
+    first = list(islice(blocks, len(devices)))
+    devices = devices[: len(first)]  # no worker without a block
+    if not devices:
+        return
+    job = Job(
+        model=model,
+        engine=settings.engine,
+        granularity=settings.granularity,
+        batch_seconds=settings.batch_seconds,
+        embeddings=settings.embeddings,
+        embedding_dtype=settings.embedding_dtype,
+        output_dir=settings.output_dir,
+        shard=settings.shard,
+        decoders=min(8, max(1, count_cores() // len(devices))),
+        log_level=settings.log_level,
+    )
+    left = _count_left(sink.status, plan, settings.shard)
+    with stop.noted(), closing(Progress(left, settings.progress)) as progress:
+        launcher = Launcher(job, devices, corpus, sink, progress, stopping=lambda: stop.received)
+        launcher.run(chain(first, blocks))
+
+
+def _any_left(sink: Sink, places: NDArray[np.int64]) -> bool:
+    return bool((sink.status[places] == LEFT).any())
+
+
+def _count_left(status: NDArray[np.uint8], plan: Plan, shard: Shard) -> int:
+    return int(plan.count_by_shard(status[plan.members] == LEFT, shard.count)[shard.index - 1])
+
+
+def _summarise(status: NDArray[np.uint8], elapsed: Elapsed, plan: Plan, shard: Shard, stop: StopSignals) -> Summary:
+    """Count what a shard has; the only one there is has all, also what was done when the list was another."""
+    if shard.count > 1:
+        own = [places for _, places in plan.deal_blocks(shard)]
+        status = status[np.concatenate(own)] if own else status[:0]
+    left, done = int((status == LEFT).sum()), int((status == DONE).sum())
+    return Summary(
+        input=len(status),
+        done=done,
+        failed=len(status) - left - done,
+        audio_seconds=elapsed.audio_seconds,
+        wall_seconds=elapsed.wall_seconds,
+        encode_seconds=elapsed.encode_seconds,
+        stopped=stop.received,
+    )

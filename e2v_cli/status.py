@@ -1,0 +1,102 @@
+"""``e2v status``: how far a run is, from its journals alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+from e2v_cli.journal import DONE, LEFT, Elapsed, Record
+from e2v_cli.merge import find_run, plan_for, read_record
+from e2v_cli.output import IdList, read_owner
+from e2v_cli.settings import Shard
+
+COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "who")
+
+
+def describe_run(output_dir: Path) -> str:
+    """Describe a run: its totals, and a line for each shard.
+
+    Raises:
+        OutputError: there is none, or it can't be read.
+    """
+    run = find_run(output_dir)
+    ids = IdList(output_dir, run.header.input_sha256)
+    record = read_record(output_dir, ids)
+    plan = plan_for(record)
+    status = record.status
+    done, left = int((status == DONE).sum()), int((status == LEFT).sum())
+    state = "complete" if (output_dir / "run.json").exists() else "not merged yet" if not left else "not complete"
+    head = f"{output_dir}: {state}\n{len(ids)} utterances: {done} done, {len(ids) - done - left} failed, {left} left\n"
+    members = status[plan.members]
+    counts = [
+        plan.count_by_shard(chosen, run.num_shards)
+        for chosen in (members == DONE, (members != DONE) & (members != LEFT), members == LEFT)
+    ]
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for index in range(run.num_shards):
+        shard = Shard(run.num_shards, index + 1)
+        shard_done, shard_failed, shard_left = (int(count[index]) for count in counts)
+        newest = _newest(record, shard)
+        rows.append(
+            (
+                str(shard),
+                *map(str, (shard_done, shard_failed, shard_left)),
+                _speed(newest),
+                _ready_in(newest, shard_left),
+                _who(output_dir, shard, record) if shard_left else "",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return head + "".join(line + "\n" for line in lines)
+
+
+def _newest(record: Record, shard: Shard) -> Elapsed:
+    """Find what the newest attempt at a shard has taken and done."""
+    attempts = [elapsed for journal, elapsed in record.elapsed.items() if journal.shard == shard]
+    return attempts[-1] if attempts else Elapsed()
+
+
+def _speed(elapsed: Elapsed) -> str:
+    return f"{elapsed.audio_seconds / elapsed.encode_seconds:.1f}×" if elapsed.encode_seconds else "–"
+
+
+def _ready_in(elapsed: Elapsed, left: int) -> str:
+    if not left:
+        return ""
+    if not elapsed.finished:
+        return "–"
+    seconds = round(left * elapsed.encode_seconds / elapsed.finished)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _who(output_dir: Path, shard: Shard, record: Record) -> str:
+    """Say who is at work at a shard, or that nobody is."""
+    owner = read_owner(output_dir, shard)
+    if not owner:
+        return "nobody: run it (again)"
+    match = re.match(r"process (\d+) on (\S+) since", owner)
+    if match and match.group(2) == socket.gethostname() and not _is_alive(int(match.group(1))):
+        return f"{owner}, which is dead: run it again"
+    return owner + _last_word(record, shard)
+
+
+def _last_word(record: Record, shard: Shard) -> str:
+    """Say when a shard was last heard of, which matters where its machine can't be seen."""
+    paths = [journal.path for journal in record.elapsed if journal.shard == shard]
+    if not paths:
+        return ""
+    return f", last result {time.time() - paths[-1].stat().st_mtime:.0f} s ago"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

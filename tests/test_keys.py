@@ -1,0 +1,72 @@
+"""Ids are found again by their hashes, and those that share one are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from e2v_cli.keys import KeyIndex, hash_keys
+
+
+def hashes(*values: int) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
+def test_keys_are_found_where_they_stand() -> None:
+    keys = [b"z", b"my call", "ü".encode(), b"a", b""]
+    index = KeyIndex(hash_keys(keys))
+
+    assert len(index) == 5
+    assert index.find(hash_keys(keys)).tolist() == [0, 1, 2, 3, 4]
+    assert index.find(hash_keys([b"a", b"z", b"a"])).tolist() == [3, 0, 3]
+
+
+def test_keys_that_are_not_there_have_no_place() -> None:
+    index = KeyIndex(hashes(5, -7, 11))
+
+    below, between, above = -8, 6, 12
+    assert index.find(hashes(below, 5, between, 11, above, -7)).tolist() == [-1, 0, -1, 2, -1, 1]
+
+
+@pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
+def test_hashes_use_all_64_bits(value: int) -> None:
+    index = KeyIndex(hashes(3, value, 4))
+
+    assert index.find(hashes(value, 3, 4)).tolist() == [1, 0, 2]
+
+
+def test_nothing_is_found_where_nothing_is_looked_for() -> None:
+    assert KeyIndex(hashes(1, 2)).find(hash_keys([])).tolist() == []
+
+
+def test_all_of_many_keys_are_found() -> None:
+    keys = [f"speaker{number % 97}-utt{number}".encode() for number in range(100_000)]
+    shuffled = np.random.default_rng(0).permutation(len(keys))
+
+    index = KeyIndex(hash_keys(keys))
+
+    assert index.twins() == []
+    np.testing.assert_array_equal(index.find(hash_keys(keys[place] for place in shuffled)), shuffled)
+    assert (index.find(hash_keys(key + b"x" for key in keys)) == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "twins"),
+    [
+        ([], []),
+        ([1], []),
+        ([3, 1, 2], []),
+        ([7, 1, 7], [(0, 2)]),
+        ([1, 9, 9, 1], [(1, 2), (0, 3)]),
+        ([5, 5, 1, 5], [(0, 1), (1, 3)]),
+        ([0, 0], [(0, 1)]),
+    ],
+)
+def test_twins_are_pairs_of_the_same_hash_by_the_later_one(values: list[int], twins: list[tuple[int, int]]) -> None:
+    assert KeyIndex(hashes(*values)).twins() == twins
+
+
+def test_of_twins_the_first_is_found() -> None:
+    """Whoever finds it compares the id itself."""
+    assert KeyIndex(hashes(4, 8, 8)).find(hashes(8, 4)).tolist() == [1, 0]
