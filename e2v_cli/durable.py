@@ -46,7 +46,8 @@ def sync_folder(folder: Path) -> None:
     """Put the entries of a folder on the disk itself, so that new files are found after a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

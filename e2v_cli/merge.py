@@ -43,21 +43,21 @@ def merge(output_dir: Path) -> Summary:
     """
     run = find_run(output_dir)
     with locked(output_dir, "merge"):
-        return merge_lines(output_dir, IdList(output_dir, run.header.input_sha256), run)
+        ids = IdList(output_dir, run.header.input_sha256)
+        return publish_if_complete(output_dir, ids, read_record(output_dir, ids), run)
 
 
-def merge_lines(output_dir: Path, ids: Ids, run: Run) -> Summary:
-    """Write the final files from the journals, if they say something of every utterance.
+def publish_if_complete(output_dir: Path, ids: Ids, record: Record, run: Run) -> Summary:
+    """Write the final files, if the journals say something of every utterance.
 
     Raises:
         OutputError: they don't; the message says which shards are to be run.
     """
-    record = read_record(output_dir, ids)
     left = record.status == LEFT
     if left.any():
         raise OutputError(f"{output_dir} is not complete: {_describe_left(left, record, run.num_shards)}")
     check_archives(output_dir, record.archives)
-    return publish(output_dir, ids, record, run.header)
+    return _publish(output_dir, ids, record, run.header)
 
 
 def find_run(output_dir: Path) -> Run:
@@ -131,7 +131,7 @@ def is_published(output_dir: Path, input_sha256: str) -> bool:
     return published_digest == input_sha256 and (output_dir / "predictions.tsv").exists()
 
 
-def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summary:
+def _publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summary:
     """Write the final files of a complete run: every utterance is done or has failed."""
     fingerprint = header.fingerprint
     labels = header.labels

@@ -6,11 +6,13 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import socket
 import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
@@ -43,6 +45,42 @@ _OTHERS = (
 
 _OWNER_SECONDS = 1.0
 """For so long a lock whose owner has not said yet who it is is asked again."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who is at work in OUT."""
+
+    pid: int
+    host: str
+    since: str
+
+    @classmethod
+    def of_this_process(cls) -> Owner:
+        """Say who this process is."""
+        return cls(os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(timespec="seconds"))
+
+    @classmethod
+    def parse(cls, text: str) -> Owner | None:
+        """Read what an owner wrote into its lock; None where there is none."""
+        match = re.fullmatch(r"process (\d+) on (\S+) since (\S+)\n", text)
+        return cls(int(match.group(1)), match.group(2), match.group(3)) if match else None
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is certain that it is dead; of another machine's nothing is."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
 
 
 class Ids(Protocol):
@@ -184,10 +222,9 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
             raise _conflict(output_dir, file) from None
         except OSError as error:  # what several writers do together is right all the same, only done twice
             logger.warning("%s: %s: nothing keeps other runs out of OUT", path, error.strerror)
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
         with naming(path):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
+            file.write(f"{Owner.of_this_process()}\n".encode())
         try:
             yield
         finally:
@@ -214,21 +251,22 @@ def refuse_other_runs(output_dir: Path, shard: Shard) -> None:
                 continue
 
 
-def read_owner(output_dir: Path, shard: Shard) -> str:
-    """Read who is at work at a shard, or was when it was killed: ``process 17 on host since …``; or nothing."""
+def read_owner(output_dir: Path, shard: Shard) -> Owner | None:
+    """Read who is at work at a shard, or was when it was killed."""
     try:
-        return (output_dir / f".lock.{shard.name}").read_text(encoding="utf-8").strip()
+        return Owner.parse((output_dir / f".lock.{shard.name}").read_text(encoding="utf-8"))
     except OSError:
-        return ""
+        return None
 
 
 def _conflict(output_dir: Path, file: BinaryIO | FileIO) -> OutputConflictError:
     deadline = time.monotonic() + _OWNER_SECONDS
     while True:
         file.seek(0)
-        owner = file.read().decode(errors="replace")
-        if owner.endswith("\n") or time.monotonic() > deadline:
-            who = f" ({owner.strip()})" if owner else ""
+        owner = Owner.parse(file.read().decode(errors="replace"))
+        named = owner is not None and not owner.is_dead  # one that is dead had it before
+        if named or time.monotonic() > deadline:
+            who = f" ({owner})" if named else ""
             return OutputConflictError(
                 f"{output_dir}: another e2v is running there{who}; wait for it, or choose another -o"
             )

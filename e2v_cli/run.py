@@ -21,7 +21,7 @@ from e2v_cli.corpus import Corpus, read_corpus
 from e2v_cli.devices import choose_devices, count_cores
 from e2v_cli.errors import OutputError, UsageError
 from e2v_cli.hub import find_model
-from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, find_journals, make_header
+from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, Record, find_journals, make_header
 from e2v_cli.launcher import Launcher
 from e2v_cli.logs import log_to_file
 from e2v_cli.merge import (
@@ -29,8 +29,8 @@ from e2v_cli.merge import (
     find_ended,
     find_run,
     is_published,
-    merge_lines,
     plan_for,
+    publish_if_complete,
     read_headers,
     read_record,
 )
@@ -147,28 +147,31 @@ def _run_to_directory(
         log_to_file(output_dir / "log" / f"launcher.{shard.name}.log")
         record = read_record(output_dir, corpus)
         check_archives(output_dir, record.archives)
-        if settings.retry_failed:
-            record.status[record.status != DONE] = LEFT
         plan = plan_for(record)
+        status = record.status.copy()
+        if settings.retry_failed:
+            status[status != DONE] = LEFT
         elapsed = [taken for journal, taken in record.elapsed.items() if journal.shard == shard]
-        if _count_left(record.status, plan, shard) or shard not in find_ended(output_dir, corpus.digest):
+        up_to_date: Record | None = record
+        if _count_left(status, plan, shard) or shard not in find_ended(output_dir, corpus.digest):
             save_ids(output_dir, corpus)
             (output_dir / "run.json").unlink(missing_ok=True)  # it says that the final files are those of the journals
             header = make_header(fingerprint, model.name, model.labels, corpus.digest, len(corpus))
             with closing(Journal(output_dir, shard, header)) as journal:
-                sink = JournalSink(journal, record.status, started)
+                sink = JournalSink(journal, status, started)
                 _run_workers(settings, model, corpus, plan, devices, sink, stop)
                 elapsed.append(replace(sink.elapsed, wall_seconds=time.monotonic() - started))
                 if not stop.received:
                     journal.end(elapsed[-1])
-        summary = _summarise(record.status, sum(elapsed, Elapsed()), plan, shard, stop)
+            up_to_date = None
+        summary = _summarise(status, sum(elapsed, Elapsed()), plan, shard, stop)
         if summary.stopped:
             logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
             return summary
-        return _publish_when_complete(output_dir, corpus, shard) or summary
+        return _publish_after_last(output_dir, corpus, up_to_date, shard) or summary
 
 
-def _publish_when_complete(output_dir: Path, corpus: Corpus, shard: Shard) -> Summary | None:
+def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record | None, shard: Shard) -> Summary | None:
     """Write the final files, unless they are there, or other shards are not at their end."""
     all_shards = {Shard(shard.count, index) for index in range(1, shard.count + 1)}
     if not all_shards <= find_ended(output_dir, corpus.digest):
@@ -180,7 +183,8 @@ def _publish_when_complete(output_dir: Path, corpus: Corpus, shard: Shard) -> Su
             return None
         if shard.count > 1:
             logger.warning("all %d shards are complete: %s is merged", shard.count, output_dir)
-        merged = merge_lines(output_dir, corpus, find_run(output_dir))
+        record = record or read_record(output_dir, corpus)
+        merged = publish_if_complete(output_dir, corpus, record, find_run(output_dir))
         return merged if shard.count == 1 else None
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import socket
 import time
 from pathlib import Path
 
@@ -76,27 +73,11 @@ def _ready_in(elapsed: Elapsed, left: int) -> str:
 def _who(output_dir: Path, shard: Shard, record: Record) -> str:
     """Say who is at work at a shard, or that nobody is."""
     owner = read_owner(output_dir, shard)
-    if not owner:
+    if owner is None:
         return "nobody: run it (again)"
-    match = re.match(r"process (\d+) on (\S+) since", owner)
-    if match and match.group(2) == socket.gethostname() and not _is_alive(int(match.group(1))):
+    if owner.is_dead:
         return f"{owner}, which is dead: run it again"
-    return owner + _last_word(record, shard)
-
-
-def _last_word(record: Record, shard: Shard) -> str:
-    """Say when a shard was last heard of, which matters where its machine can't be seen."""
     paths = [journal.path for journal in record.elapsed if journal.shard == shard]
     if not paths:
-        return ""
-    return f", last result {time.time() - paths[-1].stat().st_mtime:.0f} s ago"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        return str(owner)
+    return f"{owner}, last result {time.time() - paths[-1].stat().st_mtime:.0f} s ago"

@@ -20,11 +20,19 @@ def start_e2v(*args: str | Path, **environment: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "e2v_cli", *map(str, args)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def hook(folder: Path, code: str) -> dict[str, str]:
+    """Make Python run some code when it starts: the environment for that."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
