@@ -29,7 +29,7 @@ SAMPLE_RATES = range(1_000, 1_000_001)
 """A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
 
 MAX_SECONDS = 1800.0
-"""The longest utterance: it is encoded whole, in time that grows with the square of its length."""
+"""The longest utterance: it is encoded whole, in a time that grows with the square of its length."""
 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
@@ -141,11 +141,15 @@ def _read_blocks(file: soundfile.SoundFile) -> NDArray[np.float32]:
         raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
     size = max(1, BLOCK_SAMPLES // file.channels)
     blocks = []
+    num_samples = 0
     try:
         while True:
             block = file.read(size, dtype="float32", always_2d=True)
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found later
                 blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
+            num_samples += len(block)
+            if num_samples > MAX_SECONDS * file.samplerate:
+                raise AudioError("too long", f"more than {MAX_SECONDS / 60:g} minutes; cut it into shorter files")
             if len(block) < size:
                 return np.concatenate(blocks)
     except soundfile.LibsndfileError:

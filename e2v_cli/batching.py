@@ -17,8 +17,8 @@ from e2v_cli.settings import Shard
 BLOCKS = 1024
 """A list is cut into about so many blocks: enough for many workers to end at about the same time."""
 
-BLOCK_SIZES = (4, 256)
-"""Fewest and most utterances of a block: enough to batch, and few enough to be decoded together."""
+BLOCK_SIZES = (2, 256)
+"""Fewest and most utterances of a block: few lists are so short, and a worker decodes no more at once."""
 
 PORTION_SECONDS = 1200.0
 """Audio of a block that is held in memory and sorted by length (77 MB); only a single longer utterance exceeds it."""

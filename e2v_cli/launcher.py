@@ -15,7 +15,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -89,8 +88,8 @@ class Launcher:
         self._progress = progress
         self._stopping = stopping
         self._workers: list[_Worker] = []
-        self._returned: deque[Places] = deque()
-        """Blocks that a dead worker had, to be given out again."""
+        self._queue: deque[Places] = deque()
+        """Blocks to be given out next."""
         self._held: list[Places] = []
         """Blocks that wait until none of their utterances is suspected any more."""
         self._suspects: deque[int] = deque()
@@ -165,8 +164,9 @@ class Launcher:
                 if not worker.waiting:
                     self._give(worker, None)
             case "next":
-                places = None if worker.trial is not None or self._stopping() else self._next_block()
-                self._give(worker, places)
+                # At the end of the list nobody gets a block ahead that another one could begin.
+                ahead = worker.trial is None and not self._stopping() and self._fill_queue(len(self._workers) + 1)
+                self._give(worker, self._queue.popleft() if ahead else None)
             case Crash():
                 worker.last_words = message.description
             case Fatal():
@@ -180,23 +180,23 @@ class Launcher:
                 worker.trial = self._suspects.popleft()
                 self._give(worker, (-1, np.array([worker.trial])))
         if not self._suspects and not any(worker.trial is not None for worker in self._workers):
-            self._returned += self._held
+            self._queue.extendleft(block for block in self._held if self._is_left(block))
             self._held = []
-        nothing_left = False
         for worker in self._workers:
-            if worker.waiting and not nothing_left:
-                places = self._next_block()
-                nothing_left = places is None
-                if places is not None:
-                    self._give(worker, places)
-        return nothing_left and not self._held and not any(worker.in_hand for worker in self._workers)
+            if worker.waiting and self._fill_queue(1):
+                self._give(worker, self._queue.popleft())
+        at_work = any(worker.in_hand for worker in self._workers)
+        return not at_work and not self._held and not self._fill_queue(1)
 
-    def _next_block(self) -> Places | None:
-        """Take the next block of which something is left."""
-        for number, places in chain(_popped(self._returned), self._blocks):
-            if (self._sink.status[places] == LEFT).any():
-                return number, places
-        return None
+    def _fill_queue(self, count: int) -> bool:
+        """Have so many blocks ready of which something is left, and say whether there are."""
+        while len(self._queue) < count and (block := next(self._blocks, None)):
+            if self._is_left(block):
+                self._queue.append(block)
+        return len(self._queue) >= count
+
+    def _is_left(self, block: Places) -> bool:
+        return bool((self._sink.status[block[1]] == LEFT).any())
 
     def _give(self, worker: _Worker, places: Places | None) -> None:
         block = None
@@ -282,8 +282,3 @@ def _messages(connection: Connection) -> Iterator[object]:
             yield connection.recv()
     except (EOFError, OSError):
         yield None
-
-
-def _popped(returned: deque[Places]) -> Iterator[Places]:
-    while returned:
-        yield returned.popleft()

@@ -46,19 +46,19 @@ def test_the_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
         assert done.returncode == 0
         assert re.fullmatch(
             rf"e2v: shard {index}/3 is complete; e2v merge {tmp_path} when all are\n"
-            r"e2v: 1[26] utterances: 1[26] done, 0 failed; .*\n",
+            r"e2v: 1[24] utterances: 1[24] done, 0 failed; .*\n",
             done.stderr,
         )
         assert not (tmp_path / "predictions.tsv").exists()
     refused = e2v("merge", tmp_path)
     assert refused.returncode == 1
     assert refused.stderr == (
-        f"e2v: {tmp_path} is not complete: 12 of 40 utterances are left; "
-        "run e2v predict again with --shard 2/3 (12 left)\n"
+        f"e2v: {tmp_path} is not complete: 14 of 40 utterances are left; "
+        "run e2v predict again with --shard 2/3 (14 left)\n"
     )
     last = e2v(*predict(tmp_path, "--shard", "2/3"))
     assert last.returncode == 0
-    assert last.stderr.startswith(f"e2v: all 3 shards are complete: {tmp_path} is merged\ne2v: 12 utterances: 12 done")
+    assert last.stderr.startswith(f"e2v: all 3 shards are complete: {tmp_path} is merged\ne2v: 14 utterances: 14 done")
     assert_same(tmp_path, whole)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["counts"] == {"input": 40, "done": 40, "failed": 0}
@@ -93,10 +93,14 @@ def test_what_one_way_of_sharding_did_counts_for_another(whole: Path, tmp_path: 
     assert journals.count(b"\tdone\t") == 40
 
 
-def test_more_shards_than_blocks(whole: Path, tmp_path: Path, e2v: E2v) -> None:
-    for index in range(1, 13):
-        assert e2v(*predict(tmp_path, "--shard", f"{index}/12")).returncode == 0
-    assert_same(tmp_path, whole)
+def test_more_shards_than_blocks(tmp_path: Path, e2v: E2v) -> None:
+    scp, out, whole = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "whole"
+    scp.write_text("".join(LINES[:5]))
+    for index in (4, 1, 5, 3, 2):
+        assert not (out / "predictions.tsv").exists()
+        assert e2v(*predict(out, "--shard", f"{index}/5", scp=scp)).returncode == 0
+    assert e2v(*predict(whole, scp=scp)).returncode == 0
+    assert_same(out, whole)
 
 
 def test_shards_on_standard_output_are_parts_of_the_whole(whole: Path, e2v: E2v) -> None:
@@ -138,10 +142,10 @@ def test_a_list_that_grew_in_the_middle(tmp_path: Path, e2v: E2v) -> None:
     scp.write_text("".join(LINES))
     done = e2v(*predict(out, "--shard", "1/2", scp=scp))
     assert done.returncode == 0
-    assert "e2v: 12 utterances: 12 done" in done.stderr
+    assert "e2v: 10 utterances: 10 done" in done.stderr
     refused = e2v("merge", out)
     assert refused.returncode == 1
-    assert "8 of 40 utterances are left; run e2v predict again with --shard 2/2 (8 left)\n" in refused.stderr
+    assert "10 of 40 utterances are left; run e2v predict again with --shard 2/2 (10 left)\n" in refused.stderr
     assert e2v(*predict(out, "--shard", "2/2", scp=scp)).returncode == 0
     table = (out / "predictions.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in table[1:]] == [line.split()[0] for line in LINES]
