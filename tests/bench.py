@@ -1,10 +1,11 @@
-"""Measure e2v against FunASR's own loop on this machine: same clips, same weights, same number of threads.
+"""Measure e2v against FunASR's own loop on this machine: same clips, same weights, as many threads.
 
     make bench
 
 Both run as whole processes, in turn, several times; a row gives the medians, and the median of the ratios of
 neighbouring runs, so that a machine whose speed drifts does not matter. The weights are random and of the true base
-shape: speed does not depend on them. Clips are noise of 1 to 15 s, 16 kHz WAV.
+shape: speed does not depend on them. Clips are noise of 1 to 15 s, 16 kHz WAV. FunASR has no jobs of its own: its fair
+peer of N workers is N processes of one thread, each with every N-th clip.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from processes import find_workers
 
 ROOT = Path(__file__).parent.parent
 SECONDS = (1, 15)
@@ -35,48 +38,58 @@ class Timing:
     encode: float
     """From the model loaded to the last result."""
     whole: float
-    """The whole process."""
+    """The whole process, or all of them."""
 
 
-Runner = Callable[[Path, Path, int], Timing]
-
-
-def run_e2v(model: Path, scp: Path, threads: int) -> Timing:
+def run_e2v(model: Path, scp: Path, jobs: int) -> Timing:
     """Run ``e2v predict`` with utterance embeddings."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "e2v_cli", "predict", str(scp), "-q", "--device", "cpu"]
+        command = [sys.executable, "-m", "e2v_cli", "predict", str(scp), "-q", "--device", "cpu", "-j", str(jobs)]
         command += ["-m", str(model), "-o", out, "--embeddings", "npy"]
-        whole = time_command(command, threads)
+        whole = time_commands([command])
         run = json.loads((Path(out) / "run.json").read_text())
     return Timing(run["encode_seconds"], whole)
 
 
-def run_funasr(model: Path, scp: Path, threads: int) -> Timing:
+def run_funasr(model: Path, scp: Path, processes: int, threads: int) -> Timing:
     """Run FunASR's ``AutoModel.generate`` on one clip after the other, with utterance embeddings."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, __file__, "--funasr", str(model), str(scp), out, "--threads", str(threads)]
-        whole = time_command(command, threads)
-        return Timing(float((Path(out) / "seconds").read_text()), whole)
+        lines = scp.read_text().splitlines(keepends=True)
+        folders = [Path(out) / str(number) for number in range(processes)]
+        for number, folder in enumerate(folders):
+            folder.mkdir()
+            (folder / "wav.scp").write_text("".join(lines[number::processes]))
+        whole = time_commands(
+            [[sys.executable, __file__, "--funasr", str(model), str(folder), str(threads)] for folder in folders]
+        )
+        return Timing(max(float((folder / "seconds").read_text()) for folder in folders), whole)
 
 
-def time_command(command: Sequence[str], threads: int) -> float:
-    """Run a process with so many threads for PyTorch, and time it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+def time_commands(commands: Sequence[Sequence[str]]) -> float:
+    """Run processes at the same time, and time them."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     started = time.monotonic()
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in commands
+    ]
+    for process in processes:
+        if process.wait():
+            raise SystemExit(f"{process.args!r} ended with {process.returncode}")
     return time.monotonic() - started
 
 
-def funasr_loop(model: str, scp: str, out: str, threads: int) -> None:
-    """Be the process of ``run_funasr``."""
+def funasr_loop(model: str, folder: Path, threads: int) -> None:
+    """Be a process of ``run_funasr``."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     from funasr import AutoModel
 
     loaded = AutoModel(model=model, device="cpu", ncpu=threads, disable_update=True, disable_pbar=True)
     started = time.monotonic()
-    for line in Path(scp).read_text().splitlines():
+    for line in (folder / "wav.scp").read_text().splitlines():
         path = line.split(maxsplit=1)[1]
-        loaded.generate(path, output_dir=out, granularity="utterance", extract_embedding=True)
-    (Path(out) / "seconds").write_text(str(time.monotonic() - started))
+        loaded.generate(path, output_dir=str(folder), granularity="utterance", extract_embedding=True)
+    (folder / "seconds").write_text(str(time.monotonic() - started))
 
 
 def make_clips(folder: Path, count: int) -> Path:
@@ -91,13 +104,13 @@ def make_clips(folder: Path, count: int) -> Path:
     return folder / "wav.scp"
 
 
-def compare(name: str, model: Path, scp: Path, threads: int, peer_threads: int, repeats: int) -> None:
+def compare(name: str, model: Path, scp: Path, jobs: int, processes: int, threads: int, repeats: int) -> None:
     """Run both in turn, and print a row of the table."""
     seconds = sum(soundfile.info(line.split()[1]).duration for line in scp.read_text().splitlines())
     ours, theirs = [], []
     for _ in range(repeats):
-        ours.append(run_e2v(model, scp, threads))
-        theirs.append(run_funasr(model, scp, peer_threads))
+        ours.append(run_e2v(model, scp, jobs))
+        theirs.append(run_funasr(model, scp, processes, threads))
     median = statistics.median
     encode = median(peer.encode / run.encode for run, peer in zip(ours, theirs, strict=True))
     whole = median(peer.whole / run.whole for run, peer in zip(ours, theirs, strict=True))
@@ -110,36 +123,66 @@ def compare(name: str, model: Path, scp: Path, threads: int, peer_threads: int, 
     )
 
 
+def compare_jobs(model: Path, scp: Path, jobs: int, repeats: int) -> None:
+    """Run e2v with one job and with several, in turn, and print how much faster the latter is."""
+    ratios = [run_e2v(model, scp, 1).encode / run_e2v(model, scp, jobs).encode for _ in range(repeats)]
+    print(f"\n--jobs {jobs} is {statistics.median(ratios):.2f} times as fast as --jobs 1 (median of {repeats})")
+
+
+def measure_memory(model: Path, scp: Path, jobs: int) -> None:
+    """Run e2v, and print how much memory a worker has that no other process shares."""
+    own: dict[int, int] = {}
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "e2v_cli", "predict", scp, "-m", model, "-o", out, "-j", str(jobs), "-q"]
+        process = subprocess.Popen(list(map(str, command)), env={**os.environ, "PYTHONPATH": str(ROOT)})
+        while process.poll() is None:
+            for worker in find_workers(process.pid):
+                with suppress(OSError):  # it has just ended
+                    own[worker] = max(own.get(worker, 0), read_own_memory(worker))
+            time.sleep(0.1)
+    megabytes = sorted(memory // 1000 for memory in own.values())
+    print(f"\nmemory of its own of each of {jobs} workers of the large shape: {megabytes[0]} to {megabytes[-1]} MB")
+
+
+def read_own_memory(pid: int) -> int:
+    """Read how many kilobytes a process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Measure e2v against FunASR on this machine.")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=12, help="clips (default: %(default)s)")
-    parser.add_argument("--funasr", nargs=3, metavar=("MODEL", "SCP", "OUT"), help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--clips", type=int, default=24, help="clips (default: %(default)s)")
+    parser.add_argument("--funasr", nargs=3, metavar=("MODEL", "FOLDER", "THREADS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.funasr:
-        model, scp, out = args.funasr
-        funasr_loop(model, scp, out, args.threads)
+        model, folder, threads = args.funasr
+        funasr_loop(model, Path(folder), int(threads))
         return
     from checkpoints import make_config, make_model
 
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        place = Path(temporary)
         config = make_config(embed_dim=768, num_heads=12, prenet_depth=4, depth=8, channels=512)
-        base, clips = make_model(folder / "base", config), make_clips(folder, args.clips)
-        one = folder / "one.scp"
+        base, clips = make_model(place / "base", config), make_clips(place, args.clips)
+        one = place / "one.scp"
         one.write_text(clips.read_text().splitlines(keepends=True)[0])
         print(
             "| | e2v, × real time | FunASR, × real time | ratio | e2v, whole command | FunASR, whole script | ratio |"
         )
         print("|---|---|---|---|---|---|---|")
-        compare(f"{args.clips} clips, 1 thread each", base, clips, 1, 1, args.repeats)
+        name = f"{args.clips} clips"
+        compare(f"{name}, 1 job against 1 process", base, clips, 1, 1, 1, args.repeats)
+        compare(f"{name}, {cores} jobs against {cores} processes", base, clips, cores, cores, 1, args.repeats)
+        compare(f"{name}, both as installed", base, clips, cores, 1, 4, args.repeats)
+        compare("a single clip, 1 thread each", base, one, 1, 1, 1, args.repeats)
         if cores > 1:
-            compare(f"{args.clips} clips, {cores} threads each", base, clips, cores, cores, args.repeats)
-        compare(f"{args.clips} clips, {cores} threads, FunASR as installed (4)", base, clips, cores, 4, args.repeats)
-        compare(f"a single clip, {cores} threads each", base, one, cores, cores, args.repeats)
+            compare_jobs(base, clips, cores, args.repeats)
+            config = make_config(embed_dim=1024, num_heads=16, prenet_depth=8, depth=16, channels=512)
+            measure_memory(make_model(place / "large", config), clips, cores)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from conftest import ROOT
+ROOT = Path(__file__).parent.parent
 
 
 def start_e2v(*args: str | Path, **environment: str) -> subprocess.Popen[str]:

@@ -428,6 +428,24 @@ def test_memory_follows_the_audio_that_is_there(content: bytes, tmp_path: Path) 
     assert peak < 20e6
 
 
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_audio_may_be_as_long_as_half_an_hour_and_no_longer(
+    kind: str, rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it is half a second; it is seen before the rest is read."""
+    assert audio.MAX_SECONDS == 1800
+    monkeypatch.setattr(audio, "MAX_SECONDS", 0.5)
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    write(whole, encode(noisy_tone(rate // 2, rate=rate), kind, rate=rate))
+    write(longer, encode(noisy_tone(rate // 2 + 1, rate=rate), kind, rate=rate))
+
+    assert len(read_audio(str(whole))[0]) == rate // 2
+    with pytest.raises(AudioError, match=r"^more than 0\.00833333 minutes; cut it into shorter files$") as caught:
+        read_audio(str(longer))
+    assert caught.value.reason == "too long"
+
+
 @pytest.fixture
 def utterances(tmp_path: Path) -> list[Utterance]:
     """Forty utterances, of growing length; every third is missing."""

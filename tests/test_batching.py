@@ -47,6 +47,12 @@ def deal(plan: Plan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
     return [(number, places.tolist()) for number, places in plan.deal_blocks(shard)]
 
 
+@pytest.fixture
+def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short lists are cut into blocks of four."""
+    monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
+
+
 @pytest.mark.parametrize(
     ("number", "block_size"),
     [
@@ -60,8 +66,14 @@ def deal(plan: Plan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
         (10_000_000, 256),
     ],
 )
+@pytest.mark.usefixtures("_fours")
 def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: int, block_size: int) -> None:
     assert Plan(np.arange(number)).block_size == block_size
+
+
+def test_blocks_hold_a_few_to_some_hundred_utterances() -> None:
+    """A size is part of what makes results: whoever changes it changes their last bits."""
+    assert (BLOCKS, batching.BLOCK_SIZES) == (1024, (2, 256))
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 4, 5, 200, 4 * BLOCKS, 4 * BLOCKS + 1, 5000])
@@ -76,6 +88,7 @@ def test_blocks_are_neighbours_and_hold_everything(number: int) -> None:
     assert all(1 <= len(places) <= plan.block_size for _, places in blocks)
 
 
+@pytest.mark.usefixtures("_fours")
 def test_blocks_are_of_those_that_are_computed_alone() -> None:
     """What was done when the list was another has no part in them."""
     members = np.array([0, 2, 3, 8, 9, 10, 50, 51, 99])
@@ -83,6 +96,7 @@ def test_blocks_are_of_those_that_are_computed_alone() -> None:
     assert deal(Plan(members)) == [(0, [0, 2, 3, 8]), (1, [9, 10, 50, 51]), (2, [99])]
 
 
+@pytest.mark.usefixtures("_fours")
 def test_shards_get_blocks_in_turn() -> None:
     plan = Plan(np.arange(18))
 
@@ -93,6 +107,7 @@ def test_shards_get_blocks_in_turn() -> None:
     ]
 
 
+@pytest.mark.usefixtures("_fours")
 def test_there_may_be_more_shards_than_blocks() -> None:
     plan = Plan(np.arange(5))
 

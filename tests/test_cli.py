@@ -26,12 +26,21 @@ def test_version(e2v: E2v) -> None:
     assert e2v("--version").stdout == f"e2v {__version__}\n"
 
 
-@pytest.mark.parametrize("args", [["--help"], ["-h"], ["predict", "--help"]])
-def test_help_has_examples_and_imports_nothing_heavy(args: list[str], e2v: E2v) -> None:
+@pytest.mark.parametrize(
+    ("args", "examples", "command"),
+    [
+        (["--help"], "Examples", "predict"),
+        (["-h"], "Examples", "predict"),
+        (["predict", "--help"], "Examples", "predict"),
+        (["merge", "--help"], "Example", "merge"),
+        (["status", "-h"], "Example", "status"),
+    ],
+)
+def test_help_has_examples_and_imports_nothing_heavy(args: list[str], examples: str, command: str, e2v: E2v) -> None:
     done = e2v(*args, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
-    assert "Examples:\n" in done.stdout
-    assert "  e2v predict " in done.stdout
+    assert f"  {examples}:\n" in done.stdout
+    assert f"  e2v {command} " in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "e2v_cli.cli" in imported
     assert imported.isdisjoint({"torch", "numpy", "soundfile", "kaldiio", "funasr", "yaml"})
@@ -53,6 +62,21 @@ def test_help_has_examples_and_imports_nothing_heavy(args: list[str], e2v: E2v) 
         (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range."),
         (["predict", CLIP, "--embeddings", "npy"], "need a place for results: add -o OUT"),
         (["predict", CLIP, "--overwrite"], "need a place for results: add -o OUT"),
+        (["predict", CLIP, "--retry-failed"], "need a place for results: add -o OUT"),
+        (["predict", CLIP, "--shard", "3"], "'3' is not a part and a number of parts like 2/3, counted from 1."),
+        (["predict", CLIP, "--shard", "0/3"], "'0/3' is not a part and a number of parts like 2/3, counted from 1."),
+        (["predict", CLIP, "--shard", "4/3"], "'4/3' is not a part and a number of parts like 2/3, counted from 1."),
+        (["predict", CLIP, "--shard", "1/3 "], "'1/3 ' is not a part and a number of parts like 2/3, counted from 1."),
+        (
+            ["predict", CLIP, "-o", "out", "--overwrite", "--shard", "1/3"],
+            "--overwrite with --shard would throw away what other shards do: remove OUT first instead",
+        ),
+        (["predict", CLIP, "--jobs", "0"], "0 is not in the range x>=1."),
+        (["merge"], "Missing argument 'OUT'"),
+        (["merge", "nothing"], "'OUT': Directory 'nothing' does not exist."),
+        (["merge", "README.md"], "'OUT': Directory 'README.md' is a file."),
+        (["status"], "Missing argument 'OUT'"),
+        (["status", "nothing"], "'OUT': Directory 'nothing' does not exist."),
         (["predict", CLIP, "-q", "-v"], "--quiet and --verbose exclude each other."),
         (["predict", CLIP, "--colour", "red"], "No such option"),
     ],
@@ -73,8 +97,8 @@ def test_wrong_use_exits_2_and_says_why(args: list[str], message: str, e2v: E2v)
             "INPUT is audio, a folder, a .scp list or - for standard input\n",
         ),
         (["nothing"], "e2v: nothing: no such file or folder\n"),
-        ([CLIP, "--device", "tpu"], "e2v: --device tpu: unknown; choose auto, cpu, cuda or cuda:N\n"),
-        ([CLIP, "--device", "meta"], "e2v: --device meta: unknown; choose auto, cpu, cuda or cuda:N\n"),
+        ([CLIP, "--device", "tpu"], "e2v: --device tpu: unknown; choose auto, cpu, cuda or cuda:0,2\n"),
+        ([CLIP, "--device", "meta"], "e2v: --device meta: unknown; choose auto, cpu, cuda or cuda:0,2\n"),
         (
             [CLIP, "-m", "emotion2vec"],
             "e2v: emotion2vec: no such folder, and no model of that name (known: sample, emotion2vec_plus_seed, "
@@ -84,6 +108,13 @@ def test_wrong_use_exits_2_and_says_why(args: list[str], message: str, e2v: E2v)
 )
 def test_what_cannot_go_on_exits_1_and_says_why(args: list[str], message: str, e2v: E2v) -> None:
     done = e2v("predict", *args, E2V_MODEL="sample")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+@pytest.mark.parametrize("command", ["merge", "status"])
+def test_a_folder_without_a_run_exits_1(command: str, tmp_path: Path, e2v: E2v) -> None:
+    done = e2v(command, tmp_path)
+    message = f"e2v: {tmp_path} holds no run: name the folder that was e2v predict's -o\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
@@ -132,3 +163,41 @@ def test_options_may_come_from_the_environment(e2v: E2v) -> None:
 def test_quiet_says_nothing_and_verbose_more(e2v: E2v) -> None:
     assert e2v("predict", CLIP, "-m", "sample", "-q").stderr == ""
     assert "1 utterance: 1 done, 0 failed" in e2v("predict", CLIP, "-m", "sample").stderr
+    verbose = e2v("predict", CLIP, "-m", "sample", "-v", "--device", "cpu").stderr
+    assert verbose.startswith("e2v: sample is loaded on cpu\ne2v: encoding f1-0001\ne2v: 1 utterance: 1 done, 0 failed")
+
+
+@pytest.mark.parametrize(
+    ("to_folder", "options", "says_why"),
+    [
+        (False, [], True),
+        (False, ["-q"], False),
+        (True, [], False),
+        (True, ["-v"], True),
+        (True, ["-q"], False),
+    ],
+)
+def test_why_utterances_failed_is_said_where_no_file_says_it(
+    to_folder: bool, options: list[str], says_why: bool, tmp_path: Path, e2v: E2v
+) -> None:
+    place = ["-o", str(tmp_path / "out")] if to_folder else []
+    done = e2v("predict", CLIP, "gone.wav", "-m", "sample", *place, *options)
+    assert done.returncode == 3
+    assert ("e2v: gone: audio: missing: gone.wav: no such file\n" in done.stderr) == says_why
+
+
+def test_a_run_is_described_and_merged_again(tmp_path: Path, e2v: E2v) -> None:
+    assert e2v("predict", CLIP, "gone.wav", "-m", "sample", "-o", tmp_path, "--max-failures", "50%").returncode == 0
+    predictions = (tmp_path / "predictions.tsv").read_bytes()
+    (tmp_path / "predictions.tsv").unlink()
+
+    status = e2v("status", tmp_path)
+
+    assert (status.returncode, status.stderr) == (0, "")
+    assert status.stdout.startswith(
+        f"{tmp_path}: complete\n2 utterances: 1 done, 1 failed, 0 left\nshard  done  failed  "
+    )
+    merged = e2v("merge", tmp_path)
+    assert (merged.returncode, merged.stdout) == (0, "")
+    assert merged.stderr.startswith("e2v: 2 utterances: 1 done, 1 failed; 1.5 s of audio in ")
+    assert (tmp_path / "predictions.tsv").read_bytes() == predictions

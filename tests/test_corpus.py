@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import itertools
 import os
+import random
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from e2v_cli.corpus import AUDIO_SUFFIXES, read_corpus
+from e2v_cli import corpus as corpus_module
+from e2v_cli.corpus import AUDIO_SUFFIXES, Corpus, read_corpus
 from e2v_cli.errors import CorpusError
+from e2v_cli.keys import hash_keys
 
 NOTHING = "a list has lines like: utt-id path, and folders are searched for " + " ".join(sorted(AUDIO_SUFFIXES))
 
@@ -25,9 +31,17 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pairs(*inputs: str) -> list[tuple[str, str]]:
     """Read inputs: (utt-id, path) of each utterance."""
-    utterances = read_corpus(inputs)
-    assert [utterance.index for utterance in utterances] == list(range(len(utterances)))
+    return all_pairs(read_corpus(inputs))
+
+
+def all_pairs(corpus: Corpus) -> list[tuple[str, str]]:
+    utterances = [corpus[index] for index in range(len(corpus))]
+    assert [utterance.index for utterance in utterances] == list(range(len(corpus)))
     return [(utterance.utt_id, utterance.path) for utterance in utterances]
+
+
+def all_ids(corpus: Corpus) -> list[bytes]:
+    return list(itertools.chain(*corpus.ids()))
 
 
 def write_scp(content: bytes | str, name: str = "wav.scp") -> str:
@@ -298,3 +312,205 @@ def test_inputs_of_all_kinds_follow_each_other(monkeypatch: pytest.MonkeyPatch) 
         ("folder", "d/folder.wav"),
         ("list", "2.wav"),
     ]
+
+
+def test_utterances_may_be_read_in_any_order() -> None:
+    write_scp("a 1.wav\n\n  b\tmy call.wav \r\n\r\nc 3.wav", "list.scp")
+    touch("d/e.wav", "d/f.wav")
+
+    corpus = read_corpus(["list.scp", "d"])
+
+    assert len(corpus) == 5
+    assert [(corpus[index].index, corpus[index].utt_id, corpus[index].path) for index in (4, 1, 0, 3, 2, 1)] == [
+        (4, "f", "d/f.wav"),
+        (1, "b", "my call.wav"),
+        (0, "a", "1.wav"),
+        (3, "e", "d/e.wav"),
+        (2, "c", "3.wav"),
+        (1, "b", "my call.wav"),
+    ]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4096])
+def test_ids_are_read_some_at_a_time(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "_CHUNK", chunk)
+    write_scp("a 1.wav\n\nb\t2.wav\r\n c 3.wav\n\n\nd 4.wav\ne 5.wav", "list.scp")
+    touch("x/my call.wav", "x/f\n.wav")
+
+    corpus = read_corpus(["list.scp", "x"])
+
+    assert all_ids(corpus) == [b"a", b"b", b"c", b"d", b"e", b"f%0A", b"my call"]
+    assert max(map(len, corpus.ids())) <= chunk
+
+
+def test_ids_are_found_in_the_index() -> None:
+    corpus = read_corpus([write_scp("z 1.wav\nü 2.wav\na 3.wav\n")])
+
+    assert corpus.index.find(hash_keys([b"a", b"b", b"z", "ü".encode()])).tolist() == [2, -1, 0, 1]
+
+
+def test_the_digest_is_that_of_the_ids_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What predictions.tsv has rows of: not where audio is, nor how the list was written."""
+    digest = hashlib.sha256("a\nmy call\nü\n".encode()).hexdigest()
+    touch("one/a.wav", "two/my call.wav", "two/ü.flac")
+    write_scp("a elsewhere.wav\r\n\r\n", "list.scp")
+    pipe_to_stdin("a x.wav", monkeypatch)
+
+    assert read_corpus(["one", "two"]).digest == digest
+    assert read_corpus(["list.scp", "two"]).digest == digest
+    assert read_corpus(["-", "two"]).digest == digest
+    assert read_corpus(["two", "one"]).digest == hashlib.sha256("my call\nü\na\n".encode()).hexdigest()
+
+
+def test_a_long_list_is_read_as_it_stands() -> None:
+    """Ten thousand lines of all kinds."""
+    generator = random.Random(0)
+    expected = [(f"speaker{number % 97}/utt{number}", f"audio/{'x' * (number % 50)}.wav") for number in range(10_000)]
+    gaps, ends = ("", "  ", "\t"), ("\n", "\r\n", " \n", "\n\n", "\n \t\n")
+    lines = (
+        f"{generator.choice(gaps)}{utt_id} {generator.choice(gaps)}{path}{generator.choice(ends)}"
+        for utt_id, path in expected
+    )
+    corpus = read_corpus([write_scp("".join(lines))])
+
+    assert all_ids(corpus) == [utt_id.encode() for utt_id, _ in expected]
+    assert all_pairs(corpus) == expected
+
+
+PIECES = [
+    *(
+        b"a",
+        b"b",
+        b"12",
+        b" ",
+        b"\t",
+        b"\v",
+        b"\f",
+        b"\r",
+        b"\0",
+        b"\x07",
+        b"\x1c",
+        b"\x85",
+        b"\xa0",
+        b"\xe9",
+        b"\xc3\xbc",
+    ),
+    *(b"#", b"|", b"http://", b"https://", b"://", b".ark:", b"[1:2]", b"/", b".wav", b"~", b"!", b"\x7f"),
+]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lines_that_need_no_closer_look_are_taken_as_those_that_do(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(seed)
+
+    def read(content: bytes) -> list[tuple[str, str]] | str:
+        try:
+            return pairs(write_scp(content))
+        except CorpusError as error:
+            return str(error)
+
+    contents = [b"".join(generator.choices(PIECES, k=generator.randrange(1, 8))) + b"\n" for _ in range(200)]
+    taken = [read(content) for content in contents]
+    monkeypatch.setattr(corpus_module, "_PLAIN_LINE", re.compile(b"(?!)"))
+
+    assert taken == [read(content) for content in contents]
+    assert any(isinstance(item, list) for item in taken)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a 1.wav\nx 2.wav\nc 3.wav\n",
+        b"a 1.wav\nbb 2.wav\nc 3.wav\n",
+        b"a 1.wav\n",
+        b"a 1.wav\nb",
+        b"",
+        b"\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n",
+    ],
+)
+def test_a_list_that_changes_while_it_is_in_use_is_named(content: bytes) -> None:
+    corpus = read_corpus([write_scp("a 1.wav\nb 2.wav\nc 3.wav\n")])
+    assert corpus[1].path == "2.wav"
+
+    write_scp(content)
+
+    message = "wav.scp: it changed while it was read; run the same command again"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        corpus[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"a 1.wav\n", b"\n" * 24, b"x 1.wav\nb 2.wav\nc 3.wav\n"])
+def test_a_list_that_changed_before_its_digest_was_made_is_named(content: bytes) -> None:
+    corpus = read_corpus([write_scp("a 1.wav\nb 2.wav\nc 3.wav\n")])
+
+    write_scp(content)
+
+    message = "wav.scp: it changed while it was read; run the same command again"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        all_ids(corpus)
+
+
+def test_a_list_may_be_replaced_or_removed_while_it_is_in_use() -> None:
+    """Whoever writes a new one and renames it does no harm."""
+    corpus = read_corpus([write_scp("a 1.wav\nb 2.wav\n")])
+    write_scp("x 1.wav\n", "new.scp")
+    Path("new.scp").replace("wav.scp")
+
+    assert all_pairs(corpus) == [("a", "1.wav"), ("b", "2.wav")]
+    Path("wav.scp").unlink()
+    assert all_ids(corpus) == [b"a", b"b"]
+
+
+def test_a_list_may_come_through_a_pipe() -> None:
+    """What can be read only once is read as often as needed."""
+    os.mkfifo("list.scp")
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(Path("list.scp").write_bytes, b"a 1.wav\nb 2.wav\n")
+        corpus = read_corpus(["list.scp"])
+        written.result(10)
+
+    assert all_pairs(corpus) == all_pairs(corpus) == [("a", "1.wav"), ("b", "2.wav")]
+
+
+def test_errors_in_a_list_through_a_pipe_name_the_line() -> None:
+    os.mkfifo("list.scp")
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(Path("list.scp").write_bytes, b"a 1.wav\n\na 2.wav\n")
+        with pytest.raises(CorpusError, match=r'^list\.scp:3: utt-id "a" again \(first on line 1\)$'):
+            read_corpus(["list.scp"])
+        written.result(10)
+
+
+def test_the_first_id_that_stands_twice_is_named() -> None:
+    name = write_scp("a 1.wav\nb 2.wav\nc 3.wav\nc 4.wav\na 5.wav\na 6.wav\n")
+
+    with pytest.raises(CorpusError, match=r'^wav\.scp:4: utt-id "c" again \(first on line 3\)$'):
+        read_corpus([name])
+
+
+def test_ids_whose_hashes_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is compared itself; only those that are really the same are refused."""
+    monkeypatch.setattr(corpus_module, "hash", lambda key: len(key), raising=False)
+
+    assert pairs(write_scp("a 1.wav\nb 2.wav\ncc 3.wav\n")) == [("a", "1.wav"), ("b", "2.wav"), ("cc", "3.wav")]
+    with pytest.raises(CorpusError, match=r'^wav\.scp:3: utt-id "b" again \(first on line 2\)$'):
+        read_corpus([write_scp("a 1.wav\nb 2.wav\nb 3.wav\n")])
+
+
+def test_files_are_closed_when_a_corpus_is_not_needed_any_more() -> None:
+    def open_files() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    touch("x/a.wav")
+    before = open_files()
+    corpus = read_corpus([write_scp("b 1.wav\n"), "x"])
+    assert open_files() == before + 2
+    assert all_ids(corpus) == [b"b", b"a"]
+
+    del corpus
+
+    assert open_files() == before
+    for _ in range(3):
+        with pytest.raises(CorpusError):
+            read_corpus([write_scp("b 1.wav\nb 2.wav\n"), "x"])
+    assert open_files() == before

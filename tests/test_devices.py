@@ -56,9 +56,7 @@ def test_with_gpus_there_is_a_worker_for_each_that_is_meant(
     assert choose_devices(device, jobs) == chosen
 
 
-def test_more_jobs_than_gpus_are_not_started(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_more_jobs_than_gpus_are_not_started(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     put_in_gpus(2, monkeypatch)
 
     assert choose_devices("auto", 16) == ["cuda:0", "cuda:1"]
@@ -72,7 +70,9 @@ def test_a_driver_without_a_gpu_that_pytorch_sees_leaves_the_cpu(monkeypatch: py
     assert choose_devices("auto", None) == ["cpu", "cpu", "cpu"]
 
 
-@pytest.mark.parametrize("device", ["tpu", "meta", "CPU", "", "cuda:", "cuda:x", "cuda:-1", "cuda:0,", "cpu:0", "cpu,cuda"])
+@pytest.mark.parametrize(
+    "device", ["tpu", "meta", "CPU", "", "cuda:", "cuda:x", "cuda:-1", "cuda:0,", "cpu:0", "cpu,cuda"]
+)
 def test_unknown_devices_are_refused(device: str) -> None:
     message = f"--device {device}: unknown; choose auto, cpu, cuda or cuda:0,2"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
@@ -88,9 +88,7 @@ def test_gpus_that_are_not_there_are_refused(
 ) -> None:
     put_in_gpus(count, monkeypatch, driver=count > 0)
 
-    message = (
-        f"--device {device}: PyTorch {torch.__version__} sees {seen} here; use --device cpu, or a CUDA build"
-    )
+    message = f"--device {device}: PyTorch {torch.__version__} sees {seen} here; use --device cpu, or a CUDA build"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
         choose_devices(device, None)
 

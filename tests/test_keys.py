@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -65,6 +67,14 @@ def test_all_of_many_keys_are_found() -> None:
 )
 def test_twins_are_pairs_of_the_same_hash_by_the_later_one(values: list[int], twins: list[tuple[int, int]]) -> None:
     assert KeyIndex(hashes(*values)).twins() == twins
+
+
+def test_many_twins_stay_in_order() -> None:
+    same = [place for place in range(2000) if place % 3]
+    index = KeyIndex(hashes(*(place if place % 3 == 0 else -1 for place in range(2000))))
+
+    assert index.twins() == list(itertools.pairwise(same))
+    assert index.find(hashes(-1)).tolist() == [1]
 
 
 def test_of_twins_the_first_is_found() -> None:

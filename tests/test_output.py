@@ -1,0 +1,475 @@
+"""OUT as a whole: one run at a time, nothing of others' is touched, and what is missing is named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from e2v_cli.errors import OutputConflictError, OutputError
+from e2v_cli.keys import KeyIndex, hash_keys
+from e2v_cli.output import (
+    RESULTS,
+    IdList,
+    Owner,
+    check_archives,
+    locked,
+    make_folder,
+    read_owner,
+    refuse_foreign_files,
+    refuse_other_runs,
+    remove_other_ids,
+    remove_results,
+    save_ids,
+)
+from e2v_cli.settings import Shard
+
+WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
+
+
+class List:
+    """The ids of a list, read a few at a time; it may break in the middle."""
+
+    def __init__(self, ids: Sequence[bytes], breaks: bool = False) -> None:
+        self._ids, self._breaks = ids, breaks
+        self.index = KeyIndex(hash_keys(ids))
+        self.digest = hashlib.sha256(b"".join(utt_id + b"\n" for utt_id in ids)).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def ids(self) -> Iterator[list[bytes]]:
+        for first in range(0, len(self), 3):
+            yield list(self._ids[first : first + 3])
+            if self._breaks:
+                raise OSError(5, "Input/output error")
+
+
+IDS = List([b"z", b"my call", "ü\u2028".encode(), b"a", b"../x"])
+
+
+@contextmanager
+def locked_by_another_process(folder: Path, name: str) -> Iterator[subprocess.Popen[str]]:
+    """Have another process take a lock and keep it until its standard input ends."""
+    program = (
+        "import sys, pathlib; from e2v_cli.output import locked\n"
+        f"with locked(pathlib.Path({str(folder)!r}), {name!r}):\n"
+        "    print('locked', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def conflict(folder: Path, pid: int) -> str:
+    """Match the message of a conflict; when the other one began can't be foretold."""
+    owner = rf"process {pid} on {re.escape(socket.gethostname())} since \d+-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
+    return rf"^{re.escape(str(folder))}: another e2v is running there \({owner}\); wait for it, or choose another -o$"
+
+
+def test_a_lock_keeps_others_out_and_names_its_owner(tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, "1-of-1") as other:
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid)) as caught:
+            with locked(tmp_path, "1-of-1"):
+                pass
+    assert caught.value.exit_code == 4
+
+
+def test_a_lock_ends_with_its_owner_however_it_ends(tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, "1-of-1") as other:
+        pass
+    assert other.returncode == -9
+    dead = read_owner(tmp_path, WHOLE)
+    assert dead is not None
+    assert (dead.pid, dead.host, dead.is_dead) == (other.pid, socket.gethostname(), True)
+
+    with locked(tmp_path, "1-of-1"):
+        owner = read_owner(tmp_path, WHOLE)
+        assert owner is not None
+        assert (owner.pid, owner.is_dead) == (os.getpid(), False)
+
+
+def test_a_lock_says_who_has_it_and_since_when(tmp_path: Path) -> None:
+    before = datetime.now().astimezone().replace(microsecond=0)
+    with locked(tmp_path, "2-of-2"):
+        owner = read_owner(tmp_path, SECOND)
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, os.getpid())):
+            with locked(tmp_path, "2-of-2"):
+                pass
+
+    assert owner is not None
+    assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
+    assert before <= datetime.fromisoformat(owner.since) <= datetime.now().astimezone()
+    assert read_owner(tmp_path, SECOND) is None  # who has left owns nothing any more
+
+
+OWNER = Owner(17, "host", "2026-01-31T23:59:59+01:00")
+
+
+def test_an_owner_is_written_as_it_is_read() -> None:
+    assert str(OWNER) == "process 17 on host since 2026-01-31T23:59:59+01:00"
+    assert Owner.parse(f"{OWNER}\n") == OWNER
+
+
+@pytest.mark.parametrize("text", ["", "\n", str(OWNER), f"{OWNER}\n\n", f"{OWNER} more\n", "process x on y since z\n"])
+def test_what_is_not_whole_names_no_owner(text: str) -> None:
+    assert Owner.parse(text) is None
+
+
+def test_who_is_alive_on_another_machine_is_not_known() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+
+    assert Owner(ended.pid, socket.gethostname(), "now").is_dead
+    assert not Owner(ended.pid, "far.example.org", "now").is_dead
+    assert not Owner(os.getppid(), socket.gethostname(), "now").is_dead
+
+
+def test_a_lock_is_let_go_when_something_goes_wrong(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        with locked(tmp_path, "1-of-1"):
+            raise KeyError
+    with locked(tmp_path, "1-of-1"):
+        pass
+
+
+def test_an_owner_that_has_not_said_yet_who_it_is_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e2v_cli.output._OWNER_SECONDS", 0.1)
+    with locked(tmp_path, "1-of-1"):
+        (tmp_path / ".lock.1-of-1").write_bytes(b"")
+        message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
+        with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+            with locked(tmp_path, "1-of-1"):
+                pass
+
+
+def test_an_owner_may_take_a_moment_to_say_who_it_is(tmp_path: Path) -> None:
+    path = tmp_path / ".lock.1-of-1"
+    with locked(tmp_path, "1-of-1"), ThreadPoolExecutor(1) as pool:
+        owner = path.read_text()
+        path.write_bytes(b"process 1")
+
+        def say_it() -> None:
+            time.sleep(0.2)
+            path.write_text(owner)
+
+        said = pool.submit(say_it)
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, os.getpid())):
+            with locked(tmp_path, "1-of-1"):
+                pass
+        said.result()
+
+
+def test_locks_of_different_names_do_not_meet(tmp_path: Path) -> None:
+    with locked(tmp_path, "1-of-2"), locked(tmp_path, "2-of-2"), locked(tmp_path, "merge"):
+        assert sorted(os.listdir(tmp_path)) == [".lock.1-of-2", ".lock.2-of-2", ".lock.merge"]
+
+
+def test_who_waits_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, "merge") as first:
+        with ThreadPoolExecutor(1) as pool:
+
+            def wait() -> str:
+                with locked(tmp_path, "merge", wait=True):
+                    return (tmp_path / ".lock.merge").read_text()
+
+            waiting = pool.submit(wait)
+            time.sleep(0.2)
+            assert not waiting.done()
+            assert first.stdin is not None
+            first.stdin.close()
+            assert waiting.result(10).startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine"),
+    [(WHOLE, FIRST), (FIRST, WHOLE), (SECOND, Shard(3, 1)), (Shard(12, 2), SECOND), (Shard(22, 1), SECOND)],
+)
+def test_runs_in_other_numbers_of_shards_are_kept_apart(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, theirs.name) as other, locked(tmp_path, mine.name):
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid)):
+            refuse_other_runs(tmp_path, mine)
+
+
+@pytest.mark.parametrize(("theirs", "mine"), [(FIRST, SECOND), (Shard(12, 11), Shard(12, 1))])
+def test_shards_of_the_same_run_may_be_at_work_together(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, theirs.name), locked(tmp_path, mine.name):
+        refuse_other_runs(tmp_path, mine)
+
+
+def test_runs_that_have_ended_are_no_others(tmp_path: Path) -> None:
+    """Their locks are still files."""
+    for name in ("1-of-1", "1-of-2", "2-of-3", "merge"):
+        with locked(tmp_path, name):
+            pass
+    with locked_by_another_process(tmp_path, "3-of-3"):
+        pass
+    with locked(tmp_path, "1-of-1"):
+        refuse_other_runs(tmp_path, WHOLE)
+    with locked(tmp_path, "2-of-2"):
+        refuse_other_runs(tmp_path, SECOND)
+
+
+def test_who_merges_is_no_other_run(tmp_path: Path) -> None:
+    with locked(tmp_path, "merge"), locked(tmp_path, "1-of-1"):
+        refuse_other_runs(tmp_path, WHOLE)
+
+
+def test_nobody_owns_what_was_never_locked(tmp_path: Path) -> None:
+    assert read_owner(tmp_path, WHOLE) is None
+
+
+def test_who_had_a_lock_before_and_is_dead_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the moment between taking it and saying so."""
+    monkeypatch.setattr("e2v_cli.output._OWNER_SECONDS", 0.1)
+    with locked_by_another_process(tmp_path, "1-of-1"):
+        pass
+    dead = (tmp_path / ".lock.1-of-1").read_text()
+    with locked(tmp_path, "1-of-1"):
+        (tmp_path / ".lock.1-of-1").write_text(dead)
+        message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
+        with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+            with locked(tmp_path, "1-of-1"):
+                pass
+
+
+def test_ids_are_kept_for_who_has_not_the_list(tmp_path: Path) -> None:
+    save_ids(tmp_path, IDS)
+
+    assert os.listdir(tmp_path) == [f"input.{IDS.digest[:16]}"]
+    assert (tmp_path / f"input.{IDS.digest[:16]}").read_bytes() == "z\nmy call\nü\u2028\na\n../x\n".encode()
+    found = IdList(tmp_path, IDS.digest)
+    assert len(found) == 5
+    assert found.digest == IDS.digest
+    assert [utt_id for keys in found.ids() for utt_id in keys] == [utt_id for keys in IDS.ids() for utt_id in keys]
+    assert found.index.find(hash_keys([b"a", b"nothing", b"z"])).tolist() == [3, -1, 0]
+
+
+def test_many_ids_are_read_some_at_a_time(tmp_path: Path) -> None:
+    ids = List([f"speaker{number % 97}-utt{number}".encode() for number in range(20_000)])
+    save_ids(tmp_path, ids)
+
+    found = IdList(tmp_path, ids.digest)
+
+    chunks = list(found.ids())
+    assert len(chunks) > 1
+    assert max(map(len, chunks)) < 10_000
+    assert [utt_id for keys in chunks for utt_id in keys] == [utt_id for keys in ids.ids() for utt_id in keys]
+
+
+def test_ids_that_are_there_are_not_written_again(tmp_path: Path) -> None:
+    """Whoever reads them at the same time is not disturbed."""
+    save_ids(tmp_path, IDS)
+    before = (tmp_path / f"input.{IDS.digest[:16]}").stat()
+    save_ids(tmp_path, IDS)
+    save_ids(tmp_path, List([b"another"]))
+
+    assert (tmp_path / f"input.{IDS.digest[:16]}").stat() == before
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_ids_that_could_not_be_written_whole_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: "):
+        save_ids(tmp_path, List([b"a", b"b", b"c", b"d"], breaks=True))
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_ids_that_are_missing_are_named(tmp_path: Path) -> None:
+    message = f"{tmp_path}/input.{IDS.digest[:16]}: No such file or directory; run e2v predict again to go on"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        IdList(tmp_path, IDS.digest)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"z\nmy call\n",
+        "z\nmy call\nü\u2028\na\n../x".encode(),
+        "z\nmy call\nü\u2028\na\n../y\n".encode(),
+        "z\nmy call\nü\u2028\na\n../x\n\n".encode(),
+        "my call\nz\nü\u2028\na\n../x\n".encode(),
+        "z\r\nmy call\r\nü\u2028\r\na\r\n../x\r\n".encode(),
+    ],
+)
+def test_ids_that_are_damaged_are_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"input.{IDS.digest[:16]}"
+    path.write_bytes(content)
+
+    message = f"{path}: damaged; remove it, and run e2v predict again to go on"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        IdList(tmp_path, IDS.digest)
+
+
+def test_ids_of_other_lists_are_removed(tmp_path: Path) -> None:
+    """And nothing else, whatever it is called."""
+    for ids in (IDS, List([b"another"])):
+        save_ids(tmp_path, ids)
+    theirs = ["input.scp", "input.txt", "input.0123456789abcdef.bak", "input.0123456789ABCDEF", "inputs"]
+    for name in theirs:
+        (tmp_path / name).touch()
+
+    remove_other_ids(tmp_path, IDS.digest)
+
+    assert sorted(os.listdir(tmp_path)) == sorted([f"input.{IDS.digest[:16]}", *theirs])
+
+
+def test_folders_are_made_with_those_around_them(tmp_path: Path) -> None:
+    make_folder(tmp_path / "exp" / "emotion")
+    make_folder(tmp_path / "exp" / "emotion")
+
+    assert os.listdir(tmp_path / "exp") == ["emotion"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("file", "File exists"), ("file/out", "Not a directory"), ("x" * 300, "File name too long")]
+)
+def test_folders_that_cannot_be_made_are_named(name: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    message = f"{tmp_path / name}: {reason}; choose another -o"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        make_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_kaldi_data_directory_is_never_written_to(known: bool, tmp_path: Path) -> None:
+    (tmp_path / "wav.scp").touch()
+    (tmp_path / "utt2dur").touch()
+
+    message = f"{tmp_path} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
+    with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+        refuse_foreign_files(tmp_path, known)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_without_a_journal_are_not_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+
+    message = f"{tmp_path} holds {name}, but no journal of its run: choose another -o, or use --overwrite"
+    with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+        refuse_foreign_files(tmp_path, known=False)
+    refuse_foreign_files(tmp_path, known=True)
+
+
+def test_other_files_in_out_do_no_harm(tmp_path: Path) -> None:
+    for name in ("notes.txt", "input.scp", ".hidden", "log"):
+        (tmp_path / name).touch()
+
+    refuse_foreign_files(tmp_path, known=False)
+
+
+def test_archives_that_are_whole_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "embeddings.1-of-1.1.ark").write_bytes(bytes(101))
+    (tmp_path / "embeddings").mkdir()
+
+    check_archives(tmp_path, {"embeddings.1-of-1.1.ark": 100, "embeddings": 0})
+    check_archives(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("archives", "message"),
+    [
+        (
+            {"embeddings.1-of-1.1.ark": 100, "embeddings.1-of-1.2.ark": 5},
+            "{out}/embeddings.1-of-1.2.ark is gone, but the journal speaks of it: bring it back, or use --overwrite",
+        ),
+        (
+            {"embeddings.1-of-1.1.ark": 101},
+            "{out}/embeddings.1-of-1.1.ark ends before 101, of which the journal speaks: "
+            "restore it, or use --overwrite",
+        ),
+        (
+            {"embeddings": 0},
+            "{out}/embeddings is gone, but the journal speaks of it: bring it back, or use --overwrite",
+        ),
+    ],
+)
+def test_archives_that_are_gone_or_shorter_are_named(archives: dict[str, int], message: str, tmp_path: Path) -> None:
+    (tmp_path / "embeddings.1-of-1.1.ark").write_bytes(bytes(101))
+
+    with pytest.raises(OutputError, match=f"^{re.escape(message.format(out=tmp_path))}$"):
+        check_archives(tmp_path, archives)
+
+
+def make_files(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
+OURS = [
+    *RESULTS,
+    *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef"),
+    *(".predictions.tsv.0123abcd.part", ".npy.0123abcd.part", ".input.0123456789abcdef.0123abcd.part"),
+    *("embeddings.1-of-1.1.ark", "embeddings.2-of-3.10.ark", "embeddings/a.npy", "embeddings/a b%3A.npy"),
+    *("log/worker.1-of-1.1.log", "log/launcher.1-of-1.log"),
+]
+
+THEIRS = [
+    *("notes.txt", "predictions.tsv.bak", "journal.md", "journal", "input.scp", "input.txt", "my.ark", ".hidden"),
+    *("embeddings.ark", "embeddings.zip", "plots/a.npy", ".video.mp4.part", "utt2spk", "log.txt"),
+]
+
+
+def test_overwriting_removes_what_is_there_of_a_run(tmp_path: Path) -> None:
+    make_files(tmp_path, OURS)
+
+    remove_results(tmp_path)
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_overwriting_keeps_locks(tmp_path: Path) -> None:
+    """Who has one would go on, and somebody else could take a new one."""
+    make_files(tmp_path, OURS)
+    with locked(tmp_path, "1-of-1"), locked(tmp_path, "merge"):
+        remove_results(tmp_path)
+
+        assert sorted(os.listdir(tmp_path)) == [".lock.1-of-1", ".lock.merge"]
+
+
+def test_what_could_be_removed_in_part_alone_is_still_a_run(tmp_path: Path) -> None:
+    """Journals go last, so that the next attempt knows that the rest was to go, too."""
+    make_files(tmp_path, OURS)
+    (tmp_path / "input.fedcba9876543210").mkdir()
+
+    with pytest.raises((IsADirectoryError, PermissionError)):
+        remove_results(tmp_path)
+
+    assert {"journal.1-of-1.1", "journal.10-of-12.3"} <= set(os.listdir(tmp_path))
+    assert not (tmp_path / "predictions.tsv").exists()
+
+
+def test_overwriting_leaves_what_is_not_of_a_run(tmp_path: Path) -> None:
+    make_files(tmp_path, [*OURS, *THEIRS, "embeddings/readme", "log/of mine"])
+
+    remove_results(tmp_path)
+
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*THEIRS, "embeddings/readme", "log/of mine"}
+
+
+def test_overwriting_nothing_is_fine(tmp_path: Path) -> None:
+    remove_results(tmp_path)
+
+    assert os.listdir(tmp_path) == []
