@@ -44,7 +44,7 @@ def _parse_max_failures(_ctx: click.Context, _param: click.Parameter, value: str
 
 def _parse_shard(_ctx: click.Context, _param: click.Parameter, value: str) -> Shard:
     """Read ``I/N``."""
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)
+    match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", value)
     if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
         raise click.BadParameter(f"{value!r} is not a part and a number of parts like 2/3, counted from 1.")
     return Shard(count=int(match.group(2)), index=int(match.group(1)))

@@ -76,27 +76,24 @@ class _List:
 
     def read(self, index: int) -> tuple[bytes, str]:
         """Read the id and the path of a line."""
-        (line,) = self._read_lines(index, index + 1)
-        key, path = line.split(self._separator, 1)
-        if hash(key) != self.hashes[index]:
-            raise CorpusError(f"{self.name}: it changed while it was read; run the same command again")
+        ((key, path),) = self._read_lines(index, index + 1)
         return key, os.fsdecode(path.strip(_BLANKS) if self.name else path)
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""
         for first in range(0, len(self), _CHUNK):
-            lines = self._read_lines(first, min(first + _CHUNK, len(self)))
-            yield [line.split(self._separator, 1)[0] for line in lines]
+            yield [key for key, _ in self._read_lines(first, min(first + _CHUNK, len(self)))]
 
-    @property
-    def _separator(self) -> bytes | None:
-        return None if self.name else b"\t"
-
-    def _read_lines(self, first: int, end: int) -> list[bytes]:
+    def _read_lines(self, first: int, end: int) -> list[list[bytes]]:
+        """Read some lines, split into their id and the rest."""
+        separator = None if self.name else b"\t"
         offsets = self.offsets[first : end + 1]
         begin = offsets[0]
         text = os.pread(self.descriptor, offsets[-1] - begin, begin)
-        return [text[offset - begin : following - begin] for offset, following in pairwise(offsets)]
+        lines = [text[offset - begin : next_one - begin].split(separator, 1) for offset, next_one in pairwise(offsets)]
+        if array("q", [hash(line[0]) for line in lines if len(line) == 2]) != self.hashes[first:end]:
+            raise CorpusError(f"{self.name}: it changed while it was read; run the same command again")
+        return lines
 
     def line_number(self, index: int) -> int:
         """Count in which line of the file, from 1, an entry stands."""

@@ -16,7 +16,7 @@ def published(path: Path) -> Iterator[BinaryIO]:
 
     Until then it has a name of its own, so that several writers never meet: the last one to be ready counts.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    draft = draft_of(path)
     with naming(path):
         try:
             with draft.open("xb") as file:
@@ -30,9 +30,14 @@ def published(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
+def draft_of(path: Path) -> Path:
+    """Choose a name, which nobody else has, for a file that is not whole yet."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+
+
 def remove_drafts(path: Path) -> None:
-    """Remove what writers that were killed left of a file."""
-    for draft in path.parent.glob(f".{path.name}.*.part"):
+    """Remove what writers that were killed left of a file; its name may be a pattern."""
+    for draft in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}.part"):
         draft.unlink(missing_ok=True)
 
 

@@ -20,7 +20,7 @@ import re
 import socket
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -178,6 +178,8 @@ class Record:
         """What each attempt has taken and done."""
         self.archives: dict[str, int] = {}
         """What holds embeddings, relative to OUT, and the last offset in it that is spoken of."""
+        self.sizes: dict[str, int] = {}
+        """How many bytes the journals had, by name."""
         self._index, self._input_sha256 = index, input_sha256
         self._journals: list[JournalFile] = []
         self._journal_of: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
@@ -191,6 +193,7 @@ class Record:
         Raises:
             OutputError: it is damaged elsewhere than at its end, or written by another version.
         """
+        self.sizes[journal.path.name] = journal.path.stat().st_size
         header = read_header(journal.path)
         if header is None:
             return
@@ -270,7 +273,10 @@ def read_header(path: Path) -> Header | None:
     try:
         _, text = next(_whole_lines(path))
         _, kind, content = text.split(b"\t", 2)
-        return Header(**json.loads(content)) if kind == b"run" else None
+        if kind != b"run":
+            raise _other_version(path)
+        header = Header(**json.loads(content))
+        return replace(header, labels=tuple(header.labels))
     except StopIteration:
         return None
     except (ValueError, TypeError):
@@ -302,7 +308,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 )
             text = raw[8:]
             try:
-                torn = int(raw[:8], 16) != zlib.crc32(text)
+                torn = int(raw[:8], 16) != zlib.crc32(text) or not text  # nothing at all has a checksum of zero
             except ValueError:
                 torn = True
             if not torn:
@@ -311,7 +317,8 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _json_line(kind: str, content: object) -> str:
-    return f"{kind}\t{json.dumps(content, ensure_ascii=False)}\n"
+    text = json.dumps(content, ensure_ascii=False)
+    return f"{kind}\t{text.encode(errors='backslashreplace').decode()}\n"  # a path may be any bytes
 
 
 def _checked(line: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections import defaultdict
@@ -70,7 +71,7 @@ def find_run(output_dir: Path) -> Run:
     headers = [(header, file.shard) for file, header in read_headers(output_dir)]
     if not headers:
         raise OutputError(f"{output_dir} holds no run: name the folder that was e2v predict's -o")
-    newest, shard = max(headers, key=lambda item: datetime.fromisoformat(item[0].started))
+    newest, shard = max(reversed(headers), key=lambda item: datetime.fromisoformat(item[0].started))
     for header, _ in headers:
         compare_fingerprints(output_dir, header.fingerprint, newest.fingerprint)
     return Run(newest, shard.count)
@@ -122,13 +123,18 @@ def find_ended(output_dir: Path, input_sha256: str) -> set[Shard]:
 
 
 def is_published(output_dir: Path, input_sha256: str) -> bool:
-    """Say whether the final files are there, and are those of this list."""
+    """Say whether the final files are there, and are those of this list and of all that the journals say."""
     try:
         content = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    published_digest = content.get("input_sha256") if isinstance(content, dict) else None
-    return published_digest == input_sha256 and (output_dir / "predictions.tsv").exists()
+    expected = _source_facts(input_sha256, read_sizes(output_dir)).items()
+    return isinstance(content, dict) and expected <= content.items() and (output_dir / "predictions.tsv").exists()
+
+
+def read_sizes(output_dir: Path) -> dict[str, int]:
+    """Read how many bytes the journals have, by name: none is ever changed without growing."""
+    return {journal.path.name: journal.path.stat().st_size for journal in find_journals(output_dir)}
 
 
 def _publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summary:
@@ -140,7 +146,7 @@ def _publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summ
     home = bytes(output_dir.resolve()) + b"/"
     duration_column = 2 if labels else 0
     done, audio_seconds = 0, 0.0
-    for name in (*RESULTS, "npy"):
+    for name in RESULTS:
         remove_drafts(output_dir / name)
     with ExitStack() as stack:
 
@@ -181,8 +187,8 @@ def _publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summ
         encode_seconds=elapsed.encode_seconds,
     )
     with published(output_dir / "run.json") as file:
-        content = {**_run_facts(header), **_count_facts(summary)}
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        content = {**_run_facts(header), **_source_facts(ids.digest, record.sizes), **_count_facts(summary)}
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     remove_other_ids(output_dir, ids.digest)
     return summary
 
@@ -237,8 +243,13 @@ def _run_facts(header: Header) -> dict[str, Any]:
             "python": platform.python_version(),
             **{package: version(package) for package in packages},
         },
-        "input_sha256": header.input_sha256,
     }
+
+
+def _source_facts(input_sha256: str, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Say what the final files were made of."""
+    journals = "".join(f"{name} {size}\n" for name, size in sizes.items())
+    return {"input_sha256": input_sha256, "journals_sha256": hashlib.sha256(journals.encode()).hexdigest()}
 
 
 def _count_facts(summary: Summary) -> dict[str, Any]:

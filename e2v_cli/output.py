@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from e2v_cli.durable import naming, published
+from e2v_cli.durable import naming, published, remove_drafts
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.keys import KeyIndex
 from e2v_cli.settings import Shard
@@ -37,9 +37,11 @@ RESULTS = (
     "utt2num_frames",
 )
 
+_IDS_PATTERN = "input." + "[0-9a-f]" * 16
+
 _OTHERS = (
     *("embeddings.*-of-*.*.ark", "embeddings/*.npy", "log/worker.*-of-*.*.log", "log/launcher.*-of-*.log"),
-    *("input.*", ".*.part", "journal.*-of-*.*"),
+    *(_IDS_PATTERN, "journal.*-of-*.*"),
 )
 """The journals come last: as long as there is one, it is known that the others are to be removed."""
 
@@ -141,7 +143,7 @@ def save_ids(output_dir: Path, ids: Ids) -> None:
 
 def remove_other_ids(output_dir: Path, digest: str) -> None:
     """Remove the ids of lists that OUT was of before."""
-    for path in output_dir.glob("input.*"):
+    for path in output_dir.glob(_IDS_PATTERN):
         if path != _ids_path(output_dir, digest):
             path.unlink(missing_ok=True)
 
@@ -199,6 +201,8 @@ def check_archives(output_dir: Path, archives: dict[str, int]) -> None:
 
 def remove_results(output_dir: Path) -> None:
     """Clear OUT of what an earlier run left; what is not e2v's stays."""
+    for name in (*RESULTS, "npy.*-of-*", _IDS_PATTERN):
+        remove_drafts(output_dir / name)
     for pattern in (*RESULTS, *_OTHERS):
         for path in output_dir.glob(pattern):
             path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from e2v_cli.batching import Plan
 from e2v_cli.checkpoint import Model, hash_weights, load_network, read_model
 from e2v_cli.corpus import Corpus, read_corpus
 from e2v_cli.devices import choose_devices, count_cores
+from e2v_cli.durable import remove_drafts
 from e2v_cli.errors import OutputError, UsageError
 from e2v_cli.hub import find_model
 from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, Record, find_journals, make_header
@@ -33,6 +34,7 @@ from e2v_cli.merge import (
     publish_if_complete,
     read_headers,
     read_record,
+    read_sizes,
 )
 from e2v_cli.output import (
     check_archives,
@@ -48,6 +50,7 @@ from e2v_cli.records import Summary
 from e2v_cli.settings import Settings, Shard, make_fingerprint
 from e2v_cli.sinks import JournalSink, Sink, StdoutSink
 from e2v_cli.worker import STOP_SIGNALS, Job
+from e2v_cli.writers import npy_draft_name
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +147,7 @@ def _run_to_directory(
             remove_results(output_dir)
         for _, header in read_headers(output_dir):
             compare_fingerprints(output_dir, header.fingerprint, fingerprint)
+        remove_drafts(output_dir / npy_draft_name(shard))
         log_to_file(output_dir / "log" / f"launcher.{shard.name}.log")
         record = read_record(output_dir, corpus)
         check_archives(output_dir, record.archives)
@@ -155,7 +159,6 @@ def _run_to_directory(
         up_to_date: Record | None = record
         if _count_left(status, plan, shard) or shard not in find_ended(output_dir, corpus.digest):
             save_ids(output_dir, corpus)
-            (output_dir / "run.json").unlink(missing_ok=True)  # it says that the final files are those of the journals
             header = make_header(fingerprint, model.name, model.labels, corpus.digest, len(corpus))
             with closing(Journal(output_dir, shard, header)) as journal:
                 sink = JournalSink(journal, status, started)
@@ -173,8 +176,8 @@ def _run_to_directory(
 
 def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record | None, shard: Shard) -> Summary | None:
     """Write the final files, unless they are there, or other shards are not at their end."""
-    all_shards = {Shard(shard.count, index) for index in range(1, shard.count + 1)}
-    if not all_shards <= find_ended(output_dir, corpus.digest):
+    ended = [other for other in find_ended(output_dir, corpus.digest) if other.count == shard.count]
+    if len(ended) < shard.count:
         logger.warning("shard %s is complete; e2v merge %s when all are", shard, output_dir)
         return None
     with locked(output_dir, "merge", wait=True):
@@ -183,7 +186,8 @@ def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record | None,
             return None
         if shard.count > 1:
             logger.warning("all %d shards are complete: %s is merged", shard.count, output_dir)
-        record = record or read_record(output_dir, corpus)
+        if record is None or record.sizes != read_sizes(output_dir):
+            record = read_record(output_dir, corpus)
         merged = publish_if_complete(output_dir, corpus, record, find_run(output_dir))
         return merged if shard.count == 1 else None
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from e2v_cli.journal import DONE, LEFT, Elapsed, Record
-from e2v_cli.merge import find_run, plan_for, read_record
+from e2v_cli.merge import find_run, is_published, plan_for, read_record
 from e2v_cli.output import IdList, read_owner
 from e2v_cli.settings import Shard
 
@@ -25,7 +25,7 @@ def describe_run(output_dir: Path) -> str:
     plan = plan_for(record)
     status = record.status
     done, left = int((status == DONE).sum()), int((status == LEFT).sum())
-    state = "complete" if (output_dir / "run.json").exists() else "not merged yet" if not left else "not complete"
+    state = "complete" if is_published(output_dir, ids.digest) else "not merged yet" if not left else "not complete"
     head = f"{output_dir}: {state}\n{len(ids)} utterances: {done} done, {len(ids) - done - left} failed, {left} left\n"
     members = status[plan.members]
     counts = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import uuid
 from collections.abc import Sequence
 from functools import cached_property
 from io import BytesIO
@@ -16,7 +15,7 @@ import kaldiio
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.durable import naming, sync_file, sync_folder
+from e2v_cli.durable import draft_of, naming, sync_file, sync_folder
 from e2v_cli.records import Prediction
 from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat, Shard
 from e2v_cli.tables import kaldi_key
@@ -42,7 +41,7 @@ def open_writer(output_dir: Path, kind: EmbeddingFormat, dtype: EmbeddingDtype, 
         case "none":
             return NoWriter()
         case "npy":
-            return NpyWriter(output_dir, dtype)
+            return NpyWriter(output_dir, dtype, shard)
         case "ark":
             return ArkWriter(output_dir, dtype, shard)
 
@@ -61,10 +60,10 @@ class NpyWriter:
     A file gets its name when it is whole, so whoever else writes the same utterance at the same time does no harm.
     """
 
-    def __init__(self, output_dir: Path, dtype: EmbeddingDtype) -> None:
+    def __init__(self, output_dir: Path, dtype: EmbeddingDtype, shard: Shard) -> None:
         self.output_dir = output_dir
         self.dtype = dtype
-        self._draft = output_dir / f".npy.{uuid.uuid4().hex[:8]}.part"
+        self._draft = draft_of(output_dir / npy_draft_name(shard))
         (output_dir / "embeddings").mkdir(exist_ok=True)
         sync_folder(output_dir)
 
@@ -80,7 +79,8 @@ class NpyWriter:
                     file.write(content.getbuffer())
                     sync_file(file)
                 self._draft.replace(path)
-        sync_folder(self.output_dir / "embeddings")
+        if places:
+            sync_folder(self.output_dir / "embeddings")
         return places
 
 
@@ -97,7 +97,9 @@ class ArkWriter:
 
     def write(self, predictions: Sequence[Prediction]) -> list[str]:
         """Append to the archive, to the disk itself. A place is the offset behind the key, as in a Kaldi scp."""
-        places = []
+        places: list[str] = []
+        if not predictions:
+            return places
         with naming(self._path), self._path.open("r+b") as file:
             file.seek(0, os.SEEK_END)
             for prediction in predictions:
@@ -124,6 +126,11 @@ class ArkWriter:
             else:
                 sync_folder(self.output_dir)
                 return path
+
+
+def npy_draft_name(shard: Shard) -> str:
+    """Name what the drafts of a shard's ``.npy`` files are of."""
+    return f"npy.{shard.name}"
 
 
 def file_name(utt_id: str) -> str:

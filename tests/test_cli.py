@@ -195,7 +195,7 @@ def test_a_run_is_described_and_merged_again(tmp_path: Path, e2v: E2v) -> None:
 
     assert (status.returncode, status.stderr) == (0, "")
     assert status.stdout.startswith(
-        f"{tmp_path}: complete\n2 utterances: 1 done, 1 failed, 0 left\nshard  done  failed  "
+        f"{tmp_path}: not merged yet\n2 utterances: 1 done, 1 failed, 0 left\nshard  done  failed  "
     )
     merged = e2v("merge", tmp_path)
     assert (merged.returncode, merged.stdout) == (0, "")

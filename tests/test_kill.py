@@ -85,7 +85,7 @@ class Watch:
         return {row[4] for row in rows if row[1] in ("done", "failed")}
 
 
-def kill_and_go_on(command: Sequence[str | Path], out: Path, kills: int, total: int, seed: int) -> None:
+def kill_and_go_on(command: Sequence[str], out: Path, kills: int, total: int, seed: int) -> None:
     """Start a command again and again, killing it or its workers at random moments, until it ends by itself.
 
     A moment is when so many utterances more than at first are finished; but one of four is soon after the start.
@@ -149,7 +149,7 @@ def read_embeddings(out: Path) -> dict[str, np.ndarray]:
 def test_killed_runs_end_with_the_same_bytes(
     jobs: int, granularity: str, corpus: Path, references: dict[str, Path], tmp_path: Path
 ) -> None:
-    command = ["predict", corpus, "-m", "sample", "-o", tmp_path, "-j", str(jobs), *OPTIONS[granularity]]
+    command = ["predict", str(corpus), "-m", "sample", "-o", str(tmp_path), "-j", str(jobs), *OPTIONS[granularity]]
     kill_and_go_on(command, tmp_path, KILLS, 162, seed=jobs)
     assert_same_results(tmp_path, references[granularity])
 
@@ -160,7 +160,18 @@ def test_killed_shards_are_merged_to_the_same_bytes(
 ) -> None:
     for index in (2, 3, 1):
         shard = ("--shard", f"{index}/3")
-        command = ["predict", corpus, "-m", "sample", "-o", tmp_path, "-j", "2", *shard, *OPTIONS[granularity]]
+        command = [
+            "predict",
+            str(corpus),
+            "-m",
+            "sample",
+            "-o",
+            str(tmp_path),
+            "-j",
+            "2",
+            *shard,
+            *OPTIONS[granularity],
+        ]
         kill_and_go_on(command, tmp_path, 3, 50, seed=index)
     assert_same_results(tmp_path, references[granularity])
 

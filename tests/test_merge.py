@@ -334,6 +334,7 @@ def test_run_json_says_what_was_run_and_how_it_went(tmp_path: Path) -> None:
 
     publish_all(tmp_path)
 
+    journals = "".join(f"{path.name} {path.stat().st_size}\n" for path in sorted(tmp_path.glob("journal.*")))
     assert (
         (tmp_path / "run.json").read_bytes().decode()
         == f"""{{
@@ -361,6 +362,7 @@ def test_run_json_says_what_was_run_and_how_it_went(tmp_path: Path) -> None:
     "kaldiio": "{version("kaldiio")}"
   }},
   "input_sha256": "{IDS.digest}",
+  "journals_sha256": "{hashlib.sha256(journals.encode()).hexdigest()}",
   "counts": {{
     "input": 6,
     "done": 4,
@@ -387,6 +389,22 @@ def test_it_is_published_when_run_json_speaks_of_the_list(tmp_path: Path) -> Non
     assert not is_published(tmp_path, IDS.digest)
 
 
+@pytest.mark.parametrize("more", [b"00000000\ttorn", b""])
+def test_what_an_attempt_has_written_since_is_not_published(more: bytes, tmp_path: Path) -> None:
+    """Neither at the end of a journal nor in one more."""
+    write(tmp_path, [*entries(), *FAILURES], header())
+    publish_all(tmp_path)
+    if more:
+        with next(tmp_path.glob("journal.*")).open("ab") as file:
+            file.write(more)
+    else:
+        write(tmp_path, [], header())
+
+    assert not is_published(tmp_path, IDS.digest)
+    publish_all(tmp_path)
+    assert is_published(tmp_path, IDS.digest)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"null", b'{"input_sha256": 1}', b"\xff"])
 def test_a_run_json_without_a_digest_speaks_of_no_list(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "predictions.tsv").touch()
@@ -405,7 +423,7 @@ def test_drafts_of_writers_that_were_killed_are_removed(tmp_path: Path) -> None:
         "embeddings.scp",
         "embeddings.tsv",
     ]
-    for name in [*names, "npy"]:
+    for name in names:
         (tmp_path / f".{name}.0123abcd.part").touch()
     theirs = {".download.part", ".notes.tsv.0123abcd.part", "predictions.tsv.part"}
     for name in theirs:

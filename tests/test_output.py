@@ -420,7 +420,7 @@ def make_files(folder: Path, names: Sequence[str]) -> None:
 OURS = [
     *RESULTS,
     *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef"),
-    *(".predictions.tsv.0123abcd.part", ".npy.0123abcd.part", ".input.0123456789abcdef.0123abcd.part"),
+    *(".predictions.tsv.0123abcd.part", ".npy.1-of-1.0123abcd.part", ".input.0123456789abcdef.0123abcd.part"),
     *("embeddings.1-of-1.1.ark", "embeddings.2-of-3.10.ark", "embeddings/a.npy", "embeddings/a b%3A.npy"),
     *("log/worker.1-of-1.1.log", "log/launcher.1-of-1.log"),
 ]

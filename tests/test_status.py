@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -157,8 +158,10 @@ def test_a_run_that_is_only_to_be_merged(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_complete(tmp_path: Path) -> None:
-    write(tmp_path, WHOLE, range(1, 10), [0], Elapsed(10.0, 5.0, 5.0, 10))
-    (tmp_path / "run.json").touch()
+    journal = write(tmp_path, WHOLE, range(1, 10), [0], Elapsed(10.0, 5.0, 5.0, 10))
+    (tmp_path / "predictions.tsv").touch()
+    journals = hashlib.sha256(f"{journal.name} {journal.stat().st_size}\n".encode()).hexdigest()
+    (tmp_path / "run.json").write_text(json.dumps({"input_sha256": IDS.digest, "journals_sha256": journals}))
 
     assert describe(tmp_path) == [
         "complete",

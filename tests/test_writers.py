@@ -90,7 +90,7 @@ def assert_same_bits(array: NDArray[np.floating], expected: NDArray[np.floating]
 @pytest.mark.parametrize("dtype", get_args(EmbeddingDtype))
 def test_npy_files_hold_the_embeddings(dtype: EmbeddingDtype, shape: tuple[int, ...], tmp_path: Path) -> None:
     predictions = make_predictions(["a", "ü", "b/c"], shape)
-    writer = NpyWriter(tmp_path, dtype)
+    writer = NpyWriter(tmp_path, dtype, WHOLE)
 
     places = writer.write(predictions)
 
@@ -106,7 +106,7 @@ def test_npy_files_stay_within_out(tmp_path: Path) -> None:
     out.mkdir()
     predictions = make_predictions(NASTY_IDS, (4,))
 
-    places = NpyWriter(out, "fp32").write(predictions)
+    places = NpyWriter(out, "fp32", WHOLE).write(predictions)
 
     written = [Path(folder, name) for folder, _, names in os.walk(tmp_path) for name in names]
     assert sorted(written) == sorted(out / place for place in places)
@@ -119,7 +119,7 @@ def test_a_second_attempt_writes_npy_files_again(tmp_path: Path) -> None:
     first, second = (make_predictions(["a"], (dimension,)) for dimension in (8, 4))
 
     for predictions in (first, second):
-        NpyWriter(tmp_path, "fp32").write(predictions)
+        NpyWriter(tmp_path, "fp32", WHOLE).write(predictions)
 
     np.testing.assert_array_equal(np.load(tmp_path / "embeddings/a.npy"), second[0].embedding)
 
@@ -127,9 +127,9 @@ def test_a_second_attempt_writes_npy_files_again(tmp_path: Path) -> None:
 def test_npy_files_are_replaced_whole(tmp_path: Path) -> None:
     """Who has the old file open goes on reading the old one."""
     first, second = (make_predictions(["a"], (dimension,)) for dimension in (8, 4))
-    NpyWriter(tmp_path, "fp32").write(first)
+    NpyWriter(tmp_path, "fp32", WHOLE).write(first)
     with (tmp_path / "embeddings/a.npy").open("rb") as old:
-        NpyWriter(tmp_path, "fp32").write(second)
+        NpyWriter(tmp_path, "fp32", WHOLE).write(second)
 
         np.testing.assert_array_equal(np.load(old), first[0].embedding)
 
@@ -142,7 +142,7 @@ def test_two_workers_may_write_the_same_utterances_as_npy(tmp_path: Path) -> Non
         return [writer.write(predictions) for _ in range(20)]
 
     with ThreadPoolExecutor(2) as pool:
-        places = list(pool.map(write, [NpyWriter(tmp_path, "fp32"), NpyWriter(tmp_path, "fp32")]))
+        places = list(pool.map(write, [NpyWriter(tmp_path, "fp32", WHOLE), NpyWriter(tmp_path, "fp32", WHOLE)]))
 
     assert places == [[["embeddings/a.npy", "embeddings/b.npy"]] * 20] * 2
     for prediction in predictions:
@@ -154,7 +154,7 @@ def test_two_workers_may_write_the_same_utterances_as_npy(tmp_path: Path) -> Non
 
 
 def test_an_npy_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    writer = NpyWriter(tmp_path, "fp32")
+    writer = NpyWriter(tmp_path, "fp32", WHOLE)
     (tmp_path / "embeddings/a.npy").mkdir()
 
     with pytest.raises(IsADirectoryError) as caught:
