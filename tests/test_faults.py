@@ -199,6 +199,22 @@ def test_damage_in_the_middle_is_refused_by_name(damage: str, scp: Path, tmp_pat
     assert e2v(*command).returncode == 0
 
 
+def test_a_run_whose_journal_was_cut_ends_with_the_same_bytes(scp: Path, tmp_path: Path, e2v: E2v) -> None:
+    """At a few places of its last lines; test_journal.py cuts at every byte."""
+    command = ("predict", scp, "-m", "sample", "--embeddings", "ark", "--max-failures", "1", "-j", "1", "-o", tmp_path)
+    assert e2v(*command).returncode == 0
+    whole = digest(tmp_path)
+    journal = tmp_path / "journal.1-of-1.1"
+    content = journal.read_bytes()
+    last = content.rindex(b"done")
+    for size in (0, 300, last - 10, last + 40, len(content) - 1):
+        for path in (*tmp_path.glob("journal.*"), tmp_path / "predictions.tsv"):
+            path.unlink()
+        journal.write_bytes(content[:size])
+        assert e2v(*command).returncode == 0
+        assert digest(tmp_path) == whole
+
+
 def test_of_two_runs_at_once_one_works_and_one_is_told_who_does(tmp_path: Path, e2v: E2v) -> None:
     """Fifty times, on the same OUT; each time the one that works is killed, and the next goes on."""
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
