@@ -1,6 +1,23 @@
-"""``python -m e2v_cli`` is ``e2v``."""
+"""The ``e2v`` command: signals are heeded before anything else is imported."""
 
-from e2v_cli.cli import main
+from __future__ import annotations
+
+from e2v_cli.signals import StopSignals
+
+
+def main() -> None:
+    """Run e2v, and end with the exit code that its errors carry."""
+    stop = StopSignals()
+    stop.heed()
+    try:
+        from e2v_cli.cli import run_command_line
+
+        code = run_command_line(stop)
+    except KeyboardInterrupt:
+        code = 75  # EXIT_STOPPED, which is perhaps not imported yet
+    stop.ignore()  # there is nothing left to stop
+    raise SystemExit(code)
+
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ Half an utterance is worse than none, so audio that ends before its header says 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import deque
@@ -30,6 +31,11 @@ SAMPLE_RATES = range(1_000, 1_000_001)
 
 MAX_SECONDS = 1800.0
 """The longest utterance: it is encoded whole, in a time that grows with the square of its length."""
+
+MACHINE_ERRORS = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
+)
+"""What no file is to blame for: too many of them are open, or the file system is gone."""
 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
@@ -94,7 +100,7 @@ def read_audio(path: str) -> tuple[NDArray[np.float32], int]:
     except soundfile.LibsndfileError as error:
         raise AudioError("not audio", error.error_string) from None
     except OSError as error:  # the file changed since it was checked, or its disk failed
-        raise AudioError("unreadable", error.strerror or str(error)) from None
+        raise _blame(error) from None
     except MemoryError:
         raise AudioError("unreadable", "too long for the memory of this machine") from None
     if not len(samples):
@@ -127,12 +133,21 @@ def _check_file(path: str) -> None:
                 pass
     except FileNotFoundError:
         raise AudioError("missing", "no such file") from None
-    except (OSError, ValueError) as error:
-        raise AudioError("unreadable", getattr(error, "strerror", None) or str(error)) from None
+    except OSError as error:
+        raise _blame(error) from None
+    except ValueError as error:  # a NUL in the path
+        raise AudioError("unreadable", str(error)) from None
     if not stat.S_ISREG(status.st_mode):
         raise AudioError("unreadable", "not a regular file")
     if status.st_size == 0:
         raise AudioError("empty", "0 bytes")
+
+
+def _blame(error: OSError) -> AudioError:
+    """Blame the file for an error, unless it is the machine's: then it is raised again, and the run stops."""
+    if error.errno in MACHINE_ERRORS:
+        raise error
+    return AudioError("unreadable", error.strerror or str(error))
 
 
 def _read_blocks(file: soundfile.SoundFile) -> NDArray[np.float32]:

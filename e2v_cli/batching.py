@@ -7,6 +7,7 @@ the input is cut into blocks from the list alone, and a block into batches from 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,14 @@ PORTION_SECONDS = 1200.0
 """Audio of a block that is held in memory and sorted by length (77 MB); only a single longer utterance exceeds it."""
 
 
+class Share(NamedTuple):
+    """A block that is not read yet."""
+
+    number: int
+    places: NDArray[np.int64]
+    """(utterances,): where they stand in the list."""
+
+
 class Plan:
     """Which utterances of a list are computed, and in which blocks: fixed by their number alone."""
 
@@ -33,10 +42,10 @@ class Plan:
         self.members = members
         self.block_size = min(max(-(-len(members) // BLOCKS), fewest), most)
 
-    def deal_blocks(self, shard: Shard) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Deal blocks to shards in turn: the number of each that this one gets, and the places of its utterances."""
+    def deal_blocks(self, shard: Shard) -> Iterator[Share]:
+        """Deal blocks to shards in turn: those that this one gets."""
         for number in range(shard.index - 1, -(-len(self.members) // self.block_size), shard.count):
-            yield number, self.members[number * self.block_size : (number + 1) * self.block_size]
+            yield Share(number, self.members[number * self.block_size : (number + 1) * self.block_size])
 
     def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """Count how many of the chosen (members,) each of so many shards has: (count,)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from e2v_cli.settings import (
     Settings,
     Shard,
 )
+from e2v_cli.signals import StopSignals
 
 if TYPE_CHECKING:
     from e2v_cli.records import Summary
@@ -44,7 +45,7 @@ def _parse_max_failures(_ctx: click.Context, _param: click.Parameter, value: str
 
 def _parse_shard(_ctx: click.Context, _param: click.Parameter, value: str) -> Shard:
     """Read ``I/N``."""
-    match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", value)
+    match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", value)
     if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
         raise click.BadParameter(f"{value!r} is not a part and a number of parts like 2/3, counted from 1.")
     return Shard(count=int(match.group(2)), index=int(match.group(1)))
@@ -134,7 +135,9 @@ def cli() -> None:
     show_default=True,
     help="Compute only part I of N, counted from 1; the last one to end, or e2v merge, puts them together.",
 )
-@click.option("--overwrite", is_flag=True, help="Throw away what OUT holds of an earlier run.")
+@click.option(
+    "--overwrite", is_flag=True, help="Throw away what OUT holds of an earlier run, also of the same command."
+)
 @click.option("--retry-failed", is_flag=True, help="Try again the utterances that failed in an earlier run.")
 @click.option(
     "--max-failures",
@@ -151,7 +154,9 @@ def cli() -> None:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say which utterances failed, and why.")
+@click.pass_obj
 def predict(
+    stop: StopSignals,
     inputs: tuple[str, ...],
     output_dir: str | None,
     model: str,
@@ -169,7 +174,7 @@ def predict(
     progress: bool | None,
     quiet: bool,
     verbose: bool,
-) -> None:
+) -> int:
     """Recognise the emotion of every utterance.
 
     INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories, and - for a list
@@ -219,18 +224,20 @@ def predict(
     from e2v_cli.run import run
 
     try:
-        summary = run(settings)
+        summary = run(settings, stop)
     except BrokenPipeError:  # the reader has what it wanted
         _drop_standard_output()
-        sys.exit(0)
+        return 0
     if not quiet:
-        click.echo(_summary_line(summary), err=True)
+        _say(_describe(summary))
     if summary.stopped:
-        sys.exit(EXIT_STOPPED)
+        return EXIT_STOPPED
     if not max_failures.allows(summary.failed, summary.input):
-        reasons = "see above" if output_dir is None else f"see {output_dir}/failures.tsv; --retry-failed tries again"
-        click.echo(f"e2v: {summary.failed} failed, more than --max-failures {max_failures} allows: {reasons}", err=True)
-        sys.exit(EXIT_TOO_MANY_FAILURES)
+        later = " once all shards are" if shard.count > 1 else ""
+        reasons = f"see {output_dir}/failures.tsv{later}; --retry-failed tries again" if output_dir else "see above"
+        _say(f"{summary.failed} failed, more than --max-failures {max_failures} allows: {reasons}")
+        return EXIT_TOO_MANY_FAILURES
+    return 0
 
 
 @cli.command()
@@ -238,8 +245,8 @@ def predict(
 def merge(output_dir: Path) -> None:
     """Put the shards of a run together: predictions.tsv and all other final files.
 
-    Needed where shards ran on several machines that don't see each other's files at once; on a single one the last
-    shard does it. Refuses while parts are missing, and says which.
+    The last shard to end does it by itself, unless it can't see yet that all others have ended, on another machine
+    perhaps. Refuses while parts are missing, and says which.
 
     \b
     Example:
@@ -248,7 +255,7 @@ def merge(output_dir: Path) -> None:
     from e2v_cli.merge import merge as merge_shards
 
     log_to_stderr(logging.WARNING)
-    click.echo(_summary_line(merge_shards(output_dir)), err=True)
+    _say(_describe(merge_shards(output_dir)))
 
 
 @cli.command()
@@ -262,28 +269,48 @@ def status(output_dir: Path) -> None:
     """  # noqa: D301
     from e2v_cli.status import describe_run
 
-    click.echo(describe_run(output_dir), nl=False)
-
-
-def main() -> None:
-    """Run e2v, and end with the exit code that its errors carry."""
+    description = describe_run(output_dir)
     try:
-        sys.exit(cli.main(prog_name="e2v", standalone_mode=False))
+        sys.stdout.write(description)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_standard_output()
+
+
+def run_command_line(stop: StopSignals) -> int:
+    """Run a command, and give the exit code that its errors carry."""
+    _open_standard_streams()
+    try:
+        return int(cli.main(prog_name="e2v", standalone_mode=False, obj=stop) or 0)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # a second one changes nothing
-            signal.signal(signum, signal.SIG_IGN)
-        sys.exit(EXIT_STOPPED)
+        return error.exit_code
+    except click.Abort:
+        return EXIT_STOPPED
     except E2vError as error:
-        click.echo(f"e2v: {error}", err=True)
-        sys.exit(error.exit_code)
+        _say(str(error))
+        return error.exit_code
     except OSError as error:
         _drop_standard_output()
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"e2v: {place}{error.strerror or error}", err=True)
-        sys.exit(1)
+        _say(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        return 1
+
+
+def _say(message: str) -> None:
+    """Say something on standard error, if anybody listens: it changes nothing that nobody does."""
+    with suppress(OSError):
+        click.echo(f"e2v: {message}", err=True)
+
+
+def _open_standard_streams() -> None:
+    """Give closed standard streams' numbers to nothing, before some file gets them; errors need no reader."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 — for as long as the process lives
 
 
 def _drop_standard_output() -> None:
@@ -298,11 +325,11 @@ def _progress_style(progress: bool | None, quiet: bool, rows_on_terminal: bool) 
     return "bar" if progress else "none"
 
 
-def _summary_line(summary: Summary) -> str:
+def _describe(summary: Summary) -> str:
     plural = "" if summary.input == 1 else "s"
     left = f", {summary.left} left" if summary.left else ""
     return (
-        f"e2v: {summary.input} utterance{plural}: {summary.done} done, {summary.failed} failed{left}; "
+        f"{summary.input} utterance{plural}: {summary.done} done, {summary.failed} failed{left}; "
         f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s "
         f"({summary.speed:.1f}× real time once the model was loaded)"
     )

@@ -97,7 +97,9 @@ class _List:
 
     def line_number(self, index: int) -> int:
         """Count in which line of the file, from 1, an entry stands."""
-        return os.pread(self.descriptor, self.offsets[index], 0).count(b"\n") + 1
+        size, end = 1 << 24, self.offsets[index]
+        chunks = (os.pread(self.descriptor, min(size, end - begin), begin) for begin in range(0, end, size))
+        return sum(chunk.count(b"\n") for chunk in chunks) + 1
 
 
 class Corpus:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from e2v_cli.process import HOST, is_dead
 
 
 @contextmanager
@@ -32,13 +35,15 @@ def published(path: Path) -> Iterator[BinaryIO]:
 
 def draft_of(path: Path) -> Path:
     """Choose a name, which nobody else has, for a file that is not whole yet."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
 
 
 def remove_drafts(path: Path) -> None:
-    """Remove what writers that were killed left of a file; its name may be a pattern."""
-    for draft in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}.part"):
-        draft.unlink(missing_ok=True)
+    """Remove what writers that are dead left of a file; its name may be a pattern."""
+    for draft in path.parent.glob(f".{path.name}.*-*-{'[0-9a-f]' * 8}.part"):
+        match = re.search(r"\.([^.]+(?:\.[^.]+)*)-(\d+)-[0-9a-f]{8}\.part$", draft.name)
+        if match and match.group(1).endswith(HOST) and is_dead(HOST, int(match.group(2))):
+            draft.unlink(missing_ok=True)
 
 
 def sync_file(file: BinaryIO) -> None:

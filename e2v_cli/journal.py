@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from e2v_cli.durable import naming, sync_file, sync_folder
 from e2v_cli.errors import OutputError
 from e2v_cli.keys import KeyIndex, hash_keys
+from e2v_cli.process import HOST
 from e2v_cli.records import Entry, Failure
 from e2v_cli.settings import Fingerprint, Shard
 from e2v_cli.tables import failures_row, tsv_row
@@ -43,7 +43,7 @@ WORKER_DIED = "worker died"
 _CHUNK = 1 << 16
 """Lines that are looked up together."""
 
-_GAP = 1 << 16
+_GAP = 1 << 12
 """Bytes between two lines that are rather read than skipped."""
 
 
@@ -105,7 +105,7 @@ def make_header(
 ) -> Header:
     """Make the header of an attempt of this process that begins now."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return Header(fingerprint, model, labels, input_sha256, input_size, socket.gethostname(), os.getpid(), now)
+    return Header(fingerprint, model, labels, input_sha256, input_size, HOST, os.getpid(), now)
 
 
 class Journal:
@@ -146,6 +146,10 @@ class Journal:
             OSError: it can't be written.
         """
         self._write([_json_line("time", asdict(elapsed)), _json_line("end", {})])
+
+    def discard(self) -> None:
+        """Take back that this attempt was ever made."""
+        self._path.unlink()
 
     def close(self) -> None:
         """Close it; it is never opened for writing again."""
@@ -193,7 +197,7 @@ class Record:
         Raises:
             OutputError: it is damaged elsewhere than at its end, or written by another version.
         """
-        self.sizes[journal.path.name] = journal.path.stat().st_size
+        size = self.sizes[journal.path.name] = journal.path.stat().st_size
         header = read_header(journal.path)
         if header is None:
             return
@@ -201,7 +205,7 @@ class Record:
         keys: list[bytes] = []
         lines: list[tuple[int, int, int]] = []
         try:
-            for offset, text in _whole_lines(journal.path):
+            for offset, text in _whole_lines(journal.path, size):
                 _, kind, content = text.split(b"\t", 2)
                 if kind == b"done":
                     _, place, key, _ = content.split(b"\t", 3)
@@ -271,7 +275,7 @@ def read_header(path: Path) -> Header | None:
         OutputError: it is damaged, or written by another version.
     """
     try:
-        _, text = next(_whole_lines(path))
+        _, text = next(_whole_lines(path, path.stat().st_size))
         _, kind, content = text.split(b"\t", 2)
         if kind != b"run":
             raise _other_version(path)
@@ -291,8 +295,10 @@ def has_ended(path: Path) -> bool:
     return last == [_checked(_json_line("end", {}))]
 
 
-def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _whole_lines(path: Path, end: int) -> Iterator[tuple[int, bytes]]:
     """Read where the lines of a journal begin behind their checksums, and what they say from there.
+
+    What is written behind ``end`` meanwhile is not looked at: half a line there is none that was torn.
 
     Raises:
         OutputError: one that is not whole has others behind it.
@@ -301,6 +307,8 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     torn = False
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
+            if offset >= end:
+                return
             if torn:
                 raise OutputError(
                     f"{path}:{number - 1}: damaged, and lines follow it; restore it, or cut it before that line "

@@ -20,20 +20,24 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import numpy as np
-from numpy.typing import NDArray
 
+from e2v_cli.batching import Share
 from e2v_cli.corpus import Corpus
 from e2v_cli.errors import WorkerError
 from e2v_cli.journal import FAILED, LEFT, WORKER_DIED
 from e2v_cli.progress import Progress
 from e2v_cli.records import Block, Entry, Failure
+from e2v_cli.signals import STOP_SIGNALS
 from e2v_cli.sinks import Sink
-from e2v_cli.worker import STOP_SIGNALS, BlockDone, Crash, Fatal, Job, Results, run_worker
+from e2v_cli.worker import BlockDone, Crash, Fatal, Job, Results, run_worker
 
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 10
-"""So many workers may die in a row without any result in between."""
+"""So many workers may die with nothing in hand, most likely while they load the model, without any result."""
+
+MAX_BLOCK_DEATHS = 5
+"""So many workers may die over a block, of which no utterance alone is to blame, without any result of it."""
 
 STRIKES = 2
 """An utterance under which so many workers died, alone, is to blame."""
@@ -47,9 +51,6 @@ _BURIAL_SECONDS = 5.0
 _TICK = 0.2
 """Seconds after which signals are looked at when workers are silent."""
 
-Places = tuple[int, NDArray[np.int64]]
-"""A block that is not read yet: its number, and the places of its utterances."""
-
 
 @dataclass(eq=False)
 class _Worker:
@@ -62,7 +63,7 @@ class _Worker:
     loaded: bool = False
     waiting: bool = False
     """It has nothing in hand, and wished for a block."""
-    in_hand: dict[int, Places] = field(default_factory=dict)
+    in_hand: dict[int, Share] = field(default_factory=dict)
     """Blocks it has not finished."""
     trial: int | None = None
     """The place of the utterance that it tries alone."""
@@ -77,6 +78,7 @@ class Launcher:
         job: Job,
         devices: Sequence[str],
         corpus: Corpus,
+        blocks: Iterator[Share],
         sink: Sink,
         progress: Progress,
         stopping: Callable[[], bool],
@@ -84,26 +86,28 @@ class Launcher:
         self._job = job
         self._devices = devices
         self._corpus = corpus
+        self._blocks = blocks
         self._sink = sink
         self._progress = progress
         self._stopping = stopping
         self._workers: list[_Worker] = []
-        self._queue: deque[Places] = deque()
+        self._queue: deque[Share] = deque()
         """Blocks to be given out next."""
-        self._held: list[Places] = []
+        self._held: list[Share] = []
         """Blocks that wait until none of their utterances is suspected any more."""
         self._suspects: deque[int] = deque()
         self._strikes: Counter[int] = Counter()
-        self._deaths = 0
-        """Since the last result."""
+        self._idle_deaths = 0
+        self._block_deaths: dict[int, tuple[int, int]] = {}
+        """Of each block, how much of it was left when a worker died, and how many died with so much left."""
+        self._begun = False
 
-    def run(self, blocks: Iterator[Places]) -> None:
+    def run(self) -> None:
         """Have all blocks computed, or stop as soon as told to.
 
         Raises:
             E2vError: a worker could not go on, or results can't be kept.
         """
-        self._blocks = blocks
         try:
             for number, device in enumerate(self._devices, 1):
                 self._start(number, device)
@@ -157,9 +161,9 @@ class Launcher:
                 worker.in_hand.pop(message.number, None)
                 worker.trial = None
             case "first":
-                if not any(other.loaded for other in self._workers):
+                if not self._begun:
                     self._sink.begin()
-                worker.loaded = True
+                self._begun = worker.loaded = True
                 worker.waiting = not self._stopping()
                 if not worker.waiting:
                     self._give(worker, None)
@@ -178,7 +182,7 @@ class Launcher:
         for worker in self._workers:
             if worker.waiting and self._suspects:
                 worker.trial = self._suspects.popleft()
-                self._give(worker, (-1, np.array([worker.trial])))
+                self._give(worker, Share(-1, np.array([worker.trial])))
         if not self._suspects and not any(worker.trial is not None for worker in self._workers):
             self._queue.extendleft(block for block in self._held if self._is_left(block))
             self._held = []
@@ -189,63 +193,85 @@ class Launcher:
         return not at_work and not self._held and not self._fill_queue(1)
 
     def _fill_queue(self, count: int) -> bool:
-        """Have so many blocks ready of which something is left, and say whether there are."""
+        """Have so many blocks ready, and say whether there are."""
         while len(self._queue) < count and (block := next(self._blocks, None)):
-            if self._is_left(block):
-                self._queue.append(block)
+            self._queue.append(block)
         return len(self._queue) >= count
 
-    def _is_left(self, block: Places) -> bool:
-        return bool((self._sink.status[block[1]] == LEFT).any())
+    def _is_left(self, block: Share) -> bool:
+        return bool((self._sink.status[block.places] == LEFT).any())
 
-    def _give(self, worker: _Worker, places: Places | None) -> None:
+    def _give(self, worker: _Worker, share: Share | None) -> None:
         block = None
-        if places is not None:
-            worker.in_hand[places[0]] = places
-            block = self._make_block(*places, trial=worker.trial is not None)
+        if share is not None:
+            worker.in_hand[share.number] = share
+            block = self._make_block(share, trial=worker.trial is not None)
         worker.waiting = False
         with suppress(OSError):  # where it is dead, that shows when it is listened to
             worker.connection.send(block)
 
-    def _make_block(self, number: int, places: NDArray[np.int64], trial: bool) -> Block:
+    def _make_block(self, share: Share, trial: bool) -> Block:
         """Read a block, without utterances that are not to be touched."""
+        places = share.places
         status = self._sink.status[places]
         utterances = tuple(self._corpus[place] for place in places[status != FAILED].tolist())
         finished = frozenset(places[(status != LEFT) & (status != FAILED)].tolist())
-        return Block(number, utterances, finished, trial)
+        return Block(share.number, utterances, finished, trial)
 
     def _commit(self, entries: list[Entry], failures: list[Failure]) -> None:
         """Make results last."""
         if entries or failures:
             self._sink.commit(entries, failures)
             self._progress.advance(len(entries) + len(failures), sum(entry.duration for entry in entries))
-            self._deaths = 0
+            self._idle_deaths = 0
             entries.clear()
             failures.clear()
 
     def _bury(self, worker: _Worker) -> None:
         """See to what a worker leaves behind that has ended."""
         self._workers.remove(worker)
+        worker.connection.close()
         worker.process.join(_BURIAL_SECONDS)
+        cause = worker.last_words or _describe_exit(worker.process.exitcode)
+        worker.process.kill()  # should it hang
+        worker.process.join()
         if self._stopping():
             return
-        cause = worker.last_words or _describe_exit(worker.process.exitcode)
-        self._deaths += 1
         if worker.trial is None:
             logger.warning(
                 "worker %d died (%s); it is replaced, and what it was at is done again", worker.number, cause
             )
-            for places in worker.in_hand.values():
-                self._held.append(places)
-                self._suspects += places[1][self._sink.status[places[1]] == LEFT].tolist()
+            self._suspect(worker, cause)
         else:
             self._strike(worker.trial, cause)
-        if self._deaths == MAX_DEATHS:
-            raise WorkerError(
-                f"{MAX_DEATHS} workers died in a row, the last: {cause}. Is there memory for {len(self._devices)} of "
-                "them? Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
-            )
         self._start(worker.number, worker.device)
+
+    def _suspect(self, worker: _Worker, cause: str) -> None:
+        """Hold back what a dead worker had in hand, until it is known whether an utterance is to blame.
+
+        Raises:
+            WorkerError: workers die again and again.
+        """
+        next_move = "Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
+        if not worker.in_hand:
+            self._idle_deaths += 1
+            if self._idle_deaths == MAX_DEATHS:
+                raise WorkerError(
+                    f"{MAX_DEATHS} workers died in a row before they did anything, the last: {cause}. "
+                    f"Is there memory for {len(self._devices)} of them? {next_move}"
+                )
+        for share in worker.in_hand.values():
+            left = share.places[self._sink.status[share.places] == LEFT].tolist()
+            left_before, deaths = self._block_deaths.get(share.number, (0, 0))
+            deaths = deaths + 1 if len(left) == left_before else 1
+            self._block_deaths[share.number] = (len(left), deaths)
+            if deaths == MAX_BLOCK_DEATHS:
+                raise WorkerError(
+                    f"{deaths} workers died over the {len(left)} utterances from {self._corpus[left[0]].utt_id}, "
+                    f"the last: {cause}; each of them alone does no harm. {next_move}"
+                )
+            self._held.append(share)
+            self._suspects += left
 
     def _strike(self, place: int, cause: str) -> None:
         """Count a death against the utterance that was tried alone."""
@@ -272,7 +298,8 @@ def _describe_exit(code: int | None) -> str:
         return "it hangs"
     if code >= 0:
         return f"exit code {code}"
-    return f"killed by {signal.Signals(-code).name}"
+    known = {signum.value: signum.name for signum in signal.Signals}
+    return f"killed by {known.get(-code, f'signal {-code}')}"
 
 
 def _messages(connection: Connection) -> Iterator[object]:

@@ -7,10 +7,9 @@ import hashlib
 import logging
 import os
 import re
-import socket
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,32 +17,31 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import kaldiio
 import numpy as np
 
 from e2v_cli.durable import naming, published, remove_drafts
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.keys import KeyIndex
+from e2v_cli.process import HOST, is_dead
 from e2v_cli.settings import Shard
 
 logger = logging.getLogger(__name__)
 
-RESULTS = (
-    "predictions.tsv",
-    "failures.tsv",
-    "run.json",
-    "embeddings.scp",
-    "embeddings.tsv",
-    "utt2dur",
-    "utt2num_frames",
-)
+COMMON_RESULTS = ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames")
+
+EMBEDDING_LISTS = {"none": (), "ark": ("embeddings.scp",), "npy": ("embeddings.tsv",)}
+"""The files that say where embeddings are, by ``--embeddings``."""
+
+RESULTS = (*COMMON_RESULTS, *EMBEDDING_LISTS["ark"], *EMBEDDING_LISTS["npy"])
 
 _IDS_PATTERN = "input." + "[0-9a-f]" * 16
 
 _OTHERS = (
+    *("journal.*-of-*.*", _IDS_PATTERN),
     *("embeddings.*-of-*.*.ark", "embeddings/*.npy", "log/worker.*-of-*.*.log", "log/launcher.*-of-*.log"),
-    *(_IDS_PATTERN, "journal.*-of-*.*"),
 )
-"""The journals come last: as long as there is one, it is known that the others are to be removed."""
+"""What else a run leaves. The journals come first: nothing may speak of what is gone."""
 
 _OWNER_SECONDS = 1.0
 """For so long a lock whose owner has not said yet who it is is asked again."""
@@ -60,7 +58,7 @@ class Owner:
     @classmethod
     def of_this_process(cls) -> Owner:
         """Say who this process is."""
-        return cls(os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(timespec="seconds"))
+        return cls(os.getpid(), HOST, datetime.now().astimezone().isoformat(timespec="seconds"))
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
@@ -73,16 +71,8 @@ class Owner:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is certain that it is dead; of another machine's nothing is."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
+        """Whether it is certain that it is dead."""
+        return is_dead(self.host, self.pid)
 
 
 class Ids(Protocol):
@@ -156,8 +146,10 @@ def make_folder(output_dir: Path) -> None:
     """Make OUT where it isn't there.
 
     Raises:
-        OutputError: it can't be made.
+        OutputError: it can't be made, or lists of paths in it could not be read.
     """
+    if re.search(rb"[\x00-\x1f]", bytes(output_dir.resolve())):
+        raise OutputError(f"{str(output_dir)!r}: no list of embeddings could name such a path; choose another -o")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -193,17 +185,21 @@ def check_archives(output_dir: Path, archives: dict[str, int]) -> None:
         path = output_dir / name
         if not path.exists():
             raise OutputError(f"{path} is gone, but the journal speaks of it: bring it back, or use --overwrite")
-        if offset and path.stat().st_size <= offset:
-            raise OutputError(
-                f"{path} ends before {offset}, of which the journal speaks: restore it, or use --overwrite"
-            )
+        if offset:
+            try:
+                kaldiio.load_mat(f"{path}:{offset}")
+            except Exception:  # kaldiio says it in many ways
+                raise OutputError(
+                    f"{path} ends before what the journal speaks of at {offset}: restore it, or use --overwrite"
+                ) from None
 
 
 def remove_results(output_dir: Path) -> None:
-    """Clear OUT of what an earlier run left; what is not e2v's stays."""
+    """Clear OUT of what an earlier run left; what is not e2v's stays, and without a journal that is all but results."""
     for name in (*RESULTS, "npy.*-of-*", _IDS_PATTERN):
         remove_drafts(output_dir / name)
-    for pattern in (*RESULTS, *_OTHERS):
+    had_run = any(output_dir.glob("journal.*-of-*.*"))
+    for pattern in (*(_OTHERS if had_run else ()), *RESULTS):
         for path in output_dir.glob(pattern):
             path.unlink(missing_ok=True)
     for folder in ("embeddings", "log"):
@@ -232,27 +228,34 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            file.truncate(0)
+            with suppress(OSError):
+                file.truncate(0)
 
 
-def refuse_other_runs(output_dir: Path, shard: Shard) -> None:
-    """Check that nobody is at work in OUT but shards of the same run.
+def refuse_other_runs(output_dir: Path, shard: Shard, at_other_lists: Set[Shard]) -> None:
+    """Check that nobody is at work in OUT but other shards of the same run, at the same list.
 
     Raises:
         OutputConflictError: somebody is.
     """
     for path in output_dir.glob(".lock.*-of-*"):
-        if shard.count > 1 and path.name.endswith(f"-of-{shard.count}"):
+        match = re.fullmatch(r"\.lock\.(\d+)-of-(\d+)", path.name)
+        if not match:
             continue
-        if path.name == f".lock.{shard.name}":
-            continue
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _conflict(output_dir, file) from None
-            except OSError:
-                continue
+        other = Shard(count=int(match.group(2)), index=int(match.group(1)))
+        same_run = other.count == shard.count and other not in at_other_lists
+        if other != shard and not same_run:
+            with path.open("rb") as file:
+                _refuse_if_held(output_dir, file)
+
+
+def _refuse_if_held(output_dir: Path, file: BinaryIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _conflict(output_dir, file) from None
+    except OSError:
+        pass  # no locks here: what several writers do together is right all the same
 
 
 def read_owner(output_dir: Path, shard: Shard) -> Owner | None:

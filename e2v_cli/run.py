@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +18,22 @@ from e2v_cli.checkpoint import Model, hash_weights, load_network, read_model
 from e2v_cli.corpus import Corpus, read_corpus
 from e2v_cli.devices import choose_devices, count_cores
 from e2v_cli.durable import remove_drafts
-from e2v_cli.errors import OutputError, UsageError
-from e2v_cli.hub import find_model
-from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, Record, find_journals, make_header
-from e2v_cli.launcher import Launcher
-from e2v_cli.logs import log_to_file
-from e2v_cli.merge import (
-    compare_fingerprints,
+from e2v_cli.errors import OutputConflictError, OutputError, UsageError
+from e2v_cli.history import (
+    find_at_other_lists,
     find_ended,
     find_run,
     is_published,
     plan_for,
-    publish_if_complete,
-    read_headers,
     read_record,
     read_sizes,
+    refuse_other_fingerprints,
 )
+from e2v_cli.hub import find_model
+from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, Record, find_journals, make_header
+from e2v_cli.launcher import Launcher
+from e2v_cli.logs import log_to_file
+from e2v_cli.merge import describe_missing, publish
 from e2v_cli.output import (
     check_archives,
     locked,
@@ -48,78 +46,41 @@ from e2v_cli.output import (
 from e2v_cli.progress import Progress
 from e2v_cli.records import Summary
 from e2v_cli.settings import Settings, Shard, make_fingerprint
+from e2v_cli.signals import StopSignals
 from e2v_cli.sinks import JournalSink, Sink, StdoutSink
-from e2v_cli.worker import STOP_SIGNALS, Job
+from e2v_cli.worker import Job
 from e2v_cli.writers import npy_draft_name
 
 logger = logging.getLogger(__name__)
 
 
-class StopSignals:
-    """The signals that ask e2v to stop: they interrupt what can be, and are only noted while workers are at work."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._interrupts = True
-
-    @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Heed the signals; the second one of them is ignored."""
-        before = {signum: signal.signal(signum, self._receive) for signum in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, signal.SIG_IGN if self.received else handler)
-
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Only note them: who is at work looks at ``received``."""
-        self._interrupts = False
-        try:
-            yield
-        finally:
-            self._interrupts = True
-
-    def _receive(self, _signum: int, _frame: FrameType | None) -> None:
-        first, self.received = not self.received, True
-        if first and self._interrupts:
-            raise KeyboardInterrupt
-
-
-def run(settings: Settings) -> Summary:
-    """Run ``e2v predict``.
+def run(settings: Settings, stop: StopSignals) -> Summary:
+    """Run ``e2v predict``, until it is done or told to stop.
 
     Raises:
         E2vError: it could not go on; what was done until then is safe.
         KeyboardInterrupt: a signal stopped it where nothing was under way.
     """
     started = time.monotonic()
-    stop = StopSignals()
-    with stop.heeded():
-        corpus = read_corpus(settings.inputs)
-        model = read_model(settings.model, find_model(settings.model))
-        if not model.labels and settings.embeddings == "none":
-            hint = " (its tokens.txt is missing)" if model.declares_head else ""
-            raise UsageError(
-                f"{settings.model} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark"
-            )
-        devices = choose_devices(settings.device, settings.jobs)
-        if settings.output_dir is None:
-            return _run_to_stdout(settings, corpus, model, devices, stop, started)
-        try:
-            return _run_to_directory(settings, settings.output_dir, corpus, model, devices, stop, started)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OutputError.of(error) from error
+    corpus = read_corpus(settings.inputs)
+    model = read_model(settings.model, find_model(settings.model))
+    if not model.labels and settings.embeddings == "none":
+        hint = " (its tokens.txt is missing)" if model.declares_head else ""
+        raise UsageError(f"{settings.model} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark")
+    devices = choose_devices(settings.device, settings.jobs)
+    if settings.output_dir is None:
+        return _run_to_stdout(settings, corpus, model, devices, stop, started)
+    try:
+        return _run_to_directory(settings, settings.output_dir, corpus, model, devices, stop, started)
+    except OSError as error:
+        raise OutputError.of(error) from error
 
 
 def _run_to_stdout(
     settings: Settings, corpus: Corpus, model: Model, devices: Sequence[str], stop: StopSignals, started: float
 ) -> Summary:
     plan = Plan(np.arange(len(corpus)))
-    order = (place for _, places in plan.deal_blocks(settings.shard) for place in places.tolist())
+    order = (place for block in plan.deal_blocks(settings.shard) for place in block.places.tolist())
     sink = StdoutSink(model.labels, len(corpus), order, started)
     _run_workers(settings, model, corpus, plan, devices, sink, stop)
     return _summarise(sink.status, sink.elapsed, plan, settings.shard, stop)
@@ -136,17 +97,15 @@ def _run_to_directory(
 ) -> Summary:
     shard = settings.shard
     make_folder(output_dir)
-    had_run = bool(find_journals(output_dir))
-    refuse_foreign_files(output_dir, had_run or settings.overwrite)
+    refuse_foreign_files(output_dir, settings.overwrite or bool(find_journals(output_dir)))
     fingerprint = make_fingerprint(settings, hash_weights(model), model.labels)
     with ExitStack() as stack:
         stack.enter_context(locked(output_dir, shard.name))
-        refuse_other_runs(output_dir, shard)
-        if settings.overwrite and had_run:
+        refuse_other_runs(output_dir, shard, find_at_other_lists(output_dir, corpus.digest))
+        if settings.overwrite:
             load_network(model)  # one that can't be loaded must not cost what is there
             remove_results(output_dir)
-        for _, header in read_headers(output_dir):
-            compare_fingerprints(output_dir, header.fingerprint, fingerprint)
+        refuse_other_fingerprints(output_dir, fingerprint)
         remove_drafts(output_dir / npy_draft_name(shard))
         log_to_file(output_dir / "log" / f"launcher.{shard.name}.log")
         record = read_record(output_dir, corpus)
@@ -155,40 +114,52 @@ def _run_to_directory(
         status = record.status.copy()
         if settings.retry_failed:
             status[status != DONE] = LEFT
+        save_ids(output_dir, corpus)
         elapsed = [taken for journal, taken in record.elapsed.items() if journal.shard == shard]
-        up_to_date: Record | None = record
         if _count_left(status, plan, shard) or shard not in find_ended(output_dir, corpus.digest):
-            save_ids(output_dir, corpus)
             header = make_header(fingerprint, model.name, model.labels, corpus.digest, len(corpus))
             with closing(Journal(output_dir, shard, header)) as journal:
+                try:
+                    refuse_other_fingerprints(output_dir, fingerprint)  # of shards that began at the same moment
+                except OutputConflictError:
+                    journal.discard()
+                    raise
                 sink = JournalSink(journal, status, started)
                 _run_workers(settings, model, corpus, plan, devices, sink, stop)
                 elapsed.append(replace(sink.elapsed, wall_seconds=time.monotonic() - started))
                 if not stop.received:
                     journal.end(elapsed[-1])
-            up_to_date = None
         summary = _summarise(status, sum(elapsed, Elapsed()), plan, shard, stop)
         if summary.stopped:
             logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
             return summary
-        return _publish_after_last(output_dir, corpus, up_to_date, shard) or summary
+        return _publish_after_last(output_dir, corpus, record, shard) or summary
 
 
-def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record | None, shard: Shard) -> Summary | None:
-    """Write the final files, unless they are there, or other shards are not at their end."""
+def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record, shard: Shard) -> Summary | None:
+    """Write the final files, unless they are there, or other shards are not at their end.
+
+    The record is read again where the journals have grown since.
+    """
     ended = [other for other in find_ended(output_dir, corpus.digest) if other.count == shard.count]
+    if shard not in ended:
+        raise OutputError(f"{output_dir}: its journal is gone or was changed meanwhile; run the same command again")
     if len(ended) < shard.count:
         logger.warning("shard %s is complete; e2v merge %s when all are", shard, output_dir)
         return None
     with locked(output_dir, "merge", wait=True):
+        unchanged = record.sizes == read_sizes(output_dir)
         if is_published(output_dir, corpus.digest):
-            logger.warning("%s is complete: nothing to do", output_dir)
+            logger.warning("%s is complete%s", output_dir, ": nothing to do" if unchanged else "")
+            return None
+        if not unchanged:
+            record = read_record(output_dir, corpus)
+        if missing := describe_missing(record, shard.count):  # others ended when what was done before was another
+            logger.warning("shard %s is complete; %s", shard, missing)
             return None
         if shard.count > 1:
             logger.warning("all %d shards are complete: %s is merged", shard.count, output_dir)
-        if record is None or record.sizes != read_sizes(output_dir):
-            record = read_record(output_dir, corpus)
-        merged = publish_if_complete(output_dir, corpus, record, find_run(output_dir))
+        merged = publish(output_dir, corpus, record, find_run(output_dir).header)
         return merged if shard.count == 1 else None
 
 
@@ -202,7 +173,8 @@ def _run_workers(
     stop: StopSignals,
 ) -> None:
     """Compute what is left of a shard, unless told to stop."""
-    blocks = ((number, places) for number, places in plan.deal_blocks(settings.shard) if _any_left(sink, places))
+    dealt = plan.deal_blocks(settings.shard)
+    blocks = (block for block in dealt if (sink.status[block.places] == LEFT).any())
     first = list(islice(blocks, len(devices)))
     devices = devices[: len(first)]  # no worker without a block
     if not devices:
@@ -221,12 +193,7 @@ def _run_workers(
     )
     left = _count_left(sink.status, plan, settings.shard)
     with stop.noted(), closing(Progress(left, settings.progress)) as progress:
-        launcher = Launcher(job, devices, corpus, sink, progress, stopping=lambda: stop.received)
-        launcher.run(chain(first, blocks))
-
-
-def _any_left(sink: Sink, places: NDArray[np.int64]) -> bool:
-    return bool((sink.status[places] == LEFT).any())
+        Launcher(job, devices, corpus, chain(first, blocks), sink, progress, stopping=lambda: stop.received).run()
 
 
 def _count_left(status: NDArray[np.uint8], plan: Plan, shard: Shard) -> int:
@@ -236,7 +203,7 @@ def _count_left(status: NDArray[np.uint8], plan: Plan, shard: Shard) -> int:
 def _summarise(status: NDArray[np.uint8], elapsed: Elapsed, plan: Plan, shard: Shard, stop: StopSignals) -> Summary:
     """Count what a shard has; the only one there is has all, also what was done when the list was another."""
     if shard.count > 1:
-        own = [places for _, places in plan.deal_blocks(shard)]
+        own = [block.places for block in plan.deal_blocks(shard)]
         status = status[np.concatenate(own)] if own else status[:0]
     left, done = int((status == LEFT).sum()), int((status == DONE).sum())
     return Summary(

@@ -6,11 +6,13 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_cli.durable import naming
 from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, failure_status
 from e2v_cli.records import Entry, Failure
 from e2v_cli.tables import predictions_header, tsv_row
@@ -65,10 +67,11 @@ class StdoutSink:
             self._rows[entry.index] = entry.row + "\n"
         _note(self.status, entries, failures)
         self.elapsed = _add_up(self.elapsed, entries, failures, self._started, self._loaded)
-        while self._next in self._rows:
-            sys.stdout.write(self._rows.pop(self._next))
-            self._next = next(self._order, None)
-        sys.stdout.flush()
+        with naming(Path("standard output")):
+            while self._next in self._rows:
+                sys.stdout.write(self._rows.pop(self._next))
+                self._next = next(self._order, None)
+            sys.stdout.flush()
 
 
 class JournalSink:

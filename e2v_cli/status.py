@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from e2v_cli.history import find_run, is_published, plan_for, read_record
 from e2v_cli.journal import DONE, LEFT, Elapsed, Record
-from e2v_cli.merge import find_run, is_published, plan_for, read_record
 from e2v_cli.output import IdList, read_owner
 from e2v_cli.settings import Shard
 

@@ -54,5 +54,8 @@ def tsv_row(fields: Iterable[str]) -> str:
 
 
 def kaldi_key(utt_id: str) -> str:
-    """Make an id a key of Kaldi's own formats, where white space ends it: it is percent-encoded."""
-    return re.sub(r"[ \t\n\v\f\r]", lambda match: f"%{ord(match.group()):02X}", utt_id)
+    """Make an id a key of Kaldi's own formats, where white space ends it, in Python's readers any of Unicode's too.
+
+    It is percent-encoded.
+    """
+    return re.sub(r"\s", lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()), utt_id)

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing.connection import Connection
@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from e2v_cli.audio import decode_ahead
 from e2v_cli.batching import make_batches
 from e2v_cli.checkpoint import Model
-from e2v_cli.errors import E2vError, OutputError
+from e2v_cli.errors import DeviceError, E2vError, OutputError
 from e2v_cli.logs import log_to_file, log_to_stderr
 from e2v_cli.records import Block, Entry, Failure, Prediction, Utterance, Waveform
 from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat, EngineName, Granularity, Shard
+from e2v_cli.signals import STOP_SIGNALS
 from e2v_cli.tables import make_entry
 from e2v_cli.writers import EmbeddingWriter, open_writer
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from e2v_cli.engine import Engine
 
 logger = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
 """Audio in one forward pass, by kind of device: what stays in a CPU's cache, and what fills a GPU."""
@@ -88,7 +87,11 @@ class Crash:
 
 Wish = Literal["first", "next"]
 """Worker → launcher: a block, please. For the first one it waits, having nothing in hand. For the next one it doesn't:
-None says that there is none until it has nothing in hand. None for the first one sends it home."""
+None says that there is none until it has nothing in hand. None for the first one, or unasked, sends it home."""
+
+
+class LauncherGoneError(Exception):
+    """The launcher is not there any more."""
 
 
 class Reporter(Protocol):
@@ -183,7 +186,10 @@ class LauncherLine:
 
     def report(self, message: Results | BlockDone | Fatal | Crash) -> None:
         """Tell the launcher something."""
-        self._connection.send(message)
+        try:
+            self._connection.send(message)
+        except OSError:
+            raise LauncherGoneError from None
 
     def stopping(self) -> bool:
         """Say whether to stop: what comes without having been wished for sends a worker home."""
@@ -194,8 +200,11 @@ class LauncherLine:
         """Get a block."""
         if self._sent_home:
             return None
-        self._connection.send(wish)
-        block: Block | None = self._connection.recv()
+        try:
+            self._connection.send(wish)
+            block: Block | None = self._connection.recv()
+        except (EOFError, OSError):
+            raise LauncherGoneError from None
         return block
 
 
@@ -213,15 +222,21 @@ def run_worker(connection: Connection, job: Job, number: int, device: str) -> No
         while block := launcher.ask("first"):
             blocks = chain([block], iter(lambda: launcher.ask("next"), None))
             work(blocks, engine, job.model.labels, writer, launcher, min_samples, batch_seconds, job.decoders)
-    except (EOFError, ConnectionError):  # the launcher is gone
+    except LauncherGoneError:
         pass
-    except E2vError as error:
-        launcher.report(Fatal(error))
-    except OSError as error:
-        launcher.report(Fatal(OutputError.of(error)))
     except Exception as error:
-        logger.exception("cannot go on")
-        launcher.report(Crash(f"{type(error).__name__}: {error}"))
+        logger.info("cannot go on", exc_info=True)
+        with suppress(LauncherGoneError):
+            launcher.report(_last_words(error))
+
+
+def _last_words(error: Exception) -> Fatal | Crash:
+    """Say whether nobody could go on, or only this worker."""
+    if isinstance(error, E2vError):
+        return Fatal(error)
+    if isinstance(error, OSError):
+        return Fatal(OutputError.of(error))
+    return Crash(f"{type(error).__name__}: {error}")
 
 
 def _follow_launcher() -> None:
@@ -247,10 +262,12 @@ def _keep_log(job: Job, number: int) -> None:
 def _load_engine(job: Job, device: str) -> Engine:
     if device == "cpu":  # as many threads as workers: more of them would wait for each other
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    import torch
+    try:
+        import torch
 
-    from e2v_cli.engine import load_engine
-
+        from e2v_cli.engine import load_engine
+    except (ImportError, OSError) as error:
+        raise DeviceError(f"PyTorch can't be loaded: {error}; install it again") from None
     if device == "cpu":
         torch.set_num_threads(1)
     engine = load_engine(job.engine, job.model, torch.device(device), job.granularity)

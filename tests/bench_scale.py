@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from archives import write_archive
+
 from e2v_cli.journal import Elapsed, Journal, find_journals, read_header
 from e2v_cli.records import Entry
 from e2v_cli.settings import Shard
@@ -77,7 +79,7 @@ def finish(out: Path, lines: int) -> None:
     assert header is not None
     journal.path.unlink()
     (archive,) = out.glob("embeddings.*.ark")
-    os.truncate(archive, lines * EMBEDDING_BYTES)
+    write_archive(archive, (lines - 1) * EMBEDDING_BYTES)
     ids = make_ids(lines)
     with closing(Journal(out, Shard(1, 1), header)) as written:
         for first in range(0, lines, 5000):

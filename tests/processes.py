@@ -35,6 +35,23 @@ def hook(folder: Path, code: str) -> dict[str, str]:
     return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 
+ON_OPENING = """
+import os, signal, time
+import soundfile
+real = soundfile.SoundFile.__init__
+def opened(self, file, *args, **kwargs):
+    if b"{name}" in os.fsencode(file):
+        {action}
+    real(self, file, *args, **kwargs)
+soundfile.SoundFile.__init__ = opened
+"""
+
+
+def on_opening(folder: Path, name: str, action: str) -> dict[str, str]:
+    """Do something whenever audio of a name is opened."""
+    return hook(folder, ON_OPENING.format(name=name, action=action))
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + seconds

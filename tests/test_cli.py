@@ -201,3 +201,4 @@ def test_a_run_is_described_and_merged_again(tmp_path: Path, e2v: E2v) -> None:
     assert (merged.returncode, merged.stdout) == (0, "")
     assert merged.stderr.startswith("e2v: 2 utterances: 1 done, 1 failed; 1.5 s of audio in ")
     assert (tmp_path / "predictions.tsv").read_bytes() == predictions
+    assert shell(f"e2v status {tmp_path} | true; exit ${{PIPESTATUS[0]}}").returncode == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, E2v
-from processes import hook, kill, start_e2v, wait_until
+from processes import hook, kill, on_opening, start_e2v, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -127,6 +127,9 @@ def test_whatever_fails_is_named_and_the_same_command_goes_on(
         message = "Input/output error" if at % 2 else "No space left on device"
         place = re.escape(str(tmp_path / name))
         hint = "what is done is safe, run the same command again"
+        if sum(note.startswith(role) for note in notes) < at:  # it wrote several results together, or in another order
+            assert failed.returncode == 0
+            return
         assert failed.returncode == 1, (notes[-1], failed.stderr)
         assert re.fullmatch(rf"e2v: {place}(/[^:]+)?: {message}; {hint}\n", failed.stderr), (notes[-1], failed.stderr)
         again, _ = run(name, "nobody", 0)
@@ -219,10 +222,11 @@ def test_of_two_runs_at_once_one_works_and_one_is_told_who_does(tmp_path: Path, 
     """Fifty times, on the same OUT; each time the one that works is killed, and the next goes on."""
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
     scp, out, whole = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "whole"
-    scp.write_text("".join(f"take{take}-{line}\n" for take in range(20) for line in lines))
+    scp.write_text("".join(f"take{take}-{line}\n" for take in range(4) for line in lines))
     command = ("predict", scp, "-m", "sample", "--embeddings", "npy", "-o")
+    slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # so that no run gets to its end
     for _ in range(50):
-        pair = [start_e2v(*command, out), start_e2v(*command, out)]
+        pair = [start_e2v(*command, out, **slow), start_e2v(*command, out, **slow)]
         wait_until(lambda pair=pair: any(process.poll() is not None for process in pair))  # type: ignore[misc]
         refused, owner = sorted(pair, key=lambda process: process.poll() is None)
         _, message = refused.communicate()

@@ -72,6 +72,8 @@ class Watch:
 
     def check(self) -> None:
         """Compare what was encoded after each note with what was finished then."""
+        logs = [log.read_text() for log in self.out.glob("log/worker.*.log")]
+        assert any(" INFO encoding " in log for log in logs)
         for finished, sizes in self._seen:
             for log in self.out.glob("log/worker.*.log"):
                 for line in log.read_bytes()[sizes.get(log, 0) :].decode().splitlines():

@@ -11,27 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, E2v
-from processes import find_group, find_workers, hook, kill, start_e2v, wait_until
+from processes import find_group, find_workers, hook, kill, on_opening, start_e2v, wait_until
 
 pytestmark = pytest.mark.e2e
 
 SAMPLE_SCP = ROOT / "sample_data" / "wav.scp"
-
-ON_OPENING = """
-import os, signal, time
-import soundfile
-real = soundfile.SoundFile.__init__
-def opened(self, file, *args, **kwargs):
-    if b"{name}" in os.fsencode(file):
-        {action}
-    real(self, file, *args, **kwargs)
-soundfile.SoundFile.__init__ = opened
-"""
-
-
-def on_opening(folder: Path, name: str, action: str) -> dict[str, str]:
-    """Do something whenever audio of a name is opened."""
-    return hook(folder, ON_OPENING.format(name=name, action=action))
 
 
 @pytest.fixture
@@ -53,6 +37,7 @@ def scp(tmp_path: Path) -> Path:
         ("os.abort()", "killed by SIGABRT"),
         ("os._exit(3)", "exit code 3"),
         ("raise RuntimeError('it broke')", "RuntimeError: it broke"),
+        ("os.kill(os.getpid(), 40)", "killed by signal 40"),
     ],
 )
 def test_an_utterance_that_kills_its_worker_fails_alone(
@@ -97,6 +82,45 @@ def test_a_worker_may_die_where_rows_are_printed(scp: Path, tmp_path: Path, e2v:
     assert "e2v: bad: model: worker died: " in done.stderr
 
 
+def test_many_that_kill_their_workers_at_once_are_all_found(tmp_path: Path, e2v: E2v) -> None:
+    """More of them than workers may die for nothing."""
+    lines = SAMPLE_SCP.read_text().splitlines()
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    entries = []
+    for number, line in enumerate(lines[:24]):
+        link = tmp_path / f"killer{number}{Path(line.split()[1]).suffix}"
+        link.symlink_to(ROOT / line.split()[1])
+        entries.append(f"bad{number} {link}\n" if number % 2 else f"{line}\n")
+    scp.write_text("".join(entries))
+    environment = on_opening(tmp_path / "hook", "killer", "os._exit(3)")
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "-j", "12", **environment).returncode == 3
+    assert (out / "failures.tsv").read_text().count("worker died") == 12
+    assert (out / "predictions.tsv").read_text().count("\n") == 13
+
+
+def test_a_block_that_kills_although_no_utterance_alone_does_is_named(scp: Path, tmp_path: Path, e2v: E2v) -> None:
+    code = """
+import os, sys
+if '--multiprocessing-fork' in sys.orig_argv:
+    import e2v_cli.worker
+    real = e2v_cli.worker.make_batches
+    def make_batches(*args):
+        for batch in real(*args):
+            if len(batch.waveforms) > 1:
+                os._exit(5)
+            yield batch
+    e2v_cli.worker.make_batches = make_batches
+"""
+    done = e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "1", **hook(tmp_path / "hook", code))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "e2v: 5 workers died over the 2 utterances from f1-0003, the last: exit code 5; "
+        "each of them alone does no harm. Try a smaller --jobs or --batch-seconds; "
+        "what is done is safe, the same command goes on"
+    )
+    assert e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out").returncode == 0
+
+
 def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v) -> None:
     environment = hook(
         tmp_path / "hook",
@@ -105,7 +129,7 @@ def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v) -
     done = e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", **environment)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "e2v: 10 workers died in a row, the last: exit code 9. Is there memory for 2 of them? "
+        "e2v: 10 workers died in a row before they did anything, the last: exit code 9. Is there memory for 2 of them? "
         "Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
     )
     assert e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out").returncode == 0
@@ -115,14 +139,14 @@ def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v) -
 def test_a_dead_worker_is_replaced(tmp_path: Path) -> None:
     scp = tmp_path / "long.scp"
     lines = SAMPLE_SCP.read_text().splitlines()
-    scp.write_text("".join(f"take{take}-{line}\n" for take in range(8) for line in lines))
+    scp.write_text("".join(f"take{take}-{line}\n" for take in range(20) for line in lines))
     process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2")
     wait_until(lambda: "encoding" in read_logs(tmp_path / "out"))
     kill(find_workers(process.pid)[0])
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     assert re.search(r"^e2v: worker \d died \(killed by SIGKILL\); it is replaced, and what", errors)
-    assert (tmp_path / "out" / "predictions.tsv").read_text().count("\n") == 321
+    assert (tmp_path / "out" / "predictions.tsv").read_text().count("\n") == 801
 
 
 @pytest.mark.parametrize(
@@ -145,7 +169,7 @@ def test_a_run_stops_within_seconds_even_where_a_worker_does_not_listen(
             process.send_signal(number)
         time.sleep(0.1)
     _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - asked < 5.5
+    assert time.monotonic() - asked < 10  # four seconds, on a machine that is not busy
     assert process.returncode == 75
     assert re.fullmatch(
         r"e2v: stopped; (\d+) of 14 utterances are left\n"

@@ -15,28 +15,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archives import write_archive
 
 from e2v_cli import __version__, batching
 from e2v_cli.errors import OutputConflictError, OutputError
-from e2v_cli.journal import Elapsed, Header, Journal, JournalFile, find_journals
-from e2v_cli.keys import KeyIndex, hash_keys
-from e2v_cli.merge import (
+from e2v_cli.history import (
     Run,
-    compare_fingerprints,
     find_ended,
     find_run,
     is_published,
-    merge,
     plan_for,
-    publish_if_complete,
     read_headers,
     read_record,
-    sum_elapsed,
+    refuse_other_fingerprints,
 )
+from e2v_cli.journal import Elapsed, Header, Journal, JournalFile, find_journals
+from e2v_cli.keys import KeyIndex, hash_keys
+from e2v_cli.merge import merge, publish, sum_elapsed
 from e2v_cli.output import locked, save_ids
+from e2v_cli.process import HOST
 from e2v_cli.records import Entry, Failure, Prediction, Stage, Summary, Utterance
 from e2v_cli.settings import Fingerprint, Shard
 from e2v_cli.tables import make_entry, predictions_row
+
+DEAD = 1 << 22
+"""No process has this number."""
 
 LABELS = ("angry", "sad")
 FINGERPRINT: Fingerprint = {
@@ -160,7 +163,7 @@ def write_run(folder: Path, embeddings: str = "none", places: Sequence[str] = ("
 
 def publish_all(folder: Path, ids: List = IDS) -> Summary:
     """Publish what the journals say of a list."""
-    return publish_if_complete(folder, ids, read_record(folder, ids), find_run(folder))
+    return publish(folder, ids, read_record(folder, ids), find_run(folder).header)
 
 
 def final_files(folder: Path) -> dict[str, str]:
@@ -195,7 +198,7 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
 def test_final_files_with_archives(tmp_path: Path) -> None:
     places = ["1-of-2.1.ark:90", "1-of-2.2.ark:3", "1-of-2.2.ark:10", "2-of-2.1.ark:200"]
     for name in ("1-of-2.1", "1-of-2.2", "2-of-2.1"):
-        (tmp_path / f"embeddings.{name}.ark").write_bytes(bytes(201))
+        write_archive(tmp_path / f"embeddings.{name}.ark", 10, 90, 200)
     write_run(tmp_path, "ark", [f"embeddings.{place}" for place in places])
 
     merge(tmp_path)
@@ -263,7 +266,7 @@ def test_paths_of_any_bytes_are_given_back(tmp_path: Path) -> None:
     out = tmp_path / os.fsdecode(b"caf\xe9")
     out.mkdir()
     ids = List(["gone", "z"])
-    (out / "e.ark").write_bytes(bytes(3))
+    write_archive(out / "e.ark", 2)
     missing = failed("gone", "audio", "missing", os.fsdecode(b"caf\xe9.wav: no such file"))
     write(out, [missing, done("z", "2.0000\t1", 99, "e.ark:2")], header(ids, embeddings="ark", labels=()))
 
@@ -335,6 +338,7 @@ def test_run_json_says_what_was_run_and_how_it_went(tmp_path: Path) -> None:
     publish_all(tmp_path)
 
     journals = "".join(f"{path.name} {path.stat().st_size}\n" for path in sorted(tmp_path.glob("journal.*")))
+    sources = f"{tmp_path}\n{journals}"
     assert (
         (tmp_path / "run.json").read_bytes().decode()
         == f"""{{
@@ -362,7 +366,7 @@ def test_run_json_says_what_was_run_and_how_it_went(tmp_path: Path) -> None:
     "kaldiio": "{version("kaldiio")}"
   }},
   "input_sha256": "{IDS.digest}",
-  "journals_sha256": "{hashlib.sha256(journals.encode()).hexdigest()}",
+  "sources_sha256": "{hashlib.sha256(sources.encode()).hexdigest()}",
   "counts": {{
     "input": 6,
     "done": 4,
@@ -424,8 +428,11 @@ def test_drafts_of_writers_that_were_killed_are_removed(tmp_path: Path) -> None:
         "embeddings.tsv",
     ]
     for name in names:
-        (tmp_path / f".{name}.0123abcd.part").touch()
-    theirs = {".download.part", ".notes.tsv.0123abcd.part", "predictions.tsv.part"}
+        (tmp_path / f".{name}.{HOST}-{DEAD}-0123abcd.part").touch()
+    theirs = {
+        *(".download.part", f".notes.tsv.{HOST}-{DEAD}-0123abcd.part", "predictions.tsv.part"),
+        *(f".utt2dur.{HOST}-{os.getpid()}-0123abcd.part", f".utt2dur.elsewhere-{DEAD}-0123abcd.part"),
+    }
     for name in theirs:
         (tmp_path / name).touch()
     write(tmp_path, [*entries(), *FAILURES], header())
@@ -535,7 +542,7 @@ def test_a_single_run_that_is_not_complete_is_to_be_gone_on_with(tmp_path: Path)
             "ark",
             "e.ark:10",
             bytes(10),
-            "{out}/e.ark ends before 10, of which the journal speaks: restore it, or use --overwrite",
+            "{out}/e.ark ends before what the journal speaks of at 10: restore it, or use --overwrite",
         ),
         (
             "npy",
@@ -587,16 +594,18 @@ def test_parts_of_different_runs_are_not_put_together(tmp_path: Path) -> None:
     ],
 )
 def test_what_differs_between_runs_is_named(changes: dict[str, str | float], differences: str, tmp_path: Path) -> None:
+    write(tmp_path, [], header())
     message = (
         f"{tmp_path} holds a different run: {differences}. "
         "Choose another -o, or throw away what is there with --overwrite"
     )
     with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
-        compare_fingerprints(tmp_path, FINGERPRINT, {**FINGERPRINT, **changes})
+        refuse_other_fingerprints(tmp_path, {**FINGERPRINT, **changes})
 
 
 def test_the_same_fingerprint_in_another_order_is_the_same_run(tmp_path: Path) -> None:
-    compare_fingerprints(tmp_path, FINGERPRINT, {name: FINGERPRINT[name] for name in reversed(list(FINGERPRINT))})
+    write(tmp_path, [], header())
+    refuse_other_fingerprints(tmp_path, {name: FINGERPRINT[name] for name in reversed(list(FINGERPRINT))})
 
 
 def test_one_merge_at_a_time(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from archives import write_archive
 
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.keys import KeyIndex, hash_keys
@@ -33,6 +34,7 @@ from e2v_cli.output import (
     remove_results,
     save_ids,
 )
+from e2v_cli.process import HOST
 from e2v_cli.settings import Shard
 
 WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
@@ -205,13 +207,13 @@ def test_who_waits_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
 def test_runs_in_other_numbers_of_shards_are_kept_apart(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, theirs.name) as other, locked(tmp_path, mine.name):
         with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid)):
-            refuse_other_runs(tmp_path, mine)
+            refuse_other_runs(tmp_path, mine, set())
 
 
 @pytest.mark.parametrize(("theirs", "mine"), [(FIRST, SECOND), (Shard(12, 11), Shard(12, 1))])
 def test_shards_of_the_same_run_may_be_at_work_together(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, theirs.name), locked(tmp_path, mine.name):
-        refuse_other_runs(tmp_path, mine)
+        refuse_other_runs(tmp_path, mine, set())
 
 
 def test_runs_that_have_ended_are_no_others(tmp_path: Path) -> None:
@@ -222,14 +224,14 @@ def test_runs_that_have_ended_are_no_others(tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, "3-of-3"):
         pass
     with locked(tmp_path, "1-of-1"):
-        refuse_other_runs(tmp_path, WHOLE)
+        refuse_other_runs(tmp_path, WHOLE, set())
     with locked(tmp_path, "2-of-2"):
-        refuse_other_runs(tmp_path, SECOND)
+        refuse_other_runs(tmp_path, SECOND, set())
 
 
 def test_who_merges_is_no_other_run(tmp_path: Path) -> None:
     with locked(tmp_path, "merge"), locked(tmp_path, "1-of-1"):
-        refuse_other_runs(tmp_path, WHOLE)
+        refuse_other_runs(tmp_path, WHOLE, set())
 
 
 def test_nobody_owns_what_was_never_locked(tmp_path: Path) -> None:
@@ -378,7 +380,7 @@ def test_other_files_in_out_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_archives_that_are_whole_are_fine(tmp_path: Path) -> None:
-    (tmp_path / "embeddings.1-of-1.1.ark").write_bytes(bytes(101))
+    write_archive(tmp_path / "embeddings.1-of-1.1.ark", 100)
     (tmp_path / "embeddings").mkdir()
 
     check_archives(tmp_path, {"embeddings.1-of-1.1.ark": 100, "embeddings": 0})
@@ -393,8 +395,13 @@ def test_archives_that_are_whole_are_fine(tmp_path: Path) -> None:
             "{out}/embeddings.1-of-1.2.ark is gone, but the journal speaks of it: bring it back, or use --overwrite",
         ),
         (
-            {"embeddings.1-of-1.1.ark": 101},
-            "{out}/embeddings.1-of-1.1.ark ends before 101, of which the journal speaks: "
+            {"embeddings.1-of-1.1.ark": 200},
+            "{out}/embeddings.1-of-1.1.ark ends before what the journal speaks of at 200: "
+            "restore it, or use --overwrite",
+        ),
+        (
+            {"embeddings.1-of-1.3.ark": 100},
+            "{out}/embeddings.1-of-1.3.ark ends before what the journal speaks of at 100: "
             "restore it, or use --overwrite",
         ),
         (
@@ -404,7 +411,10 @@ def test_archives_that_are_whole_are_fine(tmp_path: Path) -> None:
     ],
 )
 def test_archives_that_are_gone_or_shorter_are_named(archives: dict[str, int], message: str, tmp_path: Path) -> None:
-    (tmp_path / "embeddings.1-of-1.1.ark").write_bytes(bytes(101))
+    write_archive(tmp_path / "embeddings.1-of-1.1.ark", 100)
+    cut = tmp_path / "embeddings.1-of-1.3.ark"
+    write_archive(cut, 100)
+    os.truncate(cut, cut.stat().st_size - 1)
 
     with pytest.raises(OutputError, match=f"^{re.escape(message.format(out=tmp_path))}$"):
         check_archives(tmp_path, archives)
@@ -417,10 +427,13 @@ def make_files(folder: Path, names: Sequence[str]) -> None:
         path.touch()
 
 
+DEAD = 1 << 22
+"""No process has this number."""
+
 OURS = [
     *RESULTS,
     *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef"),
-    *(".predictions.tsv.0123abcd.part", ".npy.1-of-1.0123abcd.part", ".input.0123456789abcdef.0123abcd.part"),
+    *(f".{name}.{HOST}-{DEAD}-0123abcd.part" for name in ("predictions.tsv", "npy.1-of-1", "input.0123456789abcdef")),
     *("embeddings.1-of-1.1.ark", "embeddings.2-of-3.10.ark", "embeddings/a.npy", "embeddings/a b%3A.npy"),
     *("log/worker.1-of-1.1.log", "log/launcher.1-of-1.log"),
 ]
@@ -448,16 +461,23 @@ def test_overwriting_keeps_locks(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == [".lock.1-of-1", ".lock.merge"]
 
 
-def test_what_could_be_removed_in_part_alone_is_still_a_run(tmp_path: Path) -> None:
-    """Journals go last, so that the next attempt knows that the rest was to go, too."""
+def test_what_could_be_removed_in_part_alone_is_spoken_of_by_nobody(tmp_path: Path) -> None:
+    """Journals go first, so that they never speak of what is gone."""
     make_files(tmp_path, OURS)
-    (tmp_path / "input.fedcba9876543210").mkdir()
+    (tmp_path / "embeddings.1-of-1.7.ark").mkdir()
 
     with pytest.raises((IsADirectoryError, PermissionError)):
         remove_results(tmp_path)
 
-    assert {"journal.1-of-1.1", "journal.10-of-12.3"} <= set(os.listdir(tmp_path))
-    assert not (tmp_path / "predictions.tsv").exists()
+    assert not list(tmp_path.glob("journal.*"))
+
+
+def test_overwriting_removes_nothing_but_results_where_no_run_was(tmp_path: Path) -> None:
+    make_files(tmp_path, [*RESULTS, "embeddings/precious.npy"])
+
+    remove_results(tmp_path)
+
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")] == ["embeddings/precious.npy"]
 
 
 def test_overwriting_leaves_what_is_not_of_a_run(tmp_path: Path) -> None:

@@ -437,6 +437,64 @@ def test_a_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
     assert (out / "failures.tsv").read_text().count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_nothing_is_under_way_yet(number: signal.Signals, e2v: E2v, tmp_path: Path) -> None:
+    """The first thing that e2v does is to heed signals: here it is still importing what it needs."""
+    (tmp_path / "yaml.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    done = e2v("predict", SAMPLE_SCP, "-m", "sample", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (75, "", "")
+
+
+@pytest.mark.parametrize("options", [[], ["--progress"], ["-v"]])
+def test_a_run_does_not_need_anybody_to_listen(options: list[str], tmp_path: Path) -> None:
+    """Neither standard error that was closed, nor a pipe without a reader, nor a full disk changes what it does."""
+    command = f'"{sys.executable}" -m e2v_cli predict sample_data/wav.scp gone.wav -m sample {" ".join(options)} -o'
+    for number, listener in enumerate(["2>&-", "2>/dev/full", "2> >(true)"]):
+        out = tmp_path / str(number)
+        script = f'{command} "{out}" {listener}'
+        assert subprocess.run(["bash", "-c", script], cwd=ROOT, timeout=60, check=False).returncode == 3
+        assert (out / "predictions.tsv").read_text().count("\n") == 41
+
+
+@pytest.mark.parametrize("gone", ["out", "journal"])
+def test_results_that_somebody_removes_meanwhile_are_missed(gone: str, long_list: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("predict", long_list, "-m", "sample", "-o", out)
+    journal = out / "journal.1-of-1.1"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    if gone == "out":
+        out.rename(tmp_path / "elsewhere")
+    else:
+        journal.unlink()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert str(out) in errors.splitlines()[-1]
+    assert "run the same command again" in errors.splitlines()[-1]
+
+
+def test_ids_that_were_lost_come_again(e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path]
+    assert e2v(*command).returncode == 0
+    (ids,) = tmp_path.glob("input.*")
+    content = ids.read_bytes()
+    ids.unlink()
+    lost = e2v("status", tmp_path)
+    assert lost.returncode == 1
+    assert lost.stderr == f"e2v: {ids}: No such file or directory; run e2v predict again to go on\n"
+    assert e2v(*command).returncode == 0
+    assert ids.read_bytes() == content
+
+
+def test_a_run_that_was_moved_speaks_of_its_new_place(e2v: E2v, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", old, "--embeddings", "ark").returncode == 0
+    old.rename(new)
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", new, "--embeddings", "ark").returncode == 0
+    assert len(kaldiio.load_scp(str(new / "embeddings.scp"))["f1-0001"]) == 96
+
+
 def test_waiting_for_a_list_can_be_ended() -> None:
     command = [sys.executable, "-m", "e2v_cli", "predict", "-", "-m", "sample"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as process:

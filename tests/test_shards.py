@@ -10,7 +10,7 @@ from pathlib import Path
 import kaldiio
 import pytest
 from conftest import ROOT, E2v
-from processes import start_e2v, wait_until
+from processes import on_opening, start_e2v, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -180,8 +180,9 @@ def test_a_shard_throws_nothing_away(tmp_path: Path, e2v: E2v) -> None:
 
 def test_another_run_is_kept_out_while_shards_are_at_work(tmp_path: Path, e2v: E2v) -> None:
     scp, out = tmp_path / "wav.scp", tmp_path / "out"
-    scp.write_text("".join(f"take{take}-{line}" for take in range(20) for line in LINES))
-    shard = start_e2v(*predict(out, "--shard", "2/3", scp=scp))
+    scp.write_text("".join(f"take{take}-{line}" for take in range(4) for line in LINES))
+    slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # so that it doesn't get to its end
+    shard = start_e2v(*predict(out, "--shard", "2/3", scp=scp), **slow)
     wait_until(lambda: list(out.glob("journal.2-of-3.1")))
     for options in ([], ["--shard", "1/2"], ["--overwrite"]):
         refused = e2v(*predict(out, *options, scp=scp))
@@ -190,6 +191,11 @@ def test_another_run_is_kept_out_while_shards_are_at_work(tmp_path: Path, e2v: E
     other = e2v(*predict(out, "--shard", "1/3", "--granularity", "frame", scp=scp))
     assert other.returncode == 4
     assert f"e2v: {out} holds a different run: granularity was utterance, is frame. " in other.stderr
+    shorter = tmp_path / "shorter.scp"
+    shorter.write_text("".join(LINES))
+    other_list = e2v(*predict(out, "--shard", "1/3", scp=shorter))
+    assert other_list.returncode == 4
+    assert f"e2v: {out}: another e2v is running there (process {shard.pid} on " in other_list.stderr
     status = e2v("status", out).stdout.splitlines()
     assert status[0] == f"{out}: not complete"
     assert re.fullmatch(rf"2/3 .* process {shard.pid} on \S+ since \S+(, last result \d+ s ago)?", status[4])

@@ -160,8 +160,11 @@ def test_a_run_that_is_only_to_be_merged(tmp_path: Path) -> None:
 def test_a_run_that_is_complete(tmp_path: Path) -> None:
     journal = write(tmp_path, WHOLE, range(1, 10), [0], Elapsed(10.0, 5.0, 5.0, 10))
     (tmp_path / "predictions.tsv").touch()
-    journals = hashlib.sha256(f"{journal.name} {journal.stat().st_size}\n".encode()).hexdigest()
-    (tmp_path / "run.json").write_text(json.dumps({"input_sha256": IDS.digest, "journals_sha256": journals}))
+    for name in ("failures.tsv", "utt2dur", "utt2num_frames"):
+        (tmp_path / name).touch()
+    sources = hashlib.sha256(f"{tmp_path}\n{journal.name} {journal.stat().st_size}\n".encode()).hexdigest()
+    content = {"input_sha256": IDS.digest, "sources_sha256": sources, "options": {"embeddings": "none"}}
+    (tmp_path / "run.json").write_text(json.dumps(content))
 
     assert describe(tmp_path) == [
         "complete",

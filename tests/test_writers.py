@@ -322,9 +322,10 @@ def test_no_two_ids_share_a_file_name() -> None:
         ("a b", "a%20b"),
         (" a  b ", "%20a%20%20b%20"),
         ("a\tb\n", "a%09b%0A"),
-        ("a\u3000b\u00a0c", "a\u3000b\u00a0c"),
+        ("a\u3000b\u00a0c", "a%E3%80%80b%C2%A0c"),
+        ("\u2028a", "%E2%80%A8a"),
         ("ü/笑%", "ü/笑%"),
     ],
 )
-def test_kaldi_keys_have_no_ascii_white_space(utt_id: str, key: str) -> None:
+def test_kaldi_keys_have_no_white_space(utt_id: str, key: str) -> None:
     assert kaldi_key(utt_id) == key

@@ -1,0 +1,47 @@
+"""The signals that ask e2v to stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopSignals:
+    """Whether e2v was asked to stop.
+
+    The first signal interrupts what can be interrupted, and is only noted while workers are at work; any further one
+    changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._interrupts = True
+
+    def heed(self) -> None:
+        """Heed the signals from now on, but those that whoever started e2v wants ignored."""
+        for signum in STOP_SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, self._receive)
+
+    def ignore(self) -> None:
+        """Ignore them from now on."""
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Only note them: who is at work looks at ``received``."""
+        self._interrupts = False
+        try:
+            yield
+        finally:
+            self._interrupts = True
+
+    def _receive(self, _signum: int, _frame: FrameType | None) -> None:
+        first, self.received = not self.received, True
+        if first and self._interrupts:
+            raise KeyboardInterrupt
