@@ -136,7 +136,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(engine: str) -> None:
 
 def test_a_full_standard_output_is_an_error() -> None:
     done = shell(f"e2v predict {CLIP} -m sample -q > /dev/full")
-    assert (done.returncode, done.stderr) == (1, "e2v: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "e2v: standard output: No space left on device\n")
 
 
 def test_closed_standard_output_needs_another_place(tmp_path: Path) -> None:
