@@ -130,7 +130,7 @@ def compare_jobs(model: Path, scp: Path, jobs: int, repeats: int) -> None:
 
 
 def measure_memory(model: Path, scp: Path, jobs: int) -> None:
-    """Run e2v, and print how much memory a worker has that no other process shares."""
+    """Run e2v, and print how much memory a worker has for itself: all but the weights, which it reads from their file."""
     own: dict[int, int] = {}
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "e2v_cli", "predict", scp, "-m", model, "-o", out, "-j", str(jobs), "-q"]
@@ -145,9 +145,9 @@ def measure_memory(model: Path, scp: Path, jobs: int) -> None:
 
 
 def read_own_memory(pid: int) -> int:
-    """Read how many kilobytes a process shares with no other."""
+    """Read how many kilobytes a process has that are neither shared nor those of a file."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
 def main() -> None:
