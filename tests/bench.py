@@ -130,7 +130,7 @@ def compare_jobs(model: Path, scp: Path, jobs: int, repeats: int) -> None:
 
 
 def measure_memory(model: Path, scp: Path, jobs: int) -> None:
-    """Run e2v, and print how much memory a worker has for itself: all but the weights, which it reads from their file."""
+    """Run e2v, and print how much memory a worker has for itself, besides the weights, which all map."""
     own: dict[int, int] = {}
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "e2v_cli", "predict", scp, "-m", model, "-o", out, "-j", str(jobs), "-q"]
