@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -297,20 +298,31 @@ def run_command_line(stop: StopSignals) -> int:
 
 
 def _say(message: str) -> None:
-    """Say something on standard error, if anybody listens: it changes nothing that nobody does."""
-    with suppress(OSError):
-        click.echo(f"e2v: {message}", err=True)
+    click.echo(f"e2v: {message}", err=True)
+
+
+class _StandardError(io.TextIOWrapper):
+    """Standard error that may have lost its reader or its disk: what can't be said changes nothing."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def _open_standard_streams() -> None:
-    """Give closed standard streams' numbers to nothing, before some file gets them; errors need no reader."""
+    """Give closed standard streams' numbers to nothing, before some file gets them."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 — for as long as the process lives
+    unheard = open(2, "wb", closefd=False)  # noqa: SIM115 — for as long as the process lives
+    sys.stderr = _StandardError(unheard, errors="backslashreplace", line_buffering=True)
 
 
 def _drop_standard_output() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -23,10 +22,7 @@ class Progress:
         self.count, self.seconds = 0, 0.0
         self.started = time.monotonic()
         self._next_line = self.started + LINE_SECONDS
-        try:
-            self._bar = tqdm(total=total, bar_format=_BAR, disable=style != "bar", leave=False)
-        except OSError:  # nobody listens
-            self._bar = tqdm(disable=True)
+        self._bar = tqdm(total=total, bar_format=_BAR, disable=style != "bar", leave=False)
 
     def advance(self, count: int, seconds: float) -> None:
         """Count utterances that are finished, and the audio of those that are done."""
@@ -34,12 +30,8 @@ class Progress:
         self.seconds += seconds
         now = time.monotonic()
         speed = f"{self.seconds / max(now - self.started, 1e-9):.1f}× real time"
-        with suppress(OSError):  # nobody listens any more
-            self._bar.set_postfix_str(speed, refresh=False)
-            self._bar.update(count)
-            self._write_line(speed, now)
-
-    def _write_line(self, speed: str, now: float) -> None:
+        self._bar.set_postfix_str(speed, refresh=False)
+        self._bar.update(count)
         if self.style == "lines" and now >= self._next_line:
             self._next_line = now + LINE_SECONDS
             left = tqdm.format_interval((now - self.started) / self.count * (self.total - self.count))
@@ -48,5 +40,4 @@ class Progress:
 
     def close(self) -> None:
         """Take the bar away."""
-        with suppress(OSError):
-            self._bar.close()
+        self._bar.close()

@@ -22,10 +22,9 @@ class StopSignals:
         self._interrupts = True
 
     def heed(self) -> None:
-        """Heed the signals from now on, but those that whoever started e2v wants ignored."""
+        """Heed the signals from now on."""
         for signum in STOP_SIGNALS:
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                signal.signal(signum, self._receive)
+            signal.signal(signum, self._receive)
 
     def ignore(self) -> None:
         """Ignore them from now on."""
