@@ -1,27 +1,26 @@
-"""Utterance → Waveform: decode, mix to one channel, resample to 16 kHz; or say what is wrong with the file.
+"""Utterances of a recording → Waveforms: decode once, choose a channel, bring to 16 kHz; or say what is wrong.
 
-Half an utterance is worse than none, so audio that ends before its header says so is a failure.
+Half an utterance is worse than none, so audio that ends before its header says so is a failure. A recording is read in
+blocks, and each block given to the utterances that it belongs to, so that memory follows them and not the recording.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-from collections import deque
-from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from e2v_cli.containers import FORMATS, AudioError, count_claimed
-from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
-
-AHEAD_SAMPLES = 600 * SAMPLE_RATE
-"""Audio that is decoded and not yet asked for: beyond ten minutes, no more is begun."""
+from e2v_cli.containers import FORMATS, AudioError, Claim, read_claim
+from e2v_cli.records import SAMPLE_RATE, Failure, Stage, Utterance, Waveform
+from e2v_cli.sources import blame, open_source
+from e2v_cli.spool import SpooledSamples
 
 BLOCK_SAMPLES = 1 << 20
 """Samples read at a time, over all channels: memory follows the audio that is there, not what a header claims."""
@@ -29,85 +28,117 @@ BLOCK_SAMPLES = 1 << 20
 SAMPLE_RATES = range(1_000, 1_000_001)
 """A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
 
-MAX_SECONDS = 1800.0
-"""The longest utterance: it is encoded whole, in a time that grows with the square of its length."""
+MAX_OVERSHOOT = 0.5
+"""Seconds by which a segment may end behind its recording, and is cut, as in Kaldi's ``extract-segments``."""
 
-MACHINE_ERRORS = frozenset(
-    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
-)
-"""What no file is to blame for: too many of them are open, or the file system is gone."""
+ENTERED_EXACTLY = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "FLAC"))
+"""Formats in which libsndfile finds a sample exactly, without decoding those before it …"""
+
+ENTERED_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
+"""… where the samples in them are written so."""
 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
 
-
-def decode_ahead(
-    utterances: Iterable[Utterance], min_samples: int, num_threads: int
-) -> Generator[Waveform | Failure, None, None]:
-    """Read the audio of utterances in threads, a few ahead of who asks for it, and give it in their order.
-
-    libsndfile and soxr release the GIL, so they work while the engine does.
-    """
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
-        ahead: deque[Future[Waveform | Failure]] = deque()
-        try:
-            for utterance in utterances:
-                ahead.append(pool.submit(load_waveform, utterance, min_samples))
-                while ahead and (len(ahead) > 2 * num_threads or _count_ready(ahead) > AHEAD_SAMPLES):
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+Channel = int | Literal["mix"]
+"""A channel, counted from 0, or the mean of all."""
 
 
-def _count_ready(futures: Iterable[Future[Waveform | Failure]]) -> int:
-    """Count the samples of waveforms that are decoded and wait."""
-    ready = (future.result() for future in futures if future.done())
-    return sum(len(item.samples) for item in ready if isinstance(item, Waveform))
+@dataclass(frozen=True)
+class AudioOptions:
+    """How audio is read, for all utterances alike."""
+
+    min_samples: int
+    """Samples at 16 kHz that the model needs to give a frame."""
+    window: float
+    """Seconds; a longer utterance is not held in memory."""
+    channel: Channel
+    """Which channel is read of a file with several, unless the list says which."""
+    pipe_seconds: float | None
+    """The time limit of commands in a list; None: they are not run."""
 
 
-def load_waveform(utterance: Utterance, min_samples: int) -> Waveform | Failure:
-    """Read the audio of an utterance, which needs ``min_samples`` at 16 kHz to give a frame."""
-    try:
-        samples, rate = read_audio(utterance.path)
-        resampled = resample(samples, rate)
-        if len(resampled) < min_samples:
-            needs = f"the model needs {min_samples} ({min_samples / SAMPLE_RATE * 1000:g} ms)"
-            raise AudioError("too short", f"{len(resampled)} samples at 16 kHz; {needs}")
-    except AudioError as error:
-        return Failure(utterance, "audio", error.reason, f"{utterance.path}: {error}")
-    return Waveform(utterance, resampled, len(samples) / rate)
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What the header of its recording tells of an utterance."""
+
+    utterance: Utterance
+    duration: float
+    """Seconds."""
+    rate: int
+    """Samples per second of the recording."""
+    num_channels: int
+    """Channels of the recording."""
 
 
-def read_audio(path: str) -> tuple[NDArray[np.float32], int]:
-    """Read a file whole: ((samples,) float32, the mean of its channels, and its sample rate).
+def load_waveforms(
+    utterances: Sequence[Utterance], options: AudioOptions, stopping: Callable[[], bool]
+) -> Iterator[Waveform | Failure]:
+    """Read the audio of utterances of the same recording, each as soon as it is whole; one result for each.
 
     Raises:
-        AudioError: it is missing, empty, not audio, damaged, or not finite.
+        OSError: the machine is to blame, not the recording.
     """
-    _check_file(path)
+    waiting = {utterance.index: utterance for utterance in utterances}
+
+    def give(item: Waveform | Failure) -> Waveform | Failure:
+        del waiting[item.utterance.index]
+        return item
+
+    for utterance in utterances:
+        if utterance.fault:
+            yield give(_fail_in_list(utterance))
+    if not waiting:
+        return
+    first = next(iter(waiting.values()))
     try:
-        with _open(path) as file:
-            if file.format not in FORMATS:
-                raise AudioError("unreadable", f"whether a {file.format} file is whole can't be told; convert it")
-            if file.samplerate not in SAMPLE_RATES:
-                raise AudioError("not audio", f"a sample rate of {file.samplerate} Hz")
-            samples = _read_blocks(file)
-            samples = samples[: count_claimed(file, len(samples), path)]
-            rate: int = file.samplerate
-    except soundfile.LibsndfileError as error:
-        raise AudioError("not audio", error.error_string) from None
-    except OSError as error:  # the file changed since it was checked, or its disk failed
-        raise _blame(error) from None
-    except MemoryError:
-        raise AudioError("unreadable", "too long for the memory of this machine") from None
-    if not len(samples):
-        raise AudioError("zero length", "holds no samples")
-    if not np.isfinite(samples).all():
-        raise AudioError("not finite", "NaN or infinite samples")
-    return samples, rate
+        with open_source(first.source, first.folder, options.pipe_seconds, stopping) as path:
+            for item in _read_recording(path, list(waiting.values()), options):
+                yield give(item)
+    except AudioError as error:
+        for utterance in list(waiting.values()):
+            yield give(_fail(utterance, error))
+
+
+def outline_waveforms(utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[Outline | Failure]:
+    """Say of utterances of the same recording what load_waveforms will make of them, as far as the header tells.
+
+    Raises:
+        OSError: the machine is to blame, not the recording.
+    """
+    waiting = []
+    for utterance in utterances:
+        if utterance.fault:
+            yield _fail_in_list(utterance)
+        else:
+            waiting.append(utterance)
+    if not waiting:
+        return
+    first = waiting[0]
+    try:
+        with open_source(first.source, first.folder, options.pipe_seconds, lambda: False) as path, _open(path) as file:
+            claim = _check_header(file, path, at_a_glance=True)
+            num_samples, rate, num_channels = file.frames, file.samplerate, file.channels
+    except AudioError as error:
+        yield from (_fail(utterance, error) for utterance in waiting)
+        return
+    for utterance in waiting:
+        try:
+            channel = _choose_channel(utterance, num_channels, options.channel)
+            duration = _Collector(utterance, rate, channel, options).foresee(num_samples, claim)
+            yield Outline(utterance, duration, rate, num_channels)
+        except AudioError as error:
+            yield _fail(utterance, error)
+
+
+def count_channels(utterance: Utterance, pipe_seconds: float | None) -> int:
+    """Read how many channels the recording of an utterance has; 0 where it can't be read."""
+    try:
+        with open_source(utterance.source, utterance.folder, pipe_seconds, lambda: False) as path, _open(path) as file:
+            channels: int = file.channels
+            return channels
+    except AudioError:
+        return 0
 
 
 def resample(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
@@ -118,11 +149,231 @@ def resample(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     return resampled
 
 
+class _Collector:
+    """Gathers the samples of one utterance while its recording is read."""
+
+    def __init__(self, utterance: Utterance, rate: int, channel: Channel, options: AudioOptions) -> None:
+        segment = utterance.segment
+        self.utterance = utterance
+        self.channel = channel
+        self.first = int(segment.start * rate + 0.5) if segment else 0
+        self.end = int(segment.end * rate + 0.5) if segment and segment.end is not None else None
+        self._rate = rate
+        self._options = options
+        self._length = 0
+        self._blocks: list[NDArray[np.float32]] = []
+        self._spooled: SpooledSamples | None = None
+        self._resampler: soxr.ResampleStream | None = None
+
+    def take(self, samples: NDArray[np.float32], first: int) -> None:
+        """Take what belongs to the utterance of a block of (samples,), which is the recording's from ``first`` on.
+
+        Raises:
+            AudioError: it is not finite.
+        """
+        part = samples[max(0, self.first - first) : None if self.end is None else max(0, self.end - first)]
+        if not len(part):
+            return
+        if not np.isfinite(part).all():
+            raise AudioError("not finite", "NaN or infinite samples")
+        self._length += len(part)
+        if self._spooled is not None:
+            self._spool(part)
+            return
+        self._blocks.append(part)
+        if self._length > self._options.window * self._rate:
+            self._spooled = SpooledSamples()
+            if self._rate != SAMPLE_RATE:
+                self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+            for block in self._blocks:
+                self._spool(block)
+            self._blocks = []
+
+    def finish(self, total: int | None = None) -> Waveform:
+        """Make a waveform of all that was taken.
+
+        Args:
+            total: the recording's samples, where it has ended.
+
+        Raises:
+            AudioError: the recording ended too early, or there is too little audio.
+        """
+        self._check_end(total)
+        samples: NDArray[np.float32] | SpooledSamples
+        if self._spooled is not None:
+            if self._resampler is not None:
+                self._spooled.append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
+            samples = self._spooled
+        else:
+            samples = resample(np.concatenate(self._blocks), self._rate)
+        self._check_length(len(samples))
+        return Waveform(self.utterance, samples, self._length / self._rate)
+
+    def foresee(self, total: int, claim: Claim) -> float:
+        """Say how many seconds will be taken of a recording that has so many samples, and claims to have as many.
+
+        Raises:
+            AudioError: ``finish`` will raise it.
+        """
+        if self.end is None or self.end > total:
+            claim.check(total)
+        self._length = max(0, (total if self.end is None else min(self.end, total)) - self.first)
+        self._check_end(total)
+        self._check_length(int(self._length * SAMPLE_RATE / self._rate + 0.5))
+        return self._length / self._rate
+
+    def _check_end(self, total: int | None) -> None:
+        segment = self.utterance.segment
+        if total is not None and segment is not None:
+            seconds = f"the recording ends at {total / self._rate:g} s"
+            if self.first >= total:
+                raise AudioError("beyond the end", f"it begins at {segment.start:g} s, {seconds}")
+            if self.end is not None and self.end - total > MAX_OVERSHOOT * self._rate:
+                raise AudioError("beyond the end", f"it ends at {segment.end:g} s, {seconds}")
+        if not self._length:
+            raise AudioError("zero length", "holds no samples")
+
+    def _check_length(self, num_samples: int) -> None:
+        if num_samples < self._options.min_samples:
+            milliseconds = self._options.min_samples / SAMPLE_RATE * 1000
+            needs = f"the model needs {self._options.min_samples} ({milliseconds:g} ms)"
+            raise AudioError("too short", f"{num_samples} samples at 16 kHz; {needs}")
+
+    def _spool(self, samples: NDArray[np.float32]) -> None:
+        if self._spooled is not None:
+            resampled = samples if self._resampler is None else self._resampler.resample_chunk(samples)
+            self._spooled.append(resampled)
+
+
+def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[Waveform | Failure]:
+    """Read a file once for all its utterances, in the order in which they end."""
+    with _open(path) as file:
+        claim = _check_header(file, path)
+        collectors = []
+        for utterance in utterances:
+            try:
+                channel = _choose_channel(utterance, file.channels, options.channel)
+                collectors.append(_Collector(utterance, file.samplerate, channel, options))
+            except AudioError as error:
+                yield _fail(utterance, error)
+        collectors.sort(key=lambda collector: collector.first)
+        if not collectors:
+            return
+        position = _enter(file, collectors[0].first)
+        ends = [claim.most if collector.end is None else collector.end for collector in collectors]
+        for block in _read_blocks(file, position, min(claim.most, max(ends))):
+            mono: dict[Channel, NDArray[np.float32]] = {}
+            end = position + len(block)
+            under_way = []
+            for number, collector in enumerate(collectors):
+                if collector.first >= end:
+                    under_way += collectors[number:]
+                    break
+                try:
+                    if collector.channel not in mono:
+                        mono[collector.channel] = _mix(block, collector.channel)
+                    collector.take(mono[collector.channel], position)
+                    if collector.end is not None and collector.end <= end:
+                        yield collector.finish()
+                    else:
+                        under_way.append(collector)
+                except AudioError as error:
+                    yield _fail(collector.utterance, error)
+            position, collectors = end, under_way
+            if not collectors:
+                return
+        claim.check(position)
+        for collector in collectors:
+            try:
+                yield collector.finish(position)
+            except AudioError as error:
+                yield _fail(collector.utterance, error)
+
+
+def _read_blocks(file: soundfile.SoundFile, position: int, end: int) -> Iterator[NDArray[np.float32]]:
+    """Read from where the file stands: (samples, channels) at a time."""
+    size = max(1, BLOCK_SAMPLES // file.channels)
+    while position < end:
+        try:
+            block = file.read(min(size, end - position), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:
+            # libsndfile says nothing of use here: what it meets at the end of a FLAC file cut short is "error in flush"
+            raise AudioError("truncated", f"the audio is damaged, or ends before sample {file.frames}") from None
+        except OSError as error:
+            raise blame(error) from None
+        except MemoryError:
+            raise AudioError("unreadable", "too many channels for the memory of this machine") from None
+        if not len(block):
+            return
+        yield block
+        position += len(block)
+
+
+def _enter(file: soundfile.SoundFile, first: int) -> int:
+    """Go near a sample, where that is exact, and say which one comes next."""
+    exact = file.format in ENTERED_EXACTLY and file.subtype in ENTERED_SUBTYPES
+    if exact and 0 < first < file.frames:
+        return int(file.seek(first))
+    return 0
+
+
+def _mix(block: NDArray[np.float32], channel: Channel) -> NDArray[np.float32]:
+    """Choose a channel of (samples, channels), or mix all: (samples,)."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    if channel != "mix":
+        return np.ascontiguousarray(block[:, channel])
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found later
+        mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float32)
+        return mean
+
+
+def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) -> Channel:
+    """Choose the channel that the list says, else that of the option.
+
+    Raises:
+        AudioError: there is no such channel.
+    """
+    side = utterance.side if num_channels > 1 else None  # a file of one channel is the recording's already
+    named = next((channel for channel in (utterance.channel, side) if channel is not None), None)
+    channel = option if named is None else named
+    if channel != "mix" and channel >= num_channels:
+        plural = "" if num_channels == 1 else "s"
+        raise AudioError("no such channel", f"channel {channel + 1} of a file with {num_channels} channel{plural}")
+    return channel
+
+
 def _open(path: str) -> soundfile.SoundFile:
+    """Open an audio file.
+
+    Raises:
+        AudioError: it is missing, empty, or not audio.
+    """
+    _check_file(path)
     try:
         return soundfile.SoundFile(b"./-" if path == "-" else os.fsencode(path))  # "-" is standard input to libsndfile
     except TypeError:  # what soundfile raises for a file called .raw
         raise AudioError("not audio", "no header: sample rate and format are unknown") from None
+    except soundfile.LibsndfileError as error:
+        raise AudioError("not audio", error.error_string) from None
+    except OSError as error:  # the file changed since it was checked, or its disk failed
+        raise blame(error) from None
+
+
+def _check_header(file: soundfile.SoundFile, path: str, at_a_glance: bool = False) -> Claim:
+    """Check what a file says of itself; at a glance, without reading all of a file to know how long it is."""
+    if file.format not in FORMATS:
+        raise AudioError("unreadable", f"whether a {file.format} file is whole can't be told; convert it")
+    if file.samplerate not in SAMPLE_RATES:
+        raise AudioError("not audio", f"a sample rate of {file.samplerate} Hz")
+    if file.frames == UNKNOWN_FRAMES:  # libsndfile then loses the end of the file
+        raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
+    if at_a_glance and file.format in ("OGG", "MP3") and file.frames:
+        return Claim(file.frames, file.frames)
+    try:
+        return read_claim(file, path)
+    except OSError as error:
+        raise blame(error) from None
 
 
 def _check_file(path: str) -> None:
@@ -134,7 +385,7 @@ def _check_file(path: str) -> None:
     except FileNotFoundError:
         raise AudioError("missing", "no such file") from None
     except OSError as error:
-        raise _blame(error) from None
+        raise blame(error) from None
     except ValueError as error:  # a NUL in the path
         raise AudioError("unreadable", str(error)) from None
     if not stat.S_ISREG(status.st_mode):
@@ -143,30 +394,10 @@ def _check_file(path: str) -> None:
         raise AudioError("empty", "0 bytes")
 
 
-def _blame(error: OSError) -> AudioError:
-    """Blame the file for an error, unless it is the machine's: then it is raised again, and the run stops."""
-    if error.errno in MACHINE_ERRORS:
-        raise error
-    return AudioError("unreadable", error.strerror or str(error))
+def _fail_in_list(utterance: Utterance) -> Failure:
+    return Failure(utterance, "corpus", "bad segment" if utterance.source else "no recording", utterance.fault)
 
 
-def _read_blocks(file: soundfile.SoundFile) -> NDArray[np.float32]:
-    """Read to the end, channels mixed: (samples,)."""
-    if file.frames == UNKNOWN_FRAMES:  # libsndfile then loses the end of the file
-        raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
-    size = max(1, BLOCK_SAMPLES // file.channels)
-    blocks = []
-    num_samples = 0
-    try:
-        while True:
-            block = file.read(size, dtype="float32", always_2d=True)
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found later
-                blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float32))
-            num_samples += len(block)
-            if num_samples > MAX_SECONDS * file.samplerate:
-                raise AudioError("too long", f"more than {MAX_SECONDS / 60:g} minutes; cut it into shorter files")
-            if len(block) < size:
-                return np.concatenate(blocks)
-    except soundfile.LibsndfileError:
-        # libsndfile says nothing of use here: what it meets at the end of a FLAC file cut short is "error in flush".
-        raise AudioError("truncated", f"the audio is damaged, or ends before sample {file.frames}") from None
+def _fail(utterance: Utterance, error: AudioError) -> Failure:
+    stage: Stage = "audio"
+    return Failure(utterance, stage, error.reason, f"{utterance.source}: {error}")

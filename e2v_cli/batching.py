@@ -1,11 +1,13 @@
 """Utterances → blocks → batches, by rules that see nothing but the list and the audio.
 
 What is in a batch decides the last bits of its results. So that results don't depend on who computed what, or when,
-the input is cut into blocks from the list alone, and a block into batches from its audio alone.
+the input is cut into blocks from the list alone, and a block into batches from its audio alone. Segments of the same
+recording are in the same block, however they stand in the list, so that it is decoded once for all of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.records import SAMPLE_RATE, Batch, Waveform
 from e2v_cli.settings import Shard
+from e2v_cli.spool import SpooledSamples
 
 BLOCKS = 1024
 """A list is cut into about so many blocks: enough for many workers to end at about the same time."""
@@ -22,7 +25,7 @@ BLOCK_SIZES = (2, 256)
 """Fewest and most utterances of a block: few lists are so short, and a worker decodes no more at once."""
 
 PORTION_SECONDS = 1200.0
-"""Audio of a block that is held in memory and sorted by length (77 MB); only a single longer utterance exceeds it."""
+"""Audio of a block that is held in memory and sorted by length (77 MB)."""
 
 
 class Share(NamedTuple):
@@ -34,27 +37,41 @@ class Share(NamedTuple):
 
 
 class Plan:
-    """Which utterances of a list are computed, and in which blocks: fixed by their number alone."""
+    """Which utterances of a list are computed, and in which blocks: fixed by the list alone."""
 
-    def __init__(self, members: NDArray[np.int64]) -> None:
-        """Plan for (members,) places in the list."""
+    def __init__(self, members: NDArray[np.int64], pieces: NDArray[np.int64] | None = None) -> None:
+        """Plan for some utterances.
+
+        Args:
+            members: (members,) their places in the list.
+            pieces: (utterances,) numbers of what is decoded together, which blocks don't cut; None: each by itself.
+        """
         fewest, most = BLOCK_SIZES
+        block_size = min(max(-(-len(members) // BLOCKS), fewest), most)
         self.members = members
-        self.block_size = min(max(-(-len(members) // BLOCKS), fewest), most)
+        """(members,): their places in the list, in the order in which they are computed."""
+        self._firsts = np.arange(0, len(members), block_size)
+        """(blocks,): where in that order each block begins."""
+        if pieces is not None:
+            self.members = members[np.argsort(pieces[members], kind="stable")]
+            first_of_piece = np.flatnonzero(np.diff(pieces[self.members], prepend=-1))
+            first_of_block = np.flatnonzero(np.diff(first_of_piece // block_size, prepend=-1))
+            self._firsts = first_of_piece[first_of_block]
 
     def deal_blocks(self, shard: Shard) -> Iterator[Share]:
         """Deal blocks to shards in turn: those that this one gets."""
-        for number in range(shard.index - 1, -(-len(self.members) // self.block_size), shard.count):
-            yield Share(number, self.members[number * self.block_size : (number + 1) * self.block_size])
+        for number in range(shard.index - 1, len(self._firsts), shard.count):
+            end = self._firsts[number + 1] if number + 1 < len(self._firsts) else None
+            yield Share(number, self.members[self._firsts[number] : end])
 
     def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """Count how many of the chosen (members,) each of so many shards has: (count,)."""
-        shards = np.flatnonzero(members) // self.block_size % count
-        return np.bincount(shards, minlength=count)
+        blocks = np.searchsorted(self._firsts, np.flatnonzero(members), side="right") - 1
+        return np.bincount(blocks % count, minlength=count)
 
 
 def make_batches(block: Iterable[Waveform], batch_seconds: float) -> Iterator[Batch]:
-    """Pack a block's waveforms into batches of at most so many seconds; a longer one goes alone.
+    """Pack a block's waveforms into batches of at most so many seconds; one that is longer, or spooled, goes alone.
 
     The block is read in portions. Within a portion the shortest come first, so that utterances of the same length,
     which attention takes together, are in one batch.
@@ -68,12 +85,13 @@ def make_batches(block: Iterable[Waveform], batch_seconds: float) -> Iterator[Ba
 def _cut(waveforms: Iterable[Waveform], seconds: float) -> Iterator[list[Waveform]]:
     """Cut neighbours into runs of at most so many seconds, and at least one waveform."""
     run: list[Waveform] = []
-    num_samples = 0
+    num_samples = 0.0
     for waveform in waveforms:
-        if run and num_samples + len(waveform.samples) > seconds * SAMPLE_RATE:
+        length = math.inf if isinstance(waveform.samples, SpooledSamples) else len(waveform.samples)
+        if run and num_samples + length > seconds * SAMPLE_RATE:
             yield run
-            run, num_samples = [], 0
+            run, num_samples = [], 0.0
         run.append(waveform)
-        num_samples += len(waveform.samples)
+        num_samples += length
     if run:
         yield run

@@ -17,6 +17,7 @@ from e2v_cli import __version__
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError
 from e2v_cli.logs import log_to_stderr
 from e2v_cli.settings import (
+    Channel,
     EmbeddingDtype,
     EmbeddingFormat,
     EngineName,
@@ -25,6 +26,7 @@ from e2v_cli.settings import (
     ProgressStyle,
     Settings,
     Shard,
+    TimelineFormat,
 )
 from e2v_cli.signals import StopSignals
 
@@ -50,6 +52,19 @@ def _parse_shard(_ctx: click.Context, _param: click.Parameter, value: str) -> Sh
     if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
         raise click.BadParameter(f"{value!r} is not a part and a number of parts like 2/3, counted from 1.")
     return Shard(count=int(match.group(2)), index=int(match.group(1)))
+
+
+def _parse_channel(_ctx: click.Context, _param: click.Parameter, value: str) -> Channel:
+    """Read ``mix``, ``split``, a letter, or a number that counts from 1."""
+    if value == "mix":
+        return "mix"
+    if value == "split":
+        return "split"
+    if re.fullmatch(r"[A-H]", value):
+        return ord(value) - ord("A")
+    if re.fullmatch(r"[1-9][0-9]{0,2}", value):
+        return int(value) - 1
+    raise click.BadParameter(f"{value!r} is not mix, split, A, B, or a number counted from 1.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -110,10 +125,10 @@ def cli() -> None:
 )
 @click.option(
     "--embeddings",
-    type=click.Choice(["none", "npy", "ark"]),
+    type=click.Choice(["none", "npy", "ark", "ark,t"]),
     default="none",
     show_default=True,
-    help="Also write embeddings: one .npy per utterance, or Kaldi ark and scp.",
+    help="Also write embeddings: one .npy per utterance, or Kaldi ark and scp; ark,t is text.",
 )
 @click.option(
     "--embedding-dtype",
@@ -122,11 +137,52 @@ def cli() -> None:
     show_default=True,
     help="Precision of embeddings; Kaldi archives hold fp16 values as 32-bit floats.",
 )
+@click.option("--compress", is_flag=True, help="Write matrices in archives in Kaldi's compressed form, at a quarter.")
 @click.option(
     "--batch-seconds",
     type=float,
     metavar="S",
     help="Audio in one forward pass. [default: 10 on CPU, 300 on a GPU]",
+)
+@click.option(
+    "--window",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Longer utterances are encoded in windows of at most S seconds, and pooled over all frames.",
+)
+@click.option(
+    "--timeline",
+    type=float,
+    metavar="HOP",
+    help="Also write emotions over time, every HOP seconds, to OUT/timeline.tsv.",
+)
+@click.option(
+    "--timeline-format",
+    type=click.Choice(["rttm", "ctm", "audacity", "textgrid"]),
+    multiple=True,
+    help="Write the timeline in this format, too; may be given several times.",
+)
+@click.option("--join", is_flag=True, help="Join neighbouring spans of the timeline that have the same label.")
+@click.option(
+    "--channel",
+    metavar="N|A|B|mix|split",
+    callback=_parse_channel,
+    default="mix",
+    show_default=True,
+    help="Which channel of a file with several, counted from 1; split makes an utterance of each (-1, -2).",
+)
+@click.option(
+    "--allow-pipes", is_flag=True, help="Run the commands ('… |') of a wav.scp; only for lists that you trust."
+)
+@click.option(
+    "--pipe-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that such a command may take.",
 )
 @click.option(
     "--shard",
@@ -167,7 +223,15 @@ def predict(
     granularity: Granularity,
     embeddings: EmbeddingFormat,
     embedding_dtype: EmbeddingDtype,
+    compress: bool,
     batch_seconds: float | None,
+    window: float,
+    timeline: float | None,
+    timeline_format: tuple[TimelineFormat, ...],
+    join: bool,
+    channel: Channel,
+    allow_pipes: bool,
+    pipe_timeout: float,
     shard: Shard,
     overwrite: bool,
     retry_failed: bool,
@@ -178,8 +242,8 @@ def predict(
 ) -> int:
     """Recognise the emotion of every utterance.
 
-    INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories, and - for a list
-    on standard input.
+    INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories (with segments
+    or without), http(s):// URLs of audio, and - for a list on standard input.
 
     \b
     Examples:
@@ -187,6 +251,8 @@ def predict(
       e2v predict data/train -m ./emotion2vec_plus_large -o exp/emotion --embeddings ark
       grep female wav.scp | e2v predict - -m ./emotion2vec_plus_base -o exp/female
       e2v predict recordings/ -m sample -o out --granularity frame --embeddings npy
+      e2v predict data/swbd -m ./emotion2vec_plus_base -o exp/swbd --allow-pipes
+      e2v predict call.wav -m sample -o out --timeline 1 --timeline-format textgrid --join
 
     \b
     Exit codes:
@@ -212,7 +278,14 @@ def predict(
         granularity=granularity,
         embeddings=embeddings,
         embedding_dtype=embedding_dtype,
+        compress=compress,
         batch_seconds=batch_seconds,
+        window=window,
+        timeline=timeline,
+        timeline_formats=tuple(sorted(set(timeline_format))),
+        join=join,
+        channel=channel,
+        pipe_seconds=pipe_timeout if allow_pipes else None,
         shard=shard,
         overwrite=overwrite,
         retry_failed=retry_failed,
@@ -276,6 +349,89 @@ def status(output_dir: Path) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_standard_output()
+
+
+@cli.command(no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option(
+    "-m",
+    "--model",
+    default="emotion2vec_plus_base",
+    show_default=True,
+    metavar="NAME|DIR",
+    help="Whose shape counts; a published one need not be on this machine.",
+)
+@click.option(
+    "--granularity",
+    type=click.Choice(["utterance", "frame"]),
+    default="utterance",
+    show_default=True,
+    help="What an embedding is: one vector, or a (frames, dim) matrix at 50 Hz.",
+)
+@click.option(
+    "--embeddings",
+    type=click.Choice(["none", "npy", "ark"]),
+    default="none",
+    show_default=True,
+    help="Also say what embeddings will take on disk.",
+)
+@click.option(
+    "--embedding-dtype",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Precision of embeddings; in Kaldi archives both take 32 bits.",
+)
+@click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="CPU cores that the run will have. [default: all]"
+)
+@click.option(
+    "--channel",
+    metavar="N|A|B|mix|split",
+    callback=_parse_channel,
+    default="mix",
+    show_default=True,
+    help="Which channel of a file with several, counted from 1; split makes an utterance of each (-1, -2).",
+)
+@click.option("--allow-pipes", is_flag=True, help="The run may run commands ('… |'); here they are only counted.")
+def plan(
+    inputs: tuple[str, ...],
+    model: str,
+    granularity: Granularity,
+    embeddings: EmbeddingFormat,
+    embedding_dtype: EmbeddingDtype,
+    jobs: int | None,
+    channel: Channel,
+    allow_pipes: bool,
+) -> int:
+    """Say what a run would meet, write and take, from lists and headers alone.
+
+    No model is loaded and no audio decoded, so damage further on in a file is not seen. Commands are not run and URLs
+    not fetched: how long they are is taken from the utt2dur beside their list.
+
+    \b
+    Examples:
+      e2v plan data/train
+      e2v plan data/train -m emotion2vec_plus_large --granularity frame --embeddings ark -j 64
+
+    \b
+    Exit codes:
+      0   nothing would fail      1   the list can't be read
+      2   usage error             3   something would fail
+    """  # noqa: D301
+    if "" in (model, *inputs):
+        raise click.UsageError("INPUT or --model is empty: is a variable of the shell not set?")
+    log_to_stderr(logging.WARNING)
+
+    from e2v_cli.preflight import PlanOptions, forecast
+
+    options = PlanOptions(inputs, model, granularity, embeddings, embedding_dtype, jobs, channel, allow_pipes)
+    prospect = forecast(options)
+    try:
+        click.echo(prospect.text.encode(errors="surrogateescape"), nl=False)
+    except BrokenPipeError:
+        _drop_standard_output()
+    return EXIT_TOO_MANY_FAILURES if prospect.num_failures else 0
 
 
 def run_command_line(stop: StopSignals) -> int:

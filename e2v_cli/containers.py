@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from dataclasses import dataclass
 
 import soundfile
 
@@ -38,11 +39,32 @@ class AudioError(Exception):
         self.reason = reason
 
 
-def count_claimed(file: soundfile.SoundFile, num_read: int, path: str) -> int:
-    """Compare the samples that were read with those that the file claims, and return the latter.
+@dataclass(frozen=True)
+class Claim:
+    """How many samples of each channel a file claims to have."""
+
+    least: int
+    most: int
+    reason: str = "truncated"
+    """What a file is that has fewer than the least."""
+
+    def check(self, num_read: int) -> None:
+        """Compare the samples that were read to the end with those that the file claims.
+
+        Raises:
+            AudioError: there are fewer.
+        """
+        if num_read < self.least and self.reason != "truncated":
+            raise AudioError(self.reason, "its header does not say how long it is; decode it and encode it again")
+        if num_read < self.least:
+            raise AudioError(self.reason, f"its header says {self.least} samples, {num_read} are there")
+
+
+def read_claim(file: soundfile.SoundFile, path: str) -> Claim:
+    """Read how many samples a file claims to have.
 
     Raises:
-        AudioError: there are fewer, or the file is damaged where libsndfile doesn't see it.
+        AudioError: they can't be there, or the file is damaged where libsndfile doesn't see it.
     """
     claimed: int = file.frames
     match file.format:
@@ -56,13 +78,10 @@ def count_claimed(file: soundfile.SoundFile, num_read: int, path: str) -> int:
         case "OGG":
             _check_ogg(path)
         case "MP3" if in_frames := _count_mp3(path):
-            # libsndfile guesses how long it is from the first frame's bit rate, and reads no further
-            if num_read < in_frames - 2 * 1152:  # a frame or two at the start may hold no audio
-                raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
-            claimed = num_read
-    if num_read < claimed:
-        raise AudioError("truncated", f"its header says {claimed} samples, {num_read} are there")
-    return claimed
+            # libsndfile guesses how long it is from the first frame's bit rate, and reads no further; and a frame or
+            # two at the start may hold no audio
+            return Claim(in_frames - 2 * 1152, 1 << 62, reason="unreadable")
+    return Claim(claimed, claimed)
 
 
 def _check_log(log: str) -> None:

@@ -1,36 +1,39 @@
-"""INPUT → Utterance: audio files, folders of them, ``.scp`` lists, Kaldi data directories, standard input.
+"""INPUT → Utterance: audio files, folders of them, ``.scp`` lists, Kaldi data directories, URLs, standard input.
 
-Lists are read as Kaldi reads them: split at the first white space, relative paths against the current folder. A byte
-order mark, CRLF, blank lines and a missing final newline do no harm. Ids are UTF-8; paths may be any bytes.
-
-A list is checked in one pass, of which two numbers a line are kept: where it begins and the hash of its id. Lines are
-read again when their turn comes, so that ten million of them need some hundred megabytes.
+Lists are read as Kaldi reads them: split at the first white space, relative paths against the current folder (and
+against the list's own, where only that has them). A byte order mark, CRLF, blank lines and a missing final newline do
+no harm. Ids are UTF-8; paths may be any bytes. What is wrong with a whole list stops e2v before any work; what is wrong
+with a segment alone is its own failure.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
-import stat
 import sys
 import tempfile
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from e2v_cli.errors import CorpusError
-from e2v_cli.keys import KeyIndex
+from e2v_cli.keys import KeyIndex, digest_of
+from e2v_cli.lists import BYTE_ORDER_MARK, LineList, check_id, index_lines, make_list, open_list, split_line, spool
 from e2v_cli.records import Utterance
+from e2v_cli.segments import read_segments, read_sides
+from e2v_cli.sources import is_pipe, is_url
 
 AUDIO_SUFFIXES = frozenset(
     (".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
@@ -38,13 +41,9 @@ AUDIO_SUFFIXES = frozenset(
 """What is taken for audio in a folder; a file that is named itself may be called anything."""
 
 STDIN = "-"
+"""As INPUT it is a list, in a list it is audio."""
 
-_CHUNK = 4096
-"""Lines that are read again together."""
-
-_BLANKS = b" \t\r\n\v\f"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+[^\s|][^|]*$")
+_PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|-][^|]*$")
 """A line that needs no closer look: an id of plain letters that is no comment, and a path without a ``|``."""
 
 
@@ -56,165 +55,289 @@ class _Found:
     relative: str
     """The path as an id, where its stem alone is ambiguous: within the folder that was named, or from here."""
 
+    @property
+    def stem(self) -> str:
+        """Its name without folder and suffix."""
+        return Path(unquote(urlsplit(self.path).path) if is_url(self.path) else self.path).stem
+
 
 @dataclass(frozen=True)
-class _List:
-    """Lines of ``utt-id path``, of which the places and the ids' hashes are kept."""
+class _Files:
+    """Audio files that were named one by one, or found."""
 
-    descriptor: int
-    """Its file, which stays open for as long as this object lives."""
-    name: str
-    """For messages; empty where the lines were made of paths."""
-    offsets: array[int]
-    hashes: array[int]
+    found: list[_Found]
+    folder: str = ""
+    """Where relative paths are looked for that the current folder doesn't have."""
 
-    def __len__(self) -> int:
-        return len(self.hashes)
 
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+class Part(Protocol):
+    """Utterances of one INPUT."""
 
-    def read(self, index: int) -> tuple[bytes, str]:
-        """Read the id and the path of a line."""
-        ((key, path),) = self._read_lines(index, index + 1)
-        return key, os.fsdecode(path.strip(_BLANKS) if self.name else path)
+    @property
+    def name(self) -> str:
+        """What the list is called in messages; empty where there is none."""
+
+    @property
+    def hashes(self) -> array[int]:
+        """(utterances,): of their ids."""
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""
-        for first in range(0, len(self), _CHUNK):
-            yield [key for key, _ in self._read_lines(first, min(first + _CHUNK, len(self)))]
 
-    def _read_lines(self, first: int, end: int) -> list[list[bytes]]:
-        """Read some lines, split into their id and the rest."""
-        separator = None if self.name else b"\t"
-        offsets = self.offsets[first : end + 1]
-        begin = offsets[0]
-        text = os.pread(self.descriptor, offsets[-1] - begin, begin)
-        lines = [text[offset - begin : next_one - begin].split(separator, 1) for offset, next_one in pairwise(offsets)]
-        if array("q", [hash(line[0]) for line in lines if len(line) == 2]) != self.hashes[first:end]:
-            raise CorpusError(f"{self.name}: it changed while it was read; run the same command again")
-        return lines
+    def utterance(self, place: int, index: int) -> Utterance:
+        """Read the utterance at a place, which is the ``index``-th of the corpus."""
 
-    def line_number(self, index: int) -> int:
-        """Count in which line of the file, from 1, an entry stands."""
-        size, end = 1 << 24, self.offsets[index]
-        chunks = (os.pread(self.descriptor, min(size, end - begin), begin) for begin in range(0, end, size))
-        return sum(chunk.count(b"\n") for chunk in chunks) + 1
+    def origin(self, place: int) -> str:
+        """Say where it is written, or which file it is."""
+
+    def pieces(self) -> NDArray[np.int64]:
+        """Number what is decoded together: (utterances,), by first appearance, counted from 0."""
+
+
+class Recordings:
+    """A list of recordings, each of them an utterance."""
+
+    def __init__(self, lines: LineList, folder: str, sides: dict[bytes, int], stdin_audio: str) -> None:
+        self.lines = lines
+        self.name = lines.name
+        self.hashes = lines.hashes
+        self.ids = lines.ids
+        self._folder = folder
+        self._sides = sides
+        self._stdin_audio = stdin_audio
+
+    def utterance(self, place: int, index: int) -> Utterance:
+        """Read the utterance at a place."""
+        key, value = self.lines.read(place)
+        source = os.fsdecode(value)
+        if self.name and source == STDIN:
+            source = self._stdin_audio
+        return Utterance(index, key.decode(), source, self._folder, side=self._sides.get(key))
+
+    def origin(self, place: int) -> str:
+        """Say where it is written, or which file it is."""
+        return self.lines.origin(place) if self.name else os.fsdecode(self.lines.read(place)[1])
+
+    def pieces(self) -> NDArray[np.int64]:
+        """Number what is decoded together: each by itself."""
+        return np.arange(len(self.hashes))
 
 
 class Corpus:
     """All utterances of the input, in order, read when they are asked for."""
 
-    def __init__(self, lists: Sequence[_List]) -> None:
+    def __init__(self, parts: Sequence[Part], waits: bool = False) -> None:
         """Join lists whose lines were checked.
+
+        Args:
+            parts: the lists.
+            waits: whether there are commands or URLs among them, whose audio is waited for.
 
         Raises:
             CorpusError: an id stands twice.
         """
-        self._lists = lists
-        self._ends = list(accumulate(map(len, lists)))
-        self.index = KeyIndex(np.concatenate([np.frombuffer(part.hashes, dtype=np.int64) for part in lists]))
+        self.waits = waits
+        self._parts = parts
+        self._ends = list(accumulate(len(part.hashes) for part in parts))
+        self.index = KeyIndex(np.concatenate([np.frombuffer(part.hashes, dtype=np.int64) for part in parts]))
         for first, again in self.index.twins():
-            key = self._read(again)[0]
-            if key == self._read(first)[0]:
-                raise CorpusError(
-                    f'{self._origin(again)}: utt-id "{key.decode()}" again (first {self._first(first, again)})'
-                )
+            utt_id = self[again].utt_id
+            if utt_id == self[first].utt_id:
+                raise CorpusError(f'{self.origin(again)}: utt-id "{utt_id}" again (first {self._first(first, again)})')
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Utterance:
         """Read an utterance."""
-        key, path = self._read(index)
-        return Utterance(index, key.decode(), path)
+        part, place = self._locate(index)
+        return part.utterance(place, index)
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, in order, some thousand at a time."""
-        for part in self._lists:
+        for part in self._parts:
             yield from part.ids()
+
+    def origin(self, index: int) -> str:
+        """Say where an utterance is written, as in ``wav.scp:17``, or which file it is."""
+        part, place = self._locate(index)
+        return part.origin(place)
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of the ids, in order, each with a newline: what ``predictions.tsv`` has rows of."""
-        digest = hashlib.sha256()
-        for keys in self.ids():
-            digest.update(b"\n".join(keys) + b"\n")
-        return digest.hexdigest()
+        """The SHA-256 of all ids, in order, and of the pieces."""
+        return digest_of(self.ids(), self.pieces)
 
-    def _read(self, index: int) -> tuple[bytes, str]:
-        part, within = self._locate(index)
-        return part.read(within)
+    @cached_property
+    def pieces(self) -> NDArray[np.int64] | None:
+        """Number what is decoded together: (utterances,); None where that is each utterance by itself."""
+        if all(isinstance(part, Recordings) for part in self._parts):
+            return None
+        numbers = [part.pieces() for part in self._parts]
+        firsts = accumulate((int(part.max(initial=-1)) + 1 for part in numbers[:-1]), initial=0)
+        return np.concatenate([part + first for part, first in zip(numbers, firsts, strict=True)])
 
-    def _locate(self, index: int) -> tuple[_List, int]:
+    def _locate(self, index: int) -> tuple[Part, int]:
         number = bisect_right(self._ends, index)
-        part = self._lists[number]
-        return part, index - self._ends[number] + len(part)
-
-    def _origin(self, index: int) -> str:
-        part, within = self._locate(index)
-        return f"{part.name}:{part.line_number(within)}" if part.name else part.read(within)[1]
+        part = self._parts[number]
+        return part, index - self._ends[number] + len(part.hashes)
 
     def _first(self, first: int, again: int) -> str:
         """Say where an id was first seen: ``on line 3`` within the same file, else ``at a.scp:3``."""
-        part, within = self._locate(first)
-        same_file = part.name and part.name == self._locate(again)[0].name
-        return f"on line {part.line_number(within)}" if same_file else f"at {self._origin(first)}"
+        name, origin = self._locate(first)[0].name, self.origin(first)
+        same_file = name and name == self._locate(again)[0].name
+        return f"on line {origin.rpartition(':')[2]}" if same_file else f"at {origin}"
 
 
-def read_corpus(inputs: Sequence[str]) -> Corpus:
+def read_corpus(inputs: Sequence[str], allow_pipes: bool = False) -> Corpus:
     """Read all inputs, in order.
+
+    Args:
+        inputs: as on the command line.
+        allow_pipes: whether a list may hold commands to be run.
 
     Raises:
         CorpusError: an input doesn't exist, a line can't be read, an id stands twice, or there is nothing at all.
     """
-    parts: list[_List | list[_Found]] = []
+    reader = _Reader(allow_pipes, stdin_is_list=STDIN in inputs)
+    parts: list[Part | _Files] = []
     for item in inputs:
-        part = _read_input(item)
-        if isinstance(part, list) and parts and isinstance(parts[-1], list):
-            parts[-1] += part
+        part = reader.read(item)
+        last = parts[-1] if parts else None
+        if isinstance(part, _Files) and isinstance(last, _Files) and part.folder == last.folder:
+            last.found.extend(part.found)
         else:
             parts.append(part)
-    if not any(map(len, parts)):
+    if not any(len(part.found) if isinstance(part, _Files) else len(part.hashes) for part in parts):
         raise CorpusError(
             f"{', '.join(inputs)}: no utterances there; a list has lines like: utt-id path, "
             f"and folders are searched for {' '.join(sorted(AUDIO_SUFFIXES))}"
         )
     ids = _choose_ids(parts)
-    return Corpus([_list_found(part, ids) if isinstance(part, list) else part for part in parts])
+    return Corpus([_list_files(part, ids) if isinstance(part, _Files) else part for part in parts], reader.waits)
 
 
-def _read_input(item: str) -> _List | list[_Found]:
-    path = Path(item)
-    if item == STDIN:
-        if sys.stdin is None:
-            raise CorpusError("-: standard input is closed")
-        return _spool(sys.stdin.buffer, "<stdin>")
-    if re.match(r"https?://", item):
-        raise CorpusError(f"{item}: URLs are not read by this version; download the file and name it")
-    if path.is_dir():
-        return _read_folder(path)
-    if path.suffix == ".scp":
+class _Reader:
+    """Reads inputs, and notes what is to be known of all of them together."""
+
+    def __init__(self, allow_pipes: bool, stdin_is_list: bool) -> None:
+        self.waits = False
+        """There are commands or URLs, whose audio is waited for."""
+        self._allow_pipes = allow_pipes
+        self._stdin_is_list = stdin_is_list
+        self._stdin_audio = ""
+        """Where the audio on standard input was copied to."""
+
+    def read(self, item: str) -> Part | _Files:
+        """Read an input."""
+        path = Path(item)
+        if item == STDIN:
+            with spool(_standard_input()) as file:
+                return self._read_scp(file, "<stdin>", "", {})
+        if is_url(item):
+            self.waits = True
+            return _Files([_Found(item, item)])
+        if is_pipe(item):
+            raise CorpusError(f"{item}: a command can only stand in a list: echo 'utt1 {item}' | e2v predict - …")
+        if path.is_dir():
+            return self._read_folder(path)
+        if path.suffix == ".scp":
+            return self._open_scp(path, {})
+        if path.exists() or path.suffix.lower() in AUDIO_SUFFIXES:  # audio that is missing fails alone, later
+            return _Files([_Found(item, os.path.relpath(item))])
+        raise CorpusError(f"{item}: no such file or folder")
+
+    def _read_folder(self, folder: Path) -> Part | _Files:
+        """Read a Kaldi data directory (it holds ``wav.scp``), or all audio below a folder, sorted by path."""
+        if not (folder / "wav.scp").exists():
+            return _Files(_search(folder))
+        recordings = self._open_scp(folder / "wav.scp", read_sides(folder))
+        if not (folder / "segments").exists():
+            return recordings
+        if not isinstance(recordings, Recordings):
+            raise CorpusError(f"{folder / 'wav.scp'}: one column, but segments need recording ids before the paths")
+        Corpus([recordings])  # refuses an id that stands twice
+        return read_segments(folder / "segments", recordings)
+
+    def _open_scp(self, path: Path, sides: dict[bytes, int]) -> Recordings | _Files:
         try:
-            with path.open("rb") as file:
-                regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-                return _read_list(file, item) if regular else _spool(file, item)
+            with open_list(str(path)) as file:
+                return self._read_scp(file, str(path), str(path.parent), sides)
         except OSError as error:
             raise CorpusError(
-                f"{item}: {error.strerror}; INPUT is audio, a folder, a .scp list or - for standard input"
+                f"{path}: {error.strerror}; INPUT is audio, a folder, a .scp list or - for standard input"
             ) from None
-    if path.exists() or path.suffix.lower() in AUDIO_SUFFIXES:  # audio that is missing fails alone, later
-        return [_Found(item, os.path.relpath(item))]
-    raise CorpusError(f"{item}: no such file or folder")
+
+    def _read_scp(self, file: BinaryIO, name: str, folder: str, sides: dict[bytes, int]) -> Recordings | _Files:
+        if _has_one_column(file):
+            return _Files(list(self._read_paths(file, name)), folder)
+        lines = index_lines(file, name, _PLAIN_LINE, self._look_closely)
+        return Recordings(lines, folder, sides, self._stdin_audio)
+
+    def _look_closely(self, line: bytes, origin: str) -> bytes:
+        """Check a line, and give its id."""
+        key, *rest = split_line(line)
+        check_id(key, origin)
+        if not rest:
+            raise CorpusError(f'{origin}: no path behind utt-id "{key.decode()}"; a line is: utt-id path')
+        source = os.fsdecode(rest[0])
+        self._look_at_source(source, origin)
+        if source == STDIN:
+            self._keep_standard_input(origin)
+        return key
+
+    def _look_at_source(self, source: str, origin: str) -> None:
+        """Refuse commands that are not allowed, and note whether the audio is waited for."""
+        if is_pipe(source) and not self._allow_pipes:
+            raise CorpusError(
+                f"{origin}: {source!r} is a command; --allow-pipes lets e2v run the commands of a list, "
+                "for lists that you trust"
+            )
+        self.waits = self.waits or is_pipe(source) or is_url(source)
+
+    def _read_paths(self, file: BinaryIO, name: str) -> Iterator[_Found]:
+        """Read a list of one column."""
+        for number, line in enumerate(file, 1):
+            cells = split_line(line.removeprefix(BYTE_ORDER_MARK))
+            if cells == [b""]:
+                continue
+            if len(cells) > 1:
+                raise CorpusError(f"{name}:{number}: two columns, but the first line has one: write an utt-id in each")
+            path = os.fsdecode(cells[0])
+            self._look_at_source(path, f"{name}:{number}")
+            yield _Found(path, path if is_url(path) else os.path.normpath(path))
+
+    def _keep_standard_input(self, origin: str) -> None:
+        """Copy the audio on standard input to where workers can read it."""
+        if self._stdin_is_list or self._stdin_audio:
+            other = "the list itself" if self._stdin_is_list else "the audio of another line"
+            raise CorpusError(f"{origin}: - is audio on standard input, but that is {other}")
+        keeper = tempfile.NamedTemporaryFile(prefix="e2v-stdin-")  # noqa: SIM115 — removed when e2v ends
+        shutil.copyfileobj(_standard_input(), keeper)
+        keeper.flush()
+        _KEPT.append(keeper)
+        self._stdin_audio = keeper.name
 
 
-def _read_folder(folder: Path) -> _List | list[_Found]:
-    """Read a Kaldi data directory (it holds ``wav.scp``), or all audio below a folder, sorted by path."""
-    scp = folder / "wav.scp"
-    if (folder / "segments").exists() and scp.exists():
-        raise CorpusError(f"{folder / 'segments'}: data directories with segments are not read by this version")
-    if scp.exists():
-        return _read_input(str(scp))
+_KEPT: list[object] = []
+"""Temporary files that are there for as long as the process."""
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise CorpusError("-: standard input is closed")
+    return sys.stdin.buffer
+
+
+def _has_one_column(file: BinaryIO) -> bool:
+    """Say whether a list is one of paths alone: its first line has one column, which looks like one."""
+    first = next((cells for line in file if (cells := split_line(line.removeprefix(BYTE_ORDER_MARK))) != [b""]), [])
+    file.seek(0)
+    return len(first) == 1 and (b"/" in first[0] or Path(os.fsdecode(first[0])).suffix.lower() in AUDIO_SUFFIXES)
+
+
+def _search(folder: Path) -> list[_Found]:
+    """Find all audio below a folder, also in linked folders, sorted by path."""
     found = []
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
@@ -235,91 +358,104 @@ def _refuse_folder(error: OSError) -> None:
     raise CorpusError(f"{error.filename}: {error.strerror}") from None
 
 
-def _spool(stream: BinaryIO, name: str) -> _List:
-    """Keep a list that can be read only once where it can be read again."""
-    with tempfile.TemporaryFile() as file:
-        shutil.copyfileobj(stream, file)
-        file.seek(0)
-        return _read_list(file, name)
-
-
-def _read_list(file: BinaryIO, name: str) -> _List:
-    """Check the lines of a list, and note where each is."""
-    begin = len(_BYTE_ORDER_MARK) if file.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK else 0
-    file.seek(begin)
-    offsets, hashes = array("q"), array("q")
-    for number, line in enumerate(file, 1):
-        plain = _PLAIN_LINE.match(line)
-        if plain and b"://" not in line and b".ark:" not in line:
-            key = plain.group(1)
-        elif line.strip(_BLANKS):
-            key = _check_line(line, f"{name}:{number}")
-        else:
-            begin += len(line)
-            continue
-        offsets.append(begin)
-        hashes.append(hash(key))
-        begin += len(line)
-    offsets.append(begin)
-    return _List(os.dup(file.fileno()), name, offsets, hashes)
-
-
-def _check_line(line: bytes, origin: str) -> bytes:
-    """Look at a line closely, and give its id."""
-    key, path = _split(line)
-    try:
-        utt_id = key.decode()
-    except UnicodeDecodeError:
-        raise CorpusError(f"{origin}: utt-id {key!r} is not UTF-8") from None
-    if utt_id.startswith("#"):
-        raise CorpusError(f"{origin}: begins with #, but a .scp list has no comments")
-    if not path:
-        raise CorpusError(f'{origin}: no path behind utt-id "{utt_id}"; a line is: utt-id path')
-    if path.endswith(b"|"):
-        raise CorpusError(f"{origin}: commands are not run by this version; write their output to files first")
-    if re.match(rb"https?://", path):
-        raise CorpusError(f"{origin}: URLs are not read by this version; download the audio first")
-    if re.search(rb"\.ark:\d+(\[.*\])?$", path):
-        raise CorpusError(f"{origin}: archives are not read by this version; write the audio to files first")
-    if any(ord(character) < 32 for character in utt_id):
-        raise CorpusError(f"{origin}: control characters in utt-id {utt_id!r}")
-    return key
-
-
-def _split(line: bytes) -> tuple[bytes, bytes]:
-    """Split a line at its first white space; there may be nothing behind it."""
-    key, *rest = re.split(rb"[ \t\v\f]+", line.strip(_BLANKS), maxsplit=1)
-    return key, rest[0] if rest else b""
-
-
-def _choose_ids(parts: Sequence[_List | Sequence[_Found]]) -> Iterator[str]:
+def _choose_ids(parts: Sequence[Part | _Files]) -> Iterator[str]:
     """Choose the ids of all files that were found: their stem where nothing else has it, else their relative path."""
-    found = [item for part in parts if not isinstance(part, _List) for item in part]
-    stems = Counter(Path(item.path).stem for item in found)
+    found = [item for part in parts if isinstance(part, _Files) for item in part.found]
+    stems = Counter(item.stem for item in found)
     relatives = Counter(item.relative for item in found)
     by_hash = {hash(os.fsencode(stem)): stem for stem in stems}
     for part in parts:
-        if isinstance(part, _List) and stems:
+        if not isinstance(part, _Files) and stems:
             stems.update(by_hash[value] for value in part.hashes if value in by_hash)
     for item in found:
-        stem = Path(item.path).stem
-        ambiguous = item.relative if relatives[item.relative] == 1 else os.path.relpath(item.path)
-        yield _as_id(stem if stems[stem] == 1 else ambiguous)
+        elsewhere = item.path if is_url(item.path) else os.path.relpath(item.path)
+        ambiguous = item.relative if relatives[item.relative] == 1 else elsewhere
+        yield _as_id(item.stem if stems[item.stem] == 1 else ambiguous)
 
 
-def _list_found(found: Sequence[_Found], ids: Iterator[str]) -> _List:
+def _list_files(files: _Files, ids: Iterator[str]) -> Recordings:
     """Make a list of files that were found."""
-    offsets, hashes = array("q", [0]), array("q")
-    with tempfile.TemporaryFile() as file:
-        for item in found:
-            key = next(ids).encode()
-            hashes.append(hash(key))
-            offsets.append(offsets[-1] + file.write(key + b"\t" + os.fsencode(item.path)))
-        file.flush()
-        return _List(os.dup(file.fileno()), "", offsets, hashes)
+    lines = make_list((next(ids).encode(), os.fsencode(item.path)) for item in files.found)
+    return Recordings(lines, files.folder, {}, "")
 
 
 def _as_id(name: str) -> str:
     """Make an id of a file's name: what would break a line or a column, or is not UTF-8, is percent-encoded."""
     unsafe = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
     return unsafe.sub(lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match.group())), name)
+
+
+class _Channels:
+    """The utterances of a corpus, those of recordings with several channels once for each: ``utt1-1``, ``utt1-2``."""
+
+    name = ""
+
+    def __init__(self, corpus: Corpus, places: array[int], channels: array[int], hashes: array[int]) -> None:
+        self.hashes = hashes
+        self._corpus = corpus
+        self._places = places
+        self._channels = channels
+
+    def ids(self) -> Iterator[list[bytes]]:
+        """Read all ids, some thousand at a time."""
+        first, place = 0, 0
+        for keys in self._corpus.ids():
+            split = []
+            while first < len(self._places) and self._places[first] < place + len(keys):
+                split.append(_split_id(keys[self._places[first] - place], self._channels[first]))
+                first += 1
+            place += len(keys)
+            yield split
+
+    def utterance(self, place: int, index: int) -> Utterance:
+        """Read the utterance at a place."""
+        whole, channel = self._corpus[self._places[place]], self._channels[place]
+        utt_id = _split_id(whole.utt_id.encode(), channel).decode()
+        return replace(whole, index=index, utt_id=utt_id, channel=whole.channel if channel < 0 else channel)
+
+    def origin(self, place: int) -> str:
+        """Say where it is written, or which file it is."""
+        return self._corpus.origin(self._places[place])
+
+    def pieces(self) -> NDArray[np.int64]:
+        """Number what is decoded together: all channels of what was together without them."""
+        together = self._corpus.pieces
+        return np.asarray(self._places) if together is None else together[np.asarray(self._places)]
+
+
+def _split_id(key: bytes, channel: int) -> bytes:
+    return key if channel < 0 else b"%b-%d" % (key, channel + 1)
+
+
+def split_channels(corpus: Corpus, count_channels: Callable[[Utterance], int], num_threads: int) -> Corpus:
+    """Make one utterance of each channel of recordings that have several, unless the list says which it is.
+
+    Args:
+        corpus: the utterances.
+        count_channels: reads how many channels the recording of one has; 0 where it can't be read.
+        num_threads: so many are read at once.
+
+    Raises:
+        CorpusError: an id with its channel's number stands there already.
+    """
+    places, channels, hashes = array("q"), array("b"), array("q")
+    known: dict[str, int] = {}
+
+    def count(utterance: Utterance) -> int:
+        if utterance.fault or utterance.channel is not None or utterance.side is not None:
+            return 1
+        if utterance.segment is None:
+            return count_channels(utterance)
+        if utterance.source not in known:
+            known[utterance.source] = count_channels(utterance)
+        return known[utterance.source]
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        for first in range(0, len(corpus), 1024):
+            utterances = [corpus[index] for index in range(first, min(first + 1024, len(corpus)))]
+            for utterance, number in zip(utterances, pool.map(count, utterances), strict=True):
+                for channel in range(number) if number > 1 else (-1,):
+                    places.append(utterance.index)
+                    channels.append(channel)
+                    hashes.append(hash(_split_id(utterance.utt_id.encode(), channel)))
+    return Corpus([_Channels(corpus, places, channels, hashes)], corpus.waits)

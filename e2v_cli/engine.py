@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from e2v_cli.checkpoint import Model, load_network, upstream_state
 from e2v_cli.errors import ModelError
 from e2v_cli.network import Emotion2vec
-from e2v_cli.records import Batch, Failure, Prediction, Waveform
-from e2v_cli.settings import EngineName, Granularity
+from e2v_cli.records import SAMPLE_RATE, Batch, Failure, Prediction, Waveform
+from e2v_cli.settings import EngineName, EngineOptions
+from e2v_cli.spool import Spool, SpooledSamples
+from e2v_cli.windows import cut_windows, window_frames
 
 
 class Engine(Protocol):
@@ -29,7 +33,7 @@ class Engine(Protocol):
         """Compute the predictions of a batch, in its order."""
 
 
-def load_engine(name: EngineName, model: Model, device: torch.device, granularity: Granularity) -> Engine:
+def load_engine(name: EngineName, model: Model, device: torch.device, options: EngineOptions) -> Engine:
     """Load a model onto a device.
 
     Raises:
@@ -39,28 +43,31 @@ def load_engine(name: EngineName, model: Model, device: torch.device, granularit
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     engine = E2vEngine if name == "e2v" else FunasrEngine
-    return engine(model, load_network(model), device, granularity)
+    return engine(model, load_network(model), device, options)
 
 
 class E2vEngine:
     """Our engine: the whole batch at once."""
 
-    def __init__(self, model: Model, network: Emotion2vec, device: torch.device, granularity: Granularity) -> None:
+    def __init__(self, model: Model, network: Emotion2vec, device: torch.device, options: EngineOptions) -> None:
         self.device = device
         self.network = network.to(device)
         self.classes = list(model.classes)
-        self.granularity = granularity
+        self.options = options
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> list[Prediction | Failure]:
         """Compute the predictions of a batch, in its order; one too large for the GPU is halved."""
         try:
+            first = batch.waveforms[0]
+            if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
+                return [self._encode_windows(first, first.samples)]
             return self._encode(batch.waveforms)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
         if len(batch.waveforms) == 1:
             (waveform,) = batch.waveforms
-            detail = f"{waveform.duration:.1f} s are too long for the memory of {self.device}"
+            detail = f"{waveform.duration:.1f} s are too long for the memory of {self.device}; try a smaller --window"
             return [Failure(waveform.utterance, "model", "out of memory", detail)]
         middle = len(batch.waveforms) // 2
         return [
@@ -70,19 +77,84 @@ class E2vEngine:
         ]
 
     def _encode(self, waveforms: Sequence[Waveform]) -> list[Prediction | Failure]:
-        features = self.network([torch.from_numpy(waveform.samples) for waveform in waveforms])
+        """Encode utterances together, each of them whole."""
+        features = self.network([torch.from_numpy(waveform.whole) for waveform in waveforms])
         pooled = torch.stack([frames.mean(dim=0) for frames in features])
-        posteriors: list[NDArray[np.float32] | None] = [None] * len(features)
-        if self.classes:  # a softmax over the classes in use is upstream's, which sets the logits of the others to -inf
-            posteriors = list(self.network.logits(pooled)[:, self.classes].softmax(dim=1).cpu().numpy())
-        if self.granularity == "frame":
+        posteriors = list(self._posteriors(pooled)) if self.classes else [None] * len(features)
+        timelines: list[NDArray[np.float32] | None] = [None] * len(features)
+        if self.options.timeline is not None:
+            timelines = [self._make_timeline([(0, frames)]) for frames in features]
+        if self.options.granularity == "frame":
             embeddings = [frames.cpu().numpy() for frames in features]
         else:
             embeddings = list(pooled.cpu().numpy())
         return [
-            _prediction(waveform, len(frames), posterior, embedding)
-            for waveform, frames, posterior, embedding in zip(waveforms, features, posteriors, embeddings, strict=True)
+            _prediction(waveform, len(frames), posterior, embedding, timeline)
+            for waveform, frames, posterior, embedding, timeline in zip(
+                waveforms, features, posteriors, embeddings, timelines, strict=True
+            )
         ]
+
+    def _encode_windows(self, waveform: Waveform, samples: SpooledSamples) -> Prediction | Failure:
+        """Encode a long utterance window by window, and pool over the frames of all."""
+        config = self.network.config
+        num_frames = config.num_frames(len(samples))
+        windows = list(cut_windows(num_frames, *window_frames(config, self.options.window)))
+        total = torch.zeros(config.embed_dim, dtype=torch.float64, device=self.device)
+        all_frames = Spool((config.embed_dim,)) if self.options.granularity == "frame" else None
+
+        def kept_frames() -> Iterator[tuple[int, Tensor]]:
+            for window in windows:
+                part = torch.from_numpy(samples.read(window.samples(config)))
+                (frames,) = self.network.encode([self.network.normalize(part, samples.mean, samples.variance)])
+                kept = frames[window.first_kept - window.first : window.end_kept - window.first]
+                total.add_(kept.sum(dim=0, dtype=torch.float64))
+                if all_frames is not None:
+                    all_frames.append(kept.cpu().numpy())
+                yield window.first_kept, kept
+
+        timeline = self._make_timeline(kept_frames())
+        pooled = (total / num_frames).float()
+        posteriors = self._posteriors(pooled[None])[0] if self.classes else None
+        prediction = _prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), timeline, len(windows))
+        if all_frames is not None and isinstance(prediction, Prediction):
+            return replace(prediction, embedding=all_frames)
+        return prediction
+
+    def _posteriors(self, pooled: Tensor) -> NDArray[np.float32]:
+        """Apply the head to means of frames, (spans, dim): (spans, labels).
+
+        A softmax over the classes in use is upstream's, which sets the logits of the others to -inf.
+        """
+        posteriors: NDArray[np.float32] = self.network.logits(pooled)[:, self.classes].softmax(dim=1).cpu().numpy()
+        return posteriors
+
+    def _make_timeline(self, parts: Iterable[tuple[int, Tensor]]) -> NDArray[np.float32] | None:
+        """Average frames over each span of the timeline, and apply the head: (spans, labels).
+
+        Args:
+            parts: the frames of an utterance, in order: the place of the first, and (frames, dim).
+        """
+        if self.options.timeline is None:
+            for _ in parts:
+                pass
+            return None
+        span_samples = round(self.options.timeline * SAMPLE_RATE)
+        posteriors = []
+        span, total, count = 0, torch.zeros(self.network.config.embed_dim, device=self.device), 0
+        for first, frames in parts:
+            spans = torch.arange(first, first + len(frames)) * self.network.config.hop // span_samples
+            numbers, sizes = (counted.tolist() for counted in torch.unique_consecutive(spans, return_counts=True))
+            means = []
+            for number, run in zip(numbers, torch.split(frames, sizes), strict=True):
+                if number != span:
+                    means.append(total / count)
+                    span, total, count = number, torch.zeros_like(total), 0
+                total, count = total + run.sum(dim=0), count + len(run)
+            if means:
+                posteriors.append(self._posteriors(torch.stack(means)))
+        posteriors.append(self._posteriors((total / count)[None]))
+        return np.concatenate(posteriors)
 
 
 class FunasrEngine:
@@ -92,7 +164,7 @@ class FunasrEngine:
     its requirements if its config says so, and keeps random weights where a checkpoint lacks some.
     """
 
-    def __init__(self, model: Model, network: Emotion2vec, device: torch.device, granularity: Granularity) -> None:
+    def __init__(self, model: Model, network: Emotion2vec, device: torch.device, options: EngineOptions) -> None:
         with redirect_stdout(sys.stderr):  # upstream greets on standard output
             from funasr.models.emotion2vec.model import Emotion2vec as UpstreamEmotion2vec
         model_conf: dict[str, Any] = copy.deepcopy(dict(model.raw_config["model_conf"]))
@@ -112,7 +184,7 @@ class FunasrEngine:
         self.device = device
         self.tokenizer = SimpleNamespace(token_list=list(model.tokens))
         self.config = model.config
-        self.granularity = granularity
+        self.granularity = options.granularity
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> list[Prediction | Failure]:
@@ -121,7 +193,7 @@ class FunasrEngine:
 
     def _encode_one(self, waveform: Waveform) -> Prediction | Failure:
         results, _ = self.upstream.inference(
-            [torch.from_numpy(waveform.samples)],
+            [torch.from_numpy(waveform.whole)],
             key=[waveform.utterance.utt_id],
             tokenizer=self.tokenizer,
             device=self.device,
@@ -134,13 +206,19 @@ class FunasrEngine:
             self.config.num_frames(len(waveform.samples)),
             np.array(scores, dtype=np.float32) if scores else None,
             results[0]["feats"],
+            timeline=None,
         )
 
 
 def _prediction(
-    waveform: Waveform, num_frames: int, posteriors: NDArray[np.float32] | None, embedding: NDArray[np.float32]
+    waveform: Waveform,
+    num_frames: int,
+    posteriors: NDArray[np.float32] | None,
+    embedding: NDArray[np.float32],
+    timeline: NDArray[np.float32] | None,
+    num_windows: int = 1,
 ) -> Prediction | Failure:
     """Make a prediction of what a network gave, unless that is not finite."""
     if not np.isfinite(embedding).all() or (posteriors is not None and not np.isfinite(posteriors).all()):
         return Failure(waveform.utterance, "model", "not finite", "the model gives NaN or infinite numbers for it")
-    return Prediction(waveform.utterance, waveform.duration, num_frames, 1, posteriors, embedding)
+    return Prediction(waveform.utterance, waveform.duration, num_frames, num_windows, posteriors, embedding, timeline)

@@ -14,7 +14,7 @@ import numpy as np
 from e2v_cli.batching import Plan
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.journal import Header, JournalFile, Record, find_journals, has_ended, read_header
-from e2v_cli.output import COMMON_RESULTS, EMBEDDING_LISTS, Ids
+from e2v_cli.output import Ids
 from e2v_cli.settings import Fingerprint, Shard
 
 
@@ -37,7 +37,8 @@ def find_run(output_dir: Path) -> Run:
     if not headers:
         raise OutputError(f"{output_dir} holds no run: name the folder that was e2v predict's -o")
     newest, shard = max(reversed(headers), key=lambda item: datetime.fromisoformat(item[0].started))
-    refuse_other_fingerprints(output_dir, newest.fingerprint)
+    for header, _ in headers:
+        _compare(output_dir, header.fingerprint, newest.fingerprint)
     return Run(newest, shard.count)
 
 
@@ -80,9 +81,9 @@ def read_record(output_dir: Path, ids: Ids) -> Record:
     return record
 
 
-def plan_for(record: Record) -> Plan:
-    """Plan what is to be computed: all but what was done when the list was another."""
-    return Plan(np.flatnonzero(~record.done_before))
+def plan_for(record: Record, ids: Ids) -> Plan:
+    """Plan what is to be computed of a list: all but what was done when the list was another."""
+    return Plan(np.flatnonzero(~record.done_before), ids.pieces)
 
 
 def find_ended(output_dir: Path, input_sha256: str) -> set[Shard]:
@@ -112,8 +113,14 @@ def is_published(output_dir: Path, input_sha256: str) -> bool:
     sources = describe_sources(output_dir, input_sha256, read_sizes(output_dir))
     if any(content.get(name) != value for name, value in sources.items()):
         return False
-    embeddings = EMBEDDING_LISTS[content["options"]["embeddings"]]
-    return all((output_dir / name).exists() for name in (*COMMON_RESULTS, *embeddings))
+    return all((output_dir / name).exists() for name in content["files"])
+
+
+def is_shown_alike(output_dir: Path, shard: Shard, header: Header) -> bool:
+    """Say whether the newest attempt at a shard wanted the timeline to be shown as a header says."""
+    newest = _read_newest(output_dir).get(shard)
+    wanted = (header.timeline_formats, header.join)
+    return newest is not None and (newest[1].timeline_formats, newest[1].join) == wanted
 
 
 def read_sizes(output_dir: Path) -> dict[str, int]:

@@ -4,8 +4,8 @@ Every attempt at a shard writes a file of its own, ``journal.2-of-3.1``, and nev
 what all of them say together. A line is ``crc32 TAB kind TAB content``:
 
     run     the fingerprint of the run, its list and who writes: the first line
-    done    frames, place of the embedding, and the row of predictions.tsv
-    failed  two empty columns, and the row of failures.tsv
+    done    frames, places of the embedding and of the timeline, and the row of predictions.tsv
+    failed  three empty columns, and the row of failures.tsv
     time    what the attempt has taken so far; the last one counts
     end     the shard has nothing left
 
@@ -20,7 +20,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,8 @@ from numpy.typing import NDArray
 from e2v_cli.durable import naming, sync_file, sync_folder
 from e2v_cli.errors import OutputError
 from e2v_cli.keys import KeyIndex, hash_keys
-from e2v_cli.process import HOST
 from e2v_cli.records import Entry, Failure
-from e2v_cli.settings import Fingerprint, Shard
+from e2v_cli.settings import Fingerprint, Shard, TimelineFormat
 from e2v_cli.tables import failures_row, tsv_row
 
 LEFT, FAILED, FAILED_IN_BATCH, DONE = range(4)
@@ -57,6 +55,12 @@ class Header:
     labels: tuple[str, ...]
     input_sha256: str
     input_size: int
+    frame_shift: float
+    """Seconds from one frame to the next."""
+    timeline_formats: tuple[TimelineFormat, ...]
+    """In which the timeline is to be written besides its table."""
+    join: bool
+    """Whether neighbouring spans with the same label are joined."""
     host: str
     pid: int
     started: str
@@ -100,14 +104,6 @@ def find_journals(output_dir: Path) -> list[JournalFile]:
     return sorted(found)
 
 
-def make_header(
-    fingerprint: Fingerprint, model: str, labels: tuple[str, ...], input_sha256: str, input_size: int
-) -> Header:
-    """Make the header of an attempt of this process that begins now."""
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return Header(fingerprint, model, labels, input_sha256, input_size, HOST, os.getpid(), now)
-
-
 class Journal:
     """The journal of this attempt, which nobody else writes."""
 
@@ -135,8 +131,8 @@ class Journal:
         Raises:
             OSError: they can't be written.
         """
-        lines = [f"done\t{entry.num_frames}\t{entry.embedding}\t{entry.row}\n" for entry in entries]
-        lines += [f"failed\t\t\t{tsv_row(failures_row(failure))}\n" for failure in failures]
+        lines = [f"done\t{entry.num_frames}\t{entry.embedding}\t{entry.timeline}\t{entry.row}\n" for entry in entries]
+        lines += [f"failed\t\t\t\t{tsv_row(failures_row(failure))}\n" for failure in failures]
         self._write([*lines, _json_line("time", asdict(elapsed))])
 
     def end(self, elapsed: Elapsed) -> None:
@@ -182,6 +178,8 @@ class Record:
         """What each attempt has taken and done."""
         self.archives: dict[str, int] = {}
         """What holds embeddings, relative to OUT, and the last offset in it that is spoken of."""
+        self.timelines: dict[str, int] = {}
+        """Files with rows of the timeline, relative to OUT, and how many bytes of them are spoken of."""
         self.sizes: dict[str, int] = {}
         """How many bytes the journals had, by name."""
         self._index, self._input_sha256 = index, input_sha256
@@ -208,13 +206,15 @@ class Record:
             for offset, text in _whole_lines(journal.path, size):
                 _, kind, content = text.split(b"\t", 2)
                 if kind == b"done":
-                    _, place, key, _ = content.split(b"\t", 3)
+                    _, place, timeline, key, _ = content.split(b"\t", 4)
                     lines.append((DONE, offset, len(text)))
                     keys.append(key)
                     if place:
                         self._note_embedding(place)
+                    if timeline:
+                        self._note_timeline(timeline)
                 elif kind == b"failed":
-                    _, _, key, stage, reason, _ = content.split(b"\t", 5)
+                    _, _, _, key, stage, reason, _ = content.split(b"\t", 6)
                     lines.append((failure_status(stage.decode(), reason.decode()), offset, len(text)))
                     keys.append(key)
                 elif kind == b"time":
@@ -230,7 +230,7 @@ class Record:
     def read_lines(self, first: int, end: int) -> list[bytes]:
         """Read the content of the lines of utterances ``first`` to ``end``, all of which have one.
 
-        Each is ``kind TAB frames TAB embedding TAB row NEWLINE``.
+        Each is ``kind TAB frames TAB embedding TAB timeline TAB row NEWLINE``.
         """
         texts = [b""] * (end - first)
         journal_of, offset, length = self._journal_of[first:end], self._offset[first:end], self._length[first:end]
@@ -267,6 +267,10 @@ class Record:
         else:
             self.archives[archive.partition("/")[0]] = 0
 
+    def _note_timeline(self, place: bytes) -> None:
+        name, offset, length = place.decode().split(":")
+        self.timelines[name] = max(int(offset) + int(length), self.timelines.get(name, 0))
+
 
 def read_header(path: Path) -> Header | None:
     """Read who wrote a journal, and what; None where it was killed before it could say so.
@@ -280,7 +284,7 @@ def read_header(path: Path) -> Header | None:
         if kind != b"run":
             raise _other_version(path)
         header = Header(**json.loads(content))
-        return replace(header, labels=tuple(header.labels))
+        return replace(header, labels=tuple(header.labels), timeline_formats=tuple(header.timeline_formats))
     except StopIteration:
         return None
     except (ValueError, TypeError):

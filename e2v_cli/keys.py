@@ -6,7 +6,8 @@ two of ten million do in one run of 400,000; whoever looks an id up compares the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,16 @@ from numpy.typing import NDArray
 def hash_keys(keys: Iterable[bytes]) -> NDArray[np.int64]:
     """Hash keys: (keys,)."""
     return np.fromiter(map(hash, keys), dtype=np.int64)
+
+
+def digest_of(ids: Iterable[Sequence[bytes]], pieces: NDArray[np.int64] | None) -> str:
+    """Digest a list, by SHA-256: what ``predictions.tsv`` has rows of, and what of it is computed together."""
+    digest = hashlib.sha256()
+    for keys in ids:
+        digest.update(b"\n".join(keys) + b"\n")
+    if pieces is not None:
+        digest.update(pieces.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 class KeyIndex:
@@ -31,6 +42,8 @@ class KeyIndex:
 
     def find(self, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Find where keys stand: (keys,) places, -1 where there is none."""
+        if not len(self):
+            return np.full(len(hashes), -1)
         places = np.searchsorted(self._sorted, hashes)
         places[places == len(self._sorted)] = 0
         return np.where(self._sorted[places] == hashes, self._order[places], -1)

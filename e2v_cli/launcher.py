@@ -1,8 +1,9 @@
 """Worker processes: blocks handed out as they become free, deaths, and the way home.
 
 A worker that dies takes nothing along but what it had in hand. Whether an utterance is to blame is found out before
-its blocks are given to anybody again: what was left of them is tried one at a time, by workers that have nothing else
-in hand, and an utterance under which a worker dies twice is not touched any more.
+its blocks are given to anybody again: what was left of each is tried by workers that have nothing else in hand, then
+halves of what a worker died over, down to single utterances; one under which a worker dies twice, alone, is not touched
+any more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import numpy as np
+from numpy.typing import NDArray
 
 from e2v_cli.batching import Share
 from e2v_cli.corpus import Corpus
@@ -60,13 +62,12 @@ class _Worker:
     device: str
     process: BaseProcess
     connection: Connection
-    loaded: bool = False
     waiting: bool = False
     """It has nothing in hand, and wished for a block."""
     in_hand: dict[int, Share] = field(default_factory=dict)
     """Blocks it has not finished."""
-    trial: int | None = None
-    """The place of the utterance that it tries alone."""
+    trial: NDArray[np.int64] | None = None
+    """The places of the utterances that it tries."""
     last_words: str = ""
 
 
@@ -95,7 +96,8 @@ class Launcher:
         """Blocks to be given out next."""
         self._held: list[Share] = []
         """Blocks that wait until none of their utterances is suspected any more."""
-        self._suspects: deque[int] = deque()
+        self._suspects: deque[NDArray[np.int64]] = deque()
+        """Places of utterances that are to be tried together, one of which may be to blame."""
         self._strikes: Counter[int] = Counter()
         self._idle_deaths = 0
         self._block_deaths: dict[int, tuple[int, int]] = {}
@@ -163,7 +165,7 @@ class Launcher:
             case "first":
                 if not self._begun:
                     self._sink.begin()
-                self._begun = worker.loaded = True
+                self._begun = True
                 worker.waiting = not self._stopping()
                 if not worker.waiting:
                     self._give(worker, None)
@@ -182,7 +184,7 @@ class Launcher:
         for worker in self._workers:
             if worker.waiting and self._suspects:
                 worker.trial = self._suspects.popleft()
-                self._give(worker, Share(-1, np.array([worker.trial])))
+                self._give(worker, Share(-1, worker.trial))
         if not self._suspects and not any(worker.trial is not None for worker in self._workers):
             self._queue.extendleft(block for block in self._held if self._is_left(block))
             self._held = []
@@ -261,7 +263,7 @@ class Launcher:
                     f"Is there memory for {len(self._devices)} of them? {next_move}"
                 )
         for share in worker.in_hand.values():
-            left = share.places[self._sink.status[share.places] == LEFT].tolist()
+            left = share.places[self._sink.status[share.places] == LEFT]
             left_before, deaths = self._block_deaths.get(share.number, (0, 0))
             deaths = deaths + 1 if len(left) == left_before else 1
             self._block_deaths[share.number] = (len(left), deaths)
@@ -271,17 +273,23 @@ class Launcher:
                     f"the last: {cause}; each of them alone does no harm. {next_move}"
                 )
             self._held.append(share)
-            self._suspects += left
+            if len(left):
+                self._suspects.append(left)
 
-    def _strike(self, place: int, cause: str) -> None:
-        """Count a death against the utterance that was tried alone."""
+    def _strike(self, places: NDArray[np.int64], cause: str) -> None:
+        """Count a death against an utterance that was tried alone; of several, try each half."""
+        if len(places) > 1:
+            logger.warning("a worker died (%s) over one of %d utterances", cause, len(places))
+            self._suspects.extendleft(reversed(np.array_split(places, 2)))
+            return
+        place = int(places[0])
         self._strikes[place] += 1
         utterance = self._corpus[place]
         logger.warning("a worker died (%s) over nothing but %s", cause, utterance.utt_id)
         if self._strikes[place] < STRIKES:
-            self._suspects.appendleft(place)
+            self._suspects.appendleft(places)
         else:
-            detail = f"{utterance.path}: {STRIKES} workers died over it, the last: {cause}"
+            detail = f"{utterance.source}: {STRIKES} workers died over it, the last: {cause}"
             self._commit([], [Failure(utterance, "model", WORKER_DIED, detail)])
 
     def _send_home(self) -> None:

@@ -6,7 +6,7 @@ import json
 import platform
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,10 +18,20 @@ from e2v_cli.durable import published, remove_drafts
 from e2v_cli.errors import OutputError
 from e2v_cli.history import describe_sources, find_run, plan_for, read_record
 from e2v_cli.journal import LEFT, Elapsed, Header, JournalFile, Record
-from e2v_cli.output import EMBEDDING_LISTS, RESULTS, IdList, Ids, check_archives, locked, remove_other_ids
+from e2v_cli.output import (
+    EMBEDDING_LISTS,
+    RESULTS,
+    IdList,
+    Ids,
+    check_archives,
+    check_timelines,
+    locked,
+    remove_other_ids,
+)
 from e2v_cli.records import Summary
 from e2v_cli.settings import Shard
 from e2v_cli.tables import FAILURES_HEADER, kaldi_key, predictions_header, tsv_row
+from e2v_cli.timeline import Timeline, timeline_header
 
 
 def merge(output_dir: Path) -> Summary:
@@ -35,12 +45,12 @@ def merge(output_dir: Path) -> Summary:
     with locked(output_dir, "merge"):
         ids = IdList(output_dir, run.header.input_sha256)
         record = read_record(output_dir, ids)
-        if missing := describe_missing(record, run.num_shards):
+        if missing := describe_missing(record, run.num_shards, ids):
             raise OutputError(f"{output_dir} is not complete: {missing}")
         return publish(output_dir, ids, record, run.header)
 
 
-def describe_missing(record: Record, num_shards: int) -> str:
+def describe_missing(record: Record, num_shards: int, ids: Ids) -> str:
     """Say what the journals say nothing of, and which shards are to be run; nothing where that is all."""
     left = record.status == LEFT
     if not left.any():
@@ -48,7 +58,7 @@ def describe_missing(record: Record, num_shards: int) -> str:
     some = f"{left.sum()} of {len(left)} utterances are left"
     if num_shards == 1:
         return f"{some}; run the same e2v predict command again"
-    plan = plan_for(record)
+    plan = plan_for(record, ids)
     by_shard = plan.count_by_shard(left[plan.members], num_shards)
     shards = [f"{number}/{num_shards} ({by_shard[number - 1]} left)" for number in np.flatnonzero(by_shard) + 1]
     return f"{some}; run e2v predict again with --shard {', '.join(shards)}"
@@ -61,6 +71,7 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
         OutputError: an archive is gone that the journals speak of.
     """
     check_archives(output_dir, record.archives)
+    check_timelines(output_dir, record.timelines)
     labels = header.labels
     embeddings = str(header.fingerprint["embeddings"])
     gap = b"\t" if embeddings == "npy" else b" "
@@ -69,9 +80,11 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
     done, audio_seconds = 0, 0.0
     for name in RESULTS:
         remove_drafts(output_dir / name)
+    files: list[str] = []
     with ExitStack() as stack:
 
         def create(name: str, *header: str) -> BinaryIO:
+            files.append(name)
             file = stack.enter_context(published(output_dir / name))
             file.write((tsv_row(header) + "\n").encode() if header else b"")
             return file
@@ -80,9 +93,16 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
         failures = create("failures.tsv", *FAILURES_HEADER)
         durations, frames = create("utt2dur"), create("utt2num_frames")
         places = [create(name) for name in EMBEDDING_LISTS[embeddings]]
+        emotions = create("utt2emo") if labels else None
+        create("frame_shift").write(f"{header.frame_shift:g}\n".encode())
+        timeline = None
+        if header.fingerprint["timeline"] != "off":
+            table = create("timeline.tsv", *timeline_header(labels))
+            timeline = Timeline(output_dir, table, header.timeline_formats, header.join, create)
+            stack.enter_context(closing(timeline))
         for keys, lines in _read_in_order(ids, record):
             for key, line in zip(keys, lines, strict=True):
-                kind, num_frames, place, row = line.split(b"\t", 3)
+                kind, num_frames, place, spans, row = line.split(b"\t", 4)
                 utt_id, rest = row.split(b"\t", 1)
                 if utt_id != key:
                     raise OutputError(f"{output_dir}: {key!r} was taken for {utt_id!r}; run the same command again")
@@ -90,12 +110,17 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
                     failures.write(row)
                     continue
                 predictions.write(row)
-                duration = rest.split(b"\t", duration_column + 1)[duration_column]
+                cells = rest.split(b"\t", duration_column + 1)
+                duration = cells[duration_column]
                 done += 1
                 audio_seconds += float(duration)
                 kaldi = key if key.isascii() and b" " not in key else kaldi_key(key.decode()).encode()
                 durations.write(b"%b %b\n" % (kaldi, duration))
                 frames.write(b"%b %b\n" % (kaldi, num_frames))
+                if emotions:
+                    emotions.write(b"%b %b\n" % (kaldi, kaldi_key(cells[0].decode()).encode()))
+                if timeline:
+                    timeline.add(key.decode(), float(duration), spans.decode())
                 for file in places:
                     file.write(b"%b%b%b%b\n" % (kaldi if gap == b" " else key, gap, home, place))
     elapsed = sum_elapsed(record.elapsed)
@@ -112,6 +137,7 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
             **_run_facts(header),
             **describe_sources(output_dir, ids.digest, record.sizes),
             **_count_facts(summary),
+            "files": sorted(files),
         }
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     remove_other_ids(output_dir, ids.digest)

@@ -38,6 +38,9 @@ ALIBI_CACHED_TOKENS = 1600
 """Up to this many tokens (32 s) an attention bias is made once and kept; longer ones are made a few rows at a time,
 so that memory grows with the length of an utterance and not with its square."""
 
+_NORM_EPS = 1e-5
+"""What ``torch.nn.functional.layer_norm`` adds to the variance."""
+
 ALIBI_BLOCK_ELEMENTS = 1 << 24
 """Elements of the attention bias at once for longer utterances: 64 MB of float32."""
 
@@ -97,12 +100,22 @@ class Emotion2vec(nn.Module):
         Raises:
             UtteranceTooShortError: one has fewer samples than ``config.receptive_field``.
         """
+        waveforms = [waveform.to(self.device) for waveform in waveforms]
+        if self.config.normalize:
+            waveforms = [F.layer_norm(waveform, waveform.shape) for waveform in waveforms]
+        return self.encode(waveforms)
+
+    def normalize(self, samples: Tensor, mean: float, variance: float) -> Tensor:
+        """Normalise a part of a waveform, (samples,), by the moments of the whole, as ``forward`` does."""
+        samples = samples.to(self.device)
+        return (samples - mean) / math.sqrt(variance + _NORM_EPS) if self.config.normalize else samples
+
+    def encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Encode waveforms that are normalised already, as ``forward`` does: for windows of a longer utterance."""
         layout = _Layout.of([len(waveform) for waveform in waveforms], self.config)
         stream = torch.zeros(layout.num_samples, device=self.device)
         for utterance in layout.utterances:
-            waveform = waveforms[utterance.index].to(self.device)
-            if self.config.normalize:
-                waveform = F.layer_norm(waveform, waveform.shape)
+            waveform = waveforms[utterance.index]
             stream[utterance.first_sample : utterance.first_sample + len(waveform)] = waveform
 
         local = self._encode_locally(stream, layout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import re
@@ -12,34 +11,40 @@ from array import array
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import kaldiio
 import numpy as np
+from numpy.typing import NDArray
 
 from e2v_cli.durable import naming, published, remove_drafts
 from e2v_cli.errors import OutputConflictError, OutputError
-from e2v_cli.keys import KeyIndex
-from e2v_cli.process import HOST, is_dead
+from e2v_cli.keys import KeyIndex, digest_of
+from e2v_cli.process import HOST, is_dead, now
 from e2v_cli.settings import Shard
 
 logger = logging.getLogger(__name__)
 
-COMMON_RESULTS = ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames")
+COMMON_RESULTS = ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "frame_shift")
 
-EMBEDDING_LISTS = {"none": (), "ark": ("embeddings.scp",), "npy": ("embeddings.tsv",)}
+EMBEDDING_LISTS = {"none": (), "ark": ("embeddings.scp",), "ark,t": ("embeddings.scp",), "npy": ("embeddings.tsv",)}
 """The files that say where embeddings are, by ``--embeddings``."""
 
-RESULTS = (*COMMON_RESULTS, *EMBEDDING_LISTS["ark"], *EMBEDDING_LISTS["npy"])
+LABEL_LISTS = ("utt2emo",)
+"""What there is of a model with a head."""
 
-_IDS_PATTERN = "input." + "[0-9a-f]" * 16
+TIMELINES = ("timeline.tsv", "timeline.rttm", "timeline.ctm")
+
+RESULTS = (*COMMON_RESULTS, *EMBEDDING_LISTS["ark"], *EMBEDDING_LISTS["npy"], *LABEL_LISTS, *TIMELINES)
+
+_IDS_PATTERN = "input." + "[0-9a-f]" * 16 + "*"
 
 _OTHERS = (
     *("journal.*-of-*.*", _IDS_PATTERN),
-    *("embeddings.*-of-*.*.ark", "embeddings/*.npy", "log/worker.*-of-*.*.log", "log/launcher.*-of-*.log"),
+    *("embeddings.*-of-*.*.ark", "embeddings/*.npy", "timeline.*-of-*.*", "audacity/*.txt", "textgrid/*.TextGrid"),
+    *("log/worker.*-of-*.*.log", "log/launcher.*-of-*.log"),
 )
 """What else a run leaves. The journals come first: nothing may speak of what is gone."""
 
@@ -58,7 +63,7 @@ class Owner:
     @classmethod
     def of_this_process(cls) -> Owner:
         """Say who this process is."""
-        return cls(os.getpid(), HOST, datetime.now().astimezone().isoformat(timespec="seconds"))
+        return cls(os.getpid(), HOST, now())
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
@@ -81,8 +86,12 @@ class Ids(Protocol):
     index: KeyIndex
 
     @property
+    def pieces(self) -> NDArray[np.int64] | None:
+        """(utterances,) numbers of what is decoded together; None: each by itself."""
+
+    @property
     def digest(self) -> str:
-        """Their SHA-256, each with a newline."""
+        """The SHA-256 of both."""
 
     def __len__(self) -> int: ...
 
@@ -100,16 +109,18 @@ class IdList:
             OutputError: they are missing or damaged.
         """
         self.digest = digest
+        self.pieces: NDArray[np.int64] | None = None
         self._path = _ids_path(output_dir, digest)
-        found = hashlib.sha256()
         hashes = array("q")
         try:
             for keys in self.ids():
-                found.update(b"\n".join(keys) + b"\n")
                 hashes.extend(map(hash, keys))
+            with suppress(FileNotFoundError):
+                self.pieces = np.fromfile(_pieces_path(self._path), dtype="<i8")
+            found = digest_of(self.ids(), self.pieces)
         except OSError as error:
             raise OutputError(f"{self._path}: {error.strerror}; run e2v predict again to go on") from None
-        if found.hexdigest() != digest:
+        if found != digest:
             raise OutputError(f"{self._path}: damaged; remove it, and run e2v predict again to go on")
         self.index = KeyIndex(np.frombuffer(hashes, dtype=np.int64))
 
@@ -126,20 +137,29 @@ class IdList:
 def save_ids(output_dir: Path, ids: Ids) -> None:
     """Keep the ids of a list in OUT, under a name made of their digest."""
     path = _ids_path(output_dir, ids.digest)
-    if not path.exists():
-        with published(path) as file:
-            file.writelines(b"\n".join(keys) + b"\n" for keys in ids.ids())
+    if path.exists():
+        return
+    if ids.pieces is not None:
+        with published(_pieces_path(path)) as file:
+            file.write(ids.pieces.astype("<i8").tobytes())
+    with published(path) as file:
+        file.writelines(b"\n".join(keys) + b"\n" for keys in ids.ids())
 
 
 def remove_other_ids(output_dir: Path, digest: str) -> None:
     """Remove the ids of lists that OUT was of before."""
+    own = _ids_path(output_dir, digest)
     for path in output_dir.glob(_IDS_PATTERN):
-        if path != _ids_path(output_dir, digest):
+        if path not in (own, _pieces_path(own)):
             path.unlink(missing_ok=True)
 
 
 def _ids_path(output_dir: Path, digest: str) -> Path:
     return output_dir / f"input.{digest[:16]}"
+
+
+def _pieces_path(ids_path: Path) -> Path:
+    return ids_path.with_name(f"{ids_path.name}.pieces")
 
 
 def make_folder(output_dir: Path) -> None:
@@ -175,6 +195,21 @@ def refuse_foreign_files(output_dir: Path, known: bool) -> None:
             )
 
 
+def check_timelines(output_dir: Path, timelines: dict[str, int]) -> None:
+    """Check that what holds rows of the timeline is there, as far as the journals speak of it.
+
+    Raises:
+        OutputError: it is gone, or shorter.
+    """
+    for name, size in sorted(timelines.items()):
+        path = output_dir / name
+        if not path.exists() or path.stat().st_size < size:
+            raise OutputError(
+                f"{path} is gone, or ends before byte {size}, but the journal speaks of it: "
+                "bring it back, or use --overwrite"
+            )
+
+
 def check_archives(output_dir: Path, archives: dict[str, int]) -> None:
     """Check that what holds embeddings is there, as far as the journals speak of it.
 
@@ -187,11 +222,23 @@ def check_archives(output_dir: Path, archives: dict[str, int]) -> None:
             raise OutputError(f"{path} is gone, but the journal speaks of it: bring it back, or use --overwrite")
         if offset:
             try:
-                kaldiio.load_mat(f"{path}:{offset}")
+                _check_record(path, offset)
             except Exception:  # kaldiio says it in many ways
                 raise OutputError(
                     f"{path} ends before what the journal speaks of at {offset}: restore it, or use --overwrite"
                 ) from None
+
+
+def _check_record(path: Path, offset: int) -> None:
+    """Read a vector or matrix, unless it may be larger than memory: then its size alone."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if matrix := re.match(rb"\0BFM \x04(.{4})\x04(.{4})", file.read(15), re.DOTALL):
+            rows, columns = (int.from_bytes(size, "little") for size in matrix.groups())
+            if path.stat().st_size < offset + 15 + 4 * rows * columns:
+                raise EOFError
+        else:
+            kaldiio.load_mat(f"{path}:{offset}")
 
 
 def remove_results(output_dir: Path) -> None:
@@ -202,7 +249,7 @@ def remove_results(output_dir: Path) -> None:
     for pattern in (*(_OTHERS if had_run else ()), *RESULTS):
         for path in output_dir.glob(pattern):
             path.unlink(missing_ok=True)
-    for folder in ("embeddings", "log"):
+    for folder in ("embeddings", "audacity", "textgrid", "log"):
         with suppress(OSError):  # it is not there, or holds what is not e2v's
             (output_dir / folder).rmdir()
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import datetime
 
 HOST = socket.gethostname()
+
+
+def now() -> str:
+    """Say when it is, here: ``2026-05-01T09:30:00+02:00``."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def is_dead(host: str, pid: int) -> bool:

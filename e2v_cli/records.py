@@ -7,16 +7,28 @@ An utterance that can't go on becomes a Failure, wherever it stands.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_cli.spool import Spool, SpooledSamples
+
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform that a model sees."""
 
 Stage = Literal["corpus", "audio", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a recording, in seconds."""
+
+    start: float
+    end: float | None
+    """None: the end of the recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +38,24 @@ class Utterance:
     index: int
     """Its place in the input, counted from 0."""
     utt_id: str
-    path: str
+    source: str
+    """Its audio, as a ``wav.scp`` names it: a path, ``file.ark:offset``, a URL, or ``command |``."""
+    folder: str = ""
+    """Where a relative path is looked for that the current folder doesn't have: that of the list."""
+    segment: Segment | None = None
+    """The part of the recording that it is; None: all of it."""
+    channel: int | None = None
+    """The channel that it is, counted from 0; None: as ``--channel`` says."""
+    side: int | None = None
+    """The channel that its recording is of a file that has several, as ``reco2file_and_channel`` says."""
+    fault: str = ""
+    """What is wrong with its line in the list."""
+
+    @property
+    def recording(self) -> Hashable:
+        """What is the same for neighbours that are decoded together: segments and channels of a recording."""
+        whole = self.segment is None and self.channel is None
+        return self.index if whole else (self.source, self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +75,15 @@ class Waveform:
     """An utterance's audio as the model wants it."""
 
     utterance: Utterance
-    samples: NDArray[np.float32]
-    """(samples,), mono, at 16 kHz."""
+    samples: NDArray[np.float32] | SpooledSamples
+    """(samples,), mono, at 16 kHz; spooled where it is longer than a window."""
     duration: float
     """Seconds of the audio that was read, before resampling."""
+
+    @property
+    def whole(self) -> NDArray[np.float32]:
+        """All samples, in memory: (samples,)."""
+        return self.samples.read() if isinstance(self.samples, SpooledSamples) else self.samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +106,10 @@ class Prediction:
     """Pieces in which the utterance was encoded: 1 is all at once."""
     posteriors: NDArray[np.float32] | None
     """(labels,): probabilities that sum to 1; None where the model has no head."""
-    embedding: NDArray[np.float32]
-    """(dim,), the mean over frames; or (frames, dim) where frames are asked for."""
+    embedding: NDArray[np.float32] | Spool
+    """(dim,), the mean over frames; or (frames, dim) where frames are asked for, spooled where they are many."""
+    timeline: NDArray[np.float32] | None = None
+    """(spans, labels): the posteriors of each span of the utterance, where a timeline is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +134,8 @@ class Entry:
     num_frames: int
     embedding: str
     """Where its embedding is, relative to OUT: ``embeddings.1-of-1.1.ark:17`` or ``embeddings/utt1.npy``; or empty."""
+    timeline: str
+    """Where its rows of ``timeline.tsv`` are, from where and how many bytes: ``timeline.1-of-1.1:0:512``; or empty."""
     row: str
     """Its row of ``predictions.tsv``."""
 

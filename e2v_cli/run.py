@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_cli.audio import AudioOptions, count_channels
 from e2v_cli.batching import Plan
 from e2v_cli.checkpoint import Model, hash_weights, load_network, read_model
-from e2v_cli.corpus import Corpus, read_corpus
+from e2v_cli.corpus import Corpus, read_corpus, split_channels
 from e2v_cli.devices import choose_devices, count_cores
 from e2v_cli.durable import remove_drafts
 from e2v_cli.errors import OutputConflictError, OutputError, UsageError
@@ -24,13 +27,14 @@ from e2v_cli.history import (
     find_ended,
     find_run,
     is_published,
+    is_shown_alike,
     plan_for,
     read_record,
     read_sizes,
     refuse_other_fingerprints,
 )
 from e2v_cli.hub import find_model
-from e2v_cli.journal import DONE, LEFT, Elapsed, Journal, Record, find_journals, make_header
+from e2v_cli.journal import DONE, LEFT, Elapsed, Header, Journal, Record, find_journals
 from e2v_cli.launcher import Launcher
 from e2v_cli.logs import log_to_file
 from e2v_cli.merge import describe_missing, publish
@@ -43,15 +47,19 @@ from e2v_cli.output import (
     remove_results,
     save_ids,
 )
+from e2v_cli.process import HOST, now
 from e2v_cli.progress import Progress
-from e2v_cli.records import Summary
-from e2v_cli.settings import Settings, Shard, make_fingerprint
+from e2v_cli.records import SAMPLE_RATE, Summary
+from e2v_cli.settings import EmbeddingOptions, EngineOptions, Fingerprint, Settings, Shard, make_fingerprint
 from e2v_cli.signals import StopSignals
 from e2v_cli.sinks import JournalSink, Sink, StdoutSink
 from e2v_cli.worker import Job
 from e2v_cli.writers import npy_draft_name
 
 logger = logging.getLogger(__name__)
+
+WAITING_DECODERS = 4
+"""Threads that decode, in each worker, where most of them wait for commands or servers."""
 
 
 def run(settings: Settings, stop: StopSignals) -> Summary:
@@ -62,11 +70,13 @@ def run(settings: Settings, stop: StopSignals) -> Summary:
         KeyboardInterrupt: a signal stopped it where nothing was under way.
     """
     started = time.monotonic()
-    corpus = read_corpus(settings.inputs)
+    corpus = _read_corpus(settings)
     model = read_model(settings.model, find_model(settings.model))
     if not model.labels and settings.embeddings == "none":
         hint = " (its tokens.txt is missing)" if model.declares_head else ""
         raise UsageError(f"{settings.model} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark")
+    if settings.timeline is not None:
+        _check_timeline(settings.model, model, settings.timeline)
     devices = choose_devices(settings.device, settings.jobs)
     if settings.output_dir is None:
         return _run_to_stdout(settings, corpus, model, devices, stop, started)
@@ -76,12 +86,31 @@ def run(settings: Settings, stop: StopSignals) -> Summary:
         raise OutputError.of(error) from error
 
 
+def _read_corpus(settings: Settings) -> Corpus:
+    corpus = read_corpus(settings.inputs, allow_pipes=settings.pipe_seconds is not None)
+    if settings.channel == "split":
+        count = partial(count_channels, pipe_seconds=settings.pipe_seconds)
+        corpus = split_channels(corpus, count, num_threads=WAITING_DECODERS)
+    return corpus
+
+
+def _check_timeline(name: str, model: Model, hop: float) -> None:
+    """Check that a model can give a timeline."""
+    if not model.labels:
+        raise UsageError(f"{name} has no head, and so there is nothing to put on a timeline: leave out --timeline")
+    frame_shift = model.config.hop / SAMPLE_RATE
+    if hop < frame_shift:
+        raise UsageError(f"--timeline {hop:g}: a frame of {name} is {frame_shift:g} s, and no span can be shorter")
+
+
 def _run_to_stdout(
     settings: Settings, corpus: Corpus, model: Model, devices: Sequence[str], stop: StopSignals, started: float
 ) -> Summary:
-    plan = Plan(np.arange(len(corpus)))
-    order = (place for block in plan.deal_blocks(settings.shard) for place in block.places.tolist())
-    sink = StdoutSink(model.labels, len(corpus), order, started)
+    plan = Plan(np.arange(len(corpus)), corpus.pieces)
+    order: Iterable[int] = (place for block in plan.deal_blocks(settings.shard) for place in block.places.tolist())
+    if corpus.pieces is not None:  # segments are not computed in the order of the list
+        order = sorted(order)
+    sink = StdoutSink(model.labels, len(corpus), iter(order), started)
     _run_workers(settings, model, corpus, plan, devices, sink, stop)
     return _summarise(sink.status, sink.elapsed, plan, settings.shard, stop)
 
@@ -110,14 +139,15 @@ def _run_to_directory(
         log_to_file(output_dir / "log" / f"launcher.{shard.name}.log")
         record = read_record(output_dir, corpus)
         check_archives(output_dir, record.archives)
-        plan = plan_for(record)
+        plan = plan_for(record, corpus)
         status = record.status.copy()
         if settings.retry_failed:
             status[status != DONE] = LEFT
         save_ids(output_dir, corpus)
         elapsed = [taken for journal, taken in record.elapsed.items() if journal.shard == shard]
-        if _count_left(status, plan, shard) or shard not in find_ended(output_dir, corpus.digest):
-            header = make_header(fingerprint, model.name, model.labels, corpus.digest, len(corpus))
+        header = _make_header(settings, fingerprint, model, corpus)
+        ended = shard in find_ended(output_dir, corpus.digest) and is_shown_alike(output_dir, shard, header)
+        if _count_left(status, plan, shard) or not ended:
             with closing(Journal(output_dir, shard, header)) as journal:
                 try:
                     refuse_other_fingerprints(output_dir, fingerprint)  # of shards that began at the same moment
@@ -134,6 +164,22 @@ def _run_to_directory(
             logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
             return summary
         return _publish_after_last(output_dir, corpus, record, shard) or summary
+
+
+def _make_header(settings: Settings, fingerprint: Fingerprint, model: Model, corpus: Corpus) -> Header:
+    return Header(
+        fingerprint=fingerprint,
+        model=model.name,
+        labels=model.labels,
+        input_sha256=corpus.digest,
+        input_size=len(corpus),
+        frame_shift=model.config.hop / SAMPLE_RATE,
+        timeline_formats=settings.timeline_formats,
+        join=settings.join,
+        host=HOST,
+        pid=os.getpid(),
+        started=now(),
+    )
 
 
 def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record, shard: Shard) -> Summary | None:
@@ -154,7 +200,9 @@ def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record, shard:
             return None
         if not unchanged:
             record = read_record(output_dir, corpus)
-        if missing := describe_missing(record, shard.count):  # others ended when what was done before was another
+        if missing := describe_missing(
+            record, shard.count, corpus
+        ):  # others ended when what was done before was another
             logger.warning("shard %s is complete; %s", shard, missing)
             return None
         if shard.count > 1:
@@ -182,13 +230,18 @@ def _run_workers(
     job = Job(
         model=model,
         engine=settings.engine,
-        granularity=settings.granularity,
+        engine_options=EngineOptions(settings.granularity, settings.window, settings.timeline),
+        audio=AudioOptions(
+            min_samples=model.config.receptive_field,
+            window=settings.window,
+            channel="mix" if settings.channel == "split" else settings.channel,
+            pipe_seconds=settings.pipe_seconds,
+        ),
         batch_seconds=settings.batch_seconds,
-        embeddings=settings.embeddings,
-        embedding_dtype=settings.embedding_dtype,
+        embeddings=EmbeddingOptions(settings.embeddings, settings.embedding_dtype, settings.compress),
         output_dir=settings.output_dir,
         shard=settings.shard,
-        decoders=min(8, max(1, count_cores() // len(devices))),
+        decoders=min(8, max(WAITING_DECODERS if corpus.waits else 1, count_cores() // len(devices))),
         log_level=settings.log_level,
     )
     left = _count_left(sink.status, plan, settings.shard)

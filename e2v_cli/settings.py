@@ -12,12 +12,21 @@ from e2v_cli.errors import UsageError
 
 EngineName = Literal["e2v", "funasr"]
 Granularity = Literal["utterance", "frame"]
-EmbeddingFormat = Literal["none", "npy", "ark"]
+EmbeddingFormat = Literal["none", "npy", "ark", "ark,t"]
 EmbeddingDtype = Literal["fp32", "fp16"]
 ProgressStyle = Literal["bar", "lines", "none"]
+TimelineFormat = Literal["rttm", "ctm", "audacity", "textgrid"]
+Channel = int | Literal["mix", "split"]
+"""Which channel of a file with several: counted from 0, their mean, or each as an utterance of its own."""
 
 NUMERICS = 1
 """Raised whenever a change of the code changes a number: results of different numerics are never mixed in one OUT."""
+
+MIN_WINDOW = 1.0
+"""Seconds: in shorter windows there is little to be heard."""
+
+MIN_SPAN = 0.02
+"""Seconds of a frame, and so the shortest span of a timeline."""
 
 Fingerprint = Mapping[str, str | float]
 
@@ -55,6 +64,26 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """What is computed of every utterance."""
+
+    granularity: Granularity
+    window: float
+    """Seconds: a longer utterance is encoded in windows of at most so many."""
+    timeline: float | None
+    """Seconds of a span of the timeline; None: no timeline."""
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """How embeddings are written."""
+
+    format: EmbeddingFormat
+    dtype: EmbeddingDtype
+    compress: bool
+
+
+@dataclass(frozen=True)
 class Settings:
     """The options of ``e2v predict``, checked against each other.
 
@@ -72,8 +101,21 @@ class Settings:
     granularity: Granularity
     embeddings: EmbeddingFormat
     embedding_dtype: EmbeddingDtype
+    compress: bool
+    """Write matrices in Kaldi's compressed form."""
     batch_seconds: float | None
     """None: chosen for the device."""
+    window: float
+    """Seconds: longer utterances are encoded in windows of at most so many."""
+    timeline: float | None
+    """Seconds of a span; None: no timeline."""
+    timeline_formats: tuple[TimelineFormat, ...]
+    """In which the timeline is written besides its table."""
+    join: bool
+    """Join neighbouring spans with the same label."""
+    channel: Channel
+    pipe_seconds: float | None
+    """The time limit of commands in lists; None: they are not run."""
     shard: Shard
     overwrite: bool
     retry_failed: bool
@@ -89,6 +131,23 @@ class Settings:
             raise UsageError("--overwrite with --shard would throw away what other shards do: remove OUT first instead")
         if self.batch_seconds is not None and not 0 < self.batch_seconds < math.inf:
             raise UsageError(f"--batch-seconds {self.batch_seconds}: must be a positive number")
+        if not MIN_WINDOW <= self.window < math.inf:
+            raise UsageError(f"--window {self.window:g}: must be at least {MIN_WINDOW:g} s")
+        if self.compress and (self.embeddings != "ark" or self.granularity != "frame"):
+            raise UsageError("--compress is for matrices in archives: add --granularity frame --embeddings ark")
+        self._check_timeline()
+
+    def _check_timeline(self) -> None:
+        if self.timeline is None:
+            if self.timeline_formats or self.join:
+                raise UsageError("--timeline-format and --join need a timeline: add --timeline 1")
+            return
+        if not MIN_SPAN <= self.timeline < math.inf:
+            raise UsageError(f"--timeline {self.timeline:g}: must be at least {MIN_SPAN:g} s, one frame")
+        if self.output_dir is None:
+            raise UsageError("--timeline needs a place for it: add -o OUT")
+        if self.engine == "funasr":
+            raise UsageError("--timeline is not upstream's: leave out --engine funasr")
 
 
 def make_fingerprint(settings: Settings, weights_sha256: str, labels: tuple[str, ...]) -> Fingerprint:
@@ -101,6 +160,10 @@ def make_fingerprint(settings: Settings, weights_sha256: str, labels: tuple[str,
         "embeddings": settings.embeddings,
         "embedding-dtype": settings.embedding_dtype,
         "precision": "fp32",
+        "compress": "yes" if settings.compress else "no",
         "batch-seconds": settings.batch_seconds or "auto",
+        "window": settings.window,
+        "timeline": settings.timeline or "off",
+        "channel": settings.channel if isinstance(settings.channel, str) else settings.channel + 1,
         "results-version": NUMERICS,
     }

@@ -22,7 +22,7 @@ def describe_run(output_dir: Path) -> str:
     run = find_run(output_dir)
     ids = IdList(output_dir, run.header.input_sha256)
     record = read_record(output_dir, ids)
-    plan = plan_for(record)
+    plan = plan_for(record, ids)
     status = record.status
     done, left = int((status == DONE).sum()), int((status == LEFT).sum())
     state = "complete" if is_published(output_dir, ids.digest) else "not merged yet" if not left else "not complete"

@@ -1,22 +1,27 @@
-"""How a result looks as a line: the rows of ``predictions.tsv``, TSV in general, and keys of Kaldi's own formats."""
+"""How a result looks as a line: rows of ``predictions.tsv``, TSV in general, keys of Kaldi's formats, file names."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
 from e2v_cli.records import Entry, Failure, Prediction
 
+MAX_NAME_BYTES = 200
+"""Longer file names are cut and get a digest; most file systems end at 255 bytes."""
+
 FAILURES_HEADER = ("utt_id", "stage", "reason", "detail")
 
 
-def make_entry(prediction: Prediction, labels: Sequence[str], place: str) -> Entry:
-    """Make the journal's entry of a prediction whose embedding is at ``place``."""
+def make_entry(prediction: Prediction, labels: Sequence[str], embedding: str, timeline: str) -> Entry:
+    """Make the journal's entry of a prediction whose embedding and rows of the timeline are at these places."""
     return Entry(
         index=prediction.utterance.index,
         duration=prediction.duration,
         num_frames=prediction.num_frames,
-        embedding=place,
+        embedding=embedding,
+        timeline=timeline,
         row=tsv_row(predictions_row(prediction, labels)),
     )
 
@@ -59,3 +64,12 @@ def kaldi_key(utt_id: str) -> str:
     It is percent-encoded.
     """
     return re.sub(r"\s", lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()), utt_id)
+
+
+def file_name(utt_id: str) -> str:
+    """Make a file name of an id: itself where that is safe, else percent-encoded, and cut where it is too long."""
+    name = re.sub(r'[\x00-\x1f\x7f%/\\:*?"<>|]|^\.', lambda match: f"%{ord(match.group()):02X}", utt_id)
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(utt_id.encode()).hexdigest()[:32]
+    return name.encode()[: MAX_NAME_BYTES - 34].decode(errors="ignore") + "%-" + digest  # no other name has %-

@@ -9,24 +9,25 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from e2v_cli.audio import decode_ahead
+from e2v_cli.audio import AudioOptions
 from e2v_cli.batching import make_batches
 from e2v_cli.checkpoint import Model
+from e2v_cli.decoding import decode_ahead
 from e2v_cli.errors import DeviceError, E2vError, OutputError
 from e2v_cli.logs import log_to_file, log_to_stderr
 from e2v_cli.records import Block, Entry, Failure, Prediction, Utterance, Waveform
-from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat, EngineName, Granularity, Shard
+from e2v_cli.settings import EmbeddingOptions, EngineName, EngineOptions, Shard
 from e2v_cli.signals import STOP_SIGNALS
-from e2v_cli.tables import make_entry
-from e2v_cli.writers import EmbeddingWriter, open_writer
+from e2v_cli.writers import ResultWriter
 
 if TYPE_CHECKING:
     from e2v_cli.engine import Engine
@@ -43,11 +44,11 @@ class Job:
 
     model: Model
     engine: EngineName
-    granularity: Granularity
+    engine_options: EngineOptions
+    audio: AudioOptions
     batch_seconds: float | None
     """None: as BATCH_SECONDS says."""
-    embeddings: EmbeddingFormat
-    embedding_dtype: EmbeddingDtype
+    embeddings: EmbeddingOptions
     output_dir: Path | None
     shard: Shard
     decoders: int
@@ -94,6 +95,13 @@ class LauncherGoneError(Exception):
     """The launcher is not there any more."""
 
 
+class Writer(Protocol):
+    """What puts results on disk."""
+
+    def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
+        """Put results on disk for good, and make what the journal is to say of them."""
+
+
 class Reporter(Protocol):
     """Whom the loop tells what it has done."""
 
@@ -107,10 +115,9 @@ class Reporter(Protocol):
 def work(
     blocks: Iterable[Block],
     engine: Engine,
-    labels: tuple[str, ...],
-    writer: EmbeddingWriter,
+    writer: Writer,
     reporter: Reporter,
-    min_samples: int,
+    audio: AudioOptions,
     batch_seconds: float,
     decoders: int,
 ) -> None:
@@ -120,7 +127,7 @@ def work(
     that is finished is not computed again.
     """
     in_hand: deque[Block] = deque()
-    with closing(decode_ahead(_utterances(blocks, in_hand), min_samples, decoders)) as decoded:
+    with closing(decode_ahead(_recordings(blocks, in_hand), audio, decoders)) as decoded:
         for first in decoded:
             block = in_hand.popleft()
             failures: list[Failure] = []
@@ -133,17 +140,19 @@ def work(
                 logger.info("encoding %s", " ".join(waveform.utterance.utt_id for waveform in batch.waveforms))
                 results = engine.encode(batch)
                 failures += [result for result in results if isinstance(result, Failure)]
-                _finish(block, results, failures, labels, writer, reporter)
-            _finish(block, [], failures, labels, writer, reporter)
+                _finish(block, results, failures, writer, reporter)
+            _finish(block, [], failures, writer, reporter)
             if reporter.stopping():
                 return
             reporter.report(BlockDone(block.number))
 
 
-def _utterances(blocks: Iterable[Block], in_hand: deque[Block]) -> Iterator[Utterance]:
+def _recordings(blocks: Iterable[Block], in_hand: deque[Block]) -> Iterator[tuple[Utterance, ...]]:
+    """Pass on what is decoded together: segments and channels of one recording."""
     for block in blocks:
         in_hand.append(block)
-        yield from block.utterances
+        for _, group in groupby(block.utterances, lambda utterance: utterance.recording):
+            yield tuple(group)
 
 
 def _sound(decoded: Iterable[Waveform | Failure], failures: list[Failure], reporter: Reporter) -> Iterator[Waveform]:
@@ -161,20 +170,17 @@ def _finish(
     block: Block,
     results: Iterable[Prediction | Failure],
     failures: list[Failure],
-    labels: tuple[str, ...],
-    writer: EmbeddingWriter,
+    writer: Writer,
     reporter: Reporter,
 ) -> None:
-    """Put embeddings on disk and report them, and all failures so far, unless they were finished before."""
+    """Put results on disk and report them, and all failures so far, unless they were finished before."""
     predictions = [
         result for result in results if isinstance(result, Prediction) and result.utterance.index not in block.finished
     ]
     new_failures = tuple(failure for failure in failures if failure.utterance.index not in block.finished)
     failures.clear()
     if not block.trial and (predictions or new_failures):
-        places = writer.write(predictions)
-        entries = (make_entry(prediction, labels, place) for prediction, place in zip(predictions, places, strict=True))
-        reporter.report(Results(tuple(entries), new_failures))
+        reporter.report(Results(writer.write(predictions), new_failures))
 
 
 class LauncherLine:
@@ -215,13 +221,12 @@ def run_worker(connection: Connection, job: Job, number: int, device: str) -> No
     try:
         _keep_log(job, number)
         engine = _load_engine(job, device)
-        output_dir = job.output_dir or Path()  # without OUT there are no embeddings to be put there
-        writer = open_writer(output_dir, job.embeddings, job.embedding_dtype, job.shard)
-        min_samples = job.model.config.receptive_field
+        output_dir = job.output_dir or Path()  # without OUT there is nothing to be put there
+        writer = ResultWriter(output_dir, job.embeddings, job.engine_options.timeline, job.model.labels, job.shard)
         batch_seconds = job.batch_seconds or BATCH_SECONDS[engine.device.type]
         while block := launcher.ask("first"):
             blocks = chain([block], iter(lambda: launcher.ask("next"), None))
-            work(blocks, engine, job.model.labels, writer, launcher, min_samples, batch_seconds, job.decoders)
+            work(blocks, engine, writer, launcher, job.audio, batch_seconds, job.decoders)
     except LauncherGoneError:
         pass
     except Exception as error:
@@ -242,7 +247,7 @@ def _last_words(error: Exception) -> Fatal | Crash:
 def _follow_launcher() -> None:
     """Leave signals to the launcher, which sends word, and die with it."""
     for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+        signal.signal(signum, _pass_over)  # to ignore them would be inherited by the commands of a list
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     launcher = multiprocessing.parent_process()
     if sys.platform == "linux" and launcher is not None:
@@ -250,6 +255,10 @@ def _follow_launcher() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() != launcher.pid:  # it died before it could be said
             os._exit(1)
+
+
+def _pass_over(_signum: int, _frame: FrameType | None) -> None:
+    """Do nothing."""
 
 
 def _keep_log(job: Job, number: int) -> None:
@@ -270,6 +279,6 @@ def _load_engine(job: Job, device: str) -> Engine:
         raise DeviceError(f"PyTorch can't be loaded: {error}; install it again") from None
     if device == "cpu":
         torch.set_num_threads(1)
-    engine = load_engine(job.engine, job.model, torch.device(device), job.granularity)
+    engine = load_engine(job.engine, job.model, torch.device(device), job.engine_options)
     logger.info("%s is loaded on %s", job.model.name, device)
     return engine

@@ -1,27 +1,33 @@
-"""Prediction → its embedding on disk: one ``.npy`` per utterance, or a Kaldi archive."""
+"""Prediction → its embedding and its timeline on disk: a ``.npy`` per utterance or a Kaldi archive; rows of a table."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import kaldiio
 import numpy as np
+from kaldiio.matio import write_array_ascii
 from numpy.typing import NDArray
 
 from e2v_cli.durable import draft_of, naming, sync_file, sync_folder
-from e2v_cli.records import Prediction
-from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat, Shard
-from e2v_cli.tables import kaldi_key
+from e2v_cli.records import Entry, Prediction
+from e2v_cli.settings import EmbeddingDtype, EmbeddingOptions, Shard
+from e2v_cli.spool import Spool
+from e2v_cli.tables import file_name, kaldi_key, make_entry
+from e2v_cli.timeline import timeline_rows
 
-MAX_NAME_BYTES = 200
-"""Longer file names are cut and get a digest; most file systems end at 255 bytes."""
+AUTOMATIC_COMPRESSION = 1
+"""Kaldi's default for matrices: 8 bits a value with a scale for each column, 16 bits where rows are few."""
+
+TEXT_DIGITS = ".8e"
+"""Nine digits tell any two 32-bit floats apart, and each number has a point, by which kaldiio tells floats."""
 
 
 class EmbeddingWriter(Protocol):
@@ -35,15 +41,52 @@ class EmbeddingWriter(Protocol):
         """
 
 
-def open_writer(output_dir: Path, kind: EmbeddingFormat, dtype: EmbeddingDtype, shard: Shard) -> EmbeddingWriter:
-    """Open the writer that the options ask for."""
-    match kind:
+class ResultWriter:
+    """Everything of a prediction that is too much for a journal."""
+
+    def __init__(
+        self,
+        output_dir: Path,
+        options: EmbeddingOptions,
+        timeline: float | None,
+        labels: tuple[str, ...],
+        shard: Shard,
+    ) -> None:
+        """Choose the writers that the options ask for.
+
+        Args:
+            output_dir: OUT.
+            options: how embeddings are written.
+            timeline: seconds of a span of the timeline; None: there is none.
+            labels: the model's, in its order.
+            shard: which files are named after.
+        """
+        self._labels = labels
+        self._embeddings = _open_writer(output_dir, options, shard)
+        self._timeline = None if timeline is None else TimelineWriter(output_dir, timeline, labels, shard)
+
+    def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
+        """Put results on disk for good, and make what the journal is to say of them.
+
+        Raises:
+            OSError: they can't be written.
+        """
+        places = self._embeddings.write(predictions)
+        timelines = self._timeline.write(predictions) if self._timeline else [""] * len(predictions)
+        return tuple(
+            make_entry(prediction, self._labels, place, timeline)
+            for prediction, place, timeline in zip(predictions, places, timelines, strict=True)
+        )
+
+
+def _open_writer(output_dir: Path, options: EmbeddingOptions, shard: Shard) -> EmbeddingWriter:
+    match options.format:
         case "none":
             return NoWriter()
         case "npy":
-            return NpyWriter(output_dir, dtype, shard)
-        case "ark":
-            return ArkWriter(output_dir, dtype, shard)
+            return NpyWriter(output_dir, options.dtype, shard)
+        case "ark" | "ark,t":
+            return ArkWriter(output_dir, options, shard)
 
 
 class NoWriter:
@@ -71,17 +114,23 @@ class NpyWriter:
         """Write a file each, and the folder's entries, to the disk itself."""
         places = [f"embeddings/{file_name(prediction.utterance.utt_id)}.npy" for prediction in predictions]
         for place, prediction in zip(places, predictions, strict=True):
-            content = BytesIO()  # np.save to a file loses the errors of its last bytes: a full disk would go unseen
-            np.save(content, _rounded(prediction.embedding, self.dtype))
             path = self.output_dir / place
             with naming(path):
                 with self._draft.open("wb") as file:
-                    file.write(content.getbuffer())
+                    file.write(self._header(prediction.embedding.shape))
+                    for block in _blocks(prediction.embedding):
+                        file.write(_rounded(block, self.dtype).tobytes())
                     sync_file(file)
                 self._draft.replace(path)
         if places:
             sync_folder(self.output_dir / "embeddings")
         return places
+
+    def _header(self, shape: tuple[int, ...]) -> bytes:
+        header = BytesIO()
+        dtype = np.dtype(np.float16 if self.dtype == "fp16" else np.float32)
+        np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+        return header.getvalue()
 
 
 class ArkWriter:
@@ -90,41 +139,99 @@ class ArkWriter:
     Every worker of every attempt at a shard writes a new N, so nothing that a journal speaks of is ever touched again.
     """
 
-    def __init__(self, output_dir: Path, dtype: EmbeddingDtype, shard: Shard) -> None:
-        self.output_dir = output_dir
-        self.dtype = dtype
-        self.shard = shard
+    def __init__(self, output_dir: Path, options: EmbeddingOptions, shard: Shard) -> None:
+        self.options = options
+        self._file = _GrowingFile(output_dir, f"embeddings.{shard.name}.", ".ark")
 
     def write(self, predictions: Sequence[Prediction]) -> list[str]:
         """Append to the archive, to the disk itself. A place is the offset behind the key, as in a Kaldi scp."""
         places: list[str] = []
         if not predictions:
             return places
+        with self._file.growing() as file:
+            for prediction in predictions:
+                file.write(f"{kaldi_key(prediction.utterance.utt_id)} ".encode())
+                places.append(f"{self._file.name}:{file.tell()}")
+                for part in self._record(prediction.embedding):
+                    file.write(part)
+        return places
+
+    def _record(self, embedding: NDArray[np.float32] | Spool) -> Iterator[bytes]:
+        """Make what stands behind the key.
+
+        Kaldi has no 16-bit floats: values are rounded, so that they are those of the .npy, and stored in 32.
+        """
+        record = BytesIO()
+        if self.options.format == "ark" and not self.options.compress and isinstance(embedding, Spool):
+            # A matrix that is too large for memory, as Kaldi's Matrix::Write has it; kaldiio wants it in one piece.
+            yield b"\0BFM " + b"".join(struct.pack("<bi", 4, size) for size in embedding.shape)
+            for block in embedding.blocks():
+                yield _rounded(block, self.options.dtype).astype(np.float32).tobytes()
+            return
+        whole = np.concatenate(list(_blocks(embedding)))
+        array = _rounded(whole, self.options.dtype).astype(np.float32)
+        if self.options.format == "ark,t":
+            write_array_ascii(record, array, digit=TEXT_DIGITS)
+        else:
+            method = AUTOMATIC_COMPRESSION if self.options.compress else None
+            kaldiio.matio.write_array(record, array, compression_method=method)
+        yield record.getvalue()
+
+
+class TimelineWriter:
+    """``timeline.2-of-3.N``: rows of ``timeline.tsv``, in the order in which utterances were finished."""
+
+    def __init__(self, output_dir: Path, hop: float, labels: tuple[str, ...], shard: Shard) -> None:
+        self._hop = hop
+        self._labels = labels
+        self._file = _GrowingFile(output_dir, f"timeline.{shard.name}.", "")
+
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
+        """Append rows, to the disk itself. A place says where an utterance's begin, and how many bytes they are."""
+        places: list[str] = []
+        if not predictions:
+            return places
+        with self._file.growing() as file:
+            for prediction in predictions:
+                utt_id, duration = prediction.utterance.utt_id, prediction.duration
+                begin = file.tell()
+                if prediction.timeline is not None:
+                    rows = timeline_rows(utt_id, prediction.timeline, self._hop, duration, self._labels)
+                    file.writelines(row.encode() for row in rows)
+                places.append(f"{self._file.name}:{begin}:{file.tell() - begin}")
+        return places
+
+
+class _GrowingFile:
+    """A file that this process alone appends to, created once there is something to write."""
+
+    def __init__(self, output_dir: Path, prefix: str, suffix: str) -> None:
+        self._output_dir, self._prefix, self._suffix = output_dir, prefix, suffix
+
+    @property
+    def name(self) -> str:
+        """Its name: a number that no other file has between what all of them have."""
+        return self._path.name
+
+    @contextmanager
+    def growing(self) -> Iterator[BinaryIO]:
+        """Append to it, to the disk itself."""
         with naming(self._path), self._path.open("r+b") as file:
             file.seek(0, os.SEEK_END)
-            for prediction in predictions:
-                # Kaldi has no 16-bit floats: values are rounded, so that they are those of the .npy, and stored in 32.
-                embedding = _rounded(prediction.embedding, self.dtype).astype(np.float32)
-                key = kaldi_key(prediction.utterance.utt_id)
-                record = BytesIO()
-                kaldiio.save_ark(record, {key: embedding})
-                places.append(f"{self._path.name}:{file.tell() + len(key.encode()) + 1}")
-                file.write(record.getbuffer())
+            yield file
             sync_file(file)
-        return places
 
     @cached_property
     def _path(self) -> Path:
-        """Create the archive, once there is something to write."""
         number = 1
         while True:
-            path = self.output_dir / f"embeddings.{self.shard.name}.{number}.ark"
+            path = self._output_dir / f"{self._prefix}{number}{self._suffix}"
             try:
                 path.touch(exist_ok=False)
             except FileExistsError:
                 number += 1
             else:
-                sync_folder(self.output_dir)
+                sync_folder(self._output_dir)
                 return path
 
 
@@ -133,13 +240,12 @@ def npy_draft_name(shard: Shard) -> str:
     return f"npy.{shard.name}"
 
 
-def file_name(utt_id: str) -> str:
-    """Make a file name of an id: itself where that is safe, else percent-encoded, and cut where it is too long."""
-    name = re.sub(r'[\x00-\x1f\x7f%/\\:*?"<>|]|^\.', lambda match: f"%{ord(match.group()):02X}", utt_id)
-    if len(name.encode()) <= MAX_NAME_BYTES:
-        return name
-    digest = hashlib.sha256(utt_id.encode()).hexdigest()[:32]
-    return name.encode()[: MAX_NAME_BYTES - 34].decode(errors="ignore") + "%-" + digest  # no other name has %-
+def _blocks(embedding: NDArray[np.float32] | Spool) -> Iterator[NDArray[np.float32]]:
+    """Read an embedding in parts that fit into memory."""
+    if isinstance(embedding, Spool):
+        yield from embedding.blocks()
+    else:
+        yield embedding
 
 
 def _rounded(embedding: NDArray[np.float32], dtype: EmbeddingDtype) -> NDArray[np.floating]:

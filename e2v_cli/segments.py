@@ -1,0 +1,160 @@
+"""What a Kaldi data directory says of its recordings: ``segments`` of them, and which channel of a file each is."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.errors import CorpusError
+from e2v_cli.keys import KeyIndex
+from e2v_cli.lists import BLANKS, LineList, check_id, index_lines, open_list
+from e2v_cli.records import Segment, Utterance
+
+PIECE_SEGMENTS = 64
+"""So many segments of a recording that can be entered anywhere are worth a decoder of their own, perhaps on another
+core; of any other recording all segments are decoded together."""
+
+ENTERED_ANYWHERE = re.compile(r"\.(wav|flac|w64|aif|aiff|aifc|au|sph)$", re.IGNORECASE)
+"""Files in which a decoder finds any sample without decoding those before it."""
+
+_NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_LINE = re.compile(
+    rb"[ \t\v\f]*(\S+)[ \t\v\f]+(\S+)[ \t\v\f]+(%b)[ \t\v\f]+(%b)(?:[ \t\v\f]+(\d|[AB]))?\s*$" % (_NUMBER, _NUMBER)
+)
+_PLAIN_LINE = re.compile(_LINE.pattern.replace(rb"(\S+)", rb"([!\"$-~][!-~]*)", 1))
+
+
+class RecordingList(Protocol):
+    """The recordings that segments are parts of."""
+
+    lines: LineList
+    name: str
+    hashes: array[int]
+
+    def utterance(self, place: int, index: int) -> Utterance:
+        """Read the recording at a place."""
+
+
+class Segments:
+    """A list of segments, each of them an utterance."""
+
+    def __init__(self, lines: LineList, recordings: RecordingList, recording_of: NDArray[np.int64]) -> None:
+        self.name = lines.name
+        self.hashes = lines.hashes
+        self.ids = lines.ids
+        self.origin = lines.origin
+        self._lines = lines
+        self._recordings = recordings
+        self._recording_of = recording_of
+
+    def utterance(self, place: int, index: int) -> Utterance:
+        """Read the segment at a place."""
+        key, rest = self._lines.read(place)
+        recording_id, start, end, *channel = rest.split()
+        number = int(self._recording_of[place])
+        recording = self._recordings.utterance(number, index) if number >= 0 else None
+        if recording is None or recording.utt_id.encode() != recording_id:
+            name = recording_id.decode(errors="backslashreplace")
+            fault = f'{self.origin(place)}: recording "{name}" is not in {self._recordings.name}'
+            return Utterance(index, key.decode(), "", fault=fault)
+        segment = Segment(float(start), None if float(end) == -1 else float(end))
+        fault = ""
+        if segment.start < 0 or (segment.end is not None and segment.end <= segment.start):
+            fault = f"{self.origin(place)}: from {start.decode()} to {end.decode()} s there is nothing"
+        return Utterance(
+            index,
+            key.decode(),
+            recording.source,
+            recording.folder,
+            segment,
+            channel=_parse_channel(channel[0]) if channel else None,
+            side=recording.side,
+            fault=fault,
+        )
+
+    def pieces(self) -> NDArray[np.int64]:
+        """Number what is decoded together: the segments of a recording, or of a part of it; (segments,)."""
+        _, firsts, recordings, counts = np.unique(
+            self._recording_of, return_index=True, return_inverse=True, return_counts=True
+        )
+        num_pieces = np.ones(len(counts), dtype=np.int64)
+        for number in np.flatnonzero(counts > PIECE_SEGMENTS).tolist():
+            place = int(self._recording_of[firsts[number]])
+            if place >= 0 and ENTERED_ANYWHERE.search(self._recordings.utterance(place, 0).source):
+                num_pieces[number] = math.ceil(counts[number] / PIECE_SEGMENTS)
+        by_appearance = np.argsort(firsts)
+        first_piece = np.empty_like(num_pieces)
+        first_piece[by_appearance] = np.cumsum(num_pieces[by_appearance]) - num_pieces[by_appearance]
+        by_recording = np.argsort(recordings, kind="stable")
+        rank = np.empty(len(recordings), dtype=np.int64)
+        rank[by_recording] = np.arange(len(recordings)) - np.repeat(np.cumsum(counts) - counts, counts)
+        pieces: NDArray[np.int64] = first_piece[recordings] + rank * num_pieces[recordings] // counts[recordings]
+        return pieces
+
+
+def read_segments(path: Path, recordings: RecordingList) -> Segments:
+    """Read ``segments``: lines of ``utt-id recording-id start end``, perhaps with a channel counted from 0.
+
+    Raises:
+        CorpusError: it can't be read, or a line has another form.
+    """
+    try:
+        with open_list(str(path)) as file:
+            lines = index_lines(file, str(path), _PLAIN_LINE, _look_closely)
+            file.seek(0)
+            wanted = np.fromiter(_hash_recordings(file), dtype=np.int64, count=len(lines))
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from None
+    places = KeyIndex(np.frombuffer(recordings.hashes, dtype=np.int64)).find(wanted)
+    return Segments(lines, recordings, places)
+
+
+def read_sides(folder: Path) -> dict[bytes, int]:
+    """Read ``reco2file_and_channel``, where there is one: which channel of its file each recording is, from 0.
+
+    Raises:
+        CorpusError: it can't be read, or a line has another form.
+    """
+    path = folder / "reco2file_and_channel"
+    sides: dict[bytes, int] = {}
+    if not path.exists():
+        return sides
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        cells = line.split()
+        if not cells:
+            continue
+        if len(cells) != 3 or not re.fullmatch(rb"[A-H]|[1-8]", cells[2]):
+            raise CorpusError(f"{path}:{number}: a line is: recording-id file A, or B, 1, 2 …")
+        sides[cells[0]] = _parse_channel(cells[2]) if cells[2].isalpha() else int(cells[2]) - 1
+    return sides
+
+
+def _look_closely(line: bytes, origin: str) -> bytes:
+    """Check a line, and give its id."""
+    key = check_id(line.split(maxsplit=1)[0], origin)
+    if not _LINE.match(line):
+        text = line.strip(BLANKS).decode(errors="backslashreplace")
+        raise CorpusError(
+            f"{origin}: {text!r}; a line is: utt-id recording-id start end, in seconds, end -1 for the recording's, "
+            "and perhaps a channel counted from 0"
+        )
+    return key
+
+
+def _hash_recordings(file: Iterator[bytes]) -> Iterator[int]:
+    for line in file:
+        cells = line.split(maxsplit=2)
+        if cells:
+            yield hash(cells[1])
+
+
+def _parse_channel(text: bytes) -> int:
+    """Read ``A``, ``B`` …, or a number that counts from 0."""
+    return ord(text) - ord("A") if text.isalpha() else int(text)
