@@ -131,10 +131,10 @@ def outline_waveforms(utterances: Sequence[Utterance], options: AudioOptions) ->
             yield _fail(utterance, error)
 
 
-def count_channels(utterance: Utterance, pipe_seconds: float | None) -> int:
+def count_channels(utterance: Utterance, stopping: Callable[[], bool], pipe_seconds: float | None) -> int:
     """Read how many channels the recording of an utterance has; 0 where it can't be read."""
     try:
-        with open_source(utterance.source, utterance.folder, pipe_seconds, lambda: False) as path, _open(path) as file:
+        with open_source(utterance.source, utterance.folder, pipe_seconds, stopping) as path, _open(path) as file:
             channels: int = file.channels
             return channels
     except AudioError:
@@ -291,11 +291,14 @@ def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOp
 
 
 def _read_blocks(file: soundfile.SoundFile, position: int, end: int) -> Iterator[NDArray[np.float32]]:
-    """Read from where the file stands: (samples, channels) at a time."""
+    """Read from where the file stands: (samples, channels) at a time.
+
+    Blocks end at the same samples wherever reading begins, so that segments are whole in the same order.
+    """
     size = max(1, BLOCK_SAMPLES // file.channels)
     while position < end:
         try:
-            block = file.read(min(size, end - position), dtype="float32", always_2d=True)
+            block = file.read(min(size - position % size, end - position), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError:
             # libsndfile says nothing of use here: what it meets at the end of a FLAC file cut short is "error in flush"
             raise AudioError("truncated", f"the audio is damaged, or ends before sample {file.frames}") from None

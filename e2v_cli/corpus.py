@@ -13,11 +13,13 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -58,7 +60,11 @@ class _Found:
     @property
     def stem(self) -> str:
         """Its name without folder and suffix."""
-        return Path(unquote(urlsplit(self.path).path) if is_url(self.path) else self.path).stem
+        name = self.path
+        if is_url(name):
+            with suppress(ValueError):  # an address that can't be one fails when it is asked for
+                name = unquote(urlsplit(name).path)
+        return Path(name).stem or self.relative
 
 
 @dataclass(frozen=True)
@@ -427,35 +433,42 @@ def _split_id(key: bytes, channel: int) -> bytes:
     return key if channel < 0 else b"%b-%d" % (key, channel + 1)
 
 
-def split_channels(corpus: Corpus, count_channels: Callable[[Utterance], int], num_threads: int) -> Corpus:
+def split_channels(
+    corpus: Corpus, count_channels: Callable[[Utterance, Callable[[], bool]], int], num_threads: int
+) -> Corpus:
     """Make one utterance of each channel of recordings that have several, unless the list says which it is.
 
     Args:
         corpus: the utterances.
-        count_channels: reads how many channels the recording of one has; 0 where it can't be read.
+        count_channels: reads how many channels the recording of one has, unless told to stop; 0 where it can't be read.
         num_threads: so many are read at once.
 
     Raises:
         CorpusError: an id with its channel's number stands there already.
     """
-    places, channels, hashes = array("q"), array("b"), array("q")
-    known: dict[str, int] = {}
+    places, channels, hashes = array("q"), array("h"), array("q")
+    known: dict[tuple[str, str], int] = {}
+    stop = threading.Event()
 
     def count(utterance: Utterance) -> int:
         if utterance.fault or utterance.channel is not None or utterance.side is not None:
             return 1
         if utterance.segment is None:
-            return count_channels(utterance)
-        if utterance.source not in known:
-            known[utterance.source] = count_channels(utterance)
-        return known[utterance.source]
+            return count_channels(utterance, stop.is_set)
+        recording = (utterance.source, utterance.folder)
+        if recording not in known:
+            known[recording] = count_channels(utterance, stop.is_set)
+        return known[recording]
 
     with ThreadPoolExecutor(num_threads) as pool:
-        for first in range(0, len(corpus), 1024):
-            utterances = [corpus[index] for index in range(first, min(first + 1024, len(corpus)))]
-            for utterance, number in zip(utterances, pool.map(count, utterances), strict=True):
-                for channel in range(number) if number > 1 else (-1,):
-                    places.append(utterance.index)
-                    channels.append(channel)
-                    hashes.append(hash(_split_id(utterance.utt_id.encode(), channel)))
+        try:
+            for first in range(0, len(corpus), 1024):
+                utterances = [corpus[index] for index in range(first, min(first + 1024, len(corpus)))]
+                for utterance, number in zip(utterances, pool.map(count, utterances), strict=True):
+                    for channel in range(number) if number > 1 else (-1,):
+                        places.append(utterance.index)
+                        channels.append(channel)
+                        hashes.append(hash(_split_id(utterance.utt_id.encode(), channel)))
+        finally:
+            stop.set()
     return Corpus([_Channels(corpus, places, channels, hashes)], corpus.waits)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 
 from e2v_cli.audio import AudioOptions, load_waveforms
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
@@ -17,13 +17,25 @@ AHEAD_SAMPLES = 600 * SAMPLE_RATE
 AHEAD_WAVEFORMS = 8
 """Waveforms of one recording that wait for being asked for, before it is read on."""
 
+_PAUSE = 0.2
+"""Seconds after which who waits for a queue asks whether to stop."""
+
 
 def decode_ahead(
-    recordings: Iterable[Sequence[Utterance]], options: AudioOptions, num_threads: int
+    recordings: Iterable[Sequence[Utterance]],
+    options: AudioOptions,
+    num_threads: int,
+    stopping: Callable[[], bool],
 ) -> Generator[Waveform | Failure, None, None]:
     """Read the audio of recordings in threads, a few ahead of who asks for it, and give it in their order.
 
     libsndfile and soxr release the GIL, so they work while the engine does.
+
+    Args:
+        recordings: the utterances of each.
+        options: how they are read.
+        num_threads: so many are read at once.
+        stopping: asked while audio is waited for: whether to give up, and end early.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
@@ -33,9 +45,11 @@ def decode_ahead(
                 ahead.append(_Decoding(utterances, options, stop))
                 pool.submit(ahead[-1].run)
                 while ahead and (len(ahead) > 2 * num_threads or sum(part.ready for part in ahead) > AHEAD_SAMPLES):
-                    yield from ahead.popleft().results()
+                    yield from ahead.popleft().results(stopping)
+                if stopping():
+                    return
             while ahead:
-                yield from ahead.popleft().results()
+                yield from ahead.popleft().results(stopping)
         finally:
             stop.set()
 
@@ -68,13 +82,19 @@ class _Decoding:
         except BaseException as error:
             self._put(error)
 
-    def results(self) -> Iterator[Waveform | Failure]:
-        """Wait for the results, one after the other.
+    def results(self, stopping: Callable[[], bool]) -> Iterator[Waveform | Failure]:
+        """Wait for the results, one after the other, unless told to stop.
 
         Raises:
             OSError: the machine is to blame, not the recording.
         """
-        while (item := self._queue.get()) is not None:
+        while not stopping():
+            try:
+                item = self._queue.get(timeout=_PAUSE)
+            except Empty:
+                continue
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, Waveform):
@@ -86,7 +106,7 @@ class _Decoding:
             self._put_samples += len(item.samples)
         while not self._stop.is_set():
             try:
-                return self._queue.put(item, timeout=0.2)
+                return self._queue.put(item, timeout=_PAUSE)
             except Full:
                 continue
         return None

@@ -18,7 +18,7 @@ from torch import Tensor
 from e2v_cli.checkpoint import Model, load_network, upstream_state
 from e2v_cli.errors import ModelError
 from e2v_cli.network import Emotion2vec
-from e2v_cli.records import SAMPLE_RATE, Batch, Failure, Prediction, Waveform
+from e2v_cli.records import Batch, Failure, Prediction, Waveform
 from e2v_cli.settings import EngineName, EngineOptions
 from e2v_cli.spool import Spool, SpooledSamples
 from e2v_cli.windows import cut_windows, window_frames
@@ -82,7 +82,7 @@ class E2vEngine:
         pooled = torch.stack([frames.mean(dim=0) for frames in features])
         posteriors = list(self._posteriors(pooled)) if self.classes else [None] * len(features)
         timelines: list[NDArray[np.float32] | None] = [None] * len(features)
-        if self.options.timeline is not None:
+        if self.options.span_samples is not None:
             timelines = [self._make_timeline([(0, frames)]) for frames in features]
         if self.options.granularity == "frame":
             embeddings = [frames.cpu().numpy() for frames in features]
@@ -135,11 +135,11 @@ class E2vEngine:
         Args:
             parts: the frames of an utterance, in order: the place of the first, and (frames, dim).
         """
-        if self.options.timeline is None:
+        span_samples = self.options.span_samples
+        if span_samples is None:
             for _ in parts:
                 pass
             return None
-        span_samples = round(self.options.timeline * SAMPLE_RATE)
         posteriors = []
         span, total, count = 0, torch.zeros(self.network.config.embed_dim, device=self.device), 0
         for first, frames in parts:

@@ -27,6 +27,7 @@ from e2v_cli.output import (
     check_timelines,
     locked,
     remove_other_ids,
+    remove_other_results,
 )
 from e2v_cli.records import Summary
 from e2v_cli.settings import Shard
@@ -83,10 +84,10 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
     files: list[str] = []
     with ExitStack() as stack:
 
-        def create(name: str, *header: str) -> BinaryIO:
+        def create(name: str, *columns: str) -> BinaryIO:
             files.append(name)
             file = stack.enter_context(published(output_dir / name))
-            file.write((tsv_row(header) + "\n").encode() if header else b"")
+            file.write((tsv_row(columns) + "\n").encode() if columns else b"")
             return file
 
         predictions = create("predictions.tsv", *predictions_header(labels))  # published last, since it was first
@@ -141,6 +142,7 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
         }
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     remove_other_ids(output_dir, ids.digest)
+    remove_other_results(output_dir, [*files, "run.json"], header.timeline_formats)
     return summary
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -216,8 +216,8 @@ def _is_far(utterance: Utterance) -> bool:
     return is_pipe(utterance.source) or is_url(utterance.source)
 
 
-def _count_channels(utterance: Utterance) -> int:
-    return 0 if _is_far(utterance) else count_channels(utterance, pipe_seconds=None)
+def _count_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:
+    return 0 if _is_far(utterance) else count_channels(utterance, stopping, pipe_seconds=None)
 
 
 class _Durations:

@@ -40,6 +40,7 @@ from e2v_cli.logs import log_to_file
 from e2v_cli.merge import describe_missing, publish
 from e2v_cli.output import (
     check_archives,
+    check_timelines,
     locked,
     make_folder,
     refuse_foreign_files,
@@ -139,6 +140,7 @@ def _run_to_directory(
         log_to_file(output_dir / "log" / f"launcher.{shard.name}.log")
         record = read_record(output_dir, corpus)
         check_archives(output_dir, record.archives)
+        check_timelines(output_dir, record.timelines)
         plan = plan_for(record, corpus)
         status = record.status.copy()
         if settings.retry_failed:
@@ -227,10 +229,11 @@ def _run_workers(
     devices = devices[: len(first)]  # no worker without a block
     if not devices:
         return
+    span_samples = None if settings.timeline is None else round(settings.timeline * SAMPLE_RATE)
     job = Job(
         model=model,
         engine=settings.engine,
-        engine_options=EngineOptions(settings.granularity, settings.window, settings.timeline),
+        engine_options=EngineOptions(settings.granularity, settings.window, span_samples),
         audio=AudioOptions(
             min_samples=model.config.receptive_field,
             window=settings.window,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from e2v_cli.errors import CorpusError
 from e2v_cli.keys import KeyIndex
-from e2v_cli.lists import BLANKS, LineList, check_id, index_lines, open_list
+from e2v_cli.lists import BLANKS, BYTE_ORDER_MARK, LineList, check_id, index_lines, open_list
 from e2v_cli.records import Segment, Utterance
+from e2v_cli.sources import is_url
 
 PIECE_SEGMENTS = 64
 """So many segments of a recording that can be entered anywhere are worth a decoder of their own, perhaps on another
@@ -23,6 +24,9 @@ core; of any other recording all segments are decoded together."""
 
 ENTERED_ANYWHERE = re.compile(r"\.(wav|flac|w64|aif|aiff|aifc|au|sph)$", re.IGNORECASE)
 """Files in which a decoder finds any sample without decoding those before it."""
+
+MAX_TIME = 1e9
+"""Seconds: where no recording has anything."""
 
 _NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LINE = re.compile(
@@ -62,12 +66,12 @@ class Segments:
         recording = self._recordings.utterance(number, index) if number >= 0 else None
         if recording is None or recording.utt_id.encode() != recording_id:
             name = recording_id.decode(errors="backslashreplace")
-            fault = f'{self.origin(place)}: recording "{name}" is not in {self._recordings.name}'
+            fault = f'{self.name}: recording "{name}" is not in {self._recordings.name}'
             return Utterance(index, key.decode(), "", fault=fault)
         segment = Segment(float(start), None if float(end) == -1 else float(end))
         fault = ""
-        if segment.start < 0 or (segment.end is not None and segment.end <= segment.start):
-            fault = f"{self.origin(place)}: from {start.decode()} to {end.decode()} s there is nothing"
+        if not 0 <= segment.start < (MAX_TIME if segment.end is None else min(segment.end, MAX_TIME)):
+            fault = f"{self.name}: from {start.decode()} to {end.decode()} s there is nothing"
         return Utterance(
             index,
             key.decode(),
@@ -81,13 +85,16 @@ class Segments:
 
     def pieces(self) -> NDArray[np.int64]:
         """Number what is decoded together: the segments of a recording, or of a part of it; (segments,)."""
+        unknown = self._recording_of < 0  # nothing is decoded of them
+        recording_of = np.where(unknown, -1 - np.arange(len(unknown)), self._recording_of)
         _, firsts, recordings, counts = np.unique(
-            self._recording_of, return_index=True, return_inverse=True, return_counts=True
+            recording_of, return_index=True, return_inverse=True, return_counts=True
         )
         num_pieces = np.ones(len(counts), dtype=np.int64)
         for number in np.flatnonzero(counts > PIECE_SEGMENTS).tolist():
             place = int(self._recording_of[firsts[number]])
-            if place >= 0 and ENTERED_ANYWHERE.search(self._recordings.utterance(place, 0).source):
+            source = self._recordings.utterance(place, 0).source
+            if ENTERED_ANYWHERE.search(source) and not is_url(source):
                 num_pieces[number] = math.ceil(counts[number] / PIECE_SEGMENTS)
         by_appearance = np.argsort(firsts)
         first_piece = np.empty_like(num_pieces)
@@ -148,9 +155,9 @@ def _look_closely(line: bytes, origin: str) -> bytes:
     return key
 
 
-def _hash_recordings(file: Iterator[bytes]) -> Iterator[int]:
+def _hash_recordings(file: Iterable[bytes]) -> Iterator[int]:
     for line in file:
-        cells = line.split(maxsplit=2)
+        cells = line.removeprefix(BYTE_ORDER_MARK).split(maxsplit=2)
         if cells:
             yield hash(cells[1])
 

@@ -28,6 +28,9 @@ MIN_WINDOW = 1.0
 MIN_SPAN = 0.02
 """Seconds of a frame, and so the shortest span of a timeline."""
 
+MAX_SPAN = 86_400.0
+"""Seconds of a day."""
+
 Fingerprint = Mapping[str, str | float]
 
 
@@ -70,8 +73,8 @@ class EngineOptions:
     granularity: Granularity
     window: float
     """Seconds: a longer utterance is encoded in windows of at most so many."""
-    timeline: float | None
-    """Seconds of a span of the timeline; None: no timeline."""
+    span_samples: int | None
+    """Samples at 16 kHz of a span of the timeline; None: no timeline."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,8 @@ class Settings:
             if self.timeline_formats or self.join:
                 raise UsageError("--timeline-format and --join need a timeline: add --timeline 1")
             return
-        if not MIN_SPAN <= self.timeline < math.inf:
-            raise UsageError(f"--timeline {self.timeline:g}: must be at least {MIN_SPAN:g} s, one frame")
+        if not MIN_SPAN <= self.timeline <= MAX_SPAN:
+            raise UsageError(f"--timeline {self.timeline:g}: must be from {MIN_SPAN:g} s, one frame, to {MAX_SPAN:g} s")
         if self.output_dir is None:
             raise UsageError("--timeline needs a place for it: add -o OUT")
         if self.engine == "funasr":

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -24,6 +25,7 @@ import soundfile
 from kaldiio.matio import read_kaldi
 
 from e2v_cli.containers import AudioError
+from e2v_cli.durable import naming
 from e2v_cli.records import SAMPLE_RATE
 
 CONNECT_SECONDS = 10.0
@@ -92,18 +94,19 @@ def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Ca
             yield path
             return
     with tempfile.TemporaryFile() as file:
-        if record is not None:
-            if record["range"]:
-                raise AudioError("unreadable", f"{record['range']}: a part of an archive's record can't be read")
-            for chunk in _read_record(_locate(record["archive"], folder), int(record["offset"])):
-                file.write(chunk)
-        elif not is_pipe(name):
-            _download(name, file, stopping)
-        elif pipe_seconds is None:
-            raise AudioError("not allowed", "commands are run only with --allow-pipes")
-        else:
-            _run_pipe(name.rstrip(_BLANKS)[:-1], file, pipe_seconds, stopping)
-        file.flush()
+        with naming(Path(tempfile.gettempdir())):
+            if record is not None:
+                if record["range"]:
+                    raise AudioError("unreadable", f"{record['range']}: a part of an archive's record can't be read")
+                for chunk in _read_record(_locate(record["archive"], folder), int(record["offset"])):
+                    file.write(chunk)
+            elif not is_pipe(name):
+                _download(name, file, stopping)
+            elif pipe_seconds is None:
+                raise AudioError("not allowed", "commands are run only with --allow-pipes")
+            else:
+                _run_pipe(name.rstrip(_BLANKS)[:-1], file, pipe_seconds, stopping)
+            file.flush()
         yield f"/dev/fd/{file.fileno()}"
 
 

@@ -24,6 +24,7 @@ class Spool:
         Args:
             row_shape: the shape of a row: () for samples, (dim,) for frames.
         """
+        self._descriptor = -1
         with tempfile.TemporaryFile() as file:
             self._descriptor = os.dup(file.fileno())
         self._row_shape = row_shape
@@ -31,7 +32,8 @@ class Spool:
         self._length = 0
 
     def __del__(self) -> None:
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
     def __len__(self) -> int:
         return self._length

@@ -135,14 +135,17 @@ class Timeline:
             self._files.add(utt_id, duration, spans)
 
     def close(self) -> None:
-        """Close what was read; what was written is the caller's to publish."""
+        """Close what was read, and put the names of files on the disk; lists are the caller's to publish."""
         if self._source is not None:
             self._source.close()
+        if self._files is not None:
+            self._files.sync()
 
     def _open(self, name: str) -> BinaryIO:
         """Open a file of rows; neighbours are mostly in the same one."""
         if self._source is None or name != self._name:
-            self.close()
+            if self._source is not None:
+                self._source.close()
             self._name, self._source = name, (self._output_dir / name).open("rb")
         return self._source
 
@@ -163,11 +166,9 @@ class TimelineFiles:
         # Not the file's own draft: behind a long id there is no room for what the name of a draft has more.
         self._draft = draft_of(output_dir / "timeline.tsv")
         self._lists = {name: create(f"timeline.{name}") for name in ("rttm", "ctm") if name in self.formats}
-        folders = [name for name in ("audacity", "textgrid") if name in self.formats]
-        for folder in folders:
-            (output_dir / folder).mkdir(exist_ok=True)
-        if folders:
-            sync_folder(output_dir)
+        self._folders = [output_dir / name for name in ("audacity", "textgrid") if name in self.formats]
+        for folder in self._folders:
+            folder.mkdir(exist_ok=True)
 
     def add(self, utt_id: str, duration: float, spans: Sequence[Span]) -> None:
         """Write an utterance in every format.
@@ -184,6 +185,11 @@ class TimelineFiles:
         if "textgrid" in self.formats:
             self._publish(f"textgrid/{file_name(utt_id)}.TextGrid", _text_grid(duration, spans))
 
+    def sync(self) -> None:
+        """Put the names of files on the disk itself, so that they are found after a crash."""
+        for folder in (*self._folders, self.output_dir):
+            sync_folder(folder)
+
     def _publish(self, place: str, content: str) -> None:
         """Write a file to the disk itself, and give it its name when it is whole."""
         path = self.output_dir / place
@@ -197,7 +203,6 @@ class TimelineFiles:
                 with suppress(OSError):
                     self._draft.unlink()
                 raise
-        sync_folder(path.parent)
 
 
 def _rows(utt_id: str, spans: Iterable[Span]) -> Iterator[str]:

@@ -127,7 +127,7 @@ def work(
     that is finished is not computed again.
     """
     in_hand: deque[Block] = deque()
-    with closing(decode_ahead(_recordings(blocks, in_hand), audio, decoders)) as decoded:
+    with closing(decode_ahead(_recordings(blocks, in_hand), audio, decoders, reporter.stopping)) as decoded:
         for first in decoded:
             block = in_hand.popleft()
             failures: list[Failure] = []
@@ -222,7 +222,7 @@ def run_worker(connection: Connection, job: Job, number: int, device: str) -> No
         _keep_log(job, number)
         engine = _load_engine(job, device)
         output_dir = job.output_dir or Path()  # without OUT there is nothing to be put there
-        writer = ResultWriter(output_dir, job.embeddings, job.engine_options.timeline, job.model.labels, job.shard)
+        writer = ResultWriter(output_dir, job.embeddings, job.engine_options.span_samples, job.model.labels, job.shard)
         batch_seconds = job.batch_seconds or BATCH_SECONDS[engine.device.type]
         while block := launcher.ask("first"):
             blocks = chain([block], iter(lambda: launcher.ask("next"), None))

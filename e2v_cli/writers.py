@@ -17,7 +17,7 @@ from kaldiio.matio import write_array_ascii
 from numpy.typing import NDArray
 
 from e2v_cli.durable import draft_of, naming, sync_file, sync_folder
-from e2v_cli.records import Entry, Prediction
+from e2v_cli.records import SAMPLE_RATE, Entry, Prediction
 from e2v_cli.settings import EmbeddingDtype, EmbeddingOptions, Shard
 from e2v_cli.spool import Spool
 from e2v_cli.tables import file_name, kaldi_key, make_entry
@@ -48,7 +48,7 @@ class ResultWriter:
         self,
         output_dir: Path,
         options: EmbeddingOptions,
-        timeline: float | None,
+        span_samples: int | None,
         labels: tuple[str, ...],
         shard: Shard,
     ) -> None:
@@ -57,13 +57,13 @@ class ResultWriter:
         Args:
             output_dir: OUT.
             options: how embeddings are written.
-            timeline: seconds of a span of the timeline; None: there is none.
+            span_samples: of the timeline, at 16 kHz; None: there is none.
             labels: the model's, in its order.
             shard: which files are named after.
         """
         self._labels = labels
         self._embeddings = _open_writer(output_dir, options, shard)
-        self._timeline = None if timeline is None else TimelineWriter(output_dir, timeline, labels, shard)
+        self._timeline = None if span_samples is None else TimelineWriter(output_dir, span_samples, labels, shard)
 
     def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
         """Put results on disk for good, and make what the journal is to say of them.
@@ -181,8 +181,8 @@ class ArkWriter:
 class TimelineWriter:
     """``timeline.2-of-3.N``: rows of ``timeline.tsv``, in the order in which utterances were finished."""
 
-    def __init__(self, output_dir: Path, hop: float, labels: tuple[str, ...], shard: Shard) -> None:
-        self._hop = hop
+    def __init__(self, output_dir: Path, span_samples: int, labels: tuple[str, ...], shard: Shard) -> None:
+        self._hop = span_samples / SAMPLE_RATE
         self._labels = labels
         self._file = _GrowingFile(output_dir, f"timeline.{shard.name}.", "")
 
