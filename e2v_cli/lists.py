@@ -12,7 +12,8 @@ import shutil
 import stat
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -30,7 +31,9 @@ _CHUNK = 4096
 class LineList:
     """Lines of a file, of which the places and the ids' hashes are kept."""
 
-    def __init__(self, file: BinaryIO, name: str, offsets: array[int], hashes: array[int]) -> None:
+    def __init__(
+        self, file: BinaryIO, name: str, offsets: array[int], hashes: array[int], blanks: Sequence[int] = ()
+    ) -> None:
         """Keep a file open for as long as this object lives.
 
         Args:
@@ -38,10 +41,12 @@ class LineList:
             name: what it is called in messages; empty where the lines were made by e2v.
             offsets: where each line begins, and where the last one ends.
             hashes: of each line's id.
+            blanks: how many lines stand before each blank one.
         """
         self.name = name
         self.hashes = hashes
         self._offsets = offsets
+        self._blanks = blanks
         self._descriptor = os.dup(file.fileno())
 
     def __del__(self) -> None:
@@ -62,10 +67,7 @@ class LineList:
 
     def origin(self, index: int) -> str:
         """Say where a line is, as in ``wav.scp:17``."""
-        size, end = 1 << 24, self._offsets[index]
-        chunks = (os.pread(self._descriptor, min(size, end - begin), begin) for begin in range(0, end, size))
-        number = sum(chunk.count(b"\n") for chunk in chunks) + 1
-        return f"{self.name}:{number}"
+        return f"{self.name}:{index + bisect_right(self._blanks, index) + 1}"
 
     def _read_lines(self, first: int, end: int) -> list[list[bytes]]:
         """Read some lines, split into their id and the rest."""
@@ -113,20 +115,21 @@ def index_lines(
     """
     begin = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
     file.seek(begin)
-    offsets, hashes = array("q"), array("q")
+    offsets, hashes, blanks = array("q"), array("q"), array("q")
     for number, line in enumerate(file, 1):
         if match := plain.match(line):
             key = match.group(1)
         elif line.strip(BLANKS):
             key = look_closely(line, f"{name}:{number}")
         else:
+            blanks.append(len(hashes))
             begin += len(line)
             continue
         offsets.append(begin)
         hashes.append(hash(key))
         begin += len(line)
     offsets.append(begin)
-    return LineList(file, name, offsets, hashes)
+    return LineList(file, name, offsets, hashes, blanks)
 
 
 def make_list(entries: Iterable[tuple[bytes, bytes]]) -> LineList:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -39,10 +40,10 @@ TIMELINES = ("timeline.tsv", "timeline.rttm", "timeline.ctm")
 
 RESULTS = (*COMMON_RESULTS, *EMBEDDING_LISTS["ark"], *EMBEDDING_LISTS["npy"], *LABEL_LISTS, *TIMELINES)
 
-_IDS_PATTERN = "input." + "[0-9a-f]" * 16 + "*"
+_IDS_PATTERNS = ("input." + "[0-9a-f]" * 16, "input." + "[0-9a-f]" * 16 + ".pieces")
 
 _OTHERS = (
-    *("journal.*-of-*.*", _IDS_PATTERN),
+    *("journal.*-of-*.*", *_IDS_PATTERNS),
     *("embeddings.*-of-*.*.ark", "embeddings/*.npy", "timeline.*-of-*.*", "audacity/*.txt", "textgrid/*.TextGrid"),
     *("log/worker.*-of-*.*.log", "log/launcher.*-of-*.log"),
 )
@@ -149,7 +150,7 @@ def save_ids(output_dir: Path, ids: Ids) -> None:
 def remove_other_ids(output_dir: Path, digest: str) -> None:
     """Remove the ids of lists that OUT was of before."""
     own = _ids_path(output_dir, digest)
-    for path in output_dir.glob(_IDS_PATTERN):
+    for path in chain.from_iterable(map(output_dir.glob, _IDS_PATTERNS)):
         if path not in (own, _pieces_path(own)):
             path.unlink(missing_ok=True)
 
@@ -257,7 +258,7 @@ def _check_record(path: Path, offset: int) -> None:
 
 def remove_results(output_dir: Path) -> None:
     """Clear OUT of what an earlier run left; what is not e2v's stays, and without a journal that is all but results."""
-    for name in (*RESULTS, "npy.*-of-*", _IDS_PATTERN):
+    for name in (*RESULTS, "npy.*-of-*", *_IDS_PATTERNS):
         remove_drafts(output_dir / name)
     had_run = any(output_dir.glob("journal.*-of-*.*"))
     for pattern in (*(_OTHERS if had_run else ()), *RESULTS):

@@ -66,12 +66,12 @@ class Segments:
         recording = self._recordings.utterance(number, index) if number >= 0 else None
         if recording is None or recording.utt_id.encode() != recording_id:
             name = recording_id.decode(errors="backslashreplace")
-            fault = f'{self.name}: recording "{name}" is not in {self._recordings.name}'
+            fault = f'{self.origin(place)}: recording "{name}" is not in {self._recordings.name}'
             return Utterance(index, key.decode(), "", fault=fault)
         segment = Segment(float(start), None if float(end) == -1 else float(end))
         fault = ""
         if not 0 <= segment.start < (MAX_TIME if segment.end is None else min(segment.end, MAX_TIME)):
-            fault = f"{self.name}: from {start.decode()} to {end.decode()} s there is nothing"
+            fault = f"{self.origin(place)}: from {start.decode()} to {end.decode()} s there is nothing"
         return Utterance(
             index,
             key.decode(),

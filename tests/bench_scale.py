@@ -85,7 +85,7 @@ def finish(out: Path, lines: int) -> None:
         for first in range(0, lines, 5000):
             count = min(5000, lines - first)
             entries = [
-                Entry(index, 1.5461, 76, f"{archive.name}:{index * EMBEDDING_BYTES}", f"{next(ids)}\t{ROW}")
+                Entry(index, 1.5461, 76, f"{archive.name}:{index * EMBEDDING_BYTES}", "", f"{next(ids)}\t{ROW}")
                 for index in range(first, first + count)
             ]
             written.append(entries, [], Elapsed(first, first, first * 1.5, first + count))

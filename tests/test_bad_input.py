@@ -63,11 +63,8 @@ def make_bad_files(folder: Path) -> dict[str, str]:
     (folder / "folder.wav").mkdir()
     (folder / "folder.wav" / "again").symlink_to("..")
     os.mkfifo(folder / "fifo.wav")
-    with soundfile.SoundFile(folder / "silence.wav", "w", 16_000, 1, format="FLAC") as file:
-        for _ in range(60):
-            file.write(np.zeros(60 * 16_000, np.int16))
     special = {"dangling": "missing", "round": "unreadable", "folder": "unreadable", "fifo": "unreadable"}
-    return {**reasons, **special, "missing": "missing", "silence": "too long"}
+    return {**reasons, **special, "missing": "missing"}
 
 
 def make_good_files(folder: Path) -> list[str]:
@@ -91,14 +88,25 @@ def make_good_files(folder: Path) -> list[str]:
     return list(ways)
 
 
-def test_bad_files_fail_alone_and_take_no_memory(tmp_path: Path) -> None:
+def write_minutes(path: Path, minutes: int) -> None:
+    """Make so much silence."""
+    with soundfile.SoundFile(path, "w", 16_000, 1, format="FLAC") as file:
+        for _ in range(minutes):
+            file.write(np.zeros(60 * 16_000, np.int16))
+
+
+def test_bad_files_fail_alone_and_long_ones_take_no_memory(tmp_path: Path) -> None:
     bad, good = tmp_path / "bad", tmp_path / "good"
     bad.mkdir()
     good.mkdir()
     reasons, ways = make_bad_files(bad), make_good_files(good)
     good_scp, bad_scp = tmp_path / "good.scp", tmp_path / "bad.scp"
-    good_scp.write_text("".join(f"{name} {good}/{name}.wav\n" for name in ways))
-    bad_scp.write_text(good_scp.read_text() + "".join(f"{name} {bad}/{name}.wav\n" for name in reasons))
+    good_scp.write_text("".join(f"{name} {good}/{name}.wav\n" for name in [*ways, "minute"]))
+    write_minutes(good / "minute.wav", 1)
+    write_minutes(bad / "long.wav", 15)
+    bad_scp.write_text(
+        good_scp.read_text() + "".join(f"{name} {bad}/{name}.wav\n" for name in reasons) + f"long {bad}/long.wav\n"
+    )
     options = ("-m", "sample", "-j", "1", "-q")
     code, good_memory = measure("predict", good_scp, "-o", tmp_path / "good_out", *options)
     assert code == 0
@@ -107,9 +115,11 @@ def test_bad_files_fail_alone_and_take_no_memory(tmp_path: Path) -> None:
     failures = read_table(tmp_path / "bad_out" / "failures.tsv")
     assert {row["utt_id"]: row["reason"] for row in failures} == reasons
     assert {row["stage"] for row in failures} == {"audio"}
-    rows = read_table(tmp_path / "bad_out" / "predictions.tsv")
+    *rows, minute, long = read_table(tmp_path / "bad_out" / "predictions.tsv")
+    assert (minute["utt_id"], minute["duration"], minute["windows"]) == ("minute", "60.0000", "1")
+    assert (long["utt_id"], long["duration"], long["windows"]) == ("long", "900.0000", "17")
     assert [row["utt_id"] for row in rows] == ways
-    assert rows == read_table(tmp_path / "good_out" / "predictions.tsv")
+    assert [*rows, minute] == read_table(tmp_path / "good_out" / "predictions.tsv")
     assert {row["duration"] for row in rows} == {"1.0000"}
     expected = rows[ways.index("pcm_16")]
     for name in ("pcm_24", "pcm_32", "float", "double", "stereo"):

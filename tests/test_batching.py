@@ -13,6 +13,7 @@ from e2v_cli import batching
 from e2v_cli.batching import BLOCKS, Plan, make_batches
 from e2v_cli.records import SAMPLE_RATE, Utterance, Waveform
 from e2v_cli.settings import Shard
+from e2v_cli.spool import SpooledSamples
 
 WHOLE = Shard(1, 1)
 
@@ -68,7 +69,10 @@ def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("_fours")
 def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: int, block_size: int) -> None:
-    assert Plan(np.arange(number)).block_size == block_size
+    sizes = [len(places) for _, places in Plan(np.arange(number)).deal_blocks(WHOLE)]
+
+    whole, rest = divmod(number, block_size)
+    assert sizes == [block_size] * whole + [rest] * (rest > 0)
 
 
 def test_blocks_hold_a_few_to_some_hundred_utterances() -> None:
@@ -84,8 +88,9 @@ def test_blocks_are_neighbours_and_hold_everything(number: int) -> None:
 
     assert list(itertools.chain(*(places for _, places in blocks))) == list(range(number))
     assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
-    assert all(len(places) == plan.block_size for _, places in blocks[:-1])
-    assert all(1 <= len(places) <= plan.block_size for _, places in blocks)
+    block_size = len(blocks[0][1]) if blocks else 0
+    assert all(len(places) == block_size for _, places in blocks[:-1])
+    assert all(1 <= len(places) <= block_size for _, places in blocks)
 
 
 @pytest.mark.usefixtures("_fours")
@@ -137,6 +142,66 @@ def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> Non
     assert counted.tolist() == [
         sum(int(chosen[places].sum()) for _, places in plan.deal_blocks(Shard(count, index)))
         for index in range(1, count + 1)
+    ]
+
+
+@pytest.mark.usefixtures("_fours")
+@pytest.mark.parametrize(
+    ("pieces", "blocks"),
+    [
+        # each by itself: as without pieces
+        ([0, 1, 2, 3, 4, 5], [[0, 1, 2, 3], [4, 5]]),
+        # all of one: however many they are
+        ([0, 0, 0, 0, 0, 0], [[0, 1, 2, 3, 4, 5]]),
+        # a piece that begins in a block is not cut where the block would end
+        ([0, 0, 0, 1, 1, 1, 2, 2, 2], [[0, 1, 2, 3, 4, 5], [6, 7, 8]]),
+        ([0, 0, 0, 0, 1, 1, 1, 2, 2], [[0, 1, 2, 3], [4, 5, 6, 7, 8]]),
+        ([0, 0, 0, 0, 0, 1, 2, 3, 4], [[0, 1, 2, 3, 4], [5, 6, 7], [8]]),
+        # a large one leaves the places of blocks that it fills to nobody
+        ([0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3], [[0, 1, 2, 3, 4, 5, 6, 7, 8], [9, 10]]),
+        # by first appearance, however they stand in the list
+        ([0, 1, 0, 2, 1, 0], [[0, 2, 5, 1, 4], [3]]),
+        ([0, 1, 2, 3, 0, 1, 2, 3], [[0, 4, 1, 5], [2, 6, 3, 7]]),
+    ],
+)
+def test_what_is_decoded_together_is_in_the_same_block(pieces: list[int], blocks: list[list[int]]) -> None:
+    plan = Plan(np.arange(len(pieces)), np.array(pieces))
+
+    assert deal(plan) == list(enumerate(blocks))
+    assert plan.members.tolist() == list(itertools.chain(*blocks))
+
+
+@pytest.mark.usefixtures("_fours")
+def test_blocks_of_pieces_are_of_those_that_are_computed_alone() -> None:
+    """Of a piece that was done in part when the list was another, the rest is computed together."""
+    pieces = np.array([0, 1, 0, 2, 1, 0, 3, 3, 4])
+
+    assert deal(Plan(np.array([1, 2, 5, 6, 7, 8]), pieces)) == [(0, [2, 5, 1, 6, 7]), (1, [8])]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("number", [1, 4, 63, 5000])
+def test_shards_of_pieces_have_all_and_each_once(number: int, count: int) -> None:
+    """Numbers of pieces follow from their first appearance; blocks cut none of them."""
+    generator = np.random.default_rng(number)
+    numbered: dict[int, int] = {}
+    recordings = generator.integers(0, 1 + number // 5, 2 * number).tolist()
+    pieces = np.array([numbered.setdefault(recording, len(numbered)) for recording in recordings])
+    members = np.flatnonzero(generator.random(2 * number) < 0.5)
+    chosen = generator.random(2 * number) < 0.3
+    plan = Plan(members, pieces)
+
+    blocks = deal(plan)
+    shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
+
+    assert sorted(itertools.chain(*shards)) == blocks
+    assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
+    flat = list(itertools.chain(*(places for _, places in blocks)))
+    assert flat == plan.members.tolist() == sorted(members.tolist(), key=lambda place: (pieces[place], place))
+    in_blocks = [set(pieces[places].tolist()) for _, places in blocks]
+    assert sum(map(len, in_blocks)) == len(set.union(*in_blocks, set()))
+    assert plan.count_by_shard(chosen[plan.members], count).tolist() == [
+        sum(int(chosen[places].sum()) for _, places in shard) for shard in shards
     ]
 
 
@@ -195,6 +260,16 @@ def test_failed_utterances_leave_no_gap() -> None:
     ]
 
     assert indices(waveforms, 10) == [[3, 6, 0, 2], [5]]
+
+
+def test_a_waveform_that_is_spooled_goes_alone() -> None:
+    """However short the others, and it, are: it is read in windows."""
+    waveforms = make_waveforms([1.0, 1.0, 2.0, 1.0])
+    spooled = SpooledSamples()
+    spooled.append(np.zeros(SAMPLE_RATE, np.float32))
+    waveforms[1] = Waveform(waveforms[1].utterance, spooled, 1.0)
+
+    assert sorted(indices(waveforms, 10)) == [[0], [1], [3, 2]]
 
 
 def test_a_block_is_sorted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,13 @@ from types import SimpleNamespace
 import pytest
 
 from e2v_cli import corpus as corpus_module
-from e2v_cli.corpus import AUDIO_SUFFIXES, Corpus, read_corpus
+from e2v_cli import lists
+from e2v_cli.corpus import AUDIO_SUFFIXES, Corpus, read_corpus, split_channels
 from e2v_cli.errors import CorpusError
 from e2v_cli.keys import hash_keys
+from e2v_cli.records import Segment, Utterance
 
+REFUSED = "is a command; --allow-pipes lets e2v run the commands of a list, for lists that you trust"
 NOTHING = "a list has lines like: utt-id path, and folders are searched for " + " ".join(sorted(AUDIO_SUFFIXES))
 
 
@@ -37,7 +40,7 @@ def pairs(*inputs: str) -> list[tuple[str, str]]:
 def all_pairs(corpus: Corpus) -> list[tuple[str, str]]:
     utterances = [corpus[index] for index in range(len(corpus))]
     assert [utterance.index for utterance in utterances] == list(range(len(corpus)))
-    return [(utterance.utt_id, utterance.path) for utterance in utterances]
+    return [(utterance.utt_id, utterance.source) for utterance in utterances]
 
 
 def all_ids(corpus: Corpus) -> list[bytes]:
@@ -64,6 +67,9 @@ def pipe_to_stdin(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ("content", "expected"),
     [
         ("a 1.wav\nb 2.wav\n", [("a", "1.wav"), ("b", "2.wav")]),
+        ("a http://host/1.wav\n", [("a", "http://host/1.wav")]),
+        ("a 1.ark:17\nb 1.ark:5[0:9]\n", [("a", "1.ark:17"), ("b", "1.ark:5[0:9]")]),
+        ("a | 1.wav\n", [("a", "| 1.wav")]),
         ("b 1.wav\na 2.wav\n", [("b", "1.wav"), ("a", "2.wav")]),
         ("a 1.wav", [("a", "1.wav")]),
         ("a\t1.wav\n", [("a", "1.wav")]),
@@ -106,15 +112,14 @@ def test_audio_in_lists_is_not_looked_at() -> None:
     [
         (b"a 1.wav\nb 2.wav\n\na 3.wav\n", 'wav.scp:4: utt-id "a" again (first on line 1)'),
         (b"\xef\xbb\xbfa 1.wav\na 1.wav\n", 'wav.scp:2: utt-id "a" again (first on line 1)'),
-        (b"a 1.wav\n# b 2.wav\n", "wav.scp:2: begins with #, but a .scp list has no comments"),
-        (b"#\n", "wav.scp:1: begins with #, but a .scp list has no comments"),
+        (b"a 1.wav\n# b 2.wav\n", "wav.scp:2: begins with #, but Kaldi's lists have no comments"),
+        (b"#\n", "wav.scp:1: begins with #, but Kaldi's lists have no comments"),
         (b"a 1.wav\nb\n", 'wav.scp:2: no path behind utt-id "b"; a line is: utt-id path'),
         (b"b \r\n", 'wav.scp:1: no path behind utt-id "b"; a line is: utt-id path'),
-        (
-            b"a sox 1.mp3 -t wav - |\n",
-            "wav.scp:1: commands are not run by this version; write their output to files first",
-        ),
-        (b"a x|\n", "wav.scp:1: commands are not run by this version; write their output to files first"),
+        (b"a 1.wav\nb sox 1.mp3 -t wav - |\n", f"wav.scp:2: 'sox 1.mp3 -t wav - |' {REFUSED}"),
+        (b"a x| \r\n", f"wav.scp:1: 'x|' {REFUSED}"),
+        (b"a |\n", f"wav.scp:1: '|' {REFUSED}"),
+        (b"a.wav\nb 1.wav\n", "wav.scp:2: two columns, but the first line has one: write an utt-id in each"),
         (b"a\x07b 1.wav\n", "wav.scp:1: control characters in utt-id 'a\\x07b'"),
         (b"a\x00 1.wav\n", "wav.scp:1: control characters in utt-id 'a\\x00'"),
         (b"a\rb 1.wav\n", "wav.scp:1: control characters in utt-id 'a\\rb'"),
@@ -150,17 +155,20 @@ def test_lines_that_cannot_be_read_are_named(content: bytes, message: str) -> No
         ),
         (["nothing"], "nothing: no such file or folder"),
         (["nothing.txt"], "nothing.txt: no such file or folder"),
-        (["http://host/a.wav"], "http://host/a.wav: URLs are not read by this version; download the file and name it"),
         (
-            ["https://host/wav.scp"],
-            "https://host/wav.scp: URLs are not read by this version; download the file and name it",
+            ["http://host/a.wav", "http://host/a.wav"],
+            'http://host/a.wav: utt-id "http://host/a.wav" again (first at http://host/a.wav)',
         ),
         (["empty"], "empty: no utterances there; " + NOTHING),
         (
             ["empty", "texts"],
             "empty, texts: no utterances there; " + NOTHING,
         ),
-        (["segmented"], "segmented/segments: data directories with segments are not read by this version"),
+        (["segmented"], "segmented: no utterances there; " + NOTHING),
+        (
+            ["columns"],
+            "columns/wav.scp: one column, but segments need recording ids before the paths",
+        ),
     ],
 )
 def test_inputs_that_cannot_be_read_are_named(inputs: list[str], message: str) -> None:
@@ -168,6 +176,8 @@ def test_inputs_that_cannot_be_read_are_named(inputs: list[str], message: str) -
     write_scp("b 1.wav\na 2.wav\n", "two.scp")
     write_scp("a 1.wav\nx/a.wav 2.wav\n", "three.scp")
     touch("x/a.wav", "y/a.wav", "t:1/a.wav", "texts/a.txt", "texts/wav", "segmented/segments", "segmented/wav.scp")
+    touch("columns/segments")
+    write_scp("a.wav\n", "columns/wav.scp")
     Path("empty").mkdir()
 
     with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
@@ -321,7 +331,7 @@ def test_utterances_may_be_read_in_any_order() -> None:
     corpus = read_corpus(["list.scp", "d"])
 
     assert len(corpus) == 5
-    assert [(corpus[index].index, corpus[index].utt_id, corpus[index].path) for index in (4, 1, 0, 3, 2, 1)] == [
+    assert [(corpus[index].index, corpus[index].utt_id, corpus[index].source) for index in (4, 1, 0, 3, 2, 1)] == [
         (4, "f", "d/f.wav"),
         (1, "b", "my call.wav"),
         (0, "a", "1.wav"),
@@ -333,7 +343,7 @@ def test_utterances_may_be_read_in_any_order() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4096])
 def test_ids_are_read_some_at_a_time(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_module, "_CHUNK", chunk)
+    monkeypatch.setattr(lists, "_CHUNK", chunk)
     write_scp("a 1.wav\n\nb\t2.wav\r\n c 3.wav\n\n\nd 4.wav\ne 5.wav", "list.scp")
     touch("x/my call.wav", "x/f\n.wav")
 
@@ -403,18 +413,24 @@ PIECES = [
 def test_lines_that_need_no_closer_look_are_taken_as_those_that_do(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = random.Random(seed)
 
-    def read(content: bytes) -> list[tuple[str, str]] | str:
-        try:
-            return pairs(write_scp(content))
-        except CorpusError as error:
-            return str(error)
+    def read(content: bytes) -> list[tuple[bool, list[tuple[str, str]] | str]]:
+        """Read a list where commands are refused, and where they are allowed, and say whether audio is waited for."""
+        taken: list[tuple[bool, list[tuple[str, str]] | str]] = []
+        for allow_pipes in (False, True):
+            try:
+                corpus = read_corpus([write_scp(content)], allow_pipes)
+                taken.append((corpus.waits, all_pairs(corpus)))
+            except CorpusError as error:
+                taken.append((False, str(error)))
+        return taken
 
     contents = [b"".join(generator.choices(PIECES, k=generator.randrange(1, 8))) + b"\n" for _ in range(200)]
     taken = [read(content) for content in contents]
     monkeypatch.setattr(corpus_module, "_PLAIN_LINE", re.compile(b"(?!)"))
 
     assert taken == [read(content) for content in contents]
-    assert any(isinstance(item, list) for item in taken)
+    assert {type(said) for item in taken for _, said in item} == {list, str}
+    assert {waits for item in taken for waits, _ in item} == {False, True}
 
 
 @pytest.mark.parametrize(
@@ -430,7 +446,7 @@ def test_lines_that_need_no_closer_look_are_taken_as_those_that_do(seed: int, mo
 )
 def test_a_list_that_changes_while_it_is_in_use_is_named(content: bytes) -> None:
     corpus = read_corpus([write_scp("a 1.wav\nb 2.wav\nc 3.wav\n")])
-    assert corpus[1].path == "2.wav"
+    assert corpus[1].source == "2.wav"
 
     write_scp(content)
 
@@ -490,7 +506,7 @@ def test_the_first_id_that_stands_twice_is_named() -> None:
 
 def test_ids_whose_hashes_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is compared itself; only those that are really the same are refused."""
-    monkeypatch.setattr(corpus_module, "hash", lambda key: len(key), raising=False)
+    monkeypatch.setattr(lists, "hash", lambda key: len(key), raising=False)
 
     assert pairs(write_scp("a 1.wav\nb 2.wav\ncc 3.wav\n")) == [("a", "1.wav"), ("b", "2.wav"), ("cc", "3.wav")]
     with pytest.raises(CorpusError, match=r'^wav\.scp:3: utt-id "b" again \(first on line 2\)$'):
@@ -514,3 +530,243 @@ def test_files_are_closed_when_a_corpus_is_not_needed_any_more() -> None:
         with pytest.raises(CorpusError):
             read_corpus([write_scp("b 1.wav\nb 2.wav\n"), "x"])
     assert open_files() == before
+
+
+# -- commands, URLs, standard input ------------------------------------------------------------------------------------
+
+
+def test_commands_are_utterances_where_they_are_allowed() -> None:
+    corpus = read_corpus([write_scp("a sox 1.mp3 -t wav - |\nb cat  'my call.wav'|\r\n")], allow_pipes=True)
+
+    assert all_pairs(corpus) == [("a", "sox 1.mp3 -t wav - |"), ("b", "cat  'my call.wav'|")]
+
+
+@pytest.mark.parametrize(
+    ("content", "waits"),
+    [("a 1.wav\n", False), ("a cat 1.wav |\n", True), ("a http://host/1.wav\n", True), ("a 1.ark:5\n", False)],
+)
+def test_commands_and_urls_are_waited_for(content: str, waits: bool) -> None:
+    assert read_corpus([write_scp("first 1.wav\n" + content)], allow_pipes=True).waits == waits
+
+
+def test_ids_of_urls_are_stems_where_those_are_unique() -> None:
+    touch("c.wav")
+    urls = ["https://host/x/a.wav", "http://host/b%20c.mp3?key=1#2", "http://host/c.wav", "http://other/c.wav"]
+
+    assert read_corpus([urls[0]]).waits
+    assert pairs(*urls, "c.wav") == [
+        ("a", urls[0]),
+        ("b c", urls[1]),
+        (urls[2], urls[2]),
+        (urls[3], urls[3]),
+        ("c.wav", "c.wav"),
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://[1:2]/a.wav", "http://[a.wav", "https://"])
+def test_what_is_no_url_fails_alone_and_later(url: str) -> None:
+    assert pairs(url, write_scp("b 1.wav\n"))[1:] == [("b", "1.wav")]
+    assert [path for _, path in pairs(write_scp(f"1.wav\n{url}\n"))] == ["1.wav", url]
+
+
+def test_a_list_may_have_paths_alone() -> None:
+    """Then ids are those of files that are named themselves."""
+    write_scp("\ufeff\n x/a.wav\r\ny/a.wav \n\nhttp://host/b.wav\nc.ogg", "list.scp")
+
+    assert pairs("list.scp") == [
+        ("x/a.wav", "x/a.wav"),
+        ("y/a.wav", "y/a.wav"),
+        ("b", "http://host/b.wav"),
+        ("c", "c.ogg"),
+    ]
+
+
+def test_relative_paths_may_mean_the_folder_of_the_list() -> None:
+    Path("data").mkdir()
+    write_scp("a 1.wav\n", "data/wav.scp")
+    write_scp("2.wav\n", "data/paths.scp")
+    write_scp("b 3.wav\n", "here.scp")
+
+    corpus = read_corpus(["data", "data/paths.scp", "here.scp"])
+
+    assert [(utterance.source, utterance.folder) for utterance in map(corpus.__getitem__, range(3))] == [
+        ("1.wav", "data"),
+        ("2.wav", "data"),
+        ("3.wav", "."),
+    ]
+
+
+def test_audio_on_standard_input_is_kept_where_workers_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_to_stdin("RIFF", monkeypatch)
+
+    (first, kept) = pairs(write_scp("a 1.wav\nb -\n"))
+
+    assert first == ("a", "1.wav")
+    assert kept[0] == "b"
+    assert Path(kept[1]).read_bytes() == b"RIFF"
+
+
+def test_standard_input_is_one_utterance_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_to_stdin("RIFF", monkeypatch)
+
+    message = "wav.scp:3: - is audio on standard input, but that is the audio of another line"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        read_corpus([write_scp("b 1.wav\na -\nc -\n")])
+
+
+def test_a_list_on_standard_input_leaves_none_for_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_to_stdin("a -\n", monkeypatch)
+
+    message = "<stdin>:1: - is audio on standard input, but that is the list itself"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        read_corpus(["-"])
+
+
+# -- segments and channels ---------------------------------------------------------------------------------------------
+
+
+def write_segments(segments: str, recordings: str = "r1 1.wav\nr2 2.mp3\n", sides: str = "") -> str:
+    Path("data").mkdir()
+    write_scp(recordings, "data/wav.scp")
+    write_scp(segments, "data/segments")
+    if sides:
+        write_scp(sides, "data/reco2file_and_channel")
+    return "data"
+
+
+def test_segments_are_utterances_in_their_own_order() -> None:
+    corpus = read_corpus(
+        [write_segments("b r2 0 1.5\n\n a\tr1 2.25 -1 1\r\nc r2 1e1 2e1 B", sides="r2 call B\nr1 call A\n")]
+    )
+
+    assert all_ids(corpus) == [b"b", b"a", b"c"]
+    assert [corpus[index] for index in (2, 0, 1)] == [
+        Utterance(2, "c", "2.mp3", "data", Segment(10.0, 20.0), channel=1, side=1),
+        Utterance(0, "b", "2.mp3", "data", Segment(0.0, 1.5), side=1),
+        Utterance(1, "a", "1.wav", "data", Segment(2.25, None), channel=1, side=0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("a r3 0 1", 'data/segments:2: recording "r3" is not in data/wav.scp'),
+        ("a r1 1 1", "data/segments:2: from 1 to 1 s there is nothing"),
+        ("a r1 1.5 1.25", "data/segments:2: from 1.5 to 1.25 s there is nothing"),
+        ("a r1 -1 2", "data/segments:2: from -1 to 2 s there is nothing"),
+    ],
+)
+def test_a_segment_that_cannot_be_is_at_fault_alone(line: str, fault: str) -> None:
+    corpus = read_corpus([write_segments(f"good r1 0 1\n{line}\n")])
+
+    assert (corpus[0].fault, corpus[1].fault) == ("", fault)
+
+
+@pytest.mark.parametrize(
+    "line", ["a r1 0", "a r1 0 one", "a r1 0 1 mix", "a r1 0 1 1 1", "a", "a r1 0 nan", "a r1 0 1 -1"]
+)
+def test_lines_of_segments_that_have_another_form_are_named(line: str) -> None:
+    message = (
+        f"data/segments:2: {line!r}; a line is: utt-id recording-id start end, in seconds, "
+        "end -1 for the recording's, and perhaps a channel counted from 0"
+    )
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        read_corpus([write_segments(f"b r1 0 1\n{line}\n")])
+
+
+@pytest.mark.parametrize(
+    ("segments", "recordings", "message"),
+    [
+        ("a r1 0 1\na r1 1 2\n", "r1 1.wav\n", 'data/segments:2: utt-id "a" again (first on line 1)'),
+        ("a r1 0 1\n", "r1 1.wav\nr1 2.wav\n", 'data/wav.scp:2: utt-id "r1" again (first on line 1)'),
+        ("# r1 0 1\n", "r1 1.wav\n", "data/segments:1: begins with #, but Kaldi's lists have no comments"),
+    ],
+)
+def test_errors_in_segments_name_the_line(segments: str, recordings: str, message: str) -> None:
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        read_corpus([write_segments(segments, recordings)])
+
+
+@pytest.mark.parametrize("line", ["r1 call", "r1 call I", "r1 call 0", "r1 call 9", "r1 call A A"])
+def test_sides_that_have_another_form_are_named(line: str) -> None:
+    message = "data/reco2file_and_channel:1: a line is: recording-id file A, or B, 1, 2 …"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        read_corpus([write_segments("a r1 0 1\n", sides=line)])
+
+
+def test_segments_of_a_recording_are_a_piece() -> None:
+    """Pieces are numbered by first appearance, over all inputs; each segment of what is not there is one."""
+    folder = write_segments("a r2 0 1\nb r1 0 1\nc r2 1 2\nd r3 0 1\ne r1 1 2\nf r4 0 1\n")
+    write_scp("x 1.wav\ny 2.wav\n", "list.scp")
+
+    together = read_corpus(["list.scp", folder, "z.wav"]).pieces
+
+    assert together is not None
+    assert together.tolist() == [0, 1, 2, 3, 2, 4, 3, 5, 6]
+    assert read_corpus(["list.scp", "z.wav"]).pieces is None
+
+
+@pytest.mark.parametrize(
+    ("source", "sizes"),
+    [("1.wav", [50, 50, 50]), ("1.FLAC", [50, 50, 50]), ("1.mp3", [150]), ("cat 1.wav |", [150])],
+)
+def test_many_segments_are_several_pieces_where_a_file_can_be_entered(source: str, sizes: list[int]) -> None:
+    """Of about the same size, and neighbours in the list."""
+    segments = "".join(f"s{number} r1 {number} {number + 1}\nt{number} r2 0 1\n" for number in range(150))
+    together = read_corpus([write_segments(segments, f"r1 {source}\nr2 2.mp3\n")], allow_pipes=True).pieces
+
+    assert together is not None
+    numbers = together[::2].tolist()
+    assert [numbers.count(number) for number in dict.fromkeys(numbers)] == sizes
+    assert numbers == sorted(numbers)
+    assert len(set(together[1::2].tolist()) - set(numbers)) == 1
+
+
+def test_the_digest_tells_segments_from_whole_files() -> None:
+    """And from those of other recordings: they are computed together with others."""
+    folder = write_segments("a r1 0 1\nb r1 1 2\nc r2 0 1\n")
+    whole = read_corpus([write_scp("a 1.wav\nb 2.wav\nc 3.wav\n")]).digest
+    first = read_corpus([folder]).digest
+    write_scp("a r1 0 1\nb r2 1 2\nc r2 0 1\n", "data/segments")
+    second = read_corpus([folder]).digest
+    write_scp("a r1 0 9\nb r2 1 9\nc r2 0 9\n", "data/segments")
+
+    assert len({whole, first, second}) == 3
+    assert read_corpus([folder]).digest == second
+
+
+def test_channels_become_utterances_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the list says which it is, or the audio can't be read."""
+    monkeypatch.setattr(lists, "_CHUNK", 2)
+    folder = write_segments("s r1 0 1\nt r1 1 2 0\nu r3 0 1\nv r2 0 1\n", sides="r2 call A\n")
+    listed = write_scp("mono 1.wav\nstereo 2.wav\ngone 3.wav\nmany 4.wav\n", "list.scp")
+    numbers = {"1.wav": 1, "2.wav": 2, "3.wav": 0, "4.wav": 3, "2.mp3": 2}
+    asked: list[str] = []
+
+    def count(utterance: Utterance, _stopping: Callable[[], bool]) -> int:
+        asked.append(utterance.source)
+        return 2 if utterance.segment else numbers[utterance.source]
+
+    corpus = split_channels(read_corpus([listed, folder]), count, 1)
+
+    assert [(utterance.utt_id, utterance.channel) for utterance in map(corpus.__getitem__, range(len(corpus)))] == [
+        ("mono", None),
+        *(("stereo-1", 0), ("stereo-2", 1)),
+        ("gone", None),
+        *(("many-1", 0), ("many-2", 1), ("many-3", 2)),
+        *(("s-1", 0), ("s-2", 1)),
+        *(("t", 0), ("u", None), ("v", None)),
+    ]
+    assert all_ids(corpus) == [corpus[index].utt_id.encode() for index in range(len(corpus))]
+    assert [corpus[index].index for index in range(12)] == list(range(12))
+    assert corpus.pieces is not None
+    assert corpus.pieces.tolist() == [0, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5, 6]
+    assert asked == ["1.wav", "2.wav", "3.wav", "4.wav", "1.wav"]
+    assert corpus.index.find(hash_keys([b"stereo", b"s-2"])).tolist() == [-1, 8]
+
+
+def test_an_id_with_its_channel_may_stand_there_already() -> None:
+    corpus = read_corpus([write_scp("a 1.wav\na-2 2.wav\n")])
+
+    with pytest.raises(CorpusError, match=r'^wav\.scp:2: utt-id "a-2" again \(first at wav\.scp:1\)$'):
+        split_channels(corpus, lambda utterance, _: 2 if utterance.index == 0 else 1, 1)

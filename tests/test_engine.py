@@ -1,4 +1,4 @@
-"""What the engine makes of a batch that is too large for the memory there is, and of numbers that are none."""
+"""What the engine makes of a batch that is too large for memory, of an utterance that is, and of a timeline."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from checkpoints import make_config, make_model
+from numpy.typing import NDArray
 from torch import Tensor
 
 from e2v_cli.checkpoint import Model, load_network, read_model
 from e2v_cli.engine import E2vEngine
 from e2v_cli.network import Emotion2vec
 from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
+from e2v_cli.settings import EngineOptions, Granularity
+from e2v_cli.spool import Spool, SpooledSamples
+from e2v_cli.windows import cut_windows, window_frames
 
 CPU = torch.device("cpu")
+UTTERANCE = EngineOptions("utterance", window=60.0, span_samples=None)
+FRAME = EngineOptions("frame", window=60.0, span_samples=None)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +87,7 @@ def assert_same(results: Sequence[Prediction | Failure], expected: Sequence[Pred
 def test_what_fits_is_encoded_at_once(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cramp(network, lambda waveforms: len(waveforms) <= 5, monkeypatch)
 
-    results = E2vEngine(model, network, CPU, "utterance").encode(make_batch([0.5] * 5))
+    results = E2vEngine(model, network, CPU, UTTERANCE).encode(make_batch([0.5] * 5))
 
     assert given == [5]
     assert [result.utterance.utt_id for result in results] == ["utt0", "utt1", "utt2", "utt3", "utt4"]
@@ -100,8 +108,8 @@ def test_a_batch_too_large_is_halved_until_it_fits(
 ) -> None:
     """The results are those of the smaller batches, in the order of the large one."""
     batch = make_batch([0.3 + 0.1 * index for index in range(number)])
-    engine = E2vEngine(model, load_network(model), CPU, "utterance")
-    cramped = E2vEngine(model, network, CPU, "utterance")
+    engine = E2vEngine(model, load_network(model), CPU, UTTERANCE)
+    cramped = E2vEngine(model, network, CPU, UTTERANCE)
     given = cramp(network, lambda waveforms: len(waveforms) <= room, monkeypatch)
 
     results = cramped.encode(batch)
@@ -118,7 +126,7 @@ def test_frames_are_those_of_each_utterance_also_when_halved(
 ) -> None:
     cramp(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
 
-    results = E2vEngine(model, network, CPU, "frame").encode(make_batch([0.3, 1.0, 0.5]))
+    results = E2vEngine(model, network, CPU, FRAME).encode(make_batch([0.3, 1.0, 0.5]))
 
     assert [result.embedding.shape for result in results if isinstance(result, Prediction)] == [
         (14, 96),
@@ -131,13 +139,13 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
     model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = make_batch([0.5, 0.6, 2.54, 0.7])
-    engine = E2vEngine(model, network, CPU, "utterance")
+    engine = E2vEngine(model, network, CPU, UTTERANCE)
     expected = [engine.encode(Batch(half)) for half in (batch.waveforms[:2], batch.waveforms[3:])]
     cramp(network, lambda waveforms: total_seconds(waveforms) <= 2.0, monkeypatch)
 
     results = engine.encode(batch)
 
-    detail = "2.5 s are too long for the memory of cpu"
+    detail = "2.5 s are too long for the memory of cpu; try a smaller --window"
     assert results[2] == Failure(batch.waveforms[2].utterance, "model", "out of memory", detail)
     assert_same([*results[:2], *results[3:]], [*expected[0], *expected[1]])
 
@@ -145,7 +153,7 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
 def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cramp(network, lambda _: False, monkeypatch)
 
-    results = E2vEngine(model, network, CPU, "utterance").encode(make_batch([0.5, 0.6, 0.7]))
+    results = E2vEngine(model, network, CPU, UTTERANCE).encode(make_batch([0.5, 0.6, 0.7]))
 
     assert given == [3, 1, 2, 1, 1]
     assert [(result.utterance.index, result.reason) for result in results if isinstance(result, Failure)] == [
@@ -157,7 +165,7 @@ def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeyp
 
 def test_what_is_not_finite_fails_alone(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch([0.5, 0.6, 0.7])
-    engine = E2vEngine(model, network, CPU, "utterance")
+    engine = E2vEngine(model, network, CPU, UTTERANCE)
     expected = engine.encode(batch)
     forward = network.forward
 
@@ -187,5 +195,233 @@ def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(
 
     message = "CUDA error: an illegal memory access was encountered"
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
-        E2vEngine(model, network, CPU, "utterance").encode(make_batch([0.5, 0.5]))
+        E2vEngine(model, network, CPU, UTTERANCE).encode(make_batch([0.5, 0.5]))
     assert calls == [2]
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+
+def make_long(seconds: float) -> tuple[NDArray[np.float32], Waveform]:
+    """Make an utterance, of changing loudness and with an offset: in memory, and spooled."""
+    samples = make_samples(seconds)
+    spooled = SpooledSamples()
+    for first in range(0, len(samples), 10_007):
+        spooled.append(samples[first : first + 10_007])
+    return samples, Waveform(Utterance(0, "long", "long.wav"), spooled, seconds)
+
+
+def make_samples(seconds: float) -> NDArray[np.float32]:
+    noise = np.random.default_rng(1).normal(size=round(seconds * 16_000))
+    samples: NDArray[np.float32] = (noise * np.linspace(0.01, 0.2, len(noise)) + 0.05).astype(np.float32)
+    return samples
+
+
+def encode_one(
+    model: Model, network: Emotion2vec, options: EngineOptions, waveform: Waveform | NDArray[np.float32]
+) -> Prediction:
+    """Encode an utterance alone."""
+    if not isinstance(waveform, Waveform):
+        waveform = Waveform(Utterance(0, "long", "long.wav"), waveform, len(waveform) / 16_000)
+    (prediction,) = E2vEngine(model, network, CPU, options).encode(Batch((waveform,)))
+    assert isinstance(prediction, Prediction)
+    return prediction
+
+
+@torch.inference_mode()
+def encode_in_windows(network: Emotion2vec, samples: NDArray[np.float32], window: float) -> tuple[Tensor, int]:
+    """Encode each window of the normalised whole, and join the frames that are kept: (frames, dim), and how many."""
+    whole = torch.from_numpy(samples)
+    normalised = F.layer_norm(whole, whole.shape)
+    num_frames = network.config.num_frames(len(samples))
+    windows = list(cut_windows(num_frames, *window_frames(network.config, window)))
+    parts = []
+    for part in windows:
+        (frames,) = network.encode([normalised[part.samples(network.config)]])
+        assert len(frames) == part.end - part.first
+        parts.append(frames[part.first_kept - part.first : part.end_kept - part.first])
+    return torch.cat(parts), len(windows)
+
+
+@torch.inference_mode()
+def encode_whole(network: Emotion2vec, samples: NDArray[np.float32]) -> Tensor:
+    """Encode an utterance at once: (frames, dim)."""
+    frames: Tensor
+    (frames,) = network([torch.from_numpy(samples)])
+    return frames
+
+
+@torch.inference_mode()
+def apply_head(network: Emotion2vec, frames: Tensor) -> NDArray[np.float32]:
+    """Apply the head to the mean of frames: (labels,)."""
+    posteriors: NDArray[np.float32] = network.logits(frames.mean(dim=0)[None]).softmax(dim=1)[0].numpy()
+    return posteriors
+
+
+@pytest.mark.parametrize(("seconds", "window"), [(10.0, 4.0), (7.3, 1.0), (4.02, 4.0), (61.0, 60.0)])
+def test_a_long_utterance_is_what_its_windows_are_together(
+    seconds: float, window: float, model: Model, network: Emotion2vec
+) -> None:
+    samples, waveform = make_long(seconds)
+    frames, num_windows = encode_in_windows(network, samples, window)
+
+    pooled = encode_one(model, network, EngineOptions("utterance", window, None), waveform)
+    framed = encode_one(model, network, EngineOptions("frame", window, None), waveform)
+
+    assert num_windows >= 2
+    for prediction in (pooled, framed):
+        assert (prediction.windows, prediction.num_frames) == (num_windows, (len(samples) - 400) // 320 + 1)
+        assert prediction.duration == seconds
+        assert prediction.posteriors is not None
+        np.testing.assert_allclose(prediction.posteriors, apply_head(network, frames), rtol=0, atol=1e-5)
+    assert isinstance(framed.embedding, Spool)
+    assert framed.embedding.shape == (framed.num_frames, 96)
+    np.testing.assert_allclose(framed.embedding.read(), frames.numpy(), rtol=0, atol=1e-4)
+    assert isinstance(pooled.embedding, np.ndarray)
+    np.testing.assert_allclose(pooled.embedding, frames.mean(dim=0).numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+def test_an_utterance_that_fits_into_a_window_is_as_if_it_were_not_spooled(
+    granularity: Granularity, model: Model, network: Emotion2vec
+) -> None:
+    samples, waveform = make_long(10.0)
+    options = EngineOptions(granularity, 60.0, 8000)
+
+    spooled = encode_one(model, network, options, waveform)
+    whole = encode_one(model, network, options, samples)
+
+    assert (spooled.windows, spooled.num_frames) == (whole.windows, whole.num_frames) == (1, 499)
+    embedding = spooled.embedding.read() if isinstance(spooled.embedding, Spool) else spooled.embedding
+    assert isinstance(whole.embedding, np.ndarray)
+    np.testing.assert_allclose(embedding, whole.embedding, rtol=0, atol=1e-4)
+    for one, other in ((spooled.posteriors, whole.posteriors), (spooled.timeline, whole.timeline)):
+        assert one is not None
+        assert other is not None
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_in_windows_an_utterance_is_about_the_same_as_at_once(model: Model, network: Emotion2vec) -> None:
+    """Here the weights are random, and some heads hear everything alike: of what is learned more is near."""
+    samples, waveform = make_long(30.0)
+
+    in_windows = encode_one(model, network, EngineOptions("utterance", 12.0, None), waveform)
+    at_once = encode_one(model, network, EngineOptions("utterance", 60.0, None), samples)
+
+    assert (in_windows.windows, at_once.windows) == (4, 1)
+    assert in_windows.posteriors is not None
+    assert at_once.posteriors is not None
+    np.testing.assert_allclose(in_windows.posteriors, at_once.posteriors, rtol=0, atol=1e-3)
+
+
+def test_samples_that_are_not_normalised_are_encoded_as_they_are(tmp_path: Path) -> None:
+    model = read_model("raw", make_model(tmp_path, make_config(model={"normalize": False})))
+    network = load_network(model)
+    samples, waveform = make_long(5.0)
+
+    spooled = encode_one(model, network, UTTERANCE, waveform)
+
+    assert isinstance(spooled.embedding, np.ndarray)
+    expected = encode_whole(network, samples).mean(dim=0)
+    np.testing.assert_allclose(spooled.embedding, expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_window_that_is_too_large_for_memory_fails(
+    model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, waveform = make_long(10.0)
+
+    def fail(_: Sequence[Tensor]) -> list[Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(network, "encode", fail)
+    (result,) = E2vEngine(model, network, CPU, EngineOptions("frame", 4.0, None)).encode(Batch((waveform,)))
+
+    detail = "10.0 s are too long for the memory of cpu; try a smaller --window"
+    assert result == Failure(waveform.utterance, "model", "out of memory", detail)
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+def test_a_window_that_is_not_finite_makes_the_whole_fail(
+    granularity: Granularity, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, waveform = make_long(10.0)
+    calls: list[int] = []
+    encode = network.encode
+
+    def spoil(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        calls.append(len(waveforms))
+        (frames,) = encode(waveforms)
+        return [frames * (torch.inf if len(calls) == 2 else 1)]
+
+    monkeypatch.setattr(network, "encode", spoil)
+    (result,) = E2vEngine(model, network, CPU, EngineOptions(granularity, 4.0, None)).encode(Batch((waveform,)))
+
+    assert calls == [1, 1, 1, 1]
+    detail = "the model gives NaN or infinite numbers for it"
+    assert result == Failure(waveform.utterance, "model", "not finite", detail)
+
+
+# -- the timeline ------------------------------------------------------------------------------------------------------
+
+HOPS = [0.02, 0.05, 0.1, 0.25, 0.33, 1.0, 3.0, 1000.0]
+
+
+def expected_timeline(network: Emotion2vec, frames: Tensor, hop: float) -> NDArray[np.float32]:
+    """Apply the head to the mean of each span, by the definition: frame k begins at k × 20 ms."""
+    spans = [int(20 * frame // round(1000 * hop)) for frame in range(len(frames))]
+    assert sorted(set(spans)) == list(range(spans[-1] + 1))
+    number = torch.tensor(spans)
+    return np.stack([apply_head(network, frames[number == span]) for span in range(spans[-1] + 1)])
+
+
+@pytest.mark.parametrize("hop", HOPS)
+def test_a_timeline_is_the_head_on_the_mean_of_each_span(hop: float, model: Model, network: Emotion2vec) -> None:
+    """Of every utterance of a batch."""
+    batch = make_batch([0.5, 3.0, 0.03, 1.51])
+    plain = E2vEngine(model, network, CPU, UTTERANCE).encode(batch)
+
+    results = E2vEngine(model, network, CPU, EngineOptions("utterance", 60.0, round(hop * 16_000))).encode(batch)
+
+    assert_same(results, plain)  # it changes nothing else
+    for waveform, result in zip(batch.waveforms, results, strict=True):
+        assert isinstance(result, Prediction)
+        assert result.timeline is not None
+        expected = expected_timeline(network, encode_whole(network, waveform.whole), hop)
+        assert (result.timeline.dtype.name, result.timeline.shape) == ("float32", expected.shape)
+        np.testing.assert_allclose(result.timeline, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+def test_a_timeline_of_windows_is_one_of_all_frames(
+    granularity: Granularity, hop: float, model: Model, network: Emotion2vec
+) -> None:
+    """Also where a span begins in a window and ends in the next, or the one behind that."""
+    samples, waveform = make_long(11.3)
+    frames, num_windows = encode_in_windows(network, samples, 2.0)
+
+    prediction = encode_one(model, network, EngineOptions(granularity, 2.0, round(hop * 16_000)), waveform)
+
+    assert prediction.windows == num_windows == 7
+    assert prediction.timeline is not None
+    expected = expected_timeline(network, frames, hop)
+    assert prediction.timeline.shape == expected.shape
+    np.testing.assert_allclose(prediction.timeline, expected, rtol=0, atol=1e-5)
+
+
+def test_a_timeline_has_the_labels_in_use_alone(tmp_path: Path) -> None:
+    model = read_model("five", make_model(tmp_path, tokens=("calm", "unuse_0", "tense", "<unk>", "unuse_1")))
+    network = load_network(model)
+    (waveform,) = make_batch([1.0]).waveforms
+
+    prediction = encode_one(model, network, EngineOptions("utterance", 60.0, 8000), waveform)
+
+    assert prediction.timeline is not None
+    assert prediction.timeline.shape == (2, len(model.labels)) == (2, 3)
+    np.testing.assert_allclose(prediction.timeline.sum(axis=1), 1, rtol=0, atol=1e-6)
+
+
+def test_without_a_timeline_there_is_none(model: Model, network: Emotion2vec) -> None:
+    assert encode_one(model, network, UTTERANCE, make_long(1.0)[0]).timeline is None
+    assert encode_one(model, network, EngineOptions("frame", 2.0, None), make_long(5.0)[1]).timeline is None

@@ -8,11 +8,9 @@ import json
 import os
 import re
 import resource
-import socket
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -32,24 +30,35 @@ from e2v_cli.journal import (
     failure_status,
     find_journals,
     has_ended,
-    make_header,
     read_header,
 )
 from e2v_cli.keys import KeyIndex, hash_keys
 from e2v_cli.records import Entry, Failure, Stage, Utterance
-from e2v_cli.settings import Fingerprint, Shard
+from e2v_cli.settings import Fingerprint, Shard, TimelineFormat
 
 FINGERPRINT: Fingerprint = {"model": "abc", "granularity": "utterance", "batch-seconds": 10.0, "results-version": 1}
 LIST, OTHER_LIST = "list", "other list"
-HEADER = Header(FINGERPRINT, "./modèle", ("happy", "sad"), LIST, 6, "host", 17, "2026-01-31T23:59:59+01:00")
+HEADER = Header(
+    fingerprint=FINGERPRINT,
+    model="./modèle",
+    labels=("happy", "sad"),
+    input_sha256=LIST,
+    input_size=6,
+    frame_shift=0.02,
+    timeline_formats=("rttm", "textgrid"),
+    join=True,
+    host="host",
+    pid=17,
+    started="2026-01-31T23:59:59+01:00",
+)
 WHOLE = Shard(1, 1)
 IDS = ("utt1", "ü 笑\u2028", "utt2", "utt3", "utt4", "left")
 TIME = Elapsed(3.5, 2.25, 120.0, 5)
 
 
-def done(utt_id: str, place: str = "", num_frames: int = 49, rest: str = "1.0000\t1") -> Entry:
+def done(utt_id: str, place: str = "", num_frames: int = 49, rest: str = "1.0000\t1", timeline: str = "") -> Entry:
     index = IDS.index(utt_id) if utt_id in IDS else 99
-    return Entry(index, 1.0, num_frames, place, f"{utt_id}\t{rest}")
+    return Entry(index, 1.0, num_frames, place, timeline, f"{utt_id}\t{rest}")
 
 
 def failed(utt_id: str, stage: Stage = "audio", reason: str = "missing", detail: str = "no such file") -> Failure:
@@ -60,7 +69,7 @@ def failed(utt_id: str, stage: Stage = "audio", reason: str = "missing", detail:
 ENTRIES = [
     done("utt1", "embeddings.1-of-1.1.ark:5", 62, "happy\t0.750000\t1.2500\t1\t0.750000\t0.250000"),
     done("ü 笑\u2028", "embeddings.1-of-1.1.ark:90", 1),
-    done("utt3", "embeddings.1-of-1.2.ark:17", 99),
+    done("utt3", "embeddings.1-of-1.2.ark:17", 99, timeline="timeline.1-of-1.2:512:128"),
 ]
 FAILURES = [
     failed("utt2", detail="a\tb\n.wav: no such file"),
@@ -68,11 +77,11 @@ FAILURES = [
 ]
 
 LINES = [
-    "done\t62\tembeddings.1-of-1.1.ark:5\tutt1\thappy\t0.750000\t1.2500\t1\t0.750000\t0.250000",
-    "done\t1\tembeddings.1-of-1.1.ark:90\tü 笑\u2028\t1.0000\t1",
-    "done\t99\tembeddings.1-of-1.2.ark:17\tutt3\t1.0000\t1",
-    "failed\t\t\tutt2\taudio\tmissing\ta b .wav: no such file",
-    "failed\t\t\tutt4\tmodel\tnot finite\tthe model gives NaN or infinite numbers for it",
+    "done\t62\tembeddings.1-of-1.1.ark:5\t\tutt1\thappy\t0.750000\t1.2500\t1\t0.750000\t0.250000",
+    "done\t1\tembeddings.1-of-1.1.ark:90\t\tü 笑\u2028\t1.0000\t1",
+    "done\t99\tembeddings.1-of-1.2.ark:17\ttimeline.1-of-1.2:512:128\tutt3\t1.0000\t1",
+    "failed\t\t\t\tutt2\taudio\tmissing\ta b .wav: no such file",
+    "failed\t\t\t\tutt4\tmodel\tnot finite\tthe model gives NaN or infinite numbers for it",
     'time\t{"wall_seconds": 3.5, "encode_seconds": 2.25, "audio_seconds": 120.0, "finished": 5}',
 ]
 """What a journal says of ENTRIES, FAILURES and TIME."""
@@ -159,6 +168,7 @@ def test_what_was_written_is_read(path: Path) -> None:
     assert not record.done_before.any()
     assert record.elapsed == {JournalFile(WHOLE, 1, path): TIME}
     assert record.archives == {"embeddings.1-of-1.1.ark": 90, "embeddings.1-of-1.2.ark": 17}
+    assert record.timelines == {"timeline.1-of-1.2": 640}
     assert [line_of(record, utt_id) for utt_id in ("utt1", "ü 笑\u2028", "utt3", "utt2", "utt4")] == LINES[:5]
     assert path.read_bytes() == CONTENT
 
@@ -174,24 +184,15 @@ def test_there_may_be_no_journal(tmp_path: Path) -> None:
     record = read(tmp_path)
 
     assert states(record) == {}
-    assert (record.elapsed, record.archives) == ({}, {})
-
-
-def test_a_header_says_what_is_computed_and_who_does_it(tmp_path: Path) -> None:
-    before = datetime.now().astimezone().replace(microsecond=0)
-
-    made = make_header(FINGERPRINT, "./modèle", ("happy", "sad"), LIST, 6)
-
-    assert (made.host, made.pid) == (socket.gethostname(), os.getpid())
-    assert before <= datetime.fromisoformat(made.started) <= datetime.now().astimezone()
-    assert dataclasses.replace(made, host="host", pid=17, started=HEADER.started) == HEADER
-    Journal(tmp_path, WHOLE, made).close()
-    assert read_header(tmp_path / "journal.1-of-1.1") == made
+    assert (record.elapsed, record.archives, record.timelines) == ({}, {}, {})
 
 
 @pytest.mark.parametrize("labels", [(), ("生气", "sad")])
-def test_a_header_that_was_written_is_read(labels: tuple[str, ...], tmp_path: Path) -> None:
-    header = dataclasses.replace(HEADER, labels=labels)
+@pytest.mark.parametrize("formats", [(), ("audacity", "ctm", "rttm", "textgrid")])
+def test_a_header_that_was_written_is_read(
+    labels: tuple[str, ...], formats: tuple[TimelineFormat, ...], tmp_path: Path
+) -> None:
+    header = dataclasses.replace(HEADER, labels=labels, timeline_formats=formats, join=bool(formats))
     Journal(tmp_path, WHOLE, header).close()
 
     assert read_header(tmp_path / "journal.1-of-1.1") == header
@@ -202,7 +203,7 @@ def test_paths_of_any_bytes_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path, failures=[failed("utt1", detail=detail)])
 
     assert b"\tcaf\xe9 \xff.wav: no such file\n" in path.read_bytes()
-    assert line_of(read(tmp_path), "utt1") == f"failed\t\t\tutt1\taudio\tmissing\t{detail}"
+    assert line_of(read(tmp_path), "utt1") == f"failed\t\t\t\tutt1\taudio\tmissing\t{detail}"
 
 
 def test_the_path_of_the_model_may_be_any_bytes(tmp_path: Path) -> None:
@@ -320,7 +321,7 @@ def test_a_torn_checksum_of_zeros_is_no_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.1-of-1.1"
     headers = (dataclasses.replace(HEADER, pid=pid) for pid in itertools.count())
     header = next(line for line in map(checked, map(header_line, headers)) if line.startswith(b"00"))
-    details = (f"failed\t\t\tutt2\taudio\tmissing\t{number}" for number in itertools.count())
+    details = (f"failed\t\t\t\tutt2\taudio\tmissing\t{number}" for number in itertools.count())
     line = next(line for line in map(checked, details) if line.startswith(b"00"))
     for size in range(len(header)):
         path.write_bytes(header[:size])
@@ -381,7 +382,10 @@ def test_a_damaged_journal_may_be_cut_as_the_message_says(kept: int, path: Path)
         [header_line(), "done"],
         [header_line(), "done\t62"],
         [header_line(), "done\t62\tembeddings.1-of-1.1.ark:5\tutt1"],
-        [header_line(), "done\t62\tembeddings.1-of-1.1.ark:far\tutt1\t1.0000\t1"],
+        [header_line(), "done\t62\tembeddings.1-of-1.1.ark:5\tutt1\t1.0000\t1"],
+        [header_line(), "done\t62\tembeddings.1-of-1.1.ark:far\t\tutt1\t1.0000\t1"],
+        [header_line(), "done\t62\t\ttimeline.1-of-1.1:5\tutt1\t1.0000\t1"],
+        [header_line(), "done\t62\t\ttimeline.1-of-1.1:5:far\tutt1\t1.0000\t1"],
         [header_line(), "failed\tutt1\tmissing"],
         [header_line(), "time\t{"],
         [header_line(), 'time\t{"seconds": 1}'],
@@ -416,7 +420,7 @@ def test_lines_are_looked_up_in_chunks(path: Path) -> None:
 FAILED_FIRST, FAILED_LATER = (failed("utt1", "audio", reason) for reason in ("missing", "truncated"))
 FAILED_IN_MODEL = failed("utt1", "model", "not finite")
 DONE_FIRST, DONE_LATER = (done("utt1", f"embeddings.1-of-1.{number}.ark:4") for number in (1, 2))
-DONE_LINES = [f"done\t49\tembeddings.1-of-1.{number}.ark:4\tutt1\t1.0000\t1" for number in (1, 2)]
+DONE_LINES = [f"done\t49\tembeddings.1-of-1.{number}.ark:4\t\tutt1\t1.0000\t1" for number in (1, 2)]
 
 
 @pytest.mark.usefixtures("chunk")
@@ -430,9 +434,9 @@ DONE_LINES = [f"done\t49\tembeddings.1-of-1.{number}.ark:4\tutt1\t1.0000\t1" for
         ([FAILED_FIRST, DONE_FIRST, FAILED_LATER], DONE, DONE_LINES[0]),
         ([DONE_FIRST, DONE_LATER], DONE, DONE_LINES[1]),
         ([DONE_FIRST, FAILED_FIRST, DONE_LATER, FAILED_LATER], DONE, DONE_LINES[1]),
-        ([FAILED_FIRST, FAILED_LATER], FAILED, "failed\t\t\tutt1\taudio\ttruncated\tno such file"),
-        ([FAILED_FIRST, FAILED_IN_MODEL], FAILED_IN_BATCH, "failed\t\t\tutt1\tmodel\tnot finite\tno such file"),
-        ([FAILED_IN_MODEL, FAILED_FIRST], FAILED, "failed\t\t\tutt1\taudio\tmissing\tno such file"),
+        ([FAILED_FIRST, FAILED_LATER], FAILED, "failed\t\t\t\tutt1\taudio\ttruncated\tno such file"),
+        ([FAILED_FIRST, FAILED_IN_MODEL], FAILED_IN_BATCH, "failed\t\t\t\tutt1\tmodel\tnot finite\tno such file"),
+        ([FAILED_IN_MODEL, FAILED_FIRST], FAILED, "failed\t\t\t\tutt1\taudio\tmissing\tno such file"),
     ],
 )
 def test_a_later_line_replaces_an_earlier_one_but_a_failure_never_what_is_done(
@@ -559,6 +563,22 @@ def test_of_files_for_each_utterance_the_folder_is_known(tmp_path: Path) -> None
     assert read(tmp_path).archives == {"embeddings": 0}
 
 
+def test_the_end_of_each_file_of_the_timeline_is_known(tmp_path: Path) -> None:
+    """However the utterances are ordered that have rows there, and if some have none."""
+    places = ["timeline.1-of-2.1:300:20", "timeline.1-of-2.1:0:300", "timeline.2-of-2.1:7:0", ""]
+    write(tmp_path, [done(utt_id, timeline=place) for utt_id, place in zip(IDS, places, strict=False)])
+
+    assert read(tmp_path).timelines == {"timeline.1-of-2.1": 320, "timeline.2-of-2.1": 7}
+
+
+def test_rows_of_the_timeline_of_what_the_list_has_not_count(tmp_path: Path) -> None:
+    """They are still in the files."""
+    entries = [done("of a longer list", timeline="timeline.1-of-1.1:0:1000"), done("utt1")]
+    write(tmp_path, entries, input_sha256=OTHER_LIST)
+
+    assert read(tmp_path).timelines == {"timeline.1-of-1.1": 1000}
+
+
 @pytest.mark.parametrize("gap", [0, 1, 400, 1 << 16])
 def test_lines_are_read_back_in_the_order_of_the_list(
     gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -570,13 +590,13 @@ def test_lines_are_read_back_in_the_order_of_the_list(
     for first in range(4):
         with closing(Journal(tmp_path, Shard(4, first + 1), HEADER)) as attempt:
             for utt_id in order[first::4]:
-                entry = Entry(0, 1.0, len(utt_id), f"embeddings/{utt_id}.npy", f"{utt_id}\t{'x' * int(utt_id[3:])}")
+                entry = Entry(0, 1.0, len(utt_id), f"embeddings/{utt_id}.npy", "", f"{utt_id}\t{'x' * int(utt_id[3:])}")
                 attempt.append([entry, *[done("of a longer list")] * (hash(utt_id) % 3)], [], TIME)
 
     record = read(tmp_path, ids)
 
     expected = [
-        f"done\t{len(utt_id)}\tembeddings/{utt_id}.npy\t{utt_id}\t{'x' * number}\n".encode()
+        f"done\t{len(utt_id)}\tembeddings/{utt_id}.npy\t\t{utt_id}\t{'x' * number}\n".encode()
         for number, utt_id in enumerate(ids)
     ]
     assert record.read_lines(0, 60) == expected

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from e2v_cli.keys import KeyIndex, hash_keys
+from e2v_cli.keys import KeyIndex, digest_of, hash_keys
 
 
 def hashes(*values: int) -> NDArray[np.int64]:
@@ -40,6 +41,11 @@ def test_hashes_use_all_64_bits(value: int) -> None:
 
 def test_nothing_is_found_where_nothing_is_looked_for() -> None:
     assert KeyIndex(hashes(1, 2)).find(hash_keys([])).tolist() == []
+
+
+def test_nothing_is_found_where_there_is_nothing() -> None:
+    assert KeyIndex(hashes()).find(hashes(1, 2)).tolist() == [-1, -1]
+    assert len(KeyIndex(hashes())) == 0
 
 
 def test_all_of_many_keys_are_found() -> None:
@@ -80,3 +86,24 @@ def test_many_twins_stay_in_order() -> None:
 def test_of_twins_the_first_is_found() -> None:
     """Whoever finds it compares the id itself."""
     assert KeyIndex(hashes(4, 8, 8)).find(hashes(8, 4)).tolist() == [1, 0]
+
+
+IDS = [b"a", b"my call", "ü".encode()]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_digest_is_that_of_lines_of_ids(size: int) -> None:
+    """However many of them come at a time."""
+    chunks = [IDS[first : first + size] for first in range(0, 3, size)]
+
+    assert digest_of(chunks, None) == hashlib.sha256("a\nmy call\nü\n".encode()).hexdigest()
+
+
+def test_what_is_decoded_together_is_a_part_of_a_digest() -> None:
+    """As little-endian integers of eight bytes, on whatever machine."""
+    content = "a\nmy call\nü\n".encode() + b"\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+
+    digest = digest_of([IDS], hashes(0, 1, 0))
+
+    assert digest == digest_of([IDS], hashes(0, 1, 0).astype(">i8")) == hashlib.sha256(content).hexdigest()
+    assert len({digest, digest_of([IDS], None), digest_of([IDS], hashes(0, 1, 1))}) == 3

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import write_archive
+from numpy.typing import NDArray
 
 from e2v_cli import __version__, batching
 from e2v_cli.errors import OutputConflictError, OutputError
@@ -24,18 +25,19 @@ from e2v_cli.history import (
     find_ended,
     find_run,
     is_published,
+    is_shown_alike,
     plan_for,
     read_headers,
     read_record,
     refuse_other_fingerprints,
 )
 from e2v_cli.journal import Elapsed, Header, Journal, JournalFile, find_journals
-from e2v_cli.keys import KeyIndex, hash_keys
+from e2v_cli.keys import KeyIndex, digest_of, hash_keys
 from e2v_cli.merge import merge, publish, sum_elapsed
 from e2v_cli.output import locked, save_ids
 from e2v_cli.process import HOST
 from e2v_cli.records import Entry, Failure, Prediction, Stage, Summary, Utterance
-from e2v_cli.settings import Fingerprint, Shard
+from e2v_cli.settings import Fingerprint, Shard, TimelineFormat
 from e2v_cli.tables import make_entry, predictions_row
 
 DEAD = 1 << 22
@@ -49,6 +51,7 @@ FINGERPRINT: Fingerprint = {
     "granularity": "utterance",
     "embeddings": "none",
     "batch-seconds": 10.0,
+    "timeline": "off",
 }
 WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 TIME = Elapsed(2.0, 1.0, 0.0, 7)
@@ -63,10 +66,13 @@ def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
 class List:
     """The ids of a list, read a few at a time."""
 
-    def __init__(self, ids: Sequence[str], hashed: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, ids: Sequence[str], hashed: Sequence[str] | None = None, pieces: Sequence[int] | None = None
+    ) -> None:
         self._ids = [utt_id.encode() for utt_id in ids]
         self.index = KeyIndex(hash_keys(utt_id.encode() for utt_id in hashed or ids))
-        self.digest = hashlib.sha256(b"".join(utt_id + b"\n" for utt_id in self._ids)).hexdigest()
+        self.pieces: NDArray[np.int64] | None = None if pieces is None else np.array(pieces)
+        self.digest = digest_of([self._ids], self.pieces)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -77,10 +83,11 @@ class List:
 
 
 IDS = List(["z", "my call", "gone", "ü", "../x", "broken"])
+GONE = List(["gone", "broken"])
 
 
-def done(utt_id: str, row: str, num_frames: int, place: str = "") -> Entry:
-    return Entry(0, 1.0, num_frames, place, f"{utt_id}\t{row}")
+def done(utt_id: str, row: str, num_frames: int, place: str = "", timeline: str = "") -> Entry:
+    return Entry(0, 1.0, num_frames, place, timeline, f"{utt_id}\t{row}")
 
 
 def failed(utt_id: str, stage: Stage, reason: str, detail: str) -> Failure:
@@ -110,7 +117,10 @@ COMMON = {
     ),
     "utt2dur": "z 2.0000\nmy%20call 3600.0000\nü 0.0250\n../x 12.3457\n",
     "utt2num_frames": "z 99\nmy%20call 179999\nü 1\n../x 616\n",
+    "frame_shift": "0.02\n",
 }
+
+UTT2EMO = "z sad\nmy%20call angry\nü sad\n../x angry\n"
 
 PREDICTIONS = (
     "utt_id\tlabel\tscore\tduration\twindows\tangry\tsad\n"
@@ -124,11 +134,29 @@ SUMMARY = Summary(input=6, done=4, failed=2, audio_seconds=3614.3707, wall_secon
 
 
 def header(
-    ids: List = IDS, *, embeddings: str = "none", labels: tuple[str, ...] = LABELS, started: int = 0, model: str = "abc"
+    ids: List = IDS,
+    *,
+    embeddings: str = "none",
+    labels: tuple[str, ...] = LABELS,
+    started: int = 0,
+    model: str = "abc",
+    timeline: float | str = "off",
+    formats: tuple[TimelineFormat, ...] = (),
+    join: bool = False,
+    frame_shift: float = 0.02,
 ) -> Header:
-    fingerprint = {**FINGERPRINT, "embeddings": embeddings, "model": model}
     return Header(
-        fingerprint, "./modèle", labels, ids.digest, len(ids), "host", 17, f"2026-01-31T10:00:{started:02}+01:00"
+        fingerprint={**FINGERPRINT, "embeddings": embeddings, "model": model, "timeline": timeline},
+        model="./modèle",
+        labels=labels,
+        input_sha256=ids.digest,
+        input_size=len(ids),
+        frame_shift=frame_shift,
+        timeline_formats=formats,
+        join=join,
+        host="host",
+        pid=17,
+        started=f"2026-01-31T10:00:{started:02}+01:00",
     )
 
 
@@ -180,7 +208,7 @@ def test_final_files_of_a_model_with_a_head(tmp_path: Path) -> None:
     write(tmp_path, [*entries(), *FAILURES], header())
 
     assert publish_all(tmp_path) == SUMMARY
-    assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS}
+    assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS, "utt2emo": UTT2EMO}
 
 
 def test_shards_are_put_together(tmp_path: Path) -> None:
@@ -190,9 +218,9 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
     summary = merge(tmp_path)
 
     assert summary == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
-    assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS}
+    assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS, "utt2emo": UTT2EMO}
     assert merge(tmp_path) == summary  # it may be asked for again
-    assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS}
+    assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS, "utt2emo": UTT2EMO}
 
 
 def test_final_files_with_archives(tmp_path: Path) -> None:
@@ -206,6 +234,7 @@ def test_final_files_with_archives(tmp_path: Path) -> None:
     assert final_files(tmp_path) == {
         **COMMON,
         "predictions.tsv": PREDICTIONS,
+        "utt2emo": UTT2EMO,
         "embeddings.scp": (
             f"z {tmp_path}/embeddings.2-of-2.1.ark:200\n"
             f"my%20call {tmp_path}/embeddings.1-of-2.2.ark:10\n"
@@ -245,7 +274,8 @@ def test_final_files_of_a_model_without_a_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("embeddings", "name", "gap"), [("ark", "embeddings.scp", " "), ("npy", "embeddings.tsv", "\t")]
+    ("embeddings", "name", "gap"),
+    [("ark", "embeddings.scp", " "), ("ark,t", "embeddings.scp", " "), ("npy", "embeddings.tsv", "\t")],
 )
 def test_paths_of_embeddings_are_absolute(
     embeddings: str, name: str, gap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -289,6 +319,148 @@ def test_the_path_of_the_model_may_be_any_bytes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["model"]["sha256"] == "abc"
 
 
+def test_labels_become_keys_of_kaldi(tmp_path: Path) -> None:
+    """Which have no white space."""
+    ids = List(["my call", "z"])
+    said = [
+        done("my call", "very sad\t1.000000\t2.0000\t1\t0.000000\t1.000000", 99),
+        done("z", "难过\t1.000000\t2.0000\t1\t0.000000\t1.000000", 99),
+    ]
+    write(tmp_path, said, header(ids, labels=("难过", "very sad")))
+
+    publish_all(tmp_path, ids)
+
+    assert (tmp_path / "utt2emo").read_text(encoding="utf-8") == "my%20call very%20sad\nz 难过\n"
+
+
+@pytest.mark.parametrize(
+    ("frame_shift", "content"), [(0.02, "0.02\n"), (320 / 16_000, "0.02\n"), (0.01, "0.01\n"), (0.0125, "0.0125\n")]
+)
+def test_the_shift_of_frames_is_that_of_the_model(frame_shift: float, content: str, tmp_path: Path) -> None:
+    write(tmp_path, FAILURES, header(GONE, frame_shift=frame_shift))
+
+    publish_all(tmp_path, GONE)
+
+    assert (tmp_path / "frame_shift").read_text() == content
+
+
+TIMELINE_HEADER = "utt_id\tstart\tend\tlabel\tscore\tangry\tsad\n"
+ROWS = {
+    "../x": (
+        "../x\t0.0000\t1.0000\tangry\t0.750000\t0.750000\t0.250000\n"
+        "../x\t1.0000\t2.0000\tangry\t0.250000\t0.250000\t0.750000\n"
+        "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\n"
+    ),
+    "my call": "my call\t0.0000\t0.9000\tsad\t0.500000\t0.500000\t0.500000\n",
+    "ü": "",
+}
+"""Rows of the timeline; of the last one there are none."""
+
+
+def write_timeline(
+    folder: Path, formats: tuple[TimelineFormat, ...] = (), join: bool = False
+) -> tuple[List, dict[str, tuple[int, int]]]:
+    """Leave what a run with a timeline does: its list, and where the rows of each are and how many bytes they have."""
+    ids = List(["ü", "my call", "gone", "../x"])
+    durations = {"../x": "2.5000", "my call": "0.9000", "ü": "0.0300"}
+    content, places = b"", {}
+    for utt_id in ("../x", "my call", "ü"):
+        rows = ROWS[utt_id].encode()
+        places[utt_id] = (len(content), len(rows))
+        content += rows
+    (folder / "timeline.1-of-1.1").write_bytes(content)
+    said = [
+        done(
+            utt_id,
+            f"sad\t1.000000\t{durations[utt_id]}\t1\t0.000000\t1.000000",
+            99,
+            timeline="timeline.1-of-1.1:{}:{}".format(*places[utt_id]),
+        )
+        for utt_id in ("my call", "../x", "ü")
+    ]
+    write(folder, [*said, FAILURES[1]], header(ids, timeline=1.0, formats=formats, join=join))
+    save_ids(folder, ids)
+    return ids, places
+
+
+def test_the_timeline_is_in_the_order_of_the_list(tmp_path: Path) -> None:
+    write_timeline(tmp_path)
+
+    merge(tmp_path)
+
+    files = final_files(tmp_path)
+    assert files["timeline.tsv"] == TIMELINE_HEADER + ROWS["my call"] + ROWS["../x"]
+    assert {name for name in files if name.startswith("timeline")} == {"timeline.tsv", "timeline.1-of-1.1"}
+
+
+def test_the_timeline_is_joined_where_that_was_asked_for(tmp_path: Path) -> None:
+    write_timeline(tmp_path, join=True)
+
+    merge(tmp_path)
+
+    assert final_files(tmp_path)["timeline.tsv"] == (
+        TIMELINE_HEADER + ROWS["my call"] + "../x\t0.0000\t2.0000\tangry\t0.500000\t0.500000\t0.500000\n"
+        "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\n"
+    )
+
+
+def test_the_timeline_in_other_formats(tmp_path: Path) -> None:
+    write_timeline(tmp_path, formats=("audacity", "ctm", "rttm", "textgrid"))
+
+    merge(tmp_path)
+
+    assert (tmp_path / "timeline.rttm").read_text() == (
+        "SPEAKER my%20call 1 0.0000 0.9000 <NA> <NA> sad 0.500000 <NA>\n"
+        "SPEAKER ../x 1 0.0000 1.0000 <NA> <NA> angry 0.750000 <NA>\n"
+        "SPEAKER ../x 1 1.0000 1.0000 <NA> <NA> angry 0.250000 <NA>\n"
+        "SPEAKER ../x 1 2.0000 0.5000 <NA> <NA> sad 1.000000 <NA>\n"
+    )
+    assert (tmp_path / "timeline.ctm").read_text().splitlines()[0] == "my%20call 1 0.0000 0.9000 sad 0.500000"
+    assert sorted(os.listdir(tmp_path / "audacity")) == ["%2E.%2Fx.txt", "my call.txt", "ü.txt"]
+    assert (tmp_path / "audacity/my call.txt").read_text() == "0.000000\t0.900000\tsad\n"
+    assert sorted(os.listdir(tmp_path / "textgrid")) == ["%2E.%2Fx.TextGrid", "my call.TextGrid", "ü.TextGrid"]
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["files"] == [
+        *("failures.tsv", "frame_shift", "predictions.tsv", "timeline.ctm", "timeline.rttm", "timeline.tsv"),
+        *("utt2dur", "utt2emo", "utt2num_frames"),
+    ]
+
+
+def test_rows_of_the_timeline_that_are_gone_are_named(tmp_path: Path) -> None:
+    ids, _ = write_timeline(tmp_path)
+    path = tmp_path / "timeline.1-of-1.1"
+    size = path.stat().st_size
+    os.truncate(path, size - 1)
+
+    message = (
+        f"{path} is gone, or ends before byte {size}, but the journal speaks of it: bring it back, or use --overwrite"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+    assert not is_published(tmp_path, ids.digest)
+    assert final_files(tmp_path).keys() == {"timeline.1-of-1.1"}
+
+
+@pytest.mark.parametrize(
+    ("formats", "join", "alike"),
+    [
+        (("rttm",), False, True),
+        ((), False, False),
+        (("rttm",), True, False),
+        (("ctm", "rttm"), False, False),
+        (("ctm",), False, False),
+    ],
+)
+def test_how_a_timeline_was_to_be_shown_is_known(
+    formats: tuple[TimelineFormat, ...], join: bool, alike: bool, tmp_path: Path
+) -> None:
+    """By the newest attempt; nothing is computed again for another format."""
+    write(tmp_path, [], header(timeline=1.0, formats=formats, join=not join))
+    write(tmp_path, [], header(timeline=1.0, formats=formats, join=join, started=5))
+
+    assert is_shown_alike(tmp_path, WHOLE, header(timeline=1.0, formats=("rttm",), started=9)) == alike
+    assert not is_shown_alike(tmp_path, FIRST, header(timeline=1.0, formats=("rttm",)))
+
+
 def test_files_are_replaced_whole(tmp_path: Path) -> None:
     """Who has the old file open goes on reading the old one."""
     write(tmp_path, [*entries(), *FAILURES], header())
@@ -328,6 +500,8 @@ def test_a_run_of_failures_alone_has_all_its_files(tmp_path: Path) -> None:
         "failures.tsv": "utt_id\tstage\treason\tdetail\ngone\taudio\tmissing\ta b c  d.wav: no such file\n",
         "utt2dur": "",
         "utt2num_frames": "",
+        "utt2emo": "",
+        "frame_shift": "0.02\n",
         "embeddings.scp": "",
     }
 
@@ -354,7 +528,8 @@ def test_run_json_says_what_was_run_and_how_it_went(tmp_path: Path) -> None:
     "engine": "e2v",
     "granularity": "utterance",
     "embeddings": "none",
-    "batch-seconds": 10.0
+    "batch-seconds": 10.0,
+    "timeline": "off"
   }},
   "versions": {{
     "e2v": "{__version__}",
@@ -375,7 +550,15 @@ def test_run_json_says_what_was_run_and_how_it_went(tmp_path: Path) -> None:
   "audio_seconds": 3614.371,
   "wall_seconds": 40.0,
   "encode_seconds": 36.0,
-  "speed": 100.399
+  "speed": 100.399,
+  "files": [
+    "failures.tsv",
+    "frame_shift",
+    "predictions.tsv",
+    "utt2dur",
+    "utt2emo",
+    "utt2num_frames"
+  ]
 }}
 """
     )
@@ -389,8 +572,23 @@ def test_it_is_published_when_run_json_speaks_of_the_list(tmp_path: Path) -> Non
 
     assert is_published(tmp_path, IDS.digest)
     assert not is_published(tmp_path, "of another list")
-    (tmp_path / "predictions.tsv").unlink()
-    assert not is_published(tmp_path, IDS.digest)
+
+
+@pytest.mark.parametrize(
+    "name", [*COMMON, "predictions.tsv", "utt2emo", "embeddings.scp", "timeline.tsv", "timeline.rttm"]
+)
+def test_it_is_not_published_where_a_file_is_gone(name: str, tmp_path: Path) -> None:
+    """And whoever publishes it again has the file again."""
+    write(tmp_path, FAILURES, header(GONE, embeddings="ark", timeline=1.0, formats=("rttm",)))
+    publish_all(tmp_path, GONE)
+    assert is_published(tmp_path, GONE.digest)
+
+    (tmp_path / name).unlink()
+
+    assert not is_published(tmp_path, GONE.digest)
+    publish_all(tmp_path, GONE)
+    assert is_published(tmp_path, GONE.digest)
+    assert (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("more", [b"00000000\ttorn", b""])
@@ -426,6 +624,7 @@ def test_drafts_of_writers_that_were_killed_are_removed(tmp_path: Path) -> None:
         "utt2num_frames",
         "embeddings.scp",
         "embeddings.tsv",
+        *("utt2emo", "frame_shift", "timeline.tsv", "timeline.rttm", "timeline.ctm"),
     ]
     for name in names:
         (tmp_path / f".{name}.{HOST}-{DEAD}-0123abcd.part").touch()
@@ -439,7 +638,7 @@ def test_drafts_of_writers_that_were_killed_are_removed(tmp_path: Path) -> None:
 
     publish_all(tmp_path)
 
-    assert final_files(tmp_path).keys() == {*COMMON, "predictions.tsv", *theirs}
+    assert final_files(tmp_path).keys() == {*COMMON, "predictions.tsv", "utt2emo", *theirs}
 
 
 def test_what_cannot_be_published_leaves_what_there_is(tmp_path: Path) -> None:
@@ -517,7 +716,21 @@ def test_shards_are_those_of_what_was_not_done_with_another_list(tmp_path: Path)
     )
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         merge(tmp_path)
-    assert plan_for(read_record(tmp_path, LONG_LIST)).members.tolist() == list(range(4, 18))
+    assert plan_for(read_record(tmp_path, LONG_LIST), LONG_LIST).members.tolist() == list(range(4, 18))
+
+
+def test_shards_of_segments_are_those_of_their_recordings(tmp_path: Path) -> None:
+    """Of five recordings in turn, the first of two shards has all of 0, 1 and 3, which no block cuts."""
+    segments = List([f"utt{number}" for number in range(15)], pieces=[number % 5 for number in range(15)])
+    write(tmp_path, some([0, 5, 10, 1, 6, 11, 4]), header(segments), FIRST)
+    save_ids(tmp_path, segments)
+
+    message = (
+        f"{tmp_path} is not complete: 8 of 15 utterances are left; "
+        "run e2v predict again with --shard 1/2 (3 left), 2/2 (5 left)"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
 
 
 def test_a_single_run_that_is_not_complete_is_to_be_gone_on_with(tmp_path: Path) -> None:
@@ -707,10 +920,10 @@ def test_an_entry_says_of_a_prediction_what_the_table_shows() -> None:
     posteriors = np.array([0.24999963, 0.75000037], np.float32)
     prediction = Prediction(UTTERANCE, 1.23456789, 61, 1, posteriors, np.zeros(8, np.float32))
 
-    entry = make_entry(prediction, LABELS, "embeddings.1-of-1.1.ark:2")
+    entry = make_entry(prediction, LABELS, "embeddings.1-of-1.1.ark:2", "timeline.1-of-1.1:0:512")
 
     row = "z\tsad\t0.750000\t1.2346\t1\t0.250000\t0.750000"
-    assert entry == Entry(3, 1.23456789, 61, "embeddings.1-of-1.1.ark:2", row)
+    assert entry == Entry(3, 1.23456789, 61, "embeddings.1-of-1.1.ark:2", "timeline.1-of-1.1:0:512", row)
 
 
 def test_of_equal_probabilities_the_first_counts() -> None:
@@ -722,4 +935,6 @@ def test_of_equal_probabilities_the_first_counts() -> None:
 def test_an_entry_of_a_model_without_a_head() -> None:
     prediction = Prediction(UTTERANCE, 1.0, 49, 1, None, np.zeros(8, np.float32))
 
-    assert make_entry(prediction, (), "embeddings/z.npy") == Entry(3, 1.0, 49, "embeddings/z.npy", "z\t1.0000\t1")
+    entry = make_entry(prediction, (), "embeddings/z.npy", "")
+
+    assert entry == Entry(3, 1.0, 49, "embeddings/z.npy", "", "z\t1.0000\t1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import socket
@@ -15,16 +14,19 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from archives import write_archive
+from numpy.typing import NDArray
 
 from e2v_cli.errors import OutputConflictError, OutputError
-from e2v_cli.keys import KeyIndex, hash_keys
+from e2v_cli.keys import KeyIndex, digest_of, hash_keys
 from e2v_cli.output import (
     RESULTS,
     IdList,
     Owner,
     check_archives,
+    check_timelines,
     locked,
     make_folder,
     read_owner,
@@ -43,10 +45,11 @@ WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 class List:
     """The ids of a list, read a few at a time; it may break in the middle."""
 
-    def __init__(self, ids: Sequence[bytes], breaks: bool = False) -> None:
+    def __init__(self, ids: Sequence[bytes], breaks: bool = False, pieces: Sequence[int] | None = None) -> None:
         self._ids, self._breaks = ids, breaks
         self.index = KeyIndex(hash_keys(ids))
-        self.digest = hashlib.sha256(b"".join(utt_id + b"\n" for utt_id in ids)).hexdigest()
+        self.pieces: NDArray[np.int64] | None = None if pieces is None else np.array(pieces)
+        self.digest = digest_of([ids], self.pieces)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -59,6 +62,9 @@ class List:
 
 
 IDS = List([b"z", b"my call", "ü\u2028".encode(), b"a", b"../x"])
+
+SEGMENTS = List([b"a", b"b", b"c"], pieces=[0, 1, 0])
+"""A list of which the first and the last are decoded together."""
 
 
 @contextmanager
@@ -276,6 +282,61 @@ def test_many_ids_are_read_some_at_a_time(tmp_path: Path) -> None:
     assert [utt_id for keys in chunks for utt_id in keys] == [utt_id for keys in ids.ids() for utt_id in keys]
 
 
+def test_what_is_decoded_together_is_kept_beside_the_ids(tmp_path: Path) -> None:
+    save_ids(tmp_path, SEGMENTS)
+
+    name = f"input.{SEGMENTS.digest[:16]}"
+    assert sorted(os.listdir(tmp_path)) == [name, f"{name}.pieces"]
+    assert (tmp_path / name).read_bytes() == b"a\nb\nc\n"
+    assert (tmp_path / f"{name}.pieces").read_bytes() == b"\0" * 8 + b"\1" + b"\0" * 15
+    found = IdList(tmp_path, SEGMENTS.digest)
+    assert found.digest == SEGMENTS.digest
+    assert found.pieces is not None
+    assert found.pieces.tolist() == [0, 1, 0]
+
+
+def test_a_list_of_whole_files_has_no_pieces(tmp_path: Path) -> None:
+    """The same ids in segments are another list."""
+    whole = List([b"a", b"b", b"c"])
+    for ids in (SEGMENTS, whole):
+        save_ids(tmp_path, ids)
+
+    assert whole.digest != SEGMENTS.digest
+    assert IdList(tmp_path, whole.digest).pieces is None
+    assert len(os.listdir(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 8 + b"\1" + b"\0" * 14, b"\1" + b"\0" * 23, b"\0" * 32])
+def test_pieces_that_are_damaged_or_gone_are_named_as_their_ids(content: bytes | None, tmp_path: Path) -> None:
+    """Who removes the ids, as the message says, gets both anew."""
+    save_ids(tmp_path, SEGMENTS)
+    path = tmp_path / f"input.{SEGMENTS.digest[:16]}"
+    pieces = path.with_name(f"{path.name}.pieces")
+    if content is None:
+        pieces.unlink()
+    else:
+        pieces.write_bytes(content)
+
+    message = f"{path}: damaged; remove it, and run e2v predict again to go on"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        IdList(tmp_path, SEGMENTS.digest)
+
+    path.unlink()
+    save_ids(tmp_path, SEGMENTS)
+    assert IdList(tmp_path, SEGMENTS.digest).digest == SEGMENTS.digest
+
+
+def test_ids_are_not_there_before_their_pieces(tmp_path: Path) -> None:
+    """Who finds the ids of a list finds both."""
+    name = f"input.{SEGMENTS.digest[:16]}"
+    (tmp_path / f"{name}.pieces").mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        save_ids(tmp_path, SEGMENTS)
+
+    assert os.listdir(tmp_path) == [f"{name}.pieces"]
+
+
 def test_ids_that_are_there_are_not_written_again(tmp_path: Path) -> None:
     """Whoever reads them at the same time is not disturbed."""
     save_ids(tmp_path, IDS)
@@ -332,6 +393,18 @@ def test_ids_of_other_lists_are_removed(tmp_path: Path) -> None:
     remove_other_ids(tmp_path, IDS.digest)
 
     assert sorted(os.listdir(tmp_path)) == sorted([f"input.{IDS.digest[:16]}", *theirs])
+
+
+def test_pieces_of_other_lists_are_removed_with_their_ids(tmp_path: Path) -> None:
+    for ids in (IDS, SEGMENTS):
+        save_ids(tmp_path, ids)
+    own = f"input.{SEGMENTS.digest[:16]}"
+
+    remove_other_ids(tmp_path, SEGMENTS.digest)
+    assert sorted(os.listdir(tmp_path)) == [own, f"{own}.pieces"]
+    save_ids(tmp_path, IDS)
+    remove_other_ids(tmp_path, IDS.digest)
+    assert os.listdir(tmp_path) == [f"input.{IDS.digest[:16]}"]
 
 
 def test_folders_are_made_with_those_around_them(tmp_path: Path) -> None:
@@ -420,6 +493,55 @@ def test_archives_that_are_gone_or_shorter_are_named(archives: dict[str, int], m
         check_archives(tmp_path, archives)
 
 
+@pytest.mark.parametrize(
+    ("size", "shape", "sound"),
+    [
+        (15 + 4 * 6, (2, 3), True),
+        (15 + 4 * 6 - 1, (2, 3), False),
+        (14, (2, 3), False),
+        (15, (0, 0), True),
+        (15 + 8_000_000_000, (1_000_000, 2000), True),
+        (15 + 8_000_000_000 - 1, (1_000_000, 2000), False),
+    ],
+)
+def test_of_a_matrix_no_more_than_its_size_is_looked_at(
+    size: int, shape: tuple[int, int], sound: bool, tmp_path: Path
+) -> None:
+    """It may be larger than memory; here all but its header is a hole in the file."""
+    path = tmp_path / "embeddings.1-of-1.1.ark"
+    path.write_bytes(b"k " + b"\0BFM " + b"".join(b"\4" + number.to_bytes(4, "little") for number in shape))
+    os.truncate(path, 2 + size)
+
+    if sound:
+        check_archives(tmp_path, {path.name: 2})
+    else:
+        message = f"{path} ends before what the journal speaks of at 2: restore it, or use --overwrite"
+        with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+            check_archives(tmp_path, {path.name: 2})
+
+
+@pytest.mark.parametrize(("size", "sound"), [(100, True), (101, True), (99, False), (0, False), (None, False)])
+def test_rows_of_the_timeline_that_are_gone_are_named(size: int | None, sound: bool, tmp_path: Path) -> None:
+    (tmp_path / "timeline.1-of-2.1").write_bytes(bytes(5))
+    path = tmp_path / "timeline.2-of-2.1"
+    if size is not None:
+        path.write_bytes(bytes(size))
+    spoken_of = {"timeline.2-of-2.1": 100, "timeline.1-of-2.1": 5}
+
+    if sound:
+        check_timelines(tmp_path, spoken_of)
+    else:
+        message = (
+            f"{path} is gone, or ends before byte 100, but the journal speaks of it: bring it back, or use --overwrite"
+        )
+        with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+            check_timelines(tmp_path, spoken_of)
+
+
+def test_without_timelines_none_is_missed(tmp_path: Path) -> None:
+    check_timelines(tmp_path, {})
+
+
 def make_files(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         path = folder / name
@@ -432,15 +554,21 @@ DEAD = 1 << 22
 
 OURS = [
     *RESULTS,
-    *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef"),
-    *(f".{name}.{HOST}-{DEAD}-0123abcd.part" for name in ("predictions.tsv", "npy.1-of-1", "input.0123456789abcdef")),
+    *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef", "input.0123456789abcdef.pieces"),
+    *(f".{name}.{HOST}-{DEAD}-0123abcd.part" for name in ("predictions.tsv", "timeline.ctm")),
+    *(
+        f".{name}.{HOST}-{DEAD}-0123abcd.part"
+        for name in ("npy.1-of-1", "input.0123456789abcdef", "input.0123456789abcdef.pieces")
+    ),
     *("embeddings.1-of-1.1.ark", "embeddings.2-of-3.10.ark", "embeddings/a.npy", "embeddings/a b%3A.npy"),
+    *("timeline.1-of-1.1", "timeline.2-of-3.10", "audacity/a.txt", "audacity/a%2Fb.txt", "textgrid/ü.TextGrid"),
     *("log/worker.1-of-1.1.log", "log/launcher.1-of-1.log"),
 ]
 
 THEIRS = [
     *("notes.txt", "predictions.tsv.bak", "journal.md", "journal", "input.scp", "input.txt", "my.ark", ".hidden"),
     *("embeddings.ark", "embeddings.zip", "plots/a.npy", ".video.mp4.part", "utt2spk", "log.txt"),
+    *("timeline.png", "timeline", "textgrid/a.txt", "audacity/project.aup3", "input.0123456789abcdef.bak"),
 ]
 
 

@@ -18,6 +18,8 @@ from e2v_cli.checkpoint import load_network, read_model
 from e2v_cli.engine import FunasrEngine, load_engine
 from e2v_cli.network import Emotion2vec, UtteranceTooShortError
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
+from e2v_cli.settings import EngineOptions, Granularity
+from e2v_cli.spool import SpooledSamples
 
 pytestmark = pytest.mark.parity
 
@@ -72,7 +74,10 @@ def encode(network: Emotion2vec, waveforms: Sequence[NDArray[np.float32]]) -> li
 
 
 def predict(
-    folder: Path, waveforms: Sequence[NDArray[np.float32]], engine: Any = "e2v", granularity: Any = "utterance"
+    folder: Path,
+    waveforms: Sequence[NDArray[np.float32] | SpooledSamples],
+    engine: Any = "e2v",
+    granularity: Granularity = "utterance",
 ) -> list[Prediction]:
     batch = Batch(
         tuple(
@@ -80,8 +85,17 @@ def predict(
             for index, waveform in enumerate(waveforms)
         )
     )
-    loaded = load_engine(engine, read_model("test", folder), torch.device("cpu"), granularity)
+    loaded = load_engine(engine, read_model("test", folder), torch.device("cpu"), options(granularity))
     return [result for result in loaded.encode(batch) if isinstance(result, Prediction)]
+
+
+def options(granularity: Granularity) -> EngineOptions:
+    return EngineOptions(granularity, window=60.0, span_samples=None)
+
+
+def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
+    assert isinstance(prediction.embedding, np.ndarray)
+    return prediction.embedding
 
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -163,7 +177,7 @@ def test_probabilities_of_base_shape(base: Path, base_pair: tuple[Reference, Emo
         assert prediction.posteriors is not None
         np.testing.assert_allclose(prediction.posteriors, scores, rtol=0, atol=PROBABILITIES)
         np.testing.assert_allclose(
-            prediction.embedding, reference.features(waveform).mean(axis=0), rtol=0, atol=FEATURES
+            embedding_of(prediction), reference.features(waveform).mean(axis=0), rtol=0, atol=FEATURES
         )
 
 
@@ -191,12 +205,12 @@ def test_model_without_head(tmp_path: Path) -> None:
     waveforms = make_waveforms([16_000, 400])
     for waveform, prediction in zip(waveforms, predict(folder, waveforms, granularity="frame"), strict=True):
         assert prediction.posteriors is None
-        np.testing.assert_allclose(prediction.embedding, reference.features(waveform), rtol=0, atol=FEATURES)
+        np.testing.assert_allclose(embedding_of(prediction), reference.features(waveform), rtol=0, atol=FEATURES)
 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
 @pytest.mark.parametrize("shape", ["as published", "pre-norm", "group norm in the local encoder", "one ALiBi scale"])
-def test_funasr_engine_gives_upstreams_numbers(shape: str, granularity: str, tmp_path: Path) -> None:
+def test_funasr_engine_gives_upstreams_numbers(shape: str, granularity: Granularity, tmp_path: Path) -> None:
     folder = make_model(tmp_path, make_config(**SHAPES[shape]))
     reference = Reference(folder)
     waveforms = make_waveforms([16_000, 400, 24_000])
@@ -206,9 +220,21 @@ def test_funasr_engine_gives_upstreams_numbers(shape: str, granularity: str, tmp
         assert prediction.num_frames == len(expected)
         if granularity == "utterance":
             expected = expected.mean(axis=0)
-        np.testing.assert_allclose(prediction.embedding, expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(embedding_of(prediction), expected, rtol=0, atol=1e-6)
         assert prediction.posteriors is not None
         np.testing.assert_allclose(prediction.posteriors, reference.scores(waveform)[1], rtol=0, atol=1e-6)
+
+
+def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
+    """However long it is: upstream knows no windows."""
+    (waveform,) = make_waveforms([70 * 16_000])
+    spooled = SpooledSamples()
+    spooled.append(waveform)
+
+    predictions = predict(tiny, [waveform, spooled], "funasr")
+
+    assert [prediction.windows for prediction in predictions] == [1, 1]
+    assert embedding_of(predictions[0]).tobytes() == embedding_of(predictions[1]).tobytes()
 
 
 def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +265,7 @@ def test_alone_and_in_a_batch_is_bit_equal_when_repeated(base_pair: tuple[Refere
 def test_funasr_engine_is_upstreams_class(tiny: Path) -> None:
     from funasr.models.emotion2vec.model import Emotion2vec as Upstream
 
-    engine = load_engine("funasr", read_model("tiny", tiny), torch.device("cpu"), "utterance")
+    engine = load_engine("funasr", read_model("tiny", tiny), torch.device("cpu"), options("utterance"))
     assert isinstance(engine, FunasrEngine)
     assert type(engine.upstream) is Upstream
 

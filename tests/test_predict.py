@@ -8,9 +8,11 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 
@@ -21,6 +23,9 @@ import pytest
 import soundfile
 from checkpoints import make_config, make_model
 from conftest import ROOT, E2v
+from processes import start_e2v
+
+from e2v_cli.journal import read_header
 
 pytestmark = pytest.mark.e2e
 
@@ -76,12 +81,14 @@ def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
         "embeddings.1-of-1.1.ark",
         "embeddings.scp",
         "failures.tsv",
+        "frame_shift",
         "input.49543d04de3b1732",
         "journal.1-of-1.1",
         "log",
         "predictions.tsv",
         "run.json",
         "utt2dur",
+        "utt2emo",
         "utt2num_frames",
     ]
     assert (out / "failures.tsv").read_text() == "utt_id\tstage\treason\tdetail\n"
@@ -90,6 +97,8 @@ def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
     durations = {utt_id: soundfile.info(ROOT / path).duration for utt_id, path in audio.items()}
     assert [row["duration"] for row in rows] == [f"{duration:.4f}" for duration in durations.values()]
     assert (out / "utt2dur").read_text() == "".join(f"{key} {value:.4f}\n" for key, value in durations.items())
+    assert (out / "utt2emo").read_text() == "".join(f"{row['utt_id']} {row['label']}\n" for row in rows)
+    assert (out / "frame_shift").read_text() == "0.02\n"
     frames = dict(line.split() for line in (out / "utt2num_frames").read_text().splitlines())
     assert list(frames) == list(audio)
     for utt_id in ("f1-0001", "f1-0002"):  # 16 kHz
@@ -105,6 +114,24 @@ def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
     assert run["audio_seconds"] == pytest.approx(sum(durations.values()), abs=0.01)
     assert 0 < run["encode_seconds"] < run["wall_seconds"]
     assert run["speed"] == pytest.approx(run["audio_seconds"] / run["encode_seconds"], rel=0.01)
+
+
+def test_a_journal_says_what_is_computed_and_who_does_it(tmp_path: Path) -> None:
+    before = datetime.now().astimezone().replace(microsecond=0)
+    clip = ROOT / "sample_data" / "wav" / "f1-0001.wav"
+    formats = ("--timeline-format", "rttm", "--timeline-format", "ctm", "--timeline-format", "rttm")
+    process = start_e2v("predict", clip, "-m", "sample", "-o", tmp_path, "--timeline", "0.5", *formats, "--join")
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    header = read_header(tmp_path / "journal.1-of-1.1")
+    assert header is not None
+    assert (header.host, header.pid) == (socket.gethostname(), process.pid)
+    assert before <= datetime.fromisoformat(header.started) <= datetime.now().astimezone()
+    assert (header.model, header.labels, header.input_size, header.frame_shift) == ("sample", tuple(LABELS), 1, 0.02)
+    assert (header.timeline_formats, header.join) == (("ctm", "rttm"), True)
+    assert header.input_sha256 == hashlib.sha256(b"f1-0001\n").hexdigest()
+    options = {"embeddings": "none", "compress": "no", "window": 60.0, "timeline": 0.5, "channel": "mix"}
+    assert options.items() <= dict(header.fingerprint).items()
 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
@@ -268,6 +295,10 @@ def test_a_longer_list_computes_only_what_is_new(e2v: E2v, tmp_path: Path) -> No
         (["--granularity", "frame"], "granularity was utterance, is frame"),
         (["--embeddings", "npy"], "embeddings was ark, is npy"),
         (["--batch-seconds", "5"], "batch-seconds was auto, is 5.0"),
+        (["--window", "30"], "window was 60.0, is 30.0"),
+        (["--timeline", "1"], "timeline was off, is 1.0"),
+        (["--channel", "A"], "channel was mix, is 1"),
+        (["--embeddings", "ark,t"], "embeddings was ark, is ark,t"),
         (
             ["--engine", "funasr", "--embedding-dtype", "fp16"],
             "engine was e2v, is funasr; embedding-dtype was fp32, is fp16",
@@ -388,17 +419,13 @@ def long_list(tmp_path: Path) -> Path:
     return scp
 
 
-def start(*args: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "e2v_cli", *args], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_stops_a_run_that_goes_on_later(
     number: signal.Signals, long_list: Path, e2v: E2v, tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = ("predict", long_list, "-m", "sample", "--embeddings", "npy", "-o")
-    process = start(*command, out)
+    process = start_e2v(*command, out)
     while not list(out.glob("embeddings/*.npy")):  # the first batch is being committed
         assert process.poll() is None
         time.sleep(0.01)
@@ -424,7 +451,7 @@ def test_a_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
     command = ("predict", scp, "-m", "sample", "-o", out)
     assert e2v(*command).returncode == 3
     soundfile.write(path, np.random.default_rng(0).standard_normal(48_000) / 10, 16_000)
-    process = start(*command, "--retry-failed")
+    process = start_e2v(*command, "--retry-failed")
     journal = out / "journal.1-of-1.2"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 2:  # the header, and what was done first
         assert process.poll() is None
@@ -459,7 +486,7 @@ def test_a_run_does_not_need_anybody_to_listen(options: list[str], tmp_path: Pat
 @pytest.mark.parametrize("gone", ["out", "journal"])
 def test_results_that_somebody_removes_meanwhile_are_missed(gone: str, long_list: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start("predict", long_list, "-m", "sample", "-o", out)
+    process = start_e2v("predict", long_list, "-m", "sample", "-o", out)
     journal = out / "journal.1-of-1.1"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
         assert process.poll() is None
@@ -505,7 +532,7 @@ def test_waiting_for_a_list_can_be_ended() -> None:
 
 def test_a_second_run_at_the_same_time_is_refused(long_list: Path, e2v: E2v, tmp_path: Path) -> None:
     command = ("predict", long_list, "-m", "sample", "-o", tmp_path)
-    first = start(*command)
+    first = start_e2v(*command)
     while not (tmp_path / "log").exists():  # comes behind the lock
         assert first.poll() is None
         time.sleep(0.01)

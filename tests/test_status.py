@@ -14,12 +14,14 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from e2v_cli import batching, status
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.journal import Elapsed, Header, Journal
-from e2v_cli.keys import KeyIndex, hash_keys
+from e2v_cli.keys import KeyIndex, digest_of, hash_keys
 from e2v_cli.output import locked, save_ids
 from e2v_cli.records import Entry, Failure, Utterance
 from e2v_cli.settings import Shard
@@ -38,10 +40,12 @@ def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
 class List:
     """The ids of a list."""
 
+    pieces: NDArray[np.int64] | None = None
+
     def __init__(self, ids: Sequence[str]) -> None:
         self._ids = [utt_id.encode() for utt_id in ids]
         self.index = KeyIndex(hash_keys(self._ids))
-        self.digest = hashlib.sha256(b"".join(utt_id + b"\n" for utt_id in self._ids)).hexdigest()
+        self.digest = digest_of([self._ids], None)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -66,12 +70,24 @@ def write(
 ) -> Path:
     """Write the journal of an attempt, and say where it is."""
     save_ids(folder, ids)
-    head = Header({"model": model}, "sample", (), ids.digest, len(ids), HOST, 1, f"2026-01-31T10:00:{started:02}+01:00")
+    head = Header(
+        fingerprint={"model": model},
+        model="sample",
+        labels=(),
+        input_sha256=ids.digest,
+        input_size=len(ids),
+        frame_shift=0.02,
+        timeline_formats=(),
+        join=False,
+        host=HOST,
+        pid=1,
+        started=f"2026-01-31T10:00:{started:02}+01:00",
+    )
     before = set(folder.glob("journal.*"))
     with closing(Journal(folder, shard, head)) as journal:
         if elapsed is not None:
             journal.append(
-                [Entry(number, 1.0, 49, "", f"utt{number}\t1.0000\t1") for number in done],
+                [Entry(number, 1.0, 49, "", "", f"utt{number}\t1.0000\t1") for number in done],
                 [Failure(Utterance(number, f"utt{number}", "x"), "audio", "missing", "gone") for number in failed],
                 elapsed,
             )
@@ -160,10 +176,8 @@ def test_a_run_that_is_only_to_be_merged(tmp_path: Path) -> None:
 def test_a_run_that_is_complete(tmp_path: Path) -> None:
     journal = write(tmp_path, WHOLE, range(1, 10), [0], Elapsed(10.0, 5.0, 5.0, 10))
     (tmp_path / "predictions.tsv").touch()
-    for name in ("failures.tsv", "utt2dur", "utt2num_frames"):
-        (tmp_path / name).touch()
     sources = hashlib.sha256(f"{tmp_path}\n{journal.name} {journal.stat().st_size}\n".encode()).hexdigest()
-    content = {"input_sha256": IDS.digest, "sources_sha256": sources, "options": {"embeddings": "none"}}
+    content = {"input_sha256": IDS.digest, "sources_sha256": sources, "files": ["predictions.tsv"]}
     (tmp_path / "run.json").write_text(json.dumps(content))
 
     assert describe(tmp_path) == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 import time
@@ -17,11 +18,14 @@ import pytest
 import soundfile
 import torch
 
+from e2v_cli.audio import AudioOptions
 from e2v_cli.errors import OutputError
-from e2v_cli.records import Batch, Block, Entry, Failure, Prediction, Utterance
+from e2v_cli.records import Batch, Block, Entry, Failure, Prediction, Segment, Utterance
+from e2v_cli.tables import make_entry
 from e2v_cli.worker import BlockDone, Crash, Fatal, LauncherGoneError, LauncherLine, Results, work
 
-MIN_SAMPLES = 400
+AUDIO = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
+LABELS = ("sad", "happy")
 BATCH_SECONDS = 4.0
 
 
@@ -61,12 +65,14 @@ class NotingWriter:
         self.written: list[list[int]] = []
         self._full = full
 
-    def write(self, predictions: Sequence[Prediction]) -> list[str]:
+    def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
         if self._full:
             raise OSError(28, "No space left on device", "embeddings.ark")
         if predictions:
             self.written.append([prediction.utterance.index for prediction in predictions])
-        return [f"place of {prediction.utterance.utt_id}" for prediction in predictions]
+        return tuple(
+            make_entry(prediction, LABELS, f"place of {prediction.utterance.utt_id}", "") for prediction in predictions
+        )
 
 
 Report = tuple[list[int], list[int]] | int
@@ -99,7 +105,7 @@ def utterances(tmp_path: Path) -> list[Utterance]:
     listed = [Utterance(index, f"utt{index}", str(tmp_path / f"{index}.wav")) for index in range(12)]
     for utterance in listed:
         if utterance.index not in (3, 10):
-            soundfile.write(utterance.path, np.zeros(16_000 * (1 + utterance.index % 3)), 16_000)
+            soundfile.write(utterance.source, np.zeros(16_000 * (1 + utterance.index % 3)), 16_000)
     return listed
 
 
@@ -126,12 +132,12 @@ def run(
     reporter: NotingReporter | None = None,
     writer: NotingWriter | None = None,
     batch_seconds: float = BATCH_SECONDS,
-    min_samples: int = MIN_SAMPLES,
+    audio: AudioOptions = AUDIO,
 ) -> tuple[NotingEngine, NotingReporter, NotingWriter]:
     """Run the loop; no thread of it stays."""
     engine, reporter, writer = engine or NotingEngine(), reporter or NotingReporter(), writer or NotingWriter()
     try:
-        work(blocks, engine, ("sad", "happy"), writer, reporter, min_samples, batch_seconds, 2)
+        work(blocks, engine, writer, reporter, audio, batch_seconds, 2)
     finally:
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
     return engine, reporter, writer
@@ -155,7 +161,7 @@ def test_no_blocks_are_no_work() -> None:
 def test_an_entry_says_where_its_embedding_is(utterances: list[Utterance]) -> None:
     _, reporter, _ = run([Block(7, (utterances[1],), frozenset())])
 
-    entry = Entry(1, 2.0, 49, "place of utt1", "utt1\thappy\t0.750000\t2.0000\t1\t0.250000\t0.750000")
+    entry = Entry(1, 2.0, 49, "place of utt1", "", "utt1\thappy\t0.750000\t2.0000\t1\t0.250000\t0.750000")
     assert reporter.messages == [Results((entry,), ()), BlockDone(7)]
 
 
@@ -167,7 +173,7 @@ def test_batches_are_as_long_as_told(utterances: list[Utterance]) -> None:
 
 def test_what_gives_no_frame_fails(utterances: list[Utterance]) -> None:
     """One second is too short for a model that needs more."""
-    engine, reporter, _ = run(cut(utterances), min_samples=16_001)
+    engine, reporter, _ = run(cut(utterances), audio=dataclasses.replace(AUDIO, min_samples=16_001))
 
     assert engine.batches == [[1, 4], [2], [7], [5], [8], [11]]
     assert next(report for report in reporter.reports if isinstance(report, tuple)) == ([1, 4], [0, 3])
@@ -205,7 +211,7 @@ def test_a_block_of_failures_alone_is_reported(utterances: list[Utterance]) -> N
         Results(
             (),
             tuple(
-                Failure(utterance, "audio", "missing", f"{utterance.path}: no such file")
+                Failure(utterance, "audio", "missing", f"{utterance.source}: no such file")
                 for utterance in (utterances[3], utterances[10])
             ),
         ),
@@ -246,7 +252,7 @@ def test_failures_that_were_finished_are_not_reported_again(utterances: list[Utt
 
 
 def test_audio_of_a_finished_one_that_is_gone_since_is_no_failure(utterances: list[Utterance]) -> None:
-    Path(utterances[4].path).unlink()
+    Path(utterances[4].source).unlink()
 
     engine, reporter, _ = run(cut(utterances, [4, 3])[:1])
 
@@ -356,6 +362,53 @@ def test_the_next_block_is_asked_for_while_one_is_in_hand(utterances: list[Utter
     assert asked == [0, 0, 3]
 
 
+def cut_segments(source: str, *times: tuple[float, float], first: int = 0) -> tuple[Utterance, ...]:
+    """Make segments of a recording."""
+    return tuple(
+        Utterance(first + number, f"utt{first + number}", source, segment=Segment(*time))
+        for number, time in enumerate(times)
+    )
+
+
+def test_segments_of_a_recording_are_decoded_together(
+    utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a block there may be several recordings, and whole files between them; batches are by length as ever."""
+    opened: list[str] = []
+    real = soundfile.SoundFile.__init__
+
+    def note(self: soundfile.SoundFile, file: bytes, *args: object, **kwargs: object) -> None:
+        opened.append(Path(file.decode()).name)
+        real(self, file, *args, **kwargs)
+
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", note)
+    one, other = utterances[2].source, utterances[5].source
+    segments = cut_segments(one, (2.0, 3.0), (0.0, 1.5), (5.0, 6.0))
+    others = cut_segments(other, (0.0, 0.5), (0.25, 2.25), first=4)
+    whole = Utterance(3, "utt3", utterances[0].source)
+
+    engine, reporter, writer = run(
+        [
+            Block(0, (*segments, whole, *others), frozenset()),
+            Block(1, cut_segments(one, (0.0, 1.0), first=6), frozenset()),
+        ]
+    )
+
+    assert engine.batches == [[4, 0, 3, 1], [5], [6]]
+    assert writer.written == engine.batches
+    assert reporter.reports == [([4, 0, 3, 1], [2]), ([5], []), 0, ([6], []), 1]
+    assert sorted(opened) == ["0.wav", "2.wav", "2.wav", "5.wav"]
+
+
+def test_what_is_longer_than_a_window_is_encoded_alone(utterances: list[Utterance]) -> None:
+    engine, reporter, _ = run(cut(utterances), batch_seconds=100.0, audio=dataclasses.replace(AUDIO, window=2.0))
+
+    alone = [[2], [5], [8], [11]]
+    assert [batch for batch in engine.batches if batch in alone] == alone
+    assert sorted(chain(*engine.batches)) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 11]
+    assert [report for report in reporter.reports if isinstance(report, int)] == [0, 1, 2]
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[LauncherLine, Connection]]:
     """A worker's end of the pipe, and its launcher's."""
@@ -433,7 +486,8 @@ def test_a_launcher_that_goes_while_it_is_asked_is_noticed(pipe: tuple[LauncherL
     "message",
     [
         Results(
-            (Entry(1, 2.0, 49, "", "a\t2.0000\t1"),), (Failure(BLOCKS[0].utterances[0], "audio", "empty", "0 bytes"),)
+            (Entry(1, 2.0, 49, "", "timeline.1-of-1.1:0:7", "a\t2.0000\t1"),),
+            (Failure(BLOCKS[0].utterances[0], "audio", "empty", "0 bytes"),),
         ),
         BlockDone(-1),
         Fatal(OutputError("a: No space left on device")),
@@ -483,7 +537,7 @@ def work_for(launcher: Connection, engine: NotingEngine) -> None:
     with launcher:
         while block := line.ask("first"):
             blocks = chain([block], iter(lambda: line.ask("next"), None))
-            work(blocks, engine, ("sad", "happy"), NotingWriter(), line, MIN_SAMPLES, BATCH_SECONDS, 2)
+            work(blocks, engine, NotingWriter(), line, AUDIO, BATCH_SECONDS, 2)
 
 
 def test_a_worker_asks_for_what_comes_next_and_ends_when_there_is_nothing(utterances: list[Utterance]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -15,12 +16,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from e2v_cli.records import Prediction, Utterance
-from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat, Shard
-from e2v_cli.tables import kaldi_key
-from e2v_cli.writers import ArkWriter, NpyWriter, file_name, open_writer
+from e2v_cli.records import Entry, Prediction, Utterance
+from e2v_cli.settings import EmbeddingDtype, EmbeddingFormat, EmbeddingOptions, Shard
+from e2v_cli.spool import Spool
+from e2v_cli.tables import file_name, kaldi_key
+from e2v_cli.writers import ArkWriter, EmbeddingWriter, NpyWriter, ResultWriter, TimelineWriter
 
 WHOLE = Shard(1, 1)
+BINARY = EmbeddingOptions("ark", "fp32", compress=False)
+TEXT = EmbeddingOptions("ark,t", "fp32", compress=False)
+COMPRESSED = EmbeddingOptions("ark", "fp32", compress=True)
 
 NASTY_IDS = [
     "a",
@@ -69,6 +74,21 @@ def make_predictions(utt_ids: list[str], shape: tuple[int, ...]) -> list[Predict
     ]
 
 
+def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
+    """What is to be written, in memory."""
+    embedding = prediction.embedding
+    return embedding.read() if isinstance(embedding, Spool) else embedding
+
+
+def spooled(prediction: Prediction) -> Prediction:
+    """Make the same prediction of a matrix that is not in memory."""
+    matrix = embedding_of(prediction)
+    spool = Spool(matrix.shape[1:])
+    for first in range(0, len(matrix), 7):
+        spool.append(matrix[first : first + 7])
+    return dataclasses.replace(prediction, embedding=spool)
+
+
 def read_with_kaldiio(place: str) -> NDArray[np.float32]:
     array: NDArray[np.float32] = kaldiio.load_mat(place)
     return array
@@ -97,7 +117,7 @@ def test_npy_files_hold_the_embeddings(dtype: EmbeddingDtype, shape: tuple[int, 
     assert places == ["embeddings/a.npy", "embeddings/ü.npy", "embeddings/b%2Fc.npy"]
     for prediction, place in zip(predictions, places, strict=True):
         numpy_type = np.float16 if dtype == "fp16" else np.float32
-        assert_same_bits(np.load(tmp_path / place), prediction.embedding.astype(numpy_type))
+        assert_same_bits(np.load(tmp_path / place), embedding_of(prediction).astype(numpy_type))
 
 
 def test_npy_files_stay_within_out(tmp_path: Path) -> None:
@@ -112,7 +132,7 @@ def test_npy_files_stay_within_out(tmp_path: Path) -> None:
     assert sorted(written) == sorted(out / place for place in places)
     assert {path.parent for path in written} == {out / "embeddings"}
     for prediction, place in zip(predictions, places, strict=True):
-        np.testing.assert_array_equal(np.load(out / place), prediction.embedding)
+        np.testing.assert_array_equal(np.load(out / place), embedding_of(prediction))
 
 
 def test_a_second_attempt_writes_npy_files_again(tmp_path: Path) -> None:
@@ -121,7 +141,7 @@ def test_a_second_attempt_writes_npy_files_again(tmp_path: Path) -> None:
     for predictions in (first, second):
         NpyWriter(tmp_path, "fp32", WHOLE).write(predictions)
 
-    np.testing.assert_array_equal(np.load(tmp_path / "embeddings/a.npy"), second[0].embedding)
+    np.testing.assert_array_equal(np.load(tmp_path / "embeddings/a.npy"), embedding_of(second[0]))
 
 
 def test_npy_files_are_replaced_whole(tmp_path: Path) -> None:
@@ -131,7 +151,7 @@ def test_npy_files_are_replaced_whole(tmp_path: Path) -> None:
     with (tmp_path / "embeddings/a.npy").open("rb") as old:
         NpyWriter(tmp_path, "fp32", WHOLE).write(second)
 
-        np.testing.assert_array_equal(np.load(old), first[0].embedding)
+        np.testing.assert_array_equal(np.load(old), embedding_of(first[0]))
 
 
 def test_two_workers_may_write_the_same_utterances_as_npy(tmp_path: Path) -> None:
@@ -147,7 +167,7 @@ def test_two_workers_may_write_the_same_utterances_as_npy(tmp_path: Path) -> Non
     assert places == [[["embeddings/a.npy", "embeddings/b.npy"]] * 20] * 2
     for prediction in predictions:
         np.testing.assert_array_equal(
-            np.load(tmp_path / f"embeddings/{prediction.utterance.utt_id}.npy"), prediction.embedding
+            np.load(tmp_path / f"embeddings/{prediction.utterance.utt_id}.npy"), embedding_of(prediction)
         )
     assert sorted(os.listdir(tmp_path / "embeddings")) == ["a.npy", "b.npy"]
     assert os.listdir(tmp_path) == ["embeddings"]
@@ -166,13 +186,13 @@ def test_an_npy_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(8,), (768,), (1, 8), (49, 96)])
 def test_archives_hold_the_embeddings_as_kaldi_reads_them(shape: tuple[int, ...], tmp_path: Path) -> None:
     predictions = make_predictions(["a", "ü", "a b", "x" * 300, "z"], shape)
-    writer = ArkWriter(tmp_path, "fp32", WHOLE)
+    writer = ArkWriter(tmp_path, BINARY, WHOLE)
 
     places = [*writer.write(predictions[:2]), *writer.write(predictions[2:])]
 
     for prediction, place in zip(predictions, places, strict=True):
-        assert_same_bits(read_with_kaldiio(f"{tmp_path}/{place}"), prediction.embedding)
-        assert_same_bits(read_with_kaldi(f"{tmp_path}/{place}", len(shape)), prediction.embedding)
+        assert_same_bits(read_with_kaldiio(f"{tmp_path}/{place}"), embedding_of(prediction))
+        assert_same_bits(read_with_kaldi(f"{tmp_path}/{place}", len(shape)), embedding_of(prediction))
     with (
         kaldi_native_io.SequentialFloatVectorReader(f"ark:{tmp_path}/embeddings.1-of-1.1.ark")
         if len(shape) == 1
@@ -183,7 +203,7 @@ def test_archives_hold_the_embeddings_as_kaldi_reads_them(shape: tuple[int, ...]
 
 def test_places_in_archives_are_offsets_behind_the_key(tmp_path: Path) -> None:
     """As in a Kaldi scp; a record is its key, a blank, a mark of 2 bytes, its kind, 4 or so of its size, and floats."""
-    writer = ArkWriter(tmp_path, "fp32", WHOLE)
+    writer = ArkWriter(tmp_path, BINARY, WHOLE)
     places = writer.write(make_predictions(["a", "ü"], (3,)))
 
     assert places == ["embeddings.1-of-1.1.ark:2", "embeddings.1-of-1.1.ark:27"]
@@ -194,31 +214,31 @@ def test_places_in_archives_are_offsets_behind_the_key(tmp_path: Path) -> None:
 
 
 def test_archives_are_on_disk_when_write_returns(tmp_path: Path) -> None:
-    writer = ArkWriter(tmp_path, "fp32", WHOLE)
+    writer = ArkWriter(tmp_path, BINARY, WHOLE)
     (prediction,) = make_predictions(["a"], (8,))
 
     (place,) = writer.write([prediction])
 
-    assert_same_bits(read_with_kaldiio(f"{tmp_path}/{place}"), prediction.embedding)
+    assert_same_bits(read_with_kaldiio(f"{tmp_path}/{place}"), embedding_of(prediction))
 
 
 @pytest.mark.parametrize("shape", [(8,), (5, 8)])
 def test_archives_hold_half_precision_as_rounded_floats(shape: tuple[int, ...], tmp_path: Path) -> None:
     (prediction,) = make_predictions(["a"], shape)
-    writer = ArkWriter(tmp_path, "fp16", WHOLE)
+    writer = ArkWriter(tmp_path, EmbeddingOptions("ark", "fp16", compress=False), WHOLE)
     (place,) = writer.write([prediction])
 
     embedding = read_with_kaldi(f"{tmp_path}/{place}", len(shape))
 
-    assert_same_bits(embedding, prediction.embedding.astype(np.float16).astype(np.float32))
-    assert (embedding != prediction.embedding).any()
+    assert_same_bits(embedding, embedding_of(prediction).astype(np.float16).astype(np.float32))
+    assert (embedding != embedding_of(prediction)).any()
 
 
 def test_every_worker_of_every_attempt_writes_an_archive_of_its_own(tmp_path: Path) -> None:
     """So that what the first one wrote stays as it is."""
     places = []
     for utt_id in ("a", "b", "c"):
-        writer = ArkWriter(tmp_path, "fp32", WHOLE)
+        writer = ArkWriter(tmp_path, BINARY, WHOLE)
         places += writer.write(make_predictions([utt_id], (8,)))
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -232,7 +252,7 @@ def test_every_worker_of_every_attempt_writes_an_archive_of_its_own(tmp_path: Pa
 
 def test_archives_are_named_after_their_shard(tmp_path: Path) -> None:
     places = [
-        ArkWriter(tmp_path, "fp32", shard).write(make_predictions(["a"], (8,)))
+        ArkWriter(tmp_path, BINARY, shard).write(make_predictions(["a"], (8,)))
         for shard in (Shard(3, 2), Shard(12, 10), Shard(3, 2))
     ]
 
@@ -241,14 +261,14 @@ def test_archives_are_named_after_their_shard(tmp_path: Path) -> None:
 
 def test_an_archive_that_nothing_is_written_to_is_not_made(tmp_path: Path) -> None:
     """As by a worker whose utterances have all failed."""
-    writer = ArkWriter(tmp_path, "fp32", WHOLE)
+    writer = ArkWriter(tmp_path, BINARY, WHOLE)
     assert writer.write([]) == []
 
     assert os.listdir(tmp_path) == []
 
 
 def test_an_archive_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    writer = ArkWriter(tmp_path, "fp32", WHOLE)
+    writer = ArkWriter(tmp_path, BINARY, WHOLE)
     writer.write(make_predictions(["a"], (8,)))
     archive = tmp_path / "embeddings.1-of-1.1.ark"
     archive.unlink()
@@ -259,21 +279,215 @@ def test_an_archive_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         writer.write(make_predictions(["b"], (8,)))
 
 
+NUMBERS = np.array(
+    [[0.0, 1.0, -1.0, 100.0, 1e-30, -0.0], [1 / 3, np.pi, 16_777_217.0, 3.4e38, 1e-45, 123_456.789]], np.float32
+)
+"""Some of which print without a point, and some that need nine digits."""
+
+
+@pytest.mark.parametrize("dtype", get_args(EmbeddingDtype))
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_archives_of_text_are_read_to_the_bit(dimensions: int, dtype: EmbeddingDtype, tmp_path: Path) -> None:
+    """By kaldiio and by Kaldi's own code, of what is written and of what stands in a scp."""
+    numbers = NUMBERS if dtype == "fp32" else np.where(np.abs(NUMBERS) < 60_000, NUMBERS, 0)
+    ones = np.ones_like(numbers)
+    predictions = [
+        dataclasses.replace(prediction, embedding=array if dimensions == 2 else array[1])
+        for prediction, array in zip(make_predictions(["a", "ü b"], (1,)), (numbers, ones), strict=True)
+    ]
+    writer = ArkWriter(tmp_path, EmbeddingOptions("ark,t", dtype, compress=False), WHOLE)
+
+    places = [*writer.write(predictions[:1]), *writer.write(predictions[1:])]
+
+    path = f"{tmp_path}/embeddings.1-of-1.1.ark"
+    expected = [embedding_of(prediction) for prediction in predictions]
+    if dtype == "fp16":
+        expected = [array.astype(np.float16).astype(np.float32) for array in expected]
+    assert [place.rpartition(":")[0] for place in places] == ["embeddings.1-of-1.1.ark"] * 2
+    by_kaldiio = dict(kaldiio.load_ark(path))
+    reader = kaldi_native_io.SequentialFloatVectorReader if dimensions == 1 else None
+    with (reader or kaldi_native_io.SequentialFloatMatrixReader)(f"ark,t:{path}") as records:
+        by_kaldi = {key: np.array(value) for key, value in records}
+    assert list(by_kaldiio) == list(by_kaldi) == ["a", "ü%20b"]
+    for key, place, array in zip(by_kaldi, places, expected, strict=True):
+        assert_same_bits(by_kaldi[key], array)
+        assert_same_bits(by_kaldiio[key], array)
+        assert_same_bits(read_with_kaldiio(f"{tmp_path}/{place}"), array)
+        assert_same_bits(read_with_kaldi(f"{tmp_path}/{place}", dimensions), array)
+
+
+def test_an_archive_of_text_byte_by_byte(tmp_path: Path) -> None:
+    vector, matrix = make_predictions(["a", "b"], (1,))
+    writer = ArkWriter(tmp_path, TEXT, WHOLE)
+
+    places = writer.write(
+        [
+            dataclasses.replace(vector, embedding=np.array([1.0, -0.5], np.float32)),
+            dataclasses.replace(matrix, embedding=np.array([[1.0, 2.0], [0.1, 0.0]], np.float32)),
+        ]
+    )
+
+    content = (tmp_path / "embeddings.1-of-1.1.ark").read_bytes()
+    first = b" [ 1.00000000e+00 -5.00000000e-01 ]\n"
+    second = b" [\n  1.00000000e+00 2.00000000e+00 \n  1.00000001e-01 0.00000000e+00 ]\n"
+    assert content == b"a " + first + b"b " + second
+    assert places == ["embeddings.1-of-1.1.ark:2", f"embeddings.1-of-1.1.ark:{len(first) + 4}"]
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (5, 8), (300, 96)])
+def test_compressed_archives_are_read_alike_and_near(shape: tuple[int, int], tmp_path: Path) -> None:
+    """Within a step of what 8 bits can tell of a column, or 16 where there are few rows."""
+    (prediction,) = make_predictions(["a"], shape)
+    matrix = embedding_of(prediction)
+    (place,) = ArkWriter(tmp_path, COMPRESSED, WHOLE).write([prediction])
+
+    by_kaldiio = read_with_kaldiio(f"{tmp_path}/{place}")
+    by_kaldi = read_with_kaldi(f"{tmp_path}/{place}", 2)
+
+    assert by_kaldiio.shape == by_kaldi.shape == shape
+    np.testing.assert_allclose(by_kaldiio, by_kaldi, rtol=0, atol=1e-4)
+    steps = 65_535 if len(matrix) <= 8 else 100
+    np.testing.assert_allclose(by_kaldi, matrix, rtol=0, atol=(matrix.max() - matrix.min()) / steps)
+
+
+def test_compressed_archives_take_a_quarter(tmp_path: Path) -> None:
+    predictions = make_predictions(["a"], (3000, 96))
+    sizes = {}
+    for options in (BINARY, COMPRESSED):
+        (place,) = ArkWriter(tmp_path, options, WHOLE).write(predictions)
+        sizes[options] = (tmp_path / place.partition(":")[0]).stat().st_size
+
+    assert 0.25 < sizes[COMPRESSED] / sizes[BINARY] < 0.26
+
+
+def all_writers(folder: Path, dtype: EmbeddingDtype) -> list[EmbeddingWriter]:
+    """Make a writer of each kind."""
+    kinds: list[tuple[EmbeddingFormat, bool]] = [("ark", False), ("ark,t", False), ("ark", True)]
+    archives = [ArkWriter(folder, EmbeddingOptions(kind, dtype, compress), WHOLE) for kind, compress in kinds]
+    return [NpyWriter(folder, dtype, WHOLE), *archives]
+
+
+@pytest.mark.parametrize("dtype", get_args(EmbeddingDtype))
+def test_a_matrix_that_is_not_in_memory_is_written_as_one_that_is(
+    dtype: EmbeddingDtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte by byte, in all formats."""
+    monkeypatch.setattr("e2v_cli.spool._BLOCK_BYTES", 10 * 4 * 96)
+    predictions = make_predictions(["a", "b/c", "ü"], (61, 96))
+    contents = []
+    for name, chosen in (("memory", predictions), ("spool", [spooled(prediction) for prediction in predictions])):
+        folder = tmp_path / name
+        folder.mkdir()
+        places = [writer.write(chosen) for writer in all_writers(folder, dtype)]
+        files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert len(files) == 3 + 3
+        contents.append((places, files))
+
+    assert contents[0] == contents[1]
+
+
+def test_an_npy_file_is_as_numpy_writes_it(tmp_path: Path) -> None:
+    (prediction,) = make_predictions(["a"], (49, 96))
+
+    NpyWriter(tmp_path, "fp32", WHOLE).write([prediction])
+
+    np.save(tmp_path / "numpy.npy", embedding_of(prediction))
+    assert (tmp_path / "embeddings/a.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
+LABELS = ("happy", "sad")
+
+
+def make_timelines(*spans: int | None) -> list[Prediction]:
+    """Make predictions of seconds with a timeline of so many spans; None: without one."""
+    return [
+        dataclasses.replace(
+            prediction,
+            duration=float(number or 1),
+            posteriors=np.array([0.25, 0.75], np.float32),
+            timeline=None if number is None else np.array([[0.25, 0.75]] * number, np.float32).reshape(-1, 2),
+        )
+        for prediction, number in zip(
+            make_predictions([f"utt{n}" for n in range(len(spans))], (8,)), spans, strict=True
+        )
+    ]
+
+
+def test_rows_of_the_timeline_are_where_their_places_say(tmp_path: Path) -> None:
+    """From a byte on, and so many of them."""
+    writer = TimelineWriter(tmp_path, 16_000, LABELS, WHOLE)
+    predictions = make_timelines(2, 1, 3)
+
+    places = [*writer.write(predictions[:2]), *writer.write(predictions[2:])]
+
+    row = "utt0\t0.0000\t1.0000\tsad\t0.750000\t0.250000\t0.750000\n"
+    assert places == [
+        f"timeline.1-of-1.1:0:{2 * len(row)}",
+        f"timeline.1-of-1.1:{2 * len(row)}:{len(row)}",
+        f"timeline.1-of-1.1:{3 * len(row)}:{3 * len(row)}",
+    ]
+    lines = (tmp_path / "timeline.1-of-1.1").read_text().splitlines(keepends=True)
+    assert lines[0] == row
+    assert [line.split("\t")[:3] for line in lines] == [
+        ["utt0", "0.0000", "1.0000"],
+        ["utt0", "1.0000", "2.0000"],
+        ["utt1", "0.0000", "1.0000"],
+        *(["utt2", f"{start}.0000", f"{start + 1}.0000"] for start in range(3)),
+    ]
+
+
+def test_every_worker_of_every_attempt_writes_a_timeline_of_its_own(tmp_path: Path) -> None:
+    places = []
+    for shard in (WHOLE, WHOLE, Shard(3, 2)):
+        writer = TimelineWriter(tmp_path, 16_000, LABELS, shard)
+        assert writer.write([]) == []
+        places += writer.write(make_timelines(1))
+
+    assert [place.partition(":")[0] for place in places] == [
+        "timeline.1-of-1.1",
+        "timeline.1-of-1.2",
+        "timeline.2-of-3.1",
+    ]
+
+
+def test_a_timeline_that_nothing_is_written_to_is_not_made(tmp_path: Path) -> None:
+    assert TimelineWriter(tmp_path, 16_000, LABELS, WHOLE).write([]) == []
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_timeline_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    writer = TimelineWriter(tmp_path, 16_000, LABELS, WHOLE)
+    writer.write(make_timelines(1))
+    path = tmp_path / "timeline.1-of-1.1"
+    path.unlink()
+    path.symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match=f"^{re.escape(f'[Errno 28] No space left on device: {str(path)!r}')}$"):
+        writer.write(make_timelines(1))
+
+
 @pytest.mark.parametrize(
     ("kind", "place", "left"),
     [
         ("none", "", []),
-        ("npy", "embeddings/a.npy", ["embeddings"]),
-        ("ark", "embeddings.1-of-1.1.ark:2", ["embeddings.1-of-1.1.ark"]),
+        ("npy", "embeddings/utt0.npy", ["embeddings"]),
+        ("ark", "embeddings.1-of-1.1.ark:5", ["embeddings.1-of-1.1.ark"]),
+        ("ark,t", "embeddings.1-of-1.1.ark:5", ["embeddings.1-of-1.1.ark"]),
     ],
 )
-def test_the_writer_is_the_one_that_was_asked_for(
-    kind: EmbeddingFormat, place: str, left: list[str], tmp_path: Path
+@pytest.mark.parametrize("span_samples", [None, 16_000])
+def test_results_are_written_as_they_were_asked_for(
+    span_samples: int | None, kind: EmbeddingFormat, place: str, left: list[str], tmp_path: Path
 ) -> None:
-    writer = open_writer(tmp_path, kind, "fp32", WHOLE)
+    writer = ResultWriter(tmp_path, EmbeddingOptions(kind, "fp32", compress=False), span_samples, LABELS, WHOLE)
 
-    assert writer.write(make_predictions(["a"], (8,))) == [place]
-    assert os.listdir(tmp_path) == left
+    (entry,) = writer.write(make_timelines(1))
+
+    timeline = "timeline.1-of-1.1:0:50" if span_samples else ""
+    row = "utt0\tsad\t0.750000\t1.0000\t1\t0.250000\t0.750000"
+    assert entry == Entry(0, 1.0, 49, place, timeline, row)
+    assert sorted(os.listdir(tmp_path)) == [*left, *(["timeline.1-of-1.1"] if span_samples else [])]
 
 
 @pytest.mark.parametrize(
