@@ -597,6 +597,25 @@ def load_all(utterances: list[Utterance], options: AudioOptions = OPTIONS) -> di
     }
 
 
+@pytest.mark.parametrize("left_out", [0, 1, 5])
+def test_the_order_of_segments_does_not_depend_on_which_are_left(
+    left_out: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is resumed leaves out those that failed; the others must come to the same batches again."""
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1000)
+    path = write(tmp_path / "a.wav", encode(noisy_tone(RATE)))
+    utterances = cut(
+        path, (0.01, 0.06), (0.05, 0.8), *((0.09 + 0.07 * number, 0.15 + 0.07 * number) for number in range(9))
+    )
+
+    def order(utterances: list[Utterance]) -> list[int]:
+        return [result.utterance.index for result in load_waveforms(utterances, OPTIONS, never)]
+
+    others = [utterance for utterance in utterances if utterance.index != left_out]
+    assert order(others) == [index for index in order(utterances) if index != left_out]
+    assert order(utterances) != sorted(order(utterances))
+
+
 @pytest.mark.parametrize("block", [100, 5000, 1 << 20])
 @pytest.mark.parametrize("name", ["wav", "flac", "sph", "aiff", "au", "w64", "rf64"])
 def test_segments_are_the_samples_of_their_times(

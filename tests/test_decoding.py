@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -228,6 +229,17 @@ def test_what_takes_long_is_told_to_stop(recordings: list[Recording], monkeypatc
 
 def test_of_nothing_there_is_nothing() -> None:
     assert list(decode_ahead([], OPTIONS, 2, go_on)) == []
+
+
+def test_who_is_told_to_stop_waits_for_no_command(tmp_path: Path) -> None:
+    waiting = Utterance(0, "utt", f"touch {tmp_path}/begun; sleep 60; cat a.wav |")
+    begun = time.monotonic()
+
+    options = dataclasses.replace(OPTIONS, pipe_seconds=60.0)
+    assert list(decode_ahead([(waiting,)], options, 1, (tmp_path / "begun").exists)) == []
+
+    assert time.monotonic() - begun < 10
+    assert decoding_threads() == []
 
 
 @pytest.mark.parametrize("error", [MemoryError("a.wav"), OSError(28, "No space left on device", "/scratch")])

@@ -425,6 +425,25 @@ def test_the_timeline_in_other_formats(tmp_path: Path) -> None:
     ]
 
 
+def test_formats_that_nobody_asks_for_any_more_are_removed(tmp_path: Path) -> None:
+    """They would show another timeline than the table."""
+    write_timeline(tmp_path, formats=("audacity", "ctm", "rttm", "textgrid"))
+    merge(tmp_path)
+    (tmp_path / "audacity/readme").touch()
+    (tmp_path / "journal.1-of-1.1").unlink()
+    write_timeline(tmp_path, formats=("ctm",), join=True)
+
+    merge(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.glob("timeline.*")) == [
+        "timeline.1-of-1.1",
+        "timeline.ctm",
+        "timeline.tsv",
+    ]
+    assert os.listdir(tmp_path / "audacity") == ["readme"]
+    assert os.listdir(tmp_path / "textgrid") == []
+
+
 def test_rows_of_the_timeline_that_are_gone_are_named(tmp_path: Path) -> None:
     ids, _ = write_timeline(tmp_path)
     path = tmp_path / "timeline.1-of-1.1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import socket
 import subprocess
@@ -518,6 +519,20 @@ def test_of_a_matrix_no_more_than_its_size_is_looked_at(
         message = f"{path} ends before what the journal speaks of at 2: restore it, or use --overwrite"
         with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
             check_archives(tmp_path, {path.name: 2})
+
+
+@pytest.mark.parametrize("name", ["embeddings.1-of-1.1.ark", "touch ran |", "a[0:1].ark"])
+@pytest.mark.parametrize("content", [b"PKL" + pickle.dumps(Path), b"NPY\x01\x00", b"AUDIO\x01\x00", b"RIFF"])
+def test_nothing_that_stands_in_an_archive_is_run(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"k " + content)
+
+    with pytest.raises(OutputError, match=" ends before what the journal speaks of at 2: "):
+        check_archives(tmp_path, {name: 2})
+
+    assert os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.parametrize(("size", "sound"), [(100, True), (101, True), (99, False), (0, False), (None, False)])

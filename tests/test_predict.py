@@ -23,7 +23,7 @@ import pytest
 import soundfile
 from checkpoints import make_config, make_model
 from conftest import ROOT, E2v
-from processes import start_e2v
+from processes import start_e2v, wait_until
 
 from e2v_cli.journal import read_header
 
@@ -470,6 +470,20 @@ def test_a_signal_while_nothing_is_under_way_yet(number: signal.Signals, e2v: E2
     (tmp_path / "yaml.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
     done = e2v("predict", SAMPLE_SCP, "-m", "sample", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert (done.returncode, done.stdout, done.stderr.strip()) == (75, "", "")
+
+
+def test_a_signal_ends_the_commands_of_a_list_too(tmp_path: Path) -> None:
+    scp = tmp_path / "wav.scp"
+    scp.write_text(f"a echo $$ > {tmp_path}/pid; trap '' TERM; sleep 77; cat a.wav |\nb sample_data/wav/m2-0001.flac\n")
+    process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "--allow-pipes")
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    command = int((tmp_path / "pid").read_text())
+
+    process.terminate()
+    process.communicate(timeout=20)
+
+    assert process.returncode == 75
+    wait_until(lambda: not Path(f"/proc/{command}").exists(), seconds=5)
 
 
 @pytest.mark.parametrize("options", [[], ["--progress"], ["-v"]])
