@@ -43,6 +43,8 @@ UNKNOWN_FRAMES = 2**63 - 1
 Channel = int | Literal["mix"]
 """A channel, counted from 0, or the mean of all."""
 
+_NOT_SPLIT = "could not be read when channels were counted, and has {} now; run the same command again"
+
 
 @dataclass(frozen=True)
 class AudioOptions:
@@ -52,8 +54,8 @@ class AudioOptions:
     """Samples at 16 kHz that the model needs to give a frame."""
     window: float
     """Seconds; a longer utterance is not held in memory."""
-    channel: Channel
-    """Which channel is read of a file with several, unless the list says which."""
+    channel: Channel | Literal["split"]
+    """Which channel is read of a file with several, unless the list says which; split: it always says."""
     pipe_seconds: float | None
     """The time limit of commands in a list; None: they are not run."""
 
@@ -331,7 +333,7 @@ def _mix(block: NDArray[np.float32], channel: Channel) -> NDArray[np.float32]:
         return mean
 
 
-def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) -> Channel:
+def _choose_channel(utterance: Utterance, num_channels: int, option: Channel | Literal["split"]) -> Channel:
     """Choose the channel that the list says, else that of the option.
 
     Raises:
@@ -340,6 +342,10 @@ def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) ->
     side = utterance.side if num_channels > 1 else None  # a file of one channel is the recording's already
     named = next((channel for channel in (utterance.channel, side) if channel is not None), None)
     channel = option if named is None else named
+    if channel == "split":
+        if num_channels > 1:
+            raise AudioError("unreadable", _NOT_SPLIT.format(num_channels))
+        return "mix"
     if channel != "mix" and channel >= num_channels:
         plural = "" if num_channels == 1 else "s"
         raise AudioError("no such channel", f"channel {channel + 1} of a file with {num_channels} channel{plural}")

@@ -178,7 +178,7 @@ def cli() -> None:
 )
 @click.option(
     "--pipe-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=float,
     default=600.0,
     show_default=True,
     metavar="S",

@@ -256,6 +256,8 @@ class _Reader:
     def _read_folder(self, folder: Path) -> Part | _Files:
         """Read a Kaldi data directory (it holds ``wav.scp``), or all audio below a folder, sorted by path."""
         if not (folder / "wav.scp").exists():
+            if (folder / "segments").exists():
+                raise CorpusError(f"{folder / 'wav.scp'}: no such file, but there are segments of its recordings")
             return _Files(_search(folder))
         recordings = self._open_scp(folder / "wav.scp", read_sides(folder))
         if not (folder / "segments").exists():
@@ -318,9 +320,14 @@ class _Reader:
         if self._stdin_is_list or self._stdin_audio:
             other = "the list itself" if self._stdin_is_list else "the audio of another line"
             raise CorpusError(f"{origin}: - is audio on standard input, but that is {other}")
-        keeper = tempfile.NamedTemporaryFile(prefix="e2v-stdin-")  # noqa: SIM115 — removed when e2v ends
-        shutil.copyfileobj(_standard_input(), keeper)
-        keeper.flush()
+        try:
+            keeper = tempfile.NamedTemporaryFile(prefix="e2v-stdin-")  # noqa: SIM115 — removed when e2v ends
+            shutil.copyfileobj(_standard_input(), keeper)
+            keeper.flush()
+        except OSError as error:
+            raise CorpusError(
+                f"{tempfile.gettempdir()}: {error.strerror}; the audio on standard input is kept there: set TMPDIR"
+            ) from None
         _KEPT.append(keeper)
         self._stdin_audio = keeper.name
 

@@ -237,7 +237,7 @@ def _run_workers(
         audio=AudioOptions(
             min_samples=model.config.receptive_field,
             window=settings.window,
-            channel="mix" if settings.channel == "split" else settings.channel,
+            channel=settings.channel,
             pipe_seconds=settings.pipe_seconds,
         ),
         batch_seconds=settings.batch_seconds,

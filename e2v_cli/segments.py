@@ -69,9 +69,10 @@ class Segments:
             fault = f'{self.origin(place)}: recording "{name}" is not in {self._recordings.name}'
             return Utterance(index, key.decode(), "", fault=fault)
         segment = Segment(float(start), None if float(end) == -1 else float(end))
+        times = f"{self.origin(place)}: from {start.decode()} to {end.decode()} s"
         fault = ""
-        if not 0 <= segment.start < (MAX_TIME if segment.end is None else min(segment.end, MAX_TIME)):
-            fault = f"{self.origin(place)}: from {start.decode()} to {end.decode()} s there is nothing"
+        if not 0 <= segment.start < (MAX_TIME if segment.end is None else segment.end) <= MAX_TIME:
+            fault = f"{times} there is nothing"
         return Utterance(
             index,
             key.decode(),
@@ -139,6 +140,8 @@ def read_sides(folder: Path) -> dict[bytes, int]:
             continue
         if len(cells) != 3 or not re.fullmatch(rb"[A-H]|[1-8]", cells[2]):
             raise CorpusError(f"{path}:{number}: a line is: recording-id file A, or B, 1, 2 …")
+        if cells[0] in sides:
+            raise CorpusError(f'{path}:{number}: recording "{cells[0].decode(errors="backslashreplace")}" again')
         sides[cells[0]] = _parse_channel(cells[2]) if cells[2].isalpha() else int(cells[2]) - 1
     return sides
 

@@ -138,6 +138,8 @@ class Settings:
             raise UsageError(f"--window {self.window:g}: must be at least {MIN_WINDOW:g} s")
         if self.compress and (self.embeddings != "ark" or self.granularity != "frame"):
             raise UsageError("--compress is for matrices in archives: add --granularity frame --embeddings ark")
+        if self.pipe_seconds is not None and not 0 < self.pipe_seconds < math.inf:
+            raise UsageError(f"--pipe-timeout {self.pipe_seconds}: must be a positive number")
         self._check_timeline()
 
     def _check_timeline(self) -> None:

@@ -54,6 +54,10 @@ _CHUNK = 1 << 18
 """Bytes that are copied at a time."""
 _PAUSE = 0.2
 """Seconds after which a command is looked after."""
+_ROOM = 1 << 16
+"""Bytes: a disk with less is full."""
+_GUARD = 'exec 3<&0; (read -r _ <&3; kill -9 0) >/dev/null 2>&1 & exec /bin/sh -c "$1" </dev/null 3<&-'
+"""Runs a command beside a reader of standard input, which kills the whole group once e2v is gone, even by ``kill -9``."""
 _TAIL = 500
 """The most characters of a command's standard error in a message."""
 
@@ -231,26 +235,33 @@ def _read_matrix(archive: BinaryIO, head: bytes, left: int) -> bytes:
 def _run_pipe(command: str, output: BinaryIO, seconds: float, stopping: Callable[[], bool]) -> None:
     """Run a command as Kaldi does, and keep what it writes to standard output."""
     with tempfile.TemporaryFile() as errors:
+        watched, held = os.pipe()  # the command ends when nobody holds the other end any more
         try:
             process = subprocess.Popen(  # noqa: S603 (the user allowed it)
-                ["/bin/sh", "-c", command],
-                stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", _GUARD, "sh", command],
+                stdin=watched,
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,  # a group to kill, which Ctrl-C does not reach
             )
         except ValueError as error:  # a NUL in the command
+            os.close(held)
             raise AudioError("pipe failed", str(error)) from None
         except OSError as error:
+            os.close(held)
             if error.errno != errno.E2BIG:
                 raise
             raise AudioError("pipe failed", os.strerror(error.errno)) from None
+        finally:
+            os.close(watched)
         try:
             code = _wait(process, seconds, stopping)
         finally:  # what it left behind ends too, and writes no more
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            os.close(held)
+        _check_room(output)
         if code is None:
             raise AudioError("pipe timed out", _quote(f"no end after {seconds:g} s", errors))
         if code < 0:
@@ -261,6 +272,17 @@ def _run_pipe(command: str, output: BinaryIO, seconds: float, stopping: Callable
             raise AudioError("pipe failed", _quote(f"exit code {code}", errors))
         if os.fstat(output.fileno()).st_size == 0:
             raise AudioError("empty", _quote("0 bytes of output", errors))
+
+
+def _check_room(file: BinaryIO) -> None:
+    """Check that a command did not fail, or stop early, because there was no room for its output.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    disk = os.fstatvfs(file.fileno())
+    if disk.f_bavail * disk.f_frsize < _ROOM and os.fstat(file.fileno()).st_size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float, stopping: Callable[[], bool]) -> int | None:
