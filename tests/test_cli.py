@@ -78,8 +78,14 @@ def test_help_has_examples_and_imports_nothing_heavy(args: list[str], examples: 
         (["predict", CLIP, "--channel", "0"], "'0' is not mix, split, A, B, or a number counted from 1."),
         (["predict", CLIP, "--channel", "left"], "'left' is not mix, split, A, B, or a number counted from 1."),
         (["predict", CLIP, "--timeline", "1"], "--timeline needs a place for it: add -o OUT"),
-        (["predict", CLIP, "-o", "out", "--timeline", "0.01"], "--timeline 0.01: must be at least 0.02 s, one frame"),
-        (["predict", CLIP, "-o", "out", "--timeline", "nan"], "--timeline nan: must be at least 0.02 s, one frame"),
+        (
+            ["predict", CLIP, "-o", "out", "--timeline", "0.01"],
+            "--timeline 0.01: must be from 0.02 s, one frame, to 86400 s",
+        ),
+        (
+            ["predict", CLIP, "-o", "out", "--timeline", "nan"],
+            "--timeline nan: must be from 0.02 s, one frame, to 86400 s",
+        ),
         (
             ["predict", CLIP, "-o", "out", "--timeline", "1", "--engine", "funasr"],
             "--timeline is not upstream's: leave out --engine funasr",

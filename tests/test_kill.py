@@ -84,7 +84,7 @@ class Watch:
     def _read_finished(self) -> set[str]:
         lines = [line for path in self.out.glob("journal.*") for line in path.read_bytes().split(b"\n")[:-1]]
         rows = (line.decode().split("\t") for line in lines)
-        return {row[4] for row in rows if row[1] in ("done", "failed")}
+        return {row[5] for row in rows if row[1] in ("done", "failed")}
 
 
 def kill_and_go_on(command: Sequence[str], out: Path, kills: int, total: int, seed: int) -> None:
@@ -130,7 +130,7 @@ def wait_for_end(process: subprocess.Popen[str]) -> None:
 
 
 def assert_same_results(out: Path, reference: Path) -> None:
-    for name in ("predictions.tsv", "failures.tsv", "utt2dur", "utt2num_frames"):
+    for name in ("predictions.tsv", "failures.tsv", "utt2dur", "utt2num_frames", "utt2emo"):
         assert (out / name).read_bytes() == (reference / name).read_bytes()
     ours, theirs = read_embeddings(out), read_embeddings(reference)
     assert list(ours) == list(theirs)
@@ -177,7 +177,7 @@ def test_killed_shards_are_merged_to_the_same_bytes(
         kill_and_go_on(command, tmp_path, 3, 50, seed=index)
     assert_same_results(tmp_path, references[granularity])
 
-    for name in ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames"):
+    for name in ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "utt2emo"):
         (tmp_path / name).unlink()
     assert e2v("merge", tmp_path).returncode == 0
     assert_same_results(tmp_path, references[granularity])
