@@ -34,6 +34,10 @@ bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (a quarte
 bench-scale: $(VENV)/installed ## Measure e2v on a list of ten million lines (five minutes, 6 GB of disk)
 	$(BIN)/python tests/bench_scale.py
 
+.PHONY: bench-windows
+bench-windows: $(VENV)/installed ## Measure how far windows of long utterances are from the whole (five minutes)
+	$(BIN)/python tests/bench_windows.py
+
 .PHONY: install
 install: $(VENV)/installed ## Make .venv with e2v in it
 
