@@ -472,17 +472,18 @@ def test_a_signal_while_nothing_is_under_way_yet(number: signal.Signals, e2v: E2
     assert (done.returncode, done.stdout, done.stderr.strip()) == (75, "", "")
 
 
-def test_a_signal_ends_the_commands_of_a_list_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_commands_of_a_list_end_with_e2v(number: signal.Signals, tmp_path: Path) -> None:
     scp = tmp_path / "wav.scp"
     scp.write_text(f"a echo $$ > {tmp_path}/pid; trap '' TERM; sleep 77; cat a.wav |\nb sample_data/wav/m2-0001.flac\n")
     process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "--allow-pipes")
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     command = int((tmp_path / "pid").read_text())
 
-    process.terminate()
+    process.send_signal(number)
     process.communicate(timeout=20)
 
-    assert process.returncode == 75
+    assert process.returncode == (75 if number == signal.SIGTERM else -number)
     wait_until(lambda: not Path(f"/proc/{command}").exists(), seconds=5)
 
 
