@@ -32,7 +32,17 @@ from numpy.typing import NDArray
 
 from e2v_cli.errors import CorpusError
 from e2v_cli.keys import KeyIndex, digest_of
-from e2v_cli.lists import BYTE_ORDER_MARK, LineList, check_id, index_lines, make_list, open_list, split_line, spool
+from e2v_cli.lists import (
+    BYTE_ORDER_MARK,
+    LineList,
+    check_entry,
+    check_id,
+    index_lines,
+    make_list,
+    open_list,
+    split_line,
+    spool,
+)
 from e2v_cli.records import Utterance
 from e2v_cli.segments import read_segments, read_sides
 from e2v_cli.sources import is_pipe, is_url
@@ -311,7 +321,7 @@ class _Reader:
                 continue
             if len(cells) > 1:
                 raise CorpusError(f"{name}:{number}: two columns, but the first line has one: write an utt-id in each")
-            path = os.fsdecode(cells[0])
+            path = os.fsdecode(check_entry(cells[0], f"{name}:{number}"))
             self._look_at_source(path, f"{name}:{number}")
             yield _Found(path, path if is_url(path) else os.path.normpath(path))
 
@@ -321,19 +331,20 @@ class _Reader:
             other = "the list itself" if self._stdin_is_list else "the audio of another line"
             raise CorpusError(f"{origin}: - is audio on standard input, but that is {other}")
         try:
-            keeper = tempfile.NamedTemporaryFile(prefix="e2v-stdin-")  # noqa: SIM115 — removed when e2v ends
-            shutil.copyfileobj(_standard_input(), keeper)
-            keeper.flush()
+            keeper = tempfile.TemporaryDirectory(prefix="e2v-")
+            path = Path(keeper.name, "standard input")
+            with path.open("wb") as file:
+                shutil.copyfileobj(_standard_input(), file)
         except OSError as error:
             raise CorpusError(
                 f"{tempfile.gettempdir()}: {error.strerror}; the audio on standard input is kept there: set TMPDIR"
             ) from None
-        _KEPT.append(keeper)
-        self._stdin_audio = keeper.name
+        _KEPT.append(keeper)  # removed when e2v ends
+        self._stdin_audio = str(path)
 
 
 _KEPT: list[object] = []
-"""Temporary files that are there for as long as the process."""
+"""Temporary folders that are there for as long as the process."""
 
 
 def _standard_input() -> BinaryIO:

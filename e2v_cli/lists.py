@@ -158,8 +158,18 @@ def check_id(key: bytes, origin: str) -> bytes:
         utt_id = key.decode()
     except UnicodeDecodeError:
         raise CorpusError(f"{origin}: utt-id {key!r} is not UTF-8") from None
-    if utt_id.startswith("#"):
-        raise CorpusError(f"{origin}: begins with #, but Kaldi's lists have no comments")
+    check_entry(key, origin)
     if any(ord(character) < 32 for character in utt_id):
         raise CorpusError(f"{origin}: control characters in utt-id {utt_id!r}")
     return key
+
+
+def check_entry(first: bytes, origin: str) -> bytes:
+    """Check that the first column of a line begins no comment.
+
+    Raises:
+        CorpusError: it does.
+    """
+    if first.startswith(b"#"):
+        raise CorpusError(f"{origin}: begins with #, but Kaldi's lists have no comments")
+    return first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -49,7 +49,17 @@ class RecordingList(Protocol):
 class Segments:
     """A list of segments, each of them an utterance."""
 
-    def __init__(self, lines: LineList, recordings: RecordingList, recording_of: NDArray[np.int64]) -> None:
+    def __init__(
+        self, lines: LineList, recordings: RecordingList, recording_of: NDArray[np.int64], starts: NDArray[np.float64]
+    ) -> None:
+        """Join segments to their recordings.
+
+        Args:
+            lines: the segments.
+            recordings: the recordings.
+            recording_of: (segments,) the place of each one's recording; -1 where there is none.
+            starts: (segments,) where each begins, in seconds.
+        """
         self.name = lines.name
         self.hashes = lines.hashes
         self.ids = lines.ids
@@ -57,6 +67,7 @@ class Segments:
         self._lines = lines
         self._recordings = recordings
         self._recording_of = recording_of
+        self._starts = starts
 
     def utterance(self, place: int, index: int) -> Utterance:
         """Read the segment at a place."""
@@ -100,7 +111,7 @@ class Segments:
         by_appearance = np.argsort(firsts)
         first_piece = np.empty_like(num_pieces)
         first_piece[by_appearance] = np.cumsum(num_pieces[by_appearance]) - num_pieces[by_appearance]
-        by_recording = np.argsort(recordings, kind="stable")
+        by_recording = np.lexsort((self._starts, recordings))  # a piece is of neighbours, however they are listed
         rank = np.empty(len(recordings), dtype=np.int64)
         rank[by_recording] = np.arange(len(recordings)) - np.repeat(np.cumsum(counts) - counts, counts)
         pieces: NDArray[np.int64] = first_piece[recordings] + rank * num_pieces[recordings] // counts[recordings]
@@ -117,11 +128,11 @@ def read_segments(path: Path, recordings: RecordingList) -> Segments:
         with open_list(str(path)) as file:
             lines = index_lines(file, str(path), _PLAIN_LINE, _look_closely)
             file.seek(0)
-            wanted = np.fromiter(_hash_recordings(file), dtype=np.int64, count=len(lines))
+            wanted, starts = _read_columns(file)
     except OSError as error:
         raise CorpusError(f"{path}: {error.strerror}") from None
-    places = KeyIndex(np.frombuffer(recordings.hashes, dtype=np.int64)).find(wanted)
-    return Segments(lines, recordings, places)
+    places = KeyIndex(np.frombuffer(recordings.hashes, dtype=np.int64)).find(np.frombuffer(wanted, dtype=np.int64))
+    return Segments(lines, recordings, places, np.frombuffer(starts, dtype=np.float64))
 
 
 def read_sides(folder: Path) -> dict[bytes, int]:
@@ -158,11 +169,15 @@ def _look_closely(line: bytes, origin: str) -> bytes:
     return key
 
 
-def _hash_recordings(file: Iterable[bytes]) -> Iterator[int]:
+def _read_columns(file: Iterable[bytes]) -> tuple[array[int], array[float]]:
+    """Read the hash of each line's recording, and where the segment begins."""
+    recordings, starts = array("q"), array("d")
     for line in file:
-        cells = line.removeprefix(BYTE_ORDER_MARK).split(maxsplit=2)
+        cells = line.removeprefix(BYTE_ORDER_MARK).split(maxsplit=3)
         if cells:
-            yield hash(cells[1])
+            recordings.append(hash(cells[1]))
+            starts.append(float(cells[2]))
+    return recordings, starts
 
 
 def _parse_channel(text: bytes) -> int:
