@@ -67,6 +67,25 @@ def _parse_channel(_ctx: click.Context, _param: click.Parameter, value: str) -> 
     raise click.BadParameter(f"{value!r} is not mix, split, A, B, or a number counted from 1.")
 
 
+# What e2v predict and e2v plan have in common.
+_inputs = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+_granularity = click.option(
+    "--granularity",
+    type=click.Choice(["utterance", "frame"]),
+    default="utterance",
+    show_default=True,
+    help="What an embedding is: one vector, or a (frames, dim) matrix at 50 Hz.",
+)
+_channel = click.option(
+    "--channel",
+    metavar="N|A|B|mix|split",
+    callback=_parse_channel,
+    default="mix",
+    show_default=True,
+    help="Which channel of a file with several, counted from 1; split makes an utterance of each (-1, -2).",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="e2v", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -80,7 +99,7 @@ def cli() -> None:
 
 
 @cli.command(no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@_inputs
 @click.option(
     "-o",
     "--output-dir",
@@ -116,13 +135,7 @@ def cli() -> None:
     metavar="N",
     help="Worker processes: on CPU one thread each, on GPU one a device. [default: all cores, or all GPUs]",
 )
-@click.option(
-    "--granularity",
-    type=click.Choice(["utterance", "frame"]),
-    default="utterance",
-    show_default=True,
-    help="What an embedding is: one vector, or a (frames, dim) matrix at 50 Hz.",
-)
+@_granularity
 @click.option(
     "--embeddings",
     type=click.Choice(["none", "npy", "ark", "ark,t"]),
@@ -165,14 +178,7 @@ def cli() -> None:
     help="Write the timeline in this format, too; may be given several times.",
 )
 @click.option("--join", is_flag=True, help="Join neighbouring spans of the timeline that have the same label.")
-@click.option(
-    "--channel",
-    metavar="N|A|B|mix|split",
-    callback=_parse_channel,
-    default="mix",
-    show_default=True,
-    help="Which channel of a file with several, counted from 1; split makes an utterance of each (-1, -2).",
-)
+@_channel
 @click.option(
     "--allow-pipes", is_flag=True, help="Run the commands ('… |') of a wav.scp; only for lists that you trust."
 )
@@ -352,7 +358,7 @@ def status(output_dir: Path) -> None:
 
 
 @cli.command(no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@_inputs
 @click.option(
     "-m",
     "--model",
@@ -361,13 +367,7 @@ def status(output_dir: Path) -> None:
     metavar="NAME|DIR",
     help="Whose shape counts; a published one need not be on this machine.",
 )
-@click.option(
-    "--granularity",
-    type=click.Choice(["utterance", "frame"]),
-    default="utterance",
-    show_default=True,
-    help="What an embedding is: one vector, or a (frames, dim) matrix at 50 Hz.",
-)
+@_granularity
 @click.option(
     "--embeddings",
     type=click.Choice(["none", "npy", "ark"]),
@@ -385,14 +385,7 @@ def status(output_dir: Path) -> None:
 @click.option(
     "-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="CPU cores that the run will have. [default: all]"
 )
-@click.option(
-    "--channel",
-    metavar="N|A|B|mix|split",
-    callback=_parse_channel,
-    default="mix",
-    show_default=True,
-    help="Which channel of a file with several, counted from 1; split makes an utterance of each (-1, -2).",
-)
+@_channel
 @click.option("--allow-pipes", is_flag=True, help="The run may run commands ('… |'); here they are only counted.")
 def plan(
     inputs: tuple[str, ...],
