@@ -16,7 +16,7 @@ import numpy as np
 from e2v_cli import __version__
 from e2v_cli.durable import published, remove_drafts
 from e2v_cli.errors import OutputError
-from e2v_cli.history import describe_sources, find_run, plan_for, read_record
+from e2v_cli.history import describe_sources, find_run, plan_for, read_headers, read_record
 from e2v_cli.journal import LEFT, Elapsed, Header, JournalFile, Record
 from e2v_cli.output import (
     EMBEDDING_LISTS,
@@ -142,7 +142,8 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
         }
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     remove_other_ids(output_dir, ids.digest)
-    remove_other_results(output_dir, [*files, "run.json"], header.timeline_formats)
+    formats = {name for _, earlier in read_headers(output_dir) for name in earlier.timeline_formats}
+    remove_other_results(output_dir, [*files, "run.json"], formats - set(header.timeline_formats))
     return summary
 
 

@@ -155,12 +155,18 @@ def remove_other_ids(output_dir: Path, digest: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_other_results(output_dir: Path, files: Sequence[str], formats: Sequence[str]) -> None:
-    """Remove final files that an earlier publication left, and that are not of this one."""
+def remove_other_results(output_dir: Path, files: Sequence[str], dropped: Set[str]) -> None:
+    """Remove final files that an earlier publication left, and that are not of this one.
+
+    Args:
+        output_dir: OUT.
+        files: the final files of this one.
+        dropped: formats of the timeline that an earlier one had, and this one has not.
+    """
     for name in set(RESULTS) - set(files):
         (output_dir / name).unlink(missing_ok=True)
     for folder, pattern in (("audacity", "*.txt"), ("textgrid", "*.TextGrid")):
-        if folder not in formats:
+        if folder in dropped:
             for path in (output_dir / folder).glob(pattern):
                 path.unlink(missing_ok=True)
 

@@ -430,7 +430,6 @@ def test_formats_that_nobody_asks_for_any_more_are_removed(tmp_path: Path) -> No
     write_timeline(tmp_path, formats=("audacity", "ctm", "rttm", "textgrid"))
     merge(tmp_path)
     (tmp_path / "audacity/readme").touch()
-    (tmp_path / "journal.1-of-1.1").unlink()
     write_timeline(tmp_path, formats=("ctm",), join=True)
 
     merge(tmp_path)
@@ -442,6 +441,16 @@ def test_formats_that_nobody_asks_for_any_more_are_removed(tmp_path: Path) -> No
     ]
     assert os.listdir(tmp_path / "audacity") == ["readme"]
     assert os.listdir(tmp_path / "textgrid") == []
+
+
+def test_folders_that_no_run_wrote_to_are_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "textgrid").mkdir()
+    (tmp_path / "textgrid/mine.TextGrid").touch()
+    write_timeline(tmp_path)
+
+    merge(tmp_path)
+
+    assert os.listdir(tmp_path / "textgrid") == ["mine.TextGrid"]
 
 
 def test_rows_of_the_timeline_that_are_gone_are_named(tmp_path: Path) -> None:
