@@ -274,8 +274,8 @@ class _Reader:
             return recordings
         if not isinstance(recordings, Recordings):
             raise CorpusError(f"{folder / 'wav.scp'}: one column, but segments need recording ids before the paths")
-        Corpus([recordings])  # refuses an id that stands twice
-        return read_segments(folder / "segments", recordings)
+        index = Corpus([recordings]).index  # refuses an id that stands twice
+        return read_segments(folder / "segments", recordings, index)
 
     def _open_scp(self, path: Path, sides: dict[bytes, int]) -> Recordings | _Files:
         try:

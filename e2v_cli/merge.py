@@ -78,6 +78,7 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
     gap = b"\t" if embeddings == "npy" else b" "
     home = bytes(output_dir.resolve()) + b"/"
     duration_column = 2 if labels else 0
+    kaldi_labels = {tsv_row([label]).encode(): kaldi_key(tsv_row([label])).encode() for label in labels}
     done, audio_seconds = 0, 0.0
     for name in RESULTS:
         remove_drafts(output_dir / name)
@@ -119,7 +120,7 @@ def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summa
                 durations.write(b"%b %b\n" % (kaldi, duration))
                 frames.write(b"%b %b\n" % (kaldi, num_frames))
                 if emotions:
-                    emotions.write(b"%b %b\n" % (kaldi, kaldi_key(cells[0].decode()).encode()))
+                    emotions.write(b"%b %b\n" % (kaldi, kaldi_labels[cells[0]]))
                 if timeline:
                     timeline.add(key.decode(), float(duration), spans.decode())
                 for file in places:

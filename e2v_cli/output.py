@@ -114,11 +114,9 @@ class IdList:
         self._path = _ids_path(output_dir, digest)
         hashes = array("q")
         try:
-            for keys in self.ids():
-                hashes.extend(map(hash, keys))
             with suppress(FileNotFoundError):
                 self.pieces = np.fromfile(_pieces_path(self._path), dtype="<i8")
-            found = digest_of(self.ids(), self.pieces)
+            found = digest_of(self._hashed_ids(hashes), self.pieces)
         except OSError as error:
             raise OutputError(f"{self._path}: {error.strerror}; run e2v predict again to go on") from None
         if found != digest:
@@ -127,6 +125,12 @@ class IdList:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def _hashed_ids(self, hashes: array[int]) -> Iterator[list[bytes]]:
+        """Read them, and note their hashes."""
+        for keys in self.ids():
+            hashes.extend(map(hash, keys))
+            yield keys
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read them, some thousand at a time."""

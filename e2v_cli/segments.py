@@ -38,9 +38,7 @@ _PLAIN_LINE = re.compile(_LINE.pattern.replace(rb"(\S+)", rb"([!\"$-~][!-~]*)", 
 class RecordingList(Protocol):
     """The recordings that segments are parts of."""
 
-    lines: LineList
     name: str
-    hashes: array[int]
 
     def utterance(self, place: int, index: int) -> Utterance:
         """Read the recording at a place."""
@@ -80,10 +78,9 @@ class Segments:
             fault = f'{self.origin(place)}: recording "{name}" is not in {self._recordings.name}'
             return Utterance(index, key.decode(), "", fault=fault)
         segment = Segment(float(start), None if float(end) == -1 else float(end))
-        times = f"{self.origin(place)}: from {start.decode()} to {end.decode()} s"
         fault = ""
         if not 0 <= segment.start < (MAX_TIME if segment.end is None else segment.end) <= MAX_TIME:
-            fault = f"{times} there is nothing"
+            fault = f"{self.origin(place)}: from {start.decode()} to {end.decode()} s there is nothing"
         return Utterance(
             index,
             key.decode(),
@@ -118,8 +115,13 @@ class Segments:
         return pieces
 
 
-def read_segments(path: Path, recordings: RecordingList) -> Segments:
+def read_segments(path: Path, recordings: RecordingList, index: KeyIndex) -> Segments:
     """Read ``segments``: lines of ``utt-id recording-id start end``, perhaps with a channel counted from 0.
+
+    Args:
+        path: where they are.
+        recordings: what they are parts of.
+        index: which recording stands where.
 
     Raises:
         CorpusError: it can't be read, or a line has another form.
@@ -131,7 +133,7 @@ def read_segments(path: Path, recordings: RecordingList) -> Segments:
             wanted, starts = _read_columns(file)
     except OSError as error:
         raise CorpusError(f"{path}: {error.strerror}") from None
-    places = KeyIndex(np.frombuffer(recordings.hashes, dtype=np.int64)).find(np.frombuffer(wanted, dtype=np.int64))
+    places = index.find(np.frombuffer(wanted, dtype=np.int64))
     return Segments(lines, recordings, places, np.frombuffer(starts, dtype=np.float64))
 
 
