@@ -114,7 +114,7 @@ class Recordings:
     """A list of recordings, each of them an utterance."""
 
     def __init__(self, lines: LineList, folder: str, sides: dict[bytes, int], stdin_audio: str) -> None:
-        self.lines = lines
+        self._lines = lines
         self.name = lines.name
         self.hashes = lines.hashes
         self.ids = lines.ids
@@ -124,7 +124,7 @@ class Recordings:
 
     def utterance(self, place: int, index: int) -> Utterance:
         """Read the utterance at a place."""
-        key, value = self.lines.read(place)
+        key, value = self._lines.read(place)
         source = os.fsdecode(value)
         if self.name and source == STDIN:
             source = self._stdin_audio
@@ -132,7 +132,7 @@ class Recordings:
 
     def origin(self, place: int) -> str:
         """Say where it is written, or which file it is."""
-        return self.lines.origin(place) if self.name else os.fsdecode(self.lines.read(place)[1])
+        return self._lines.origin(place) if self.name else os.fsdecode(self._lines.read(place)[1])
 
     def pieces(self) -> NDArray[np.int64]:
         """Number what is decoded together: each by itself."""

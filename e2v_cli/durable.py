@@ -19,10 +19,18 @@ def published(path: Path) -> Iterator[BinaryIO]:
 
     Until then it has a name of its own, so that several writers never meet: the last one to be ready counts.
     """
-    draft = draft_of(path)
+    with drafted(path, draft_of(path)) as file:
+        yield file
+    with naming(path):
+        sync_folder(path.parent)
+
+
+@contextmanager
+def drafted(path: Path, draft: Path) -> Iterator[BinaryIO]:
+    """Open a draft that becomes a file when it is whole; that the folder has it is the caller's to make last."""
     with naming(path):
         try:
-            with draft.open("xb") as file:
+            with draft.open("wb") as file:
                 yield file
                 sync_file(file)
             draft.replace(path)
@@ -30,7 +38,6 @@ def published(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 draft.unlink()
             raise
-        sync_folder(path.parent)
 
 
 def draft_of(path: Path) -> Path:

@@ -40,12 +40,22 @@ def find_model(name: str) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
+    model = find_published(name)
+    raise ModelError(
+        f"{name}: this version does not download models; get its folder with\n"
+        f"    modelscope download --model {model.modelscope_id} --local_dir {model.name}\n"
+        f"and give it: --model ./{model.name}"
+    )
+
+
+def find_published(name: str) -> PublishedModel:
+    """Find a model of the family by its name, or by its id on a hub.
+
+    Raises:
+        ModelError: there is none; the message lists the names.
+    """
     for model in PUBLISHED_MODELS:
         if name in (model.name, model.modelscope_id, model.hugging_face_id):
-            raise ModelError(
-                f"{name}: this version does not download models; get its folder with\n"
-                f"    modelscope download --model {model.modelscope_id} --local_dir {model.name}\n"
-                f"and give it: --model ./{model.name}"
-            )
+            return model
     known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
     raise ModelError(f"{name}: no such folder, and no model of that name (known: {known})")

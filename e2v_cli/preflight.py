@@ -23,15 +23,15 @@ from e2v_cli.audio import AudioOptions, Outline, count_channels, outline_wavefor
 from e2v_cli.checkpoint import read_model
 from e2v_cli.corpus import Corpus, read_corpus, split_channels
 from e2v_cli.devices import count_cores
-from e2v_cli.errors import CorpusError, ModelError
-from e2v_cli.hub import PUBLISHED_MODELS, SAMPLE, find_model
+from e2v_cli.errors import CorpusError
+from e2v_cli.hub import SAMPLE, find_model, find_published
 from e2v_cli.keys import KeyIndex, hash_keys
-from e2v_cli.lists import LineList, index_lines, open_list
+from e2v_cli.lists import BYTE_ORDER_MARK, LineList, index_lines, open_list
 from e2v_cli.model_config import NetworkConfig, parse_feature_encoder_spec
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
 from e2v_cli.settings import Channel, EmbeddingDtype, EmbeddingFormat, Granularity
 from e2v_cli.sources import is_pipe, is_url
-from e2v_cli.tables import kaldi_key, tsv_row
+from e2v_cli.tables import clock, kaldi_key, tsv_row
 
 HEADERS_AT_ONCE = 8
 """Threads that read headers: most of them wait for a disk or a server of files."""
@@ -174,10 +174,11 @@ def forecast(options: PlanOptions) -> Forecast:
     config = _find_shape(options.model)
     speakers = _count_speakers(options.inputs, corpus)
     tally = _Tally(options, config)
-    channel = options.channel
-    if channel == "split":
-        corpus, channel = split_channels(corpus, _count_channels, HEADERS_AT_ONCE), "mix"
-    _survey(corpus, tally, AudioOptions(config.receptive_field, window=60.0, channel=channel, pipe_seconds=None))
+    if options.channel == "split":
+        corpus = split_channels(corpus, _count_channels, HEADERS_AT_ONCE)
+    _survey(
+        corpus, tally, AudioOptions(config.receptive_field, window=60.0, channel=options.channel, pipe_seconds=None)
+    )
     return Forecast(_describe(options, len(corpus), speakers, tally), tally.reasons.total())
 
 
@@ -274,7 +275,7 @@ def _hash_speakers(path: Path) -> Iterator[int]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                cells = line.removeprefix(b"\xef\xbb\xbf").split()
+                cells = line.removeprefix(BYTE_ORDER_MARK).split()
                 if len(cells) not in (0, 2):
                     raise CorpusError(f"{path}:{number}: a line is: utt-id speaker")
                 yield from map(hash, cells)
@@ -286,11 +287,7 @@ def _find_shape(name: str) -> NetworkConfig:
     """Find the shape of a model: as its folder says, else as it was published."""
     if name == SAMPLE or Path(name).is_dir():
         return read_model(name, find_model(name)).config
-    for model in PUBLISHED_MODELS:
-        if name in (model.name, model.modelscope_id, model.hugging_face_id):
-            return LARGE if "large" in model.name else BASE
-    known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
-    raise ModelError(f"{name}: no such folder, and no model of that name (known: {known})")
+    return LARGE if "large" in find_published(name).name else BASE
 
 
 def _count_operations(config: NetworkConfig) -> float:
@@ -313,7 +310,7 @@ def _describe(options: PlanOptions, size: int, speakers: tuple[int, int] | None,
         ("utterances", str(size)),
         ("recordings", str(tally.recordings)),
         ("speakers", _describe_speakers(*speakers) if speakers else ""),
-        ("audio", f"{least}{tally.seconds / 3600:.2f} hours ({_clock(tally.seconds)})"),
+        ("audio", f"{least}{tally.seconds / 3600:.2f} hours ({clock(tally.seconds)})"),
         ("sample rates", _list_counts({f"{rate} Hz": count for rate, count in sorted(tally.rates.items())})),
         ("channels", _list_counts({str(channels): count for channels, count in sorted(tally.channels.items())})),
         ("not looked at", _describe_far(tally)),
@@ -368,12 +365,7 @@ def _describe_time(options: PlanOptions, least: str, tally: _Tally) -> str:
     jobs = options.jobs or count_cores()
     speed = BASE_SPEED * jobs * _count_operations(BASE) / _count_operations(tally.config)
     cores = "1 CPU core" if jobs == 1 else f"{jobs} CPU cores"
-    return f"{least}{_clock(tally.seconds / speed)} on {cores}, at {speed:.1f} × real time: a rough guess"
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{least}{clock(tally.seconds / speed)} on {cores}, at {speed:.1f} × real time: a rough guess"
 
 
 def _list_failures(tally: _Tally) -> Iterator[str]:

@@ -9,6 +9,7 @@ from e2v_cli.history import find_run, is_published, plan_for, read_record
 from e2v_cli.journal import DONE, LEFT, Elapsed, Record
 from e2v_cli.output import IdList, read_owner
 from e2v_cli.settings import Shard
+from e2v_cli.tables import clock
 
 COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "who")
 
@@ -66,8 +67,7 @@ def _ready_in(elapsed: Elapsed, left: int) -> str:
         return ""
     if not elapsed.finished:
         return "–"
-    seconds = round(left * elapsed.encode_seconds / elapsed.finished)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return clock(left * elapsed.encode_seconds / elapsed.finished)
 
 
 def _who(output_dir: Path, shard: Shard, record: Record) -> str:

@@ -58,6 +58,12 @@ def tsv_row(fields: Iterable[str]) -> str:
     return "\t".join(re.sub(r"[\t\n\r]", " ", field) for field in fields)
 
 
+def clock(seconds: float) -> str:
+    """Show a length of time in hours, minutes and seconds: ``1:02:03``."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
 def kaldi_key(utt_id: str) -> str:
     """Make an id a key of Kaldi's own formats, where white space ends it, in Python's readers any of Unicode's too.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.durable import draft_of, naming, sync_file, sync_folder
+from e2v_cli.durable import draft_of, drafted, sync_folder
 from e2v_cli.settings import TimelineFormat
 from e2v_cli.tables import file_name, kaldi_key, tsv_row
 
@@ -192,17 +191,8 @@ class TimelineFiles:
 
     def _publish(self, place: str, content: str) -> None:
         """Write a file to the disk itself, and give it its name when it is whole."""
-        path = self.output_dir / place
-        with naming(path):
-            try:
-                with self._draft.open("wb") as file:
-                    file.write(content.encode())
-                    sync_file(file)
-                self._draft.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    self._draft.unlink()
-                raise
+        with drafted(self.output_dir / place, self._draft) as file:
+            file.write(content.encode())
 
 
 def _rows(utt_id: str, spans: Iterable[Span]) -> Iterator[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from kaldiio.matio import write_array_ascii
 from numpy.typing import NDArray
 
-from e2v_cli.durable import draft_of, naming, sync_file, sync_folder
+from e2v_cli.durable import draft_of, drafted, naming, sync_file, sync_folder
 from e2v_cli.records import SAMPLE_RATE, Entry, Prediction
 from e2v_cli.settings import EmbeddingDtype, EmbeddingOptions, Shard
 from e2v_cli.spool import Spool
@@ -114,14 +114,10 @@ class NpyWriter:
         """Write a file each, and the folder's entries, to the disk itself."""
         places = [f"embeddings/{file_name(prediction.utterance.utt_id)}.npy" for prediction in predictions]
         for place, prediction in zip(places, predictions, strict=True):
-            path = self.output_dir / place
-            with naming(path):
-                with self._draft.open("wb") as file:
-                    file.write(self._header(prediction.embedding.shape))
-                    for block in _blocks(prediction.embedding):
-                        file.write(_rounded(block, self.dtype).tobytes())
-                    sync_file(file)
-                self._draft.replace(path)
+            with drafted(self.output_dir / place, self._draft) as file:
+                file.write(self._header(prediction.embedding.shape))
+                for block in _blocks(prediction.embedding):
+                    file.write(_rounded(block, self.dtype).tobytes())
         if places:
             sync_folder(self.output_dir / "embeddings")
         return places
