@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import soundfile
@@ -18,7 +17,8 @@ import soxr
 from numpy.typing import NDArray
 
 from e2v_cli.containers import FORMATS, AudioError, Claim, read_claim
-from e2v_cli.records import SAMPLE_RATE, Failure, Stage, Utterance, Waveform
+from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
+from e2v_cli.settings import Channel, OneChannel
 from e2v_cli.sources import blame, open_source
 from e2v_cli.spool import SpooledSamples
 
@@ -40,9 +40,6 @@ ENTERED_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
 
-Channel = int | Literal["mix"]
-"""A channel, counted from 0, or the mean of all."""
-
 _NOT_SPLIT = "could not be read when channels were counted, and has {} now; run the same command again"
 
 
@@ -54,7 +51,7 @@ class AudioOptions:
     """Samples at 16 kHz that the model needs to give a frame."""
     window: float
     """Seconds; a longer utterance is not held in memory."""
-    channel: Channel | Literal["split"]
+    channel: Channel
     """Which channel is read of a file with several, unless the list says which; split: it always says."""
     pipe_seconds: float | None
     """The time limit of commands in a list; None: they are not run."""
@@ -154,7 +151,7 @@ def resample(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 class _Collector:
     """Gathers the samples of one utterance while its recording is read."""
 
-    def __init__(self, utterance: Utterance, rate: int, channel: Channel, options: AudioOptions) -> None:
+    def __init__(self, utterance: Utterance, rate: int, channel: OneChannel, options: AudioOptions) -> None:
         segment = utterance.segment
         self.utterance = utterance
         self.channel = channel
@@ -264,7 +261,7 @@ def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOp
         position = _enter(file, collectors[0].first)
         ends = [claim.most if collector.end is None else collector.end for collector in collectors]
         for block in _read_blocks(file, position, min(claim.most, max(ends))):
-            mono: dict[Channel, NDArray[np.float32]] = {}
+            mono: dict[OneChannel, NDArray[np.float32]] = {}
             end = position + len(block)
             under_way = []
             for number, collector in enumerate(collectors):
@@ -322,7 +319,7 @@ def _enter(file: soundfile.SoundFile, first: int) -> int:
     return 0
 
 
-def _mix(block: NDArray[np.float32], channel: Channel) -> NDArray[np.float32]:
+def _mix(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]:
     """Choose a channel of (samples, channels), or mix all: (samples,)."""
     if block.shape[1] == 1:
         return block[:, 0]
@@ -333,7 +330,7 @@ def _mix(block: NDArray[np.float32], channel: Channel) -> NDArray[np.float32]:
         return mean
 
 
-def _choose_channel(utterance: Utterance, num_channels: int, option: Channel | Literal["split"]) -> Channel:
+def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) -> OneChannel:
     """Choose the channel that the list says, else that of the option.
 
     Raises:
@@ -408,5 +405,4 @@ def _fail_in_list(utterance: Utterance) -> Failure:
 
 
 def _fail(utterance: Utterance, error: AudioError) -> Failure:
-    stage: Stage = "audio"
-    return Failure(utterance, stage, error.reason, f"{utterance.source}: {error}")
+    return Failure(utterance, "audio", error.reason, f"{utterance.source}: {error}")

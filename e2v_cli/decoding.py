@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, Full, Queue
 
 from e2v_cli.audio import AudioOptions, load_waveforms
@@ -105,8 +106,6 @@ class _Decoding:
         if isinstance(item, Waveform):
             self._put_samples += len(item.samples)
         while not self._stop.is_set():
-            try:
-                return self._queue.put(item, timeout=_PAUSE)
-            except Full:
-                continue
-        return None
+            with suppress(Full):
+                self._queue.put(item, timeout=_PAUSE)
+                return

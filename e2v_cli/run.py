@@ -202,9 +202,8 @@ def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record, shard:
             return None
         if not unchanged:
             record = read_record(output_dir, corpus)
-        if missing := describe_missing(
-            record, shard.count, corpus
-        ):  # others ended when what was done before was another
+        # there is something missing where others ended when what was done before was another
+        if missing := describe_missing(record, shard.count, corpus):
             logger.warning("shard %s is complete; %s", shard, missing)
             return None
         if shard.count > 1:

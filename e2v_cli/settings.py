@@ -16,8 +16,10 @@ EmbeddingFormat = Literal["none", "npy", "ark", "ark,t"]
 EmbeddingDtype = Literal["fp32", "fp16"]
 ProgressStyle = Literal["bar", "lines", "none"]
 TimelineFormat = Literal["rttm", "ctm", "audacity", "textgrid"]
-Channel = int | Literal["mix", "split"]
-"""Which channel of a file with several: counted from 0, their mean, or each as an utterance of its own."""
+OneChannel = int | Literal["mix"]
+"""A channel of a file with several, counted from 0, or the mean of all."""
+Channel = OneChannel | Literal["split"]
+"""The same, or each of them as an utterance of its own."""
 
 NUMERICS = 1
 """Raised whenever a change of the code changes a number: results of different numerics are never mixed in one OUT."""

@@ -11,9 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import kaldiio
 import numpy as np
-from kaldiio.matio import write_array_ascii
+from kaldiio.matio import write_array, write_array_ascii
 from numpy.typing import NDArray
 
 from e2v_cli.durable import draft_of, drafted, naming, sync_file, sync_folder
@@ -157,20 +156,20 @@ class ArkWriter:
 
         Kaldi has no 16-bit floats: values are rounded, so that they are those of the .npy, and stored in 32.
         """
-        record = BytesIO()
         if self.options.format == "ark" and not self.options.compress and isinstance(embedding, Spool):
             # A matrix that is too large for memory, as Kaldi's Matrix::Write has it; kaldiio wants it in one piece.
             yield b"\0BFM " + b"".join(struct.pack("<bi", 4, size) for size in embedding.shape)
             for block in embedding.blocks():
                 yield _rounded(block, self.options.dtype).astype(np.float32).tobytes()
             return
-        whole = np.concatenate(list(_blocks(embedding)))
+        whole = embedding.read() if isinstance(embedding, Spool) else embedding
         array = _rounded(whole, self.options.dtype).astype(np.float32)
+        record = BytesIO()
         if self.options.format == "ark,t":
             write_array_ascii(record, array, digit=TEXT_DIGITS)
         else:
             method = AUTOMATIC_COMPRESSION if self.options.compress else None
-            kaldiio.matio.write_array(record, array, compression_method=method)
+            write_array(record, array, compression_method=method)
         yield record.getvalue()
 
 

@@ -27,8 +27,9 @@ from audio_files import (
 from numpy.typing import NDArray
 
 from e2v_cli import audio
-from e2v_cli.audio import AudioOptions, Channel, count_channels, load_waveforms
+from e2v_cli.audio import AudioOptions, count_channels, load_waveforms
 from e2v_cli.records import Failure, Segment, Utterance, Waveform
+from e2v_cli.settings import OneChannel
 from e2v_cli.spool import SpooledSamples
 
 OPTIONS = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
@@ -514,7 +515,7 @@ def test_a_full_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pyte
 )
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
 def test_one_channel_is_read_of_a_file_with_several(
-    kind: str, option: Channel, listed: int | None, side: int | None, expected: int, tmp_path: Path
+    kind: str, option: OneChannel, listed: int | None, side: int | None, expected: int, tmp_path: Path
 ) -> None:
     """What ``segments`` says goes before ``reco2file_and_channel``, and both before the option."""
     channels = noisy_tone(RATE, 3)
@@ -537,7 +538,7 @@ def test_one_channel_is_read_of_a_file_with_several(
     ],
 )
 def test_a_channel_that_is_not_there_fails(
-    num_channels: int, option: Channel, listed: int | None, side: int | None, detail: str, tmp_path: Path
+    num_channels: int, option: OneChannel, listed: int | None, side: int | None, detail: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.wav", encode(noisy_tone(RATE, num_channels)))
     utterance = Utterance(0, "utt", str(path), channel=listed, side=side)
@@ -770,7 +771,7 @@ def test_a_recording_is_read_no_further_than_its_last_segment(tmp_path: Path, mo
     path = write(tmp_path / "a.wav", encode(LONG_TONE))
     mix = audio._mix
 
-    def note(block: NDArray[np.float32], channel: Channel) -> NDArray[np.float32]:
+    def note(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]:
         taken.append(len(block))
         return mix(block, channel)
 
