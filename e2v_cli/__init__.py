@@ -1,3 +1,29 @@
-"""e2v: speech emotion recognition with emotion2vec over whole Kaldi-style corpora."""
+"""e2v: speech emotion recognition with emotion2vec over whole Kaldi-style corpora.
 
+In Python, for notebooks:
+
+    from e2v_cli import load
+
+    model = load("emotion2vec_plus_base")
+    for result in model.predict([waveform, another]):  # (samples,) at 16 kHz
+        print(result.label, result.score, result.embedding.shape)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from e2v_cli.api import Recognizer, Result, load
+
+__all__ = ["Recognizer", "Result", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Import what a notebook needs, PyTorch with it, only when it is asked for: the command answers at once."""
+    if name in __all__:
+        from e2v_cli import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

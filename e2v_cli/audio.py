@@ -99,6 +99,17 @@ def load_waveforms(
             yield give(_fail(utterance, error))
 
 
+def make_waveform(utterance: Utterance, samples: NDArray[np.float32], rate: int, options: AudioOptions) -> Waveform:
+    """Make of (samples,) in memory what load_waveforms would make of a file of them.
+
+    Raises:
+        AudioError: they are not finite, or too few.
+    """
+    collector = _Collector(utterance, rate, "mix", options)
+    collector.take(samples, first=0)
+    return collector.finish()
+
+
 def outline_waveforms(utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[Outline | Failure]:
     """Say of utterances of the same recording what load_waveforms will make of them, as far as the header tells.
 

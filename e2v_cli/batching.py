@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.records import SAMPLE_RATE, Batch, Waveform
+from e2v_cli.records import SAMPLE_RATE, Batch, Utterance, Waveform
 from e2v_cli.settings import Shard
 from e2v_cli.spool import SpooledSamples
 
@@ -26,6 +27,9 @@ BLOCK_SIZES = (2, 256)
 
 PORTION_SECONDS = 1200.0
 """Audio of a block that is held in memory and sorted by length (77 MB)."""
+
+BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
+"""Audio in one forward pass, by kind of device: what stays in a CPU's cache, and what fills a GPU."""
 
 
 class Share(NamedTuple):
@@ -68,6 +72,12 @@ class Plan:
         """Count how many of the chosen (members,) each of so many shards has: (count,)."""
         blocks = np.searchsorted(self._firsts, np.flatnonzero(members), side="right") - 1
         return np.bincount(blocks % count, minlength=count)
+
+
+def group_recordings(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, ...]]:
+    """Group neighbours that are decoded together: segments and channels of one recording."""
+    for _, group in groupby(utterances, lambda utterance: utterance.recording):
+        yield tuple(group)
 
 
 def make_batches(block: Iterable[Waveform], batch_seconds: float) -> Iterator[Batch]:

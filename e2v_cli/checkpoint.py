@@ -1,12 +1,12 @@
-"""A model folder in FunASR's format → its labels, its config and its network. Strict and safe.
+"""A model folder in FunASR's format → its labels, its config and its weights. Strict and safe.
 
 Strict: every tensor of the encoder and the head must be in the checkpoint with its shape, where upstream keeps random
-weights in silence. Safe: no code from the folder is ever run; YAML and checkpoint are read as plain data.
+weights in silence. Safe: no code from the folder is ever run; YAML and checkpoint are read as plain data, and nothing
+outside the folder is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import pickle
@@ -23,6 +23,7 @@ import yaml
 
 from e2v_cli.errors import ModelError
 from e2v_cli.model_config import ConfigValueError, NetworkConfig, parse_config
+from e2v_cli.settings import LabelLanguage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,12 @@ logger = logging.getLogger(__name__)
 
 UNUSED = "unuse"
 """Tokens that begin so are classes of the head that the model was not trained for."""
+
+DEFAULT_FILES = {"config": "config.yaml", "init_param": "model.pt", "token_list": "tokens.txt"}
+"""What the files of a model are called where its ``configuration.json`` says nothing else, by its keys."""
+
+_CODE_KEYS = ("trust_remote_code", "remote_code")
+"""What makes upstream import a file of the folder, and install its requirements."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Model:
     """One per class of the head, as in ``tokens.txt``; empty where the model has no head."""
     scope_map: tuple[tuple[str, str], ...]
     """Prefixes of names: (in the checkpoint, in upstream's network)."""
+    language: LabelLanguage
 
     @property
     def declares_head(self) -> bool:
@@ -62,51 +70,69 @@ class Model:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Their names: the part of the token after ``/``, and ``unknown`` for ``<unk>``."""
-        return tuple(_label(self.tokens[index]) for index in self.classes)
+        """Their names: a side of the token's ``/``, or all of it, and ``unknown`` for ``<unk>`` in English."""
+        return tuple(_label(self.tokens[index], self.language) for index in self.classes)
 
 
-def read_model(name: str, folder: Path) -> Model:
+def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model:
     """Read a model folder: ``configuration.json`` where there is one, ``config.yaml``, ``tokens.txt``.
 
     Raises:
-        ModelError: a file is missing or says what can't be used; the message names the file and the thing.
+        ModelError: a file is missing, says what can't be used, or would have code run; the message names the file and
+            the thing.
     """
-    files = _read_configuration(folder)
-    config_path = _existing(folder / files.get("config", "config.yaml"))
-    weights = _existing(folder / files.get("init_param", "model.pt"))
+    _refuse_requirements(folder)
+    files = DEFAULT_FILES | read_configuration(folder)
+    config_path = _existing(folder, files["config"])
+    weights = _existing(folder, files["init_param"])
     try:
         raw_config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
         config = parse_config(raw_config)
+        _refuse_code(raw_config, config_path)
         scope_map = _parse_scope_map(raw_config.get("scope_map"))
-        tokens_path = folder / files.get("token_list", "tokens.txt")
-        has_tokens = raw_config.get("tokenizer") is not None and tokens_path.exists()
-        tokens = _read_tokens(tokens_path) if has_tokens else ()
+        has_tokens = raw_config.get("tokenizer") is not None and (folder / files["token_list"]).exists()
+        tokens = _read_tokens(_existing(folder, files["token_list"]), language) if has_tokens else ()
     except (ConfigValueError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{config_path}: {error}") from None
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}") from None
-    return Model(name, folder, weights, config, raw_config, tokens, scope_map)
+    return Model(name, folder, weights, config, raw_config, tokens, scope_map, language)
 
 
-def hash_weights(model: Model) -> str:
-    """Compute the SHA-256 of a model's weights as they are on disk, in hexadecimal.
+def read_configuration(folder: Path) -> dict[str, str]:
+    """Read the names of files that ``configuration.json`` gives, where there is one, by the keys of DEFAULT_FILES.
 
     Raises:
-        ModelError: the file can't be read.
+        ModelError: it is no such file, or names one outside the folder.
     """
-    digest = hashlib.sha256()
+    if not (folder / "configuration.json").exists():
+        return {}
+    path = _existing(folder, "configuration.json")
     try:
-        with model.weights.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise ModelError(f"{model.weights}: {error.strerror}") from None
-    return digest.hexdigest()
+        metas = json.loads(path.read_text(encoding="utf-8")).get("file_path_metas", {})
+        named = {**metas, **metas.get("tokenizer_conf", {})}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: not the JSON of a model folder: {error}") from None
+    _refuse_code(named, path)
+    names = {key: named[key] for key in DEFAULT_FILES if isinstance(named.get(key), str)}
+    for name in names.values():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"{path}: {name!r} lies outside the model's folder")
+    return names
 
 
-def load_network(model: Model) -> Emotion2vec:
-    """Load a model's weights into its network, float32 on CPU; the larger part stays memory-mapped.
+def missing_files(folder: Path) -> list[str]:
+    """List the files that a model's folder ought to have and hasn't.
+
+    Raises:
+        ModelError: its ``configuration.json`` can't be used.
+    """
+    required = {key: DEFAULT_FILES[key] for key in ("config", "init_param")} | read_configuration(folder)
+    return [name for name in required.values() if not (folder / name).is_file()]
+
+
+def make_network(model: Model, state: Mapping[str, Tensor] | None = None) -> Emotion2vec:
+    """Make a model's network around its weights, by our names, without copying them; None: those of its checkpoint.
 
     Raises:
         ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
@@ -115,36 +141,42 @@ def load_network(model: Model) -> Emotion2vec:
 
     from e2v_cli.network import Emotion2vec
 
-    checkpoint = _read_checkpoint(model.weights)
-    has_head = _find("proj.weight", checkpoint, model.scope_map) is not None
-    if has_head and not model.tokens and model.declares_head:
-        raise ModelError(f"{model.folder / 'tokens.txt'} is missing, but {model.weights} has a head: copy it there too")
     with torch.device("meta"):  # neither memory nor time for weights that are replaced at once
         network = Emotion2vec(model.config, num_classes=len(model.tokens))
-    state = {}
-    used = set()
-    for name, expected in network.state_dict().items():
-        upstream = upstream_name(name, model.config)
-        found = _find(upstream, checkpoint, model.scope_map)
-        if found is None:
-            raise ModelError(
-                f"{model.weights}: tensor {upstream!r} is missing; the file is incomplete or another model's"
-            )
-        used.add(found)
-        state[name] = _shaped(checkpoint[found], upstream, tuple(expected.shape), model)
-    _warn_of_unused(checkpoint.keys() - used, model)
+    if state is None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        upstream = {name: upstream_name(name, model.config) for name in shapes}
+        stored = {upstream[name]: _stored_shape(upstream[name], shape) for name, shape in shapes.items()}
+        tensors = read_tensors(model, stored)
+        state = {name: _shaped(tensors[upstream[name]], upstream[name], shape) for name, shape in shapes.items()}
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
 
 
-def upstream_state(network: Emotion2vec) -> dict[str, Tensor]:
-    """Give a network's weights the names and shapes that upstream has for them."""
-    state = {}
-    for ours, tensor in network.state_dict().items():
-        name, shape = upstream_name(ours, network.config), tuple(tensor.shape)
-        kernel_last = tensor.permute(0, 2, 1) if _is_convolution(name, shape) else tensor
-        state[name] = kernel_last.reshape(_stored_shape(name, shape, old=False))
-    return state
+def read_tensors(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read weights from a model's checkpoint, float32 on CPU; those that are so there stay memory-mapped.
+
+    Args:
+        model: whose.
+        shapes: which, by upstream's names, and the shapes that upstream has for them: encoder and head in full.
+
+    Raises:
+        ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
+    """
+    checkpoint = _read_checkpoint(model.weights)
+    has_head = _find("proj.weight", checkpoint, model.scope_map) is not None
+    if has_head and not model.tokens and model.declares_head:
+        raise ModelError(f"{model.folder / 'tokens.txt'} is missing, but {model.weights} has a head: copy it there too")
+    tensors = {}
+    used = set()
+    for name, shape in shapes.items():
+        found = _find(name, checkpoint, model.scope_map)
+        if found is None:
+            raise ModelError(f"{model.weights}: tensor {name!r} is missing; the file is incomplete or another model's")
+        used.add(found)
+        tensors[name] = _checked(checkpoint[found], name, shape, model)
+    _warn_of_unused(checkpoint.keys() - used, model)
+    return tensors
 
 
 def upstream_name(name: str, config: NetworkConfig) -> str:
@@ -185,39 +217,52 @@ def upstream_name(name: str, config: NetworkConfig) -> str:
     raise AssertionError(name)
 
 
-def _read_configuration(folder: Path) -> dict[str, str]:
-    """Read the names of files that ``configuration.json`` gives, where there is one: config, init_param, token_list."""
-    path = folder / "configuration.json"
-    if not path.exists():
-        return {}
-    try:
-        metas = json.loads(path.read_text(encoding="utf-8")).get("file_path_metas", {})
-        named = {**metas, **metas.get("tokenizer_conf", {})}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelError(f"{path}: not the JSON of a model folder: {error}") from None
-    names = {key: named[key] for key in ("config", "init_param", "token_list") if isinstance(named.get(key), str)}
-    for name in names.values():
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ModelError(f"{path}: {name!r} lies outside the model's folder")
-    return names
+def _refuse_requirements(folder: Path) -> None:
+    path = folder / "requirements.txt"
+    if path.exists() or path.is_symlink():
+        raise ModelError(
+            f"{path}: a model has no use for packages of its own, and e2v installs none: "
+            "remove the file if you trust the rest of the folder"
+        )
 
 
-def _existing(path: Path) -> Path:
+def _refuse_code(keys: Mapping[str, object], path: Path) -> None:
+    """Refuse a file that would have upstream run code of the folder."""
+    for key in _CODE_KEYS:
+        if keys.get(key):
+            raise ModelError(
+                f"{path}: {key} is {reprlib.repr(keys[key])}, but e2v runs no code from a model's folder, and none is "
+                "needed for emotion2vec: remove the key if you trust the rest of the folder"
+            )
+
+
+def _existing(folder: Path, name: str) -> Path:
+    """Find a file of a model's folder; a link is followed if it does not lead out of it.
+
+    In Hugging Face's cache the files of a snapshot are links to the blobs beside it.
+    """
+    path = folder / name
     if not path.is_file():
         raise ModelError(
             f"{path} is missing: a model folder holds config.yaml, model.pt, tokens.txt and configuration.json"
         )
+    real_folder, real_path = folder.resolve(), path.resolve()
+    inside = [real_folder]
+    if real_folder.parent.name == "snapshots":
+        inside.append(real_folder.parent.parent / "blobs")
+    if not any(real_path.is_relative_to(place) for place in inside):
+        raise ModelError(f"{path} is a link to {real_path}, outside the model's folder: copy the file there")
     return path
 
 
-def _read_tokens(path: Path) -> tuple[str, ...]:
+def _read_tokens(path: Path, language: LabelLanguage) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
         listed = json.loads(text) if path.suffix == ".json" else text.splitlines()
         tokens = tuple(line.rstrip() for line in listed)
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a list of labels: {error}") from None
-    labels = [_label(token) for token in tokens if not token.startswith(UNUSED)]
+    labels = [_label(token, language) for token in tokens if not token.startswith(UNUSED)]
     for number, line in enumerate(tokens, 1):
         if not line or "\t" in line:
             raise ModelError(f"{path}:{number}: {line!r} is no label")
@@ -229,8 +274,15 @@ def _read_tokens(path: Path) -> tuple[str, ...]:
     return tokens
 
 
-def _label(text: str) -> str:
-    return "unknown" if text == "<unk>" else text.partition("/")[2] or text
+def _label(token: str, language: LabelLanguage) -> str:
+    chinese, _, english = token.partition("/")
+    match language:
+        case "en":
+            return english or ("unknown" if token == "<unk>" else token)  # noqa: S105 — no password
+        case "zh":
+            return chinese or token
+        case "both":
+            return token
 
 
 def _parse_scope_map(scope_map: object) -> tuple[tuple[str, str], ...]:
@@ -283,15 +335,16 @@ def _candidates(name: str, scope_map: tuple[tuple[str, str], ...]) -> Iterator[s
     yield from (prefix + name for prefix in ("d2v_model.", "module.d2v_model."))
 
 
-def _shaped(tensor: Tensor, name: str, shape: tuple[int, ...], model: Model) -> Tensor:
-    """Bring upstream's tensor ``name`` into our shape, float32.
+def _checked(tensor: Tensor, name: str, shape: tuple[int, ...], model: Model) -> Tensor:
+    """Check upstream's tensor ``name``, and give it this shape, float32.
 
     Raises:
         ModelError: its shape is not what the config says.
     """
     import torch
 
-    stored = _stored_shape(name, shape, old=tensor.dim() == 4)
+    is_old = name.endswith("alibi_scale") and tensor.dim() == 4 and shape[0] == 1  # without a dimension for layers
+    stored = shape[1:] if is_old else shape
     if tuple(tensor.shape) != stored:
         cause = f"{model.folder / 'config.yaml'} says {stored}"
         if name.startswith("proj."):
@@ -299,19 +352,23 @@ def _shaped(tensor: Tensor, name: str, shape: tuple[int, ...], model: Model) -> 
         raise ModelError(f"{model.weights}: tensor {name!r} is {tuple(tensor.shape)}, but {cause}")
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
         raise ModelError(f"{model.weights}: tensor {name!r} is no plain tensor of floating-point numbers")
-    tensor = tensor.to(torch.float32)
+    return tensor.to(torch.float32).reshape(shape)
+
+
+def _shaped(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Bring upstream's tensor ``name`` into the shape that it has in our network."""
     if _is_convolution(name, shape):
         return tensor.permute(0, 2, 1).contiguous()
     return tensor.reshape(shape)
 
 
-def _stored_shape(name: str, shape: tuple[int, ...], old: bool) -> tuple[int, ...]:
+def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Say in which shape upstream stores what has ``shape`` in our network."""
     if name.endswith("extra_tokens"):
         return (1, *shape)
-    if name.endswith("alibi_scale"):  # old checkpoints have no dimension for layers
+    if name.endswith("alibi_scale"):
         layers, heads = shape
-        return (1, heads, 1, 1) if old and layers == 1 else (layers, 1, heads, 1, 1)
+        return (layers, 1, heads, 1, 1)
     if _is_convolution(name, shape):
         channels, kernel, channels_in = shape
         return (channels, channels_in, kernel)

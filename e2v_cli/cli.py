@@ -22,7 +22,11 @@ from e2v_cli.settings import (
     EmbeddingFormat,
     EngineName,
     Granularity,
+    HubName,
+    LabelLanguage,
     MaxFailures,
+    ModelRequest,
+    Precision,
     ProgressStyle,
     Settings,
     Shard,
@@ -32,6 +36,10 @@ from e2v_cli.signals import StopSignals
 
 if TYPE_CHECKING:
     from e2v_cli.records import Summary
+
+
+PIPE_SECONDS = 600.0
+"""How long a command of a list may take, unless an option says otherwise."""
 
 
 def _parse_max_failures(_ctx: click.Context, _param: click.Parameter, value: str) -> MaxFailures:
@@ -67,8 +75,50 @@ def _parse_channel(_ctx: click.Context, _param: click.Parameter, value: str) -> 
     raise click.BadParameter(f"{value!r} is not mix, split, A, B, or a number counted from 1.")
 
 
-# What e2v predict and e2v plan have in common.
+# What several commands have in common.
 _inputs = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+_model = click.option(
+    "-m",
+    "--model",
+    default="emotion2vec_plus_base",
+    show_default=True,
+    metavar="NAME|DIR",
+    help="A name that e2v models lists, the id of a model on a hub, or a folder in FunASR's format.",
+)
+_hub = click.option(
+    "--hub",
+    type=click.Choice(["ms", "hf"]),
+    default="ms",
+    show_default=True,
+    help="Where models come from: ModelScope, or Hugging Face.",
+)
+_revision = click.option(
+    "--revision", metavar="R", help="A branch, tag or commit of the model. [default: what is here, else the newest]"
+)
+_offline = click.option("--offline", is_flag=True, help="Use only models that are on this machine.")
+_device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:0,2",
+    help="Where to compute; auto is all GPUs where there are any.",
+)
+_precision = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the encoder; fp32 is exact, e2v check tells what the others cost.",
+)
+_batch_seconds = click.option(
+    "--batch-seconds",
+    type=float,
+    metavar="S",
+    help="Audio in one forward pass. [default: 10 on CPU, 300 on a GPU]",
+)
+_allow_pipes = click.option(
+    "--allow-pipes", is_flag=True, help="Run the commands ('… |') of a wav.scp; only for lists that you trust."
+)
 _granularity = click.option(
     "--granularity",
     type=click.Choice(["utterance", "frame"]),
@@ -106,13 +156,16 @@ def cli() -> None:
     type=click.Path(file_okay=False),
     help="Where results go; a run that was stopped goes on there. [default: rows on standard output]",
 )
+@_model
+@_hub
+@_revision
+@_offline
 @click.option(
-    "-m",
-    "--model",
-    default="emotion2vec_plus_base",
+    "--labels",
+    type=click.Choice(["en", "zh", "both"]),
+    default="en",
     show_default=True,
-    metavar="NAME|DIR",
-    help="A folder in FunASR's format, or 'sample', the toy model in the package.",
+    help="Labels in English, Chinese, or both as in the model's tokens.txt.",
 )
 @click.option(
     "--engine",
@@ -121,13 +174,7 @@ def cli() -> None:
     show_default=True,
     help="Our batched engine, or upstream's own code one utterance after the other.",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda|cuda:0,2",
-    help="Where to compute; auto is all GPUs where there are any.",
-)
+@_device
 @click.option(
     "-j",
     "--jobs",
@@ -135,6 +182,7 @@ def cli() -> None:
     metavar="N",
     help="Worker processes: on CPU one thread each, on GPU one a device. [default: all cores, or all GPUs]",
 )
+@_precision
 @_granularity
 @click.option(
     "--embeddings",
@@ -151,12 +199,7 @@ def cli() -> None:
     help="Precision of embeddings; Kaldi archives hold fp16 values as 32-bit floats.",
 )
 @click.option("--compress", is_flag=True, help="Write matrices in archives in Kaldi's compressed form, at a quarter.")
-@click.option(
-    "--batch-seconds",
-    type=float,
-    metavar="S",
-    help="Audio in one forward pass. [default: 10 on CPU, 300 on a GPU]",
-)
+@_batch_seconds
 @click.option(
     "--window",
     type=float,
@@ -179,13 +222,11 @@ def cli() -> None:
 )
 @click.option("--join", is_flag=True, help="Join neighbouring spans of the timeline that have the same label.")
 @_channel
-@click.option(
-    "--allow-pipes", is_flag=True, help="Run the commands ('… |') of a wav.scp; only for lists that you trust."
-)
+@_allow_pipes
 @click.option(
     "--pipe-timeout",
     type=float,
-    default=600.0,
+    default=PIPE_SECONDS,
     show_default=True,
     metavar="S",
     help="Seconds that such a command may take.",
@@ -223,9 +264,14 @@ def predict(
     inputs: tuple[str, ...],
     output_dir: str | None,
     model: str,
+    hub: HubName,
+    revision: str | None,
+    offline: bool,
+    labels: LabelLanguage,
     engine: EngineName,
     device: str,
     jobs: int | None,
+    precision: Precision,
     granularity: Granularity,
     embeddings: EmbeddingFormat,
     embedding_dtype: EmbeddingDtype,
@@ -270,17 +316,18 @@ def predict(
     """  # noqa: D301
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other.")
-    if "" in (output_dir, model, *inputs):
-        raise click.UsageError("INPUT, --output-dir or --model is empty: is a variable of the shell not set?")
+    _refuse_empty(output_dir, model, inputs)
     if output_dir is None and sys.stdout is None:
         raise click.UsageError("Standard output is closed, and there is no other place for results: add -o OUT.")
     settings = Settings(
         inputs=inputs,
         output_dir=None if output_dir is None else Path(output_dir),
-        model=model,
+        model=ModelRequest(model, hub, revision, offline),
+        labels=labels,
         engine=engine,
         device=device,
         jobs=jobs,
+        precision=precision,
         granularity=granularity,
         embeddings=embeddings,
         embedding_dtype=embedding_dtype,
@@ -412,8 +459,7 @@ def plan(
       0   nothing would fail      1   the list can't be read
       2   usage error             3   something would fail
     """  # noqa: D301
-    if "" in (model, *inputs):
-        raise click.UsageError("INPUT or --model is empty: is a variable of the shell not set?")
+    _refuse_empty(None, model, inputs)
     log_to_stderr(logging.WARNING)
 
     from e2v_cli.preflight import PlanOptions, forecast
@@ -425,6 +471,115 @@ def plan(
     except BrokenPipeError:
         _drop_standard_output()
     return EXIT_TOO_MANY_FAILURES if prospect.num_failures else 0
+
+
+@cli.command(no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
+@_inputs
+@_model
+@_hub
+@_revision
+@_offline
+@_device
+@_precision
+@_batch_seconds
+@_allow_pipes
+@click.option("-q", "--quiet", is_flag=True, help="Only the table, and errors on standard error.")
+def check(
+    inputs: tuple[str, ...],
+    model: str,
+    hub: HubName,
+    revision: str | None,
+    offline: bool,
+    device: str,
+    precision: Precision,
+    batch_seconds: float | None,
+    allow_pipes: bool,
+    quiet: bool,
+) -> int:
+    """Compare e2v with FunASR, on your audio, your model and this machine.
+
+    Every utterance is computed by upstream's own code, by e2v alone, and by e2v in a batch with others. The largest
+    differences of frame features and probabilities, how many labels agree, and the speed of each, on one CPU core or a
+    GPU, are printed. A few dozen utterances are enough.
+
+    \b
+    Examples:
+      head -50 data/test/wav.scp | e2v check - -m emotion2vec_plus_large
+      e2v check sample_data/wav.scp -m sample
+      e2v check calls/ -m ./my_finetuned --device cuda --precision bf16
+
+    \b
+    Exit codes:
+      0   within the tolerances (features 1e-4, probabilities 1e-5)
+      1   could not be compared      2   usage error      3   beyond them
+    """  # noqa: D301
+    _refuse_empty(None, model, inputs)
+    log_to_stderr(logging.ERROR if quiet else logging.WARNING)
+
+    from e2v_cli.check import CheckOptions
+    from e2v_cli.check import check as compare
+
+    options = CheckOptions(
+        inputs=inputs,
+        model=ModelRequest(model, hub, revision, offline),
+        device=device,
+        precision=precision,
+        batch_seconds=batch_seconds,
+        pipe_seconds=PIPE_SECONDS if allow_pipes else None,
+        progress="bar" if sys.stderr.isatty() and not quiet else "none",
+    )
+    verdict = compare(options)
+    click.echo(verdict.text.encode(errors="surrogateescape"), nl=False)
+    return 0 if verdict.is_exact else EXIT_TOO_MANY_FAILURES
+
+
+@cli.group(invoke_without_command=True, context_settings={"auto_envvar_prefix": "E2V"})
+@click.pass_context
+def models(context: click.Context) -> None:
+    """Say what models can be had and what is here, or get one.
+
+    \b
+    Examples:
+      e2v models
+      e2v models pull emotion2vec_plus_large --hub hf
+      e2v models pull emotion2vec_plus_base --to /scratch/models/plus_base
+    """  # noqa: D301
+    if context.invoked_subcommand is None:
+        context.invoke(list_models)
+
+
+@models.command("list")
+def list_models() -> None:
+    """Say what models can be had, and what is here: revision, size and SHA-256. No network is used."""
+    from e2v_cli.models import describe_models
+
+    log_to_stderr(logging.WARNING)
+    click.echo(describe_models().encode(errors="surrogateescape"), nl=False)
+
+
+@models.command("pull", no_args_is_help=True)
+@click.argument("name", metavar="NAME")
+@_hub
+@_revision
+@click.option(
+    "--to",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also copy it to a folder that stands by itself, to be carried to a machine without network.",
+)
+def pull_model(name: str, hub: HubName, revision: str | None, to: Path | None) -> None:
+    """Download a model, or what is new of it, and print its folder.
+
+    \b
+    Examples:
+      e2v models pull emotion2vec_plus_large
+      e2v models pull emotion2vec_plus_base --to plus_base && rsync -a plus_base cluster:models/
+    """  # noqa: D301
+    from e2v_cli.models import pull
+
+    log_to_stderr(logging.WARNING)
+    folder = pull(ModelRequest(name, hub, revision), to)
+    click.echo(os.fsencode(folder))
 
 
 def run_command_line(stop: StopSignals) -> int:
@@ -444,6 +599,12 @@ def run_command_line(stop: StopSignals) -> int:
         _drop_standard_output()
         _say(f"{error.filename or 'standard output'}: {error.strerror or error}")
         return 1
+
+
+def _refuse_empty(output_dir: str | None, model: str, inputs: tuple[str, ...]) -> None:
+    """Refuse empty words, which are most likely not meant."""
+    if "" in (output_dir, model, *inputs):
+        raise click.UsageError("INPUT, --output-dir or --model is empty: is a variable of the shell not set?")
 
 
 def _say(message: str) -> None:

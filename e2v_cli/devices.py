@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from e2v_cli.errors import DeviceError
+from e2v_cli.settings import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +16,7 @@ _GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """One of these is there where PyTorch can see a GPU (NVIDIA's driver, WSL, ROCm)."""
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def choose_devices(device: str, jobs: int | None) -> list[str]:
@@ -32,6 +34,24 @@ def choose_devices(device: str, jobs: int | None) -> list[str]:
     if jobs and jobs > len(gpus):
         logger.warning("--jobs %d: %d workers, one for each GPU, are the most that help", jobs, len(gpus))
     return gpus[:jobs]
+
+
+def check_precision(precision: Precision, device: str) -> None:
+    """Check that a CPU is fast in a precision; what a GPU can is seen when it is used.
+
+    Raises:
+        DeviceError: it is not.
+    """
+    if device != "cpu" or precision == "fp32":
+        return
+    if precision != "bf16":
+        raise DeviceError(f"--precision {precision} is for GPUs, and there is none in this run; leave it out")
+    try:
+        has_bf16 = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", _CPU_INFO.read_text())
+    except OSError:  # not Linux
+        has_bf16 = None
+    if not has_bf16:
+        raise DeviceError("--precision bf16: this CPU has no instructions for it, and would be slower; leave it out")
 
 
 def count_cores() -> int:

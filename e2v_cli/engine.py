@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from e2v_cli.checkpoint import Model, load_network, upstream_state
-from e2v_cli.errors import ModelError
+from e2v_cli.checkpoint import Model, read_tensors
+from e2v_cli.errors import DeviceError, ModelError
 from e2v_cli.network import Emotion2vec
+from e2v_cli.prepared import Weights, check_unchanged, load_network
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
-from e2v_cli.settings import EngineName, EngineOptions
+from e2v_cli.settings import EngineName, EngineOptions, Precision
 from e2v_cli.spool import Spool, SpooledSamples
 from e2v_cli.windows import cut_windows, window_frames
 
@@ -33,25 +34,57 @@ class Engine(Protocol):
         """Compute the predictions of a batch, in its order."""
 
 
-def load_engine(name: EngineName, model: Model, device: torch.device, options: EngineOptions) -> Engine:
+def load_engine(
+    name: EngineName, model: Model, weights: Weights, device: torch.device, options: EngineOptions
+) -> Engine:
     """Load a model onto a device.
 
     Raises:
         ModelError: its checkpoint can't be used.
+        DeviceError: the device can't compute in this precision.
     """
-    # fp32 means fp32: TensorFloat-32 keeps 10 bits of the mantissa, and PyTorch has it on for convolutions.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    engine = E2vEngine if name == "e2v" else FunasrEngine
-    return engine(model, load_network(model), device, options)
+    if name == "funasr":
+        _set_precision("fp32", device)
+        check_unchanged(model, weights)
+        return FunasrEngine(model, device, options)
+    return E2vEngine(model, place_network(model, weights, device, options.precision), options)
+
+
+def place_network(model: Model, weights: Weights, device: torch.device, precision: Precision) -> Emotion2vec:
+    """Load our network of a model onto a device, to compute in this precision.
+
+    Raises:
+        ModelError: its weights have changed.
+        DeviceError: the device can't compute in this precision.
+    """
+    _set_precision(precision, device)
+    network = load_network(model, weights)
+    if precision in _LOWER:
+        network.lower(_LOWER[precision])
+    return network.to(device)
+
+
+_LOWER: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _set_precision(precision: Precision, device: torch.device) -> None:
+    """Set how PyTorch multiplies float32 matrices.
+
+    fp32 means fp32: TensorFloat-32 keeps 10 bits of the mantissa, and PyTorch has it on for convolutions.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if device.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise DeviceError(f"--precision {precision}: {device} is a {name}, which has none; GPUs since Ampere do")
 
 
 class E2vEngine:
     """Our engine: the whole batch at once."""
 
-    def __init__(self, model: Model, network: Emotion2vec, device: torch.device, options: EngineOptions) -> None:
-        self.device = device
-        self.network = network.to(device)
+    def __init__(self, model: Model, network: Emotion2vec, options: EngineOptions) -> None:
+        self.device = network.device
+        self.network = network
         self.classes = list(model.classes)
         self.options = options
 
@@ -164,7 +197,7 @@ class FunasrEngine:
     its requirements if its config says so, and keeps random weights where a checkpoint lacks some.
     """
 
-    def __init__(self, model: Model, network: Emotion2vec, device: torch.device, options: EngineOptions) -> None:
+    def __init__(self, model: Model, device: torch.device, options: EngineOptions) -> None:
         with redirect_stdout(sys.stderr):  # upstream greets on standard output
             from funasr.models.emotion2vec.model import Emotion2vec as UpstreamEmotion2vec
         model_conf: dict[str, Any] = copy.deepcopy(dict(model.raw_config["model_conf"]))
@@ -179,7 +212,8 @@ class FunasrEngine:
             raise ModelError(
                 f"{model.folder}: upstream's code can't make its network of config.yaml: {error}"
             ) from None
-        upstream.load_state_dict(upstream_state(network))
+        shapes = {name: tuple(tensor.shape) for name, tensor in upstream.state_dict().items()}
+        upstream.load_state_dict(read_tensors(model, shapes))
         self.upstream = upstream.eval().to(device)
         self.device = device
         self.tokenizer = SimpleNamespace(token_list=list(model.tokens))

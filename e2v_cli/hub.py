@@ -1,14 +1,50 @@
-"""A model's name → its folder on this machine."""
+"""A model's name → its folder on this machine; downloaded from a hub where it is not there.
+
+The hubs' own packages look for models, download them and keep them (``downloads.py``). What they have found is noted in
+e2v's cache, so that a model that is here costs neither their import nor a word to the network.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from e2v_cli.errors import ModelError
+from e2v_cli.cache import cache_folder, hash_file
+from e2v_cli.checkpoint import DEFAULT_FILES, missing_files, read_configuration
+from e2v_cli.durable import published
+from e2v_cli.errors import ModelError, OutputError, UsageError
+from e2v_cli.settings import HubName, ModelRequest
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 """The toy model in the package."""
+
+HUB_TITLES: dict[HubName, str] = {"ms": "ModelScope", "hf": "Hugging Face"}
+
+_ENDPOINTS: dict[HubName, tuple[str, ...]] = {
+    "ms": ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN", "https://www.modelscope.cn"),
+    "hf": ("HF_ENDPOINT", "https://huggingface.co"),
+}
+"""Where the hubs' packages look: what one of these variables says, or the default."""
+
+CHECKSUMS = "SHA256SUMS"
+"""What ``sha256sum -c`` reads, in a folder that is to be carried elsewhere."""
+
+_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./+@-]*", re.ASCII)
+"""What ModelScope's package makes a path of, so nothing that leads anywhere else."""
 
 
 @dataclass(frozen=True)
@@ -16,46 +52,226 @@ class PublishedModel:
     """A model of the family, and where it is published."""
 
     name: str
-    modelscope_id: str
-    hugging_face_id: str | None
+    size: str
+    head: str
+    ids: dict[HubName, str]
 
 
 PUBLISHED_MODELS = (
-    PublishedModel("emotion2vec_plus_seed", "iic/emotion2vec_plus_seed", "emotion2vec/emotion2vec_plus_seed"),
-    PublishedModel("emotion2vec_plus_base", "iic/emotion2vec_plus_base", "emotion2vec/emotion2vec_plus_base"),
-    PublishedModel("emotion2vec_plus_large", "iic/emotion2vec_plus_large", "emotion2vec/emotion2vec_plus_large"),
-    PublishedModel("emotion2vec_base_finetuned", "iic/emotion2vec_base_finetuned", None),
-    PublishedModel("emotion2vec_base", "iic/emotion2vec_base", "emotion2vec/emotion2vec_base"),
+    PublishedModel(
+        "emotion2vec_plus_seed",
+        "base, ~90 M",
+        "9 classes",
+        {"ms": "iic/emotion2vec_plus_seed", "hf": "emotion2vec/emotion2vec_plus_seed"},
+    ),
+    PublishedModel(
+        "emotion2vec_plus_base",
+        "base, ~90 M",
+        "9 classes",
+        {"ms": "iic/emotion2vec_plus_base", "hf": "emotion2vec/emotion2vec_plus_base"},
+    ),
+    PublishedModel(
+        "emotion2vec_plus_large",
+        "large, ~300 M",
+        "9 classes",
+        {"ms": "iic/emotion2vec_plus_large", "hf": "emotion2vec/emotion2vec_plus_large"},
+    ),
+    PublishedModel("emotion2vec_base_finetuned", "base", "9 classes", {"ms": "iic/emotion2vec_base_finetuned"}),
+    PublishedModel(
+        "emotion2vec_base",
+        "base",
+        "none: embeddings only",
+        {"ms": "iic/emotion2vec_base", "hf": "emotion2vec/emotion2vec_base"},
+    ),
 )
 
 
-def find_model(name: str) -> Path:
-    """Find the folder of a model: ``sample``, or a local folder.
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model on a hub."""
+
+    hub: HubName
+    id: str
+    revision: str | None
+    """None: whatever the hub calls its newest."""
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.revision}" if self.revision else self.id
+
+
+def find_model(request: ModelRequest) -> Path:
+    """Find the folder of a model: ``sample``, a local folder, or one that a hub's package keeps; else download it.
 
     Raises:
-        ModelError: there is no such folder; for a published model the message says how to get it.
+        ModelError: there is no such folder or model, or it can't be downloaded; the message says what to do.
+        UsageError: a folder has no revisions.
     """
-    if name == SAMPLE:
+    if request.name == SAMPLE:
         return Path(__file__).parent / "sample"
-    folder = Path(name)
+    folder = Path(request.name)
     if folder.is_dir():
+        if request.revision is not None:
+            raise UsageError(f"--revision {request.revision}: {request.name} is a folder here, and has none")
         return folder
-    model = find_published(name)
-    raise ModelError(
-        f"{name}: this version does not download models; get its folder with\n"
-        f"    modelscope download --model {model.modelscope_id} --local_dir {model.name}\n"
-        f"and give it: --model ./{model.name}"
-    )
+    remote = find_remote(request)
+    (found,) = find_here([remote])
+    if found is None and request.offline:
+        raise ModelError(_explain(remote, "is not on this machine, and --offline was asked for"))
+    return found or _download(remote)
 
 
-def find_published(name: str) -> PublishedModel:
-    """Find a model of the family by its name, or by its id on a hub.
+def find_remote(request: ModelRequest) -> RemoteModel:
+    """Find a model on a hub by the name or an id of one of the family, or by any other id.
 
     Raises:
         ModelError: there is none; the message lists the names.
     """
-    for model in PUBLISHED_MODELS:
-        if name in (model.name, model.modelscope_id, model.hugging_face_id):
-            return model
-    known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
-    raise ModelError(f"{name}: no such folder, and no model of that name (known: {known})")
+    if request.revision is not None and not _REVISION.fullmatch(request.revision):
+        raise ModelError(f"--revision {request.revision!r} is no branch, tag or commit")
+    published = find_published(request.name)
+    if published is None:
+        if not _ID.fullmatch(request.name):
+            known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
+            raise ModelError(f"{request.name}: no such folder, and no model of that name (known: {known})")
+        return RemoteModel(request.hub, request.name, request.revision)
+    if request.hub not in published.ids:
+        others = ", ".join(f"--hub {hub}" for hub in published.ids)
+        raise ModelError(f"{published.name} is not on {HUB_TITLES[request.hub]}: choose {others}")
+    return RemoteModel(request.hub, published.ids[request.hub], request.revision)
+
+
+def find_published(name: str) -> PublishedModel | None:
+    """Find a model of the family by its name, or by its id on a hub."""
+    return next((model for model in PUBLISHED_MODELS if name in (model.name, *model.ids.values())), None)
+
+
+def find_here(remotes: Sequence[RemoteModel]) -> list[Path | None]:
+    """Find the folders of models, of the same hub, on this machine; None where one isn't here."""
+    found = [_read_note(remote) for remote in remotes]
+    unknown = [remote for remote, folder in zip(remotes, found, strict=True) if folder is None]
+    if unknown:
+        answers = dict(zip(unknown, _run_package("find", unknown), strict=True))
+        for place, remote in enumerate(remotes):
+            if folder := answers.get(remote, {}).get("folder"):
+                found[place] = _note(remote, Path(folder))
+    return found
+
+
+def pull_model(request: ModelRequest) -> Path:
+    """Find the folder of a model; of one on a hub, the hub is asked for its newest state.
+
+    Raises:
+        ModelError: there is no such folder or model, or it can't be downloaded.
+    """
+    if request.name == SAMPLE or Path(request.name).is_dir():
+        return find_model(request)
+    return _download(find_remote(request))
+
+
+def copy_model(folder: Path, to: Path) -> None:
+    """Copy the files of a model into a folder that stands by itself, with their SHA-256 digests.
+
+    Raises:
+        OutputError: there is another file of that name, or it can't be written.
+    """
+    files = DEFAULT_FILES | read_configuration(folder) | {"configuration": "configuration.json"}
+    names = [name for name in files.values() if (folder / name).is_file()]
+    try:
+        digests = {name: hash_file(folder / name) for name in names}
+        for name in names:
+            path = to / name
+            if path.exists() and hash_file(path) != digests[name]:
+                raise OutputError(f"{path} is there already, and another file: choose another --to, or remove it")
+        for name in names:
+            if not (to / name).exists():
+                (to / name).parent.mkdir(parents=True, exist_ok=True)
+                with (folder / name).open("rb") as source, published(to / name) as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+        with published(to / CHECKSUMS) as file:
+            file.write("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode())
+    except OSError as error:
+        raise OutputError(f"{error.filename or to}: {error.strerror or error}") from error
+
+
+def _download(remote: RemoteModel) -> Path:
+    """Let a hub's package download what is new of a model.
+
+    Raises:
+        ModelError: it can't be had.
+    """
+    *variables, default = _ENDPOINTS[remote.hub]
+    endpoint = next(filter(None, map(os.environ.get, variables)), default)
+    source = f"{HUB_TITLES[remote.hub]} ({endpoint})"
+    logger.warning("looking for %s on %s", remote, source)
+    (answer,) = _run_package("pull", [remote])
+    if "folder" not in answer:
+        raise ModelError(_explain(remote, f"can't be had from {source}: {answer['error']}"))
+    return _note(remote, Path(answer["folder"]))
+
+
+def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) -> list[dict[str, str]]:
+    """Run a hub's package, in a process of its own: for each model its "folder", or an "error".
+
+    There it may import PyTorch, print what it likes, and be stopped at any moment, in which threads that download would
+    not have themselves be interrupted.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONSAFEPATH": "1",  # nothing of the current folder is imported
+        **({} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}),
+    }
+    request = json.dumps([(remote.id, remote.revision) for remote in remotes])
+    process = subprocess.Popen(  # noqa: S603 — Python itself, and no shell
+        [sys.executable, "-m", "e2v_cli.downloads", verb, remotes[0].hub, request],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,  # signals of the terminal are heeded here
+    )
+    try:
+        output, _ = process.communicate()
+    except BaseException:
+        process.kill()
+        raise
+    try:
+        answers: list[dict[str, str]] = json.loads(output)
+    except ValueError:
+        error = f"its package ended with exit code {process.returncode}"
+        answers = [{"error": f"{error}; see above"}] * len(remotes)
+    return answers
+
+
+def _explain(remote: RemoteModel, problem: str) -> str:
+    """Say what is the matter with a model, and the two ways out."""
+    options = "" if remote.hub == "ms" else f" --hub {remote.hub}"
+    options += f" --revision {remote.revision}" if remote.revision else ""
+    return (
+        f"{remote} {problem}\n"
+        f"Where there is a network, 'e2v models pull {remote.id}{options} --to DIR' makes a folder to carry here; "
+        "name that, or any other folder of a model: --model DIR"
+    )
+
+
+def _note(remote: RemoteModel, folder: Path) -> Path:
+    """Note which folder a model is in."""
+    with suppress(OSError):  # then its hub's package is asked again next time
+        path = _note_of(remote)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with published(path) as file:
+            file.write(json.dumps({"hub": remote.hub, "id": remote.id, "folder": str(folder)}).encode())
+    return folder
+
+
+def _read_note(remote: RemoteModel) -> Path | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        folder = Path(json.loads(_note_of(remote).read_bytes())["folder"])
+        if not missing_files(folder):
+            return folder
+    return None
+
+
+def _note_of(remote: RemoteModel) -> Path:
+    """Say where it is noted which folder a model is in."""
+    digest = hashlib.sha256(repr(remote).encode()).hexdigest()
+    return cache_folder() / "models" / f"{digest[:32]}.json"

@@ -88,6 +88,15 @@ class Emotion2vec(nn.Module):
         """Where the weights are."""
         return self.feature_proj.weight.device
 
+    def lower(self, dtype: torch.dtype) -> Emotion2vec:
+        """Let the encoder compute in a lower precision; waveforms are normalised, and the head applied, in float32."""
+        for name, module in self.named_children():
+            if name not in ("alibi", "head"):
+                module.to(dtype)
+        if self.extra_tokens is not None:
+            self.extra_tokens.data = self.extra_tokens.to(dtype)
+        return self
+
     def forward(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Encode utterances, each exactly as if it were alone.
 
@@ -95,7 +104,7 @@ class Emotion2vec(nn.Module):
             waveforms: float32 mono waveforms at 16 kHz, each (samples,), of any lengths and in any order.
 
         Returns:
-            The last layer's frame features of each, (frames, embed_dim), in the same order.
+            The last layer's frame features of each, (frames, embed_dim), float32, in the same order.
 
         Raises:
             UtteranceTooShortError: one has fewer samples than ``config.receptive_field``.
@@ -113,7 +122,7 @@ class Emotion2vec(nn.Module):
     def encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Encode waveforms that are normalised already, as ``forward`` does: for windows of a longer utterance."""
         layout = _Layout.of([len(waveform) for waveform in waveforms], self.config)
-        stream = torch.zeros(layout.num_samples, device=self.device)
+        stream = torch.zeros(layout.num_samples, dtype=self.feature_proj.weight.dtype, device=self.device)
         for utterance in layout.utterances:
             waveform = waveforms[utterance.index]
             stream[utterance.first_sample : utterance.first_sample + len(waveform)] = waveform
@@ -129,7 +138,7 @@ class Emotion2vec(nn.Module):
         if self.config.layer_norm_first:
             x = self.norm(x)
 
-        tokens = torch.split(x, [utterance.num_tokens for utterance in layout.utterances])
+        tokens = torch.split(x.float(), [utterance.num_tokens for utterance in layout.utterances])
         features = {
             utterance.index: part[self.config.num_extra_tokens :]
             for utterance, part in zip(layout.utterances, tokens, strict=True)
@@ -297,7 +306,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, alibi: _Alibi | None, layer: int) -
     heads, tokens = q.shape[1:3]
     block = tokens if tokens <= ALIBI_CACHED_TOKENS else max(1, ALIBI_BLOCK_ELEMENTS // (heads * tokens))
     parts = [
-        F.scaled_dot_product_attention(queries, k, v, attn_mask=alibi.bias(layer, first, queries.shape[2], tokens))
+        F.scaled_dot_product_attention(queries, k, v, attn_mask=alibi.bias(layer, first, queries, tokens))
         for first, queries in zip(range(0, tokens, block), torch.split(q, block, dim=2), strict=True)
     ]
     return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
@@ -316,12 +325,20 @@ class _Alibi(nn.Module):
         self.scale = nn.Parameter(torch.ones(config.alibi_scales))
         self._cached: Tensor | None = None
 
-    def bias(self, layer: int, first: int, rows: int, tokens: int) -> Tensor:
-        """Rows ``first`` and on of the bias of a layer for ``tokens`` tokens: (1, heads, rows, tokens)."""
+    def bias(self, layer: int, first: int, queries: Tensor, tokens: int) -> Tensor:
+        """Make the bias of a layer for some of ``tokens`` tokens as queries: (1, heads, rows, tokens), of their type.
+
+        Args:
+            layer: which, counted from 0.
+            first: the token of the first query.
+            queries: (utterances, heads, rows, head_dim).
+            tokens: number of keys.
+        """
+        rows = queries.shape[2]
         if len(self.scale) > 1 or tokens > ALIBI_CACHED_TOKENS:
-            return self._make(layer, first, rows, tokens)[None]
+            return self._make(layer, first, rows, tokens).to(queries.dtype)[None]
         if self._cached is None or tokens > self._cached.shape[1]:
-            self._cached = self._make(0, 0, tokens, tokens)
+            self._cached = self._make(0, 0, tokens, tokens).to(queries.dtype)
         return self._cached[None, :, first : first + rows, :tokens]
 
     def _make(self, layer: int, first: int, rows: int, tokens: int) -> Tensor:

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from e2v_cli.audio import AudioOptions, Outline, count_channels, outline_waveforms
+from e2v_cli.batching import group_recordings
 from e2v_cli.checkpoint import read_model
 from e2v_cli.corpus import Corpus, read_corpus, split_channels
 from e2v_cli.devices import count_cores
@@ -29,9 +30,9 @@ from e2v_cli.keys import KeyIndex, hash_keys
 from e2v_cli.lists import BYTE_ORDER_MARK, LineList, index_lines, open_list
 from e2v_cli.model_config import NetworkConfig, parse_feature_encoder_spec
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
-from e2v_cli.settings import Channel, EmbeddingDtype, EmbeddingFormat, Granularity
+from e2v_cli.settings import Channel, EmbeddingDtype, EmbeddingFormat, Granularity, ModelRequest
 from e2v_cli.sources import is_pipe, is_url
-from e2v_cli.tables import clock, kaldi_key, tsv_row
+from e2v_cli.tables import clock, columns, kaldi_key, tsv_row
 
 HEADERS_AT_ONCE = 8
 """Threads that read headers: most of them wait for a disk or a server of files."""
@@ -200,8 +201,7 @@ def _survey(corpus: Corpus, tally: _Tally, options: AudioOptions) -> None:
                 if utterance.folder not in durations:
                     durations[utterance.folder] = _Durations(utterance.folder)
                 tally.pass_over(utterance, _duration_of(utterance, durations[utterance.folder]))
-            recordings = [list(group) for _, group in groupby(to_read, key=lambda utterance: utterance.recording)]
-            for item in chain.from_iterable(pool.map(outline, recordings)):
+            for item in chain.from_iterable(pool.map(outline, group_recordings(to_read))):
                 if isinstance(item, Failure):
                     tally.fail(item)
                 else:
@@ -285,9 +285,10 @@ def _hash_speakers(path: Path) -> Iterator[int]:
 
 def _find_shape(name: str) -> NetworkConfig:
     """Find the shape of a model: as its folder says, else as it was published."""
-    if name == SAMPLE or Path(name).is_dir():
-        return read_model(name, find_model(name)).config
-    return LARGE if "large" in find_published(name).name else BASE
+    published = None if Path(name).is_dir() else find_published(name)
+    if published is None:
+        return read_model(name, find_model(ModelRequest(name, offline=True))).config
+    return LARGE if "large" in published.name else BASE
 
 
 def _count_operations(config: NetworkConfig) -> float:
@@ -374,8 +375,7 @@ def _list_failures(tally: _Tally) -> Iterator[str]:
     for failure in tally.first_failures:
         rows.append((tsv_row([failure.utterance.utt_id]), failure.reason, tsv_row([failure.detail])))
     if len(rows) > 1:
-        widths = [max(len(row[column]) for row in rows) + 2 for column in range(2)]
-        yield "".join(f"{utt_id:{widths[0]}}{reason:{widths[1]}}{detail}\n" for utt_id, reason, detail in rows)
+        yield columns(rows)
 
 
 def _suggest(options: PlanOptions) -> str:

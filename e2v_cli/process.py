@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
+import sys
 from datetime import datetime
 
 HOST = socket.gethostname()
@@ -25,3 +28,12 @@ def is_dead(host: str, pid: int) -> bool:
     except PermissionError:
         pass
     return False
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent, of this pid, is dead; only Linux does."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it could be said
+            os._exit(1)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from e2v_cli.audio import AudioOptions, count_channels
 from e2v_cli.batching import Plan
-from e2v_cli.checkpoint import Model, hash_weights, load_network, read_model
+from e2v_cli.checkpoint import Model, read_model
 from e2v_cli.corpus import Corpus, read_corpus, split_channels
-from e2v_cli.devices import choose_devices, count_cores
+from e2v_cli.devices import check_precision, choose_devices, count_cores
 from e2v_cli.durable import remove_drafts
 from e2v_cli.errors import OutputConflictError, OutputError, UsageError
 from e2v_cli.history import (
@@ -48,6 +48,7 @@ from e2v_cli.output import (
     remove_results,
     save_ids,
 )
+from e2v_cli.prepared import Weights, prepare_weights
 from e2v_cli.process import HOST, now
 from e2v_cli.progress import Progress
 from e2v_cli.records import SAMPLE_RATE, Summary
@@ -72,17 +73,19 @@ def run(settings: Settings, stop: StopSignals) -> Summary:
     """
     started = time.monotonic()
     corpus = _read_corpus(settings)
-    model = read_model(settings.model, find_model(settings.model))
+    model = read_model(settings.model.name, find_model(settings.model), settings.labels)
     if not model.labels and settings.embeddings == "none":
         hint = " (its tokens.txt is missing)" if model.declares_head else ""
-        raise UsageError(f"{settings.model} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark")
+        raise UsageError(f"{model.name} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark")
     if settings.timeline is not None:
-        _check_timeline(settings.model, model, settings.timeline)
+        _check_timeline(model, settings.timeline)
     devices = choose_devices(settings.device, settings.jobs)
+    check_precision(settings.precision, devices[0])
+    weights = prepare_weights(model)
     if settings.output_dir is None:
-        return _run_to_stdout(settings, corpus, model, devices, stop, started)
+        return _run_to_stdout(settings, corpus, model, weights, devices, stop, started)
     try:
-        return _run_to_directory(settings, settings.output_dir, corpus, model, devices, stop, started)
+        return _run_to_directory(settings, settings.output_dir, corpus, model, weights, devices, stop, started)
     except OSError as error:
         raise OutputError.of(error) from error
 
@@ -95,24 +98,30 @@ def _read_corpus(settings: Settings) -> Corpus:
     return corpus
 
 
-def _check_timeline(name: str, model: Model, hop: float) -> None:
+def _check_timeline(model: Model, hop: float) -> None:
     """Check that a model can give a timeline."""
     if not model.labels:
-        raise UsageError(f"{name} has no head, and so there is nothing to put on a timeline: leave out --timeline")
+        raise UsageError(f"{model.name} has no head, and so there is nothing for a timeline: leave out --timeline")
     frame_shift = model.config.hop / SAMPLE_RATE
     if hop < frame_shift:
-        raise UsageError(f"--timeline {hop:g}: a frame of {name} is {frame_shift:g} s, and no span can be shorter")
+        raise UsageError(f"--timeline {hop:g}: no span can be shorter than a frame of {model.name}, {frame_shift:g} s")
 
 
 def _run_to_stdout(
-    settings: Settings, corpus: Corpus, model: Model, devices: Sequence[str], stop: StopSignals, started: float
+    settings: Settings,
+    corpus: Corpus,
+    model: Model,
+    weights: Weights,
+    devices: Sequence[str],
+    stop: StopSignals,
+    started: float,
 ) -> Summary:
     plan = Plan(np.arange(len(corpus)), corpus.pieces)
     order: Iterable[int] = (place for block in plan.deal_blocks(settings.shard) for place in block.places.tolist())
     if corpus.pieces is not None:  # segments are not computed in the order of the list
         order = sorted(order)
     sink = StdoutSink(model.labels, len(corpus), iter(order), started)
-    _run_workers(settings, model, corpus, plan, devices, sink, stop)
+    _run_workers(settings, model, weights, corpus, plan, devices, sink, stop)
     return _summarise(sink.status, sink.elapsed, plan, settings.shard, stop)
 
 
@@ -121,6 +130,7 @@ def _run_to_directory(
     output_dir: Path,
     corpus: Corpus,
     model: Model,
+    weights: Weights,
     devices: Sequence[str],
     stop: StopSignals,
     started: float,
@@ -128,12 +138,11 @@ def _run_to_directory(
     shard = settings.shard
     make_folder(output_dir)
     refuse_foreign_files(output_dir, settings.overwrite or bool(find_journals(output_dir)))
-    fingerprint = make_fingerprint(settings, hash_weights(model), model.labels)
+    fingerprint = make_fingerprint(settings, weights.sha256, model.labels)
     with ExitStack() as stack:
         stack.enter_context(locked(output_dir, shard.name))
         refuse_other_runs(output_dir, shard, find_at_other_lists(output_dir, corpus.digest))
         if settings.overwrite:
-            load_network(model)  # one that can't be loaded must not cost what is there
             remove_results(output_dir)
         refuse_other_fingerprints(output_dir, fingerprint)
         remove_drafts(output_dir / npy_draft_name(shard))
@@ -157,7 +166,7 @@ def _run_to_directory(
                     journal.discard()
                     raise
                 sink = JournalSink(journal, status, started)
-                _run_workers(settings, model, corpus, plan, devices, sink, stop)
+                _run_workers(settings, model, weights, corpus, plan, devices, sink, stop)
                 elapsed.append(replace(sink.elapsed, wall_seconds=time.monotonic() - started))
                 if not stop.received:
                     journal.end(elapsed[-1])
@@ -215,6 +224,7 @@ def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record, shard:
 def _run_workers(
     settings: Settings,
     model: Model,
+    weights: Weights,
     corpus: Corpus,
     plan: Plan,
     devices: Sequence[str],
@@ -231,8 +241,9 @@ def _run_workers(
     span_samples = None if settings.timeline is None else round(settings.timeline * SAMPLE_RATE)
     job = Job(
         model=model,
+        weights=weights,
         engine=settings.engine,
-        engine_options=EngineOptions(settings.granularity, settings.window, span_samples),
+        engine_options=EngineOptions(settings.granularity, settings.window, span_samples, settings.precision),
         audio=AudioOptions(
             min_samples=model.config.receptive_field,
             window=settings.window,

@@ -11,6 +11,11 @@ from typing import Literal
 from e2v_cli.errors import UsageError
 
 EngineName = Literal["e2v", "funasr"]
+HubName = Literal["ms", "hf"]
+"""ModelScope, Hugging Face."""
+LabelLanguage = Literal["en", "zh", "both"]
+"""Which side of the ``/`` in a model's ``tokens.txt`` its labels are, or all of it."""
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Granularity = Literal["utterance", "frame"]
 EmbeddingFormat = Literal["none", "npy", "ark", "ark,t"]
 EmbeddingDtype = Literal["fp32", "fp16"]
@@ -69,14 +74,28 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class ModelRequest:
+    """Which model is wanted, and where it may come from."""
+
+    name: str
+    """Of the family, an id on a hub, or a local folder."""
+    hub: HubName = "ms"
+    revision: str | None = None
+    """A branch, a tag or a commit; None: the newest there is on this machine, else on the hub."""
+    offline: bool = False
+    """Whether the network must not be used."""
+
+
+@dataclass(frozen=True)
 class EngineOptions:
-    """What is computed of every utterance."""
+    """What is computed of every utterance, and how."""
 
     granularity: Granularity
     window: float
     """Seconds: a longer utterance is encoded in windows of at most so many."""
     span_samples: int | None
     """Samples at 16 kHz of a span of the timeline; None: no timeline."""
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -98,11 +117,13 @@ class Settings:
 
     inputs: tuple[str, ...]
     output_dir: Path | None
-    model: str
+    model: ModelRequest
+    labels: LabelLanguage
     engine: EngineName
     device: str
     jobs: int | None
     """None: all cores, or all GPUs."""
+    precision: Precision
     granularity: Granularity
     embeddings: EmbeddingFormat
     embedding_dtype: EmbeddingDtype
@@ -140,6 +161,8 @@ class Settings:
             raise UsageError(f"--window {self.window:g}: must be at least {MIN_WINDOW:g} s")
         if self.compress and (self.embeddings != "ark" or self.granularity != "frame"):
             raise UsageError("--compress is for matrices in archives: add --granularity frame --embeddings ark")
+        if self.engine == "funasr" and self.precision != "fp32":
+            raise UsageError(f"--precision {self.precision} is not upstream's: leave out --engine funasr")
         if self.pipe_seconds is not None and not 0 < self.pipe_seconds < math.inf:
             raise UsageError(f"--pipe-timeout {self.pipe_seconds}: must be a positive number")
         self._check_timeline()
@@ -166,7 +189,7 @@ def make_fingerprint(settings: Settings, weights_sha256: str, labels: tuple[str,
         "granularity": settings.granularity,
         "embeddings": settings.embeddings,
         "embedding-dtype": settings.embedding_dtype,
-        "precision": "fp32",
+        "precision": settings.precision,
         "compress": "yes" if settings.compress else "no",
         "batch-seconds": settings.batch_seconds or "auto",
         "window": settings.window,

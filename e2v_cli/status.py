@@ -9,7 +9,7 @@ from e2v_cli.history import find_run, is_published, plan_for, read_record
 from e2v_cli.journal import DONE, LEFT, Elapsed, Record
 from e2v_cli.output import IdList, read_owner
 from e2v_cli.settings import Shard
-from e2v_cli.tables import clock
+from e2v_cli.tables import clock, columns
 
 COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "who")
 
@@ -47,9 +47,7 @@ def describe_run(output_dir: Path) -> str:
                 _who(output_dir, shard, record) if shard_left else "",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return head + "".join(line + "\n" for line in lines)
+    return head + columns(rows)
 
 
 def _newest(record: Record, shard: Shard) -> Elapsed:

@@ -58,6 +58,19 @@ def tsv_row(fields: Iterable[str]) -> str:
     return "\t".join(re.sub(r"[\t\n\r]", " ", field) for field in fields)
 
 
+def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+    """Lay out rows in columns as wide as they need; ``numbers``: all but the first are aligned to the right."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if numbers and column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
+
+
 def clock(seconds: float) -> str:
     """Show a length of time in hours, minutes and seconds: ``1:02:03``."""
     whole = round(seconds)

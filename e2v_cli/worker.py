@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from e2v_cli.audio import AudioOptions
-from e2v_cli.batching import make_batches
+from e2v_cli.batching import BATCH_SECONDS, group_recordings, make_batches
 from e2v_cli.checkpoint import Model
 from e2v_cli.decoding import decode_ahead
 from e2v_cli.errors import DeviceError, E2vError, OutputError
 from e2v_cli.logs import log_to_file, log_to_stderr
+from e2v_cli.prepared import Weights
+from e2v_cli.process import die_with_parent
 from e2v_cli.records import Block, Entry, Failure, Prediction, Utterance, Waveform
 from e2v_cli.settings import EmbeddingOptions, EngineName, EngineOptions, Shard
 from e2v_cli.signals import STOP_SIGNALS
@@ -34,15 +34,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
-"""Audio in one forward pass, by kind of device: what stays in a CPU's cache, and what fills a GPU."""
-
 
 @dataclass(frozen=True)
 class Job:
     """What all workers of a run do alike."""
 
     model: Model
+    weights: Weights
     engine: EngineName
     engine_options: EngineOptions
     audio: AudioOptions
@@ -151,8 +149,7 @@ def _recordings(blocks: Iterable[Block], in_hand: deque[Block]) -> Iterator[tupl
     """Pass on what is decoded together: segments and channels of one recording."""
     for block in blocks:
         in_hand.append(block)
-        for _, group in groupby(block.utterances, lambda utterance: utterance.recording):
-            yield tuple(group)
+        yield from group_recordings(block.utterances)
 
 
 def _sound(decoded: Iterable[Waveform | Failure], failures: list[Failure], reporter: Reporter) -> Iterator[Waveform]:
@@ -250,11 +247,8 @@ def _follow_launcher() -> None:
         signal.signal(signum, _pass_over)  # to ignore them would be inherited by the commands of a list
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     launcher = multiprocessing.parent_process()
-    if sys.platform == "linux" and launcher is not None:
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != launcher.pid:  # it died before it could be said
-            os._exit(1)
+    if launcher is not None and launcher.pid is not None:
+        die_with_parent(launcher.pid)
 
 
 def _pass_over(_signum: int, _frame: FrameType | None) -> None:
@@ -279,6 +273,6 @@ def _load_engine(job: Job, device: str) -> Engine:
         raise DeviceError(f"PyTorch can't be loaded: {error}; install it again") from None
     if device == "cpu":
         torch.set_num_threads(1)
-    engine = load_engine(job.engine, job.model, torch.device(device), job.engine_options)
+    engine = load_engine(job.engine, job.model, job.weights, torch.device(device), job.engine_options)
     logger.info("%s is loaded on %s", job.model.name, device)
     return engine

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from checkpoints import make_config, make_model
 from torch import Tensor
 
-from e2v_cli.checkpoint import Model, load_network, read_model
+from e2v_cli.checkpoint import Model, make_network, read_model
 from e2v_cli.network import Emotion2vec
 from e2v_cli.records import SAMPLE_RATE
 from e2v_cli.windows import Window, cut_windows
@@ -125,7 +125,7 @@ def measure(folder: Path, seconds: Sequence[float], window: float) -> dict[float
     model = read_model(folder.name, folder)
     if not model.classes:
         raise SystemExit(f"{folder} has no head")
-    network, upstream = load_network(model), load_upstream(folder)
+    network, upstream = make_network(model), load_upstream(folder)
     differences: dict[float, list[Difference]] = {context: [] for context in CONTEXTS}
     window_frames = network.config.num_frames(int(window * SAMPLE_RATE))
     for seed, length in enumerate(seconds):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,11 @@ import pytest
 from checkpoints import make_config, make_model
 
 ROOT = Path(__file__).parent.parent
+
+# Nothing of a user's own is read or left behind.
+CACHE = tempfile.mkdtemp(prefix="e2v-cache-")
+os.environ["E2V_CACHE"] = CACHE
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 E2v = Callable[..., "subprocess.CompletedProcess[str]"]
 

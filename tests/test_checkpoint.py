@@ -14,10 +14,11 @@ import torch
 import yaml
 from checkpoints import make_config, make_model
 
-from e2v_cli.checkpoint import load_network, read_model
+from e2v_cli.checkpoint import make_network, read_model
 from e2v_cli.errors import ModelError
 from e2v_cli.hub import find_model
 from e2v_cli.model_config import ConfigValueError, ConvLayer, parse_feature_encoder_spec
+from e2v_cli.settings import ModelRequest
 
 AUDIO = "modality_encoders.AUDIO."
 State = dict[str, torch.Tensor]
@@ -34,7 +35,7 @@ class Boom:
 
 
 def load(folder: Path) -> State:
-    return load_network(read_model("test", folder)).state_dict()
+    return make_network(read_model("test", folder)).state_dict()
 
 
 def equal(one: State, other: State) -> bool:
@@ -439,33 +440,6 @@ def test_a_broken_configuration_json_is_named(content: str, tmp_path: Path) -> N
 
 
 def test_sample_is_in_the_package() -> None:
-    model = read_model("sample", find_model("sample"))
+    model = read_model("sample", find_model(ModelRequest("sample")))
     assert len(model.labels) == 9
     assert model.weights.stat().st_size <= 2_000_000
-
-
-def test_a_folder_is_itself(tiny: Path) -> None:
-    assert find_model(str(tiny)) == tiny
-
-
-@pytest.mark.parametrize(
-    "name", ["emotion2vec_plus_large", "iic/emotion2vec_plus_large", "emotion2vec/emotion2vec_plus_large"]
-)
-def test_a_published_model_is_told_where_to_get(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError) as caught:
-        find_model(name)
-    assert str(caught.value) == (
-        f"{name}: this version does not download models; get its folder with\n"
-        "    modelscope download --model iic/emotion2vec_plus_large --local_dir emotion2vec_plus_large\n"
-        "and give it: --model ./emotion2vec_plus_large"
-    )
-
-
-def test_an_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ModelError,
-        match=r"^emotionvec: no such folder, and no model of that name \(known: sample, ",
-    ):
-        find_model("emotionvec")

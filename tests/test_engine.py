@@ -14,7 +14,7 @@ from checkpoints import make_config, make_model
 from numpy.typing import NDArray
 from torch import Tensor
 
-from e2v_cli.checkpoint import Model, load_network, read_model
+from e2v_cli.checkpoint import Model, make_network, read_model
 from e2v_cli.engine import E2vEngine
 from e2v_cli.network import Emotion2vec
 from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
@@ -34,7 +34,7 @@ def model(tiny: Path) -> Model:
 
 @pytest.fixture
 def network(model: Model) -> Emotion2vec:
-    return load_network(model)
+    return make_network(model)
 
 
 def make_batch(seconds: Sequence[float]) -> Batch:
@@ -87,7 +87,7 @@ def assert_same(results: Sequence[Prediction | Failure], expected: Sequence[Pred
 def test_what_fits_is_encoded_at_once(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cramp(network, lambda waveforms: len(waveforms) <= 5, monkeypatch)
 
-    results = E2vEngine(model, network, CPU, UTTERANCE).encode(make_batch([0.5] * 5))
+    results = E2vEngine(model, network, UTTERANCE).encode(make_batch([0.5] * 5))
 
     assert given == [5]
     assert [result.utterance.utt_id for result in results] == ["utt0", "utt1", "utt2", "utt3", "utt4"]
@@ -108,8 +108,8 @@ def test_a_batch_too_large_is_halved_until_it_fits(
 ) -> None:
     """The results are those of the smaller batches, in the order of the large one."""
     batch = make_batch([0.3 + 0.1 * index for index in range(number)])
-    engine = E2vEngine(model, load_network(model), CPU, UTTERANCE)
-    cramped = E2vEngine(model, network, CPU, UTTERANCE)
+    engine = E2vEngine(model, make_network(model), UTTERANCE)
+    cramped = E2vEngine(model, network, UTTERANCE)
     given = cramp(network, lambda waveforms: len(waveforms) <= room, monkeypatch)
 
     results = cramped.encode(batch)
@@ -126,7 +126,7 @@ def test_frames_are_those_of_each_utterance_also_when_halved(
 ) -> None:
     cramp(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
 
-    results = E2vEngine(model, network, CPU, FRAME).encode(make_batch([0.3, 1.0, 0.5]))
+    results = E2vEngine(model, network, FRAME).encode(make_batch([0.3, 1.0, 0.5]))
 
     assert [result.embedding.shape for result in results if isinstance(result, Prediction)] == [
         (14, 96),
@@ -139,7 +139,7 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
     model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = make_batch([0.5, 0.6, 2.54, 0.7])
-    engine = E2vEngine(model, network, CPU, UTTERANCE)
+    engine = E2vEngine(model, network, UTTERANCE)
     expected = [engine.encode(Batch(half)) for half in (batch.waveforms[:2], batch.waveforms[3:])]
     cramp(network, lambda waveforms: total_seconds(waveforms) <= 2.0, monkeypatch)
 
@@ -153,7 +153,7 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
 def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cramp(network, lambda _: False, monkeypatch)
 
-    results = E2vEngine(model, network, CPU, UTTERANCE).encode(make_batch([0.5, 0.6, 0.7]))
+    results = E2vEngine(model, network, UTTERANCE).encode(make_batch([0.5, 0.6, 0.7]))
 
     assert given == [3, 1, 2, 1, 1]
     assert [(result.utterance.index, result.reason) for result in results if isinstance(result, Failure)] == [
@@ -165,7 +165,7 @@ def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeyp
 
 def test_what_is_not_finite_fails_alone(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch([0.5, 0.6, 0.7])
-    engine = E2vEngine(model, network, CPU, UTTERANCE)
+    engine = E2vEngine(model, network, UTTERANCE)
     expected = engine.encode(batch)
     forward = network.forward
 
@@ -195,7 +195,7 @@ def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(
 
     message = "CUDA error: an illegal memory access was encountered"
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
-        E2vEngine(model, network, CPU, UTTERANCE).encode(make_batch([0.5, 0.5]))
+        E2vEngine(model, network, UTTERANCE).encode(make_batch([0.5, 0.5]))
     assert calls == [2]
 
 
@@ -223,7 +223,7 @@ def encode_one(
     """Encode an utterance alone."""
     if not isinstance(waveform, Waveform):
         waveform = Waveform(Utterance(0, "long", "long.wav"), waveform, len(waveform) / 16_000)
-    (prediction,) = E2vEngine(model, network, CPU, options).encode(Batch((waveform,)))
+    (prediction,) = E2vEngine(model, network, options).encode(Batch((waveform,)))
     assert isinstance(prediction, Prediction)
     return prediction
 
@@ -316,7 +316,7 @@ def test_in_windows_an_utterance_is_about_the_same_as_at_once(model: Model, netw
 
 def test_samples_that_are_not_normalised_are_encoded_as_they_are(tmp_path: Path) -> None:
     model = read_model("raw", make_model(tmp_path, make_config(model={"normalize": False})))
-    network = load_network(model)
+    network = make_network(model)
     samples, waveform = make_long(5.0)
 
     spooled = encode_one(model, network, UTTERANCE, waveform)
@@ -335,7 +335,7 @@ def test_a_window_that_is_too_large_for_memory_fails(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(network, "encode", fail)
-    (result,) = E2vEngine(model, network, CPU, EngineOptions("frame", 4.0, None)).encode(Batch((waveform,)))
+    (result,) = E2vEngine(model, network, EngineOptions("frame", 4.0, None)).encode(Batch((waveform,)))
 
     detail = "10.0 s are too long for the memory of cpu; try a smaller --window"
     assert result == Failure(waveform.utterance, "model", "out of memory", detail)
@@ -355,7 +355,7 @@ def test_a_window_that_is_not_finite_makes_the_whole_fail(
         return [frames * (torch.inf if len(calls) == 2 else 1)]
 
     monkeypatch.setattr(network, "encode", spoil)
-    (result,) = E2vEngine(model, network, CPU, EngineOptions(granularity, 4.0, None)).encode(Batch((waveform,)))
+    (result,) = E2vEngine(model, network, EngineOptions(granularity, 4.0, None)).encode(Batch((waveform,)))
 
     assert calls == [1, 1, 1, 1]
     detail = "the model gives NaN or infinite numbers for it"
@@ -379,9 +379,9 @@ def expected_timeline(network: Emotion2vec, frames: Tensor, hop: float) -> NDArr
 def test_a_timeline_is_the_head_on_the_mean_of_each_span(hop: float, model: Model, network: Emotion2vec) -> None:
     """Of every utterance of a batch."""
     batch = make_batch([0.5, 3.0, 0.03, 1.51])
-    plain = E2vEngine(model, network, CPU, UTTERANCE).encode(batch)
+    plain = E2vEngine(model, network, UTTERANCE).encode(batch)
 
-    results = E2vEngine(model, network, CPU, EngineOptions("utterance", 60.0, round(hop * 16_000))).encode(batch)
+    results = E2vEngine(model, network, EngineOptions("utterance", 60.0, round(hop * 16_000))).encode(batch)
 
     assert_same(results, plain)  # it changes nothing else
     for waveform, result in zip(batch.waveforms, results, strict=True):
@@ -412,7 +412,7 @@ def test_a_timeline_of_windows_is_one_of_all_frames(
 
 def test_a_timeline_has_the_labels_in_use_alone(tmp_path: Path) -> None:
     model = read_model("five", make_model(tmp_path, tokens=("calm", "unuse_0", "tense", "<unk>", "unuse_1")))
-    network = load_network(model)
+    network = make_network(model)
     (waveform,) = make_batch([1.0]).waveforms
 
     prediction = encode_one(model, network, EngineOptions("utterance", 60.0, 8000), waveform)

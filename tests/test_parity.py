@@ -14,9 +14,10 @@ from checkpoints import TOKENS, make_config, make_model
 from numpy.typing import NDArray
 
 from e2v_cli import network as network_module
-from e2v_cli.checkpoint import load_network, read_model
-from e2v_cli.engine import FunasrEngine, load_engine
+from e2v_cli.checkpoint import make_network, read_model
+from e2v_cli.engine import Engine, FunasrEngine, load_engine
 from e2v_cli.network import Emotion2vec, UtteranceTooShortError
+from e2v_cli.prepared import prepare_weights
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
 from e2v_cli.settings import EngineOptions, Granularity
 from e2v_cli.spool import SpooledSamples
@@ -85,8 +86,13 @@ def predict(
             for index, waveform in enumerate(waveforms)
         )
     )
-    loaded = load_engine(engine, read_model("test", folder), torch.device("cpu"), options(granularity))
+    loaded = load(engine, folder, granularity)
     return [result for result in loaded.encode(batch) if isinstance(result, Prediction)]
+
+
+def load(engine: Any, folder: Path, granularity: Granularity) -> Engine:
+    model = read_model("test", folder)
+    return load_engine(engine, model, prepare_weights(model), torch.device("cpu"), options(granularity))
 
 
 def options(granularity: Granularity) -> EngineOptions:
@@ -128,7 +134,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
     config = make_config(**SHAPES[shape])
     folder = make_model(tmp_path, config)
-    reference, network = Reference(folder), load_network(read_model("test", folder))
+    reference, network = Reference(folder), make_network(read_model("test", folder))
     waveforms = make_waveforms(MIXED)
     normalize = config["model_conf"]["normalize"]
     for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
@@ -139,7 +145,7 @@ def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def base_pair(base: Path) -> tuple[Reference, Emotion2vec]:
-    return Reference(base), load_network(read_model("base", base))
+    return Reference(base), make_network(read_model("base", base))
 
 
 def test_base_shape_mixed_lengths_in_one_batch(base_pair: tuple[Reference, Emotion2vec]) -> None:
@@ -238,7 +244,7 @@ def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
 
 
 def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = load_network(read_model("tiny", tiny))
+    network = make_network(read_model("tiny", tiny))
     waveforms = make_waveforms([400, 32_000, 32_000, 50_000])
     kept = encode(network, waveforms)
     monkeypatch.setattr(network_module, "ALIBI_CACHED_TOKENS", 20)
@@ -248,7 +254,7 @@ def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeyp
 
 
 def test_a_waveform_shorter_than_a_frame_is_refused(tiny: Path) -> None:
-    network = load_network(read_model("tiny", tiny))
+    network = make_network(read_model("tiny", tiny))
     with pytest.raises(
         UtteranceTooShortError, match=r"^399 samples; the shortest utterance that gives a frame has 400$"
     ):
@@ -265,14 +271,14 @@ def test_alone_and_in_a_batch_is_bit_equal_when_repeated(base_pair: tuple[Refere
 def test_funasr_engine_is_upstreams_class(tiny: Path) -> None:
     from funasr.models.emotion2vec.model import Emotion2vec as Upstream
 
-    engine = load_engine("funasr", read_model("tiny", tiny), torch.device("cpu"), options("utterance"))
+    engine = load("funasr", tiny, "utterance")
     assert isinstance(engine, FunasrEngine)
     assert type(engine.upstream) is Upstream
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100_000])
 def test_chunks_of_the_local_encoder_do_not_matter(chunk: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = load_network(read_model("tiny", tiny))
+    network = make_network(read_model("tiny", tiny))
     waveforms = make_waveforms([400, 9_000, 16_001, 30_000])
     expected = encode(network, waveforms)
     monkeypatch.setattr(network_module, "CPU_CHUNK_FRAMES", chunk)

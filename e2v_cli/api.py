@@ -1,0 +1,122 @@
+"""e2v in a notebook: waveforms in, posteriors and embeddings out, exactly as ``e2v predict`` computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from e2v_cli.audio import AudioOptions, make_waveform
+from e2v_cli.batching import BATCH_SECONDS, make_batches
+from e2v_cli.checkpoint import Model, read_model
+from e2v_cli.containers import AudioError
+from e2v_cli.devices import choose_devices
+from e2v_cli.engine import E2vEngine, place_network
+from e2v_cli.hub import find_model
+from e2v_cli.prepared import prepare_weights
+from e2v_cli.records import SAMPLE_RATE, Failure, Prediction, Utterance, Waveform
+from e2v_cli.settings import EngineOptions, Granularity, HubName, LabelLanguage, ModelRequest, Precision
+from e2v_cli.spool import Spool
+
+WINDOW = 60.0
+"""Seconds: longer waveforms are encoded in windows, as ``e2v predict`` does by default."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model says of a waveform."""
+
+    label: str | None
+    """The most probable one; None where the model has no head."""
+    score: float | None
+    """Its probability."""
+    posteriors: NDArray[np.float32] | None
+    """(labels,), in the order of ``Recognizer.labels``."""
+    embedding: NDArray[np.float32]
+    """(dim,), the mean over frames; (frames, dim) with ``granularity="frame"``, 50 frames a second."""
+
+
+def load(
+    model: str = "emotion2vec_plus_base",
+    *,
+    hub: HubName = "ms",
+    revision: str | None = None,
+    offline: bool = False,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    labels: LabelLanguage = "en",
+) -> Recognizer:
+    """Load a model; the arguments are the options of ``e2v predict``.
+
+    Args:
+        model: a name of the family, an id on a hub, or a local folder; ``"sample"`` is the toy in the package.
+        hub: where it comes from if it is not on this machine: ``"ms"`` (ModelScope) or ``"hf"`` (Hugging Face).
+        revision: a branch, tag or commit.
+        offline: use only what is on this machine.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        precision: ``"fp32"`` is exact; ``"tf32"``, ``"bf16"`` and ``"fp16"`` are faster on GPUs that have them.
+        labels: ``"en"``, ``"zh"``, or ``"both"`` as in the model's ``tokens.txt``.
+
+    Raises:
+        E2vError: there is no such model or device; the message says what to do.
+    """
+    found = read_model(model, find_model(ModelRequest(model, hub, revision, offline)), labels)
+    return Recognizer(found, torch.device(choose_devices(device, 1)[0]), precision)
+
+
+class Recognizer:
+    """A model, ready for waveforms. ``load`` makes one."""
+
+    def __init__(self, model: Model, device: torch.device, precision: Precision) -> None:
+        self.labels: tuple[str, ...] = model.labels
+        """Of the posteriors, in their order; none where the model has no head."""
+        self._model = model
+        self._network = place_network(model, prepare_weights(model), device, precision)
+
+    def predict(
+        self, waveforms: Sequence[ArrayLike], sample_rate: int = SAMPLE_RATE, granularity: Granularity = "utterance"
+    ) -> list[Result]:
+        """Recognise the emotion of waveforms, each exactly as if it were alone.
+
+        Args:
+            waveforms: each (samples,), mono, floats of about ±1, of any length from 25 ms up: arrays or CPU tensors.
+            sample_rate: of all of them, in Hz.
+            granularity: what an embedding is: ``"utterance"`` or ``"frame"``.
+
+        Returns:
+            A result of each, in their order.
+
+        Raises:
+            ValueError: one is no such waveform; the message says which, and why.
+        """
+        audio = AudioOptions(self._network.config.receptive_field, WINDOW, "mix", pipe_seconds=None)
+        made = [_make_waveform(index, waveform, sample_rate, audio) for index, waveform in enumerate(waveforms)]
+        engine = E2vEngine(self._model, self._network, EngineOptions(granularity, WINDOW, None))
+        results: dict[int, Result] = {}
+        for batch in make_batches(made, BATCH_SECONDS[engine.device.type]):
+            for result in engine.encode(batch):
+                results[result.utterance.index] = self._describe(result)
+        return [results[index] for index in range(len(made))]
+
+    def _describe(self, result: Prediction | Failure) -> Result:
+        if isinstance(result, Failure):
+            raise ValueError(f"waveform {result.utterance.index}: {result.reason}: {result.detail}")
+        embedding = result.embedding.read() if isinstance(result.embedding, Spool) else result.embedding
+        posteriors = result.posteriors
+        if posteriors is None:
+            return Result(None, None, None, embedding)
+        best = int(posteriors.argmax())
+        return Result(self.labels[best], float(posteriors[best]), posteriors, embedding)
+
+
+def _make_waveform(index: int, waveform: ArrayLike, sample_rate: int, audio: AudioOptions) -> Waveform:
+    samples = np.asarray(waveform)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"waveform {index}: {samples.dtype} of shape {samples.shape}; it must be floats, (samples,)")
+    try:
+        return make_waveform(Utterance(index, str(index), ""), samples.astype(np.float32), sample_rate, audio)
+    except AudioError as error:
+        raise ValueError(f"waveform {index}: {error.reason}: {error}") from None

@@ -1,0 +1,220 @@
+"""``e2v check``: our engine against upstream's own code, and batched against one by one, on this machine.
+
+Upstream's network gets the checkpoint's tensors by its own names; ours the copy that a run would use. So whatever may
+go wrong between a model's folder and a number is between them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from e2v_cli.audio import AudioOptions
+from e2v_cli.batching import BATCH_SECONDS, Plan, group_recordings, make_batches
+from e2v_cli.checkpoint import read_model
+from e2v_cli.corpus import Corpus, read_corpus
+from e2v_cli.decoding import decode_ahead
+from e2v_cli.devices import choose_devices
+from e2v_cli.engine import Engine, load_engine
+from e2v_cli.errors import CorpusError
+from e2v_cli.hub import find_model
+from e2v_cli.prepared import prepare_weights
+from e2v_cli.progress import Progress
+from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
+from e2v_cli.settings import EngineOptions, ModelRequest, Precision, ProgressStyle, Shard
+from e2v_cli.spool import Spool, SpooledSamples
+from e2v_cli.tables import columns
+
+logger = logging.getLogger(__name__)
+
+FEATURES = 1e-4
+"""How much a frame feature may differ (they are about ±5) …"""
+
+PROBABILITIES = 1e-5
+"""… and a probability."""
+
+WINDOW = 60.0
+"""Seconds: a run encodes longer utterances in windows, which upstream does not know, so they are left out."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """The options of ``e2v check``: those of ``e2v predict`` that matter here."""
+
+    inputs: tuple[str, ...]
+    model: ModelRequest
+    device: str
+    precision: Precision
+    batch_seconds: float | None
+    """None: chosen for the device."""
+    pipe_seconds: float | None
+    progress: ProgressStyle
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of it."""
+
+    text: str
+    is_exact: bool
+    """Whether all differences are within the tolerances, and the weights those of the checkpoint."""
+
+
+@dataclass
+class _Tally:
+    """How long one way of computing takes, and how far its results are from upstream's."""
+
+    name: str
+    seconds: float = 0.0
+    features: float = 0.0
+    feature_sum: float = 0.0
+    """Of all differences."""
+    num_features: int = 0
+    probabilities: float = 0.0
+    same_label: int = 0
+    worst: str = ""
+    """The utterance with the largest difference of features."""
+
+    def encode(self, engine: Engine, batches: Iterable[Batch]) -> list[Prediction | Failure]:
+        """Compute the predictions of batches, in order, and take the time."""
+        started = time.perf_counter()
+        results = [result for batch in batches for result in engine.encode(batch)]
+        self.seconds += time.perf_counter() - started
+        return results
+
+    def compare(self, results: Iterable[Prediction | Failure], references: Iterable[Prediction | Failure]) -> None:
+        """Compare results with upstream's; what upstream has no numbers for is not compared."""
+        for result, reference in zip(results, references, strict=True):
+            if isinstance(reference, Prediction):
+                self._compare(result, reference)
+
+    def _compare(self, result: Prediction | Failure, reference: Prediction) -> None:
+        largest = np.inf
+        if isinstance(result, Failure):
+            self.probabilities = np.inf
+        else:
+            differences = np.abs(_frames(result) - _frames(reference))
+            largest = float(differences.max())
+            self.feature_sum += float(differences.sum(dtype=np.float64))
+            self.num_features += differences.size
+            if result.posteriors is not None and reference.posteriors is not None:
+                probability = float(np.abs(result.posteriors - reference.posteriors).max())
+                self.probabilities = max(self.probabilities, probability)
+                self.same_label += int(result.posteriors.argmax() == reference.posteriors.argmax())
+        if largest > self.features or not self.worst:
+            self.features, self.worst = largest, reference.utterance.utt_id
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all differences are within the tolerances."""
+        return self.features <= FEATURES and self.probabilities <= PROBABILITIES
+
+
+@dataclass
+class _Extent:
+    """What was compared."""
+
+    utterances: int = 0
+    seconds: float = 0.0
+    left_out: int = 0
+
+
+def check(options: CheckOptions) -> Verdict:
+    """Compute all utterances by upstream's code, by ours one by one, and by ours in batches, and compare.
+
+    Raises:
+        CorpusError: the input can't be read, or has no utterance that can be compared.
+        ModelError: there is no such model, or it can't be used.
+        DeviceError: there is no such device.
+    """
+    import torch
+
+    corpus = read_corpus(options.inputs, allow_pipes=options.pipe_seconds is not None)
+    model = read_model(options.model.name, find_model(options.model))
+    device = torch.device(choose_devices(options.device, 1)[0])
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as a worker has
+    weights = prepare_weights(model)
+    upstream = load_engine("funasr", model, weights, device, EngineOptions("frame", WINDOW, None))
+    ours = load_engine("e2v", model, weights, device, EngineOptions("frame", WINDOW, None, options.precision))
+    audio = AudioOptions(model.config.receptive_field, WINDOW, "mix", options.pipe_seconds)
+    batch_seconds = options.batch_seconds or BATCH_SECONDS[device.type]
+
+    extent, reference, alone, batched = _Extent(), _Tally("FunASR"), _Tally("e2v, one by one"), _Tally("e2v, batched")
+    with closing(Progress(len(corpus), options.progress)) as progress:
+        for batch in make_batches(_comparable(corpus, audio, extent), batch_seconds):
+            singles = [Batch((waveform,)) for waveform in batch.waveforms]
+            if not extent.utterances:  # what is done once must not count
+                for engine in (upstream, ours):
+                    engine.encode(singles[0])
+            references = reference.encode(upstream, singles)
+            alone.compare(alone.encode(ours, singles), references)
+            batched.compare(batched.encode(ours, [batch]), references)
+            extent.utterances += len(batch.waveforms)
+            seconds = sum(waveform.duration for waveform in batch.waveforms)
+            extent.seconds += seconds
+            progress.advance(len(batch.waveforms), seconds)
+    if not batched.worst:
+        raise CorpusError(f"none of {len(corpus)} utterances could be compared")
+    left_out = f" ({extent.left_out} left out)" if extent.left_out else ""
+    head = (
+        f"{model.name} on {device}, {options.precision}: "
+        f"{extent.utterances} utterances{left_out}, {extent.seconds:.1f} s of audio\n"
+    )
+    table = _table(reference, alone, batched, extent, has_head=bool(model.labels))
+    is_exact = alone.is_exact and batched.is_exact
+    where = "within" if is_exact else "BEYOND"
+    conclusion = f"{where} the tolerances; the largest difference is that of {batched.worst}\n"
+    if weights.was_damaged:
+        conclusion += f"DAMAGED: {weights.copy} was changed since e2v wrote it; it is mended\n"
+    return Verdict("\n".join([head, table, conclusion]), is_exact and not weights.was_damaged)
+
+
+def _comparable(corpus: Corpus, audio: AudioOptions, extent: _Extent) -> Iterator[Waveform]:
+    """Read the utterances that can be compared."""
+    for item in _read(corpus, audio):
+        if isinstance(item, Failure):
+            logger.warning("%s is left out: %s: %s", item.utterance.utt_id, item.reason, item.detail)
+        elif isinstance(item.samples, SpooledSamples):
+            logger.warning("%s is left out: %.1f s are more than a window", item.utterance.utt_id, item.duration)
+        else:
+            yield item
+            continue
+        extent.left_out += 1
+
+
+def _read(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | Failure]:
+    plan = Plan(np.arange(len(corpus)), corpus.pieces)
+    utterances: Iterator[Utterance] = (
+        corpus[place] for share in plan.deal_blocks(Shard(1, 1)) for place in share.places.tolist()
+    )
+    with closing(decode_ahead(group_recordings(utterances), audio, 1, stopping=lambda: False)) as decoded:
+        yield from decoded
+
+
+def _frames(prediction: Prediction) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Give the frame features of an utterance: (frames, dim)."""
+    embedding = prediction.embedding
+    return embedding.read() if isinstance(embedding, Spool) else embedding
+
+
+def _table(reference: _Tally, alone: _Tally, batched: _Tally, extent: _Extent, has_head: bool) -> str:
+    """Lay out what was found."""
+    rows: list[Sequence[str]] = [
+        ("", "frame features", "", "probabilities", "labels", "speed"),
+        ("", "largest", "mean", "largest", "that agree", "× real time"),
+        (reference.name, "", "", "", "", f"{extent.seconds / reference.seconds:.1f}"),
+    ]
+    for tally in (alone, batched):
+        probabilities = f"{tally.probabilities:.1e}" if has_head else "–"
+        labels = f"{tally.same_label} of {extent.utterances}" if has_head else "–"
+        mean = tally.feature_sum / tally.num_features if tally.num_features else np.nan
+        speed = f"{extent.seconds / tally.seconds:.1f}"
+        rows.append((tally.name, f"{tally.features:.1e}", f"{mean:.1e}", probabilities, labels, speed))
+    rows.append(("tolerance", f"{FEATURES:.1e}", "", f"{PROBABILITIES:.1e}" if has_head else "–", "", ""))
+    return columns(rows, numbers=True)
