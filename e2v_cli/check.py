@@ -50,8 +50,6 @@ class CheckOptions:
     model: ModelRequest
     device: str
     precision: Precision
-    batch_seconds: float | None
-    """None: chosen for the device."""
     pipe_seconds: float | None
     progress: ProgressStyle
 
@@ -143,11 +141,10 @@ def check(options: CheckOptions) -> Verdict:
     upstream = load_engine("funasr", model, weights, device, EngineOptions("frame", WINDOW, None))
     ours = load_engine("e2v", model, weights, device, EngineOptions("frame", WINDOW, None, options.precision))
     audio = AudioOptions(model.config.receptive_field, WINDOW, "mix", options.pipe_seconds)
-    batch_seconds = options.batch_seconds or BATCH_SECONDS[device.type]
 
     extent, reference, alone, batched = _Extent(), _Tally("FunASR"), _Tally("e2v, one by one"), _Tally("e2v, batched")
     with closing(Progress(len(corpus), options.progress)) as progress:
-        for batch in make_batches(_comparable(corpus, audio, extent), batch_seconds):
+        for batch in make_batches(_comparable(corpus, audio, extent), BATCH_SECONDS[device.type]):
             singles = [Batch((waveform,)) for waveform in batch.waveforms]
             if not extent.utterances:  # what is done once must not count
                 for engine in (upstream, ours):

@@ -110,12 +110,6 @@ _precision = click.option(
     show_default=True,
     help="Of the encoder; fp32 is exact, e2v check tells what the others cost.",
 )
-_batch_seconds = click.option(
-    "--batch-seconds",
-    type=float,
-    metavar="S",
-    help="Audio in one forward pass. [default: 10 on CPU, 300 on a GPU]",
-)
 _allow_pipes = click.option(
     "--allow-pipes", is_flag=True, help="Run the commands ('… |') of a wav.scp; only for lists that you trust."
 )
@@ -144,7 +138,7 @@ def cli() -> None:
     \b
     Examples:
       e2v predict call.wav -m sample
-      e2v predict wav.scp -m ./emotion2vec_plus_base -o exp/emotion --embeddings ark
+      e2v predict wav.scp -o exp/emotion --embeddings ark
     """  # noqa: D301 — Click's mark for a paragraph that keeps its lines is a backspace
 
 
@@ -199,7 +193,12 @@ def cli() -> None:
     help="Precision of embeddings; Kaldi archives hold fp16 values as 32-bit floats.",
 )
 @click.option("--compress", is_flag=True, help="Write matrices in archives in Kaldi's compressed form, at a quarter.")
-@_batch_seconds
+@click.option(
+    "--batch-seconds",
+    type=float,
+    metavar="S",
+    help="Audio in one forward pass. [default: 10 on CPU, 300 on a GPU]",
+)
 @click.option(
     "--window",
     type=float,
@@ -300,10 +299,10 @@ def predict(
     \b
     Examples:
       e2v predict call.wav other.flac -m sample | cut -f 1,2
-      e2v predict data/train -m ./emotion2vec_plus_large -o exp/emotion --embeddings ark
-      grep female wav.scp | e2v predict - -m ./emotion2vec_plus_base -o exp/female
+      e2v predict data/train -m emotion2vec_plus_large -o exp/emotion --embeddings ark
+      grep female wav.scp | e2v predict - -m emotion2vec_plus_base -o exp/female
       e2v predict recordings/ -m sample -o out --granularity frame --embeddings npy
-      e2v predict data/swbd -m ./emotion2vec_plus_base -o exp/swbd --allow-pipes
+      e2v predict data/swbd -m emotion2vec_plus_base -o exp/swbd --allow-pipes
       e2v predict call.wav -m sample -o out --timeline 1 --timeline-format textgrid --join
 
     \b
@@ -481,9 +480,7 @@ def plan(
 @_offline
 @_device
 @_precision
-@_batch_seconds
 @_allow_pipes
-@click.option("-q", "--quiet", is_flag=True, help="Only the table, and errors on standard error.")
 def check(
     inputs: tuple[str, ...],
     model: str,
@@ -492,9 +489,7 @@ def check(
     offline: bool,
     device: str,
     precision: Precision,
-    batch_seconds: float | None,
     allow_pipes: bool,
-    quiet: bool,
 ) -> int:
     """Compare e2v with FunASR, on your audio, your model and this machine.
 
@@ -514,7 +509,7 @@ def check(
       1   could not be compared      2   usage error      3   beyond them
     """  # noqa: D301
     _refuse_empty(None, model, inputs)
-    log_to_stderr(logging.ERROR if quiet else logging.WARNING)
+    log_to_stderr(logging.WARNING)
 
     from e2v_cli.check import CheckOptions
     from e2v_cli.check import check as compare
@@ -524,16 +519,15 @@ def check(
         model=ModelRequest(model, hub, revision, offline),
         device=device,
         precision=precision,
-        batch_seconds=batch_seconds,
         pipe_seconds=PIPE_SECONDS if allow_pipes else None,
-        progress="bar" if sys.stderr.isatty() and not quiet else "none",
+        progress=_progress_style(None, quiet=False, rows_on_terminal=False),
     )
     verdict = compare(options)
     click.echo(verdict.text.encode(errors="surrogateescape"), nl=False)
     return 0 if verdict.is_exact else EXIT_TOO_MANY_FAILURES
 
 
-@cli.group(invoke_without_command=True, context_settings={"auto_envvar_prefix": "E2V"})
+@cli.group(invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
     """Say what models can be had and what is here, or get one.
@@ -557,7 +551,7 @@ def list_models() -> None:
     click.echo(describe_models().encode(errors="surrogateescape"), nl=False)
 
 
-@models.command("pull", no_args_is_help=True)
+@models.command("pull", no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
 @click.argument("name", metavar="NAME")
 @_hub
 @_revision

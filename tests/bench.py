@@ -150,11 +150,54 @@ def read_own_memory(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
+START = """
+import time
+started = time.monotonic()
+import torch
+imported = time.monotonic() - started
+torch.set_num_threads(1)
+from pathlib import Path
+from e2v_cli.checkpoint import make_network, read_model
+network = make_network(read_model("base", Path({folder!r})))
+waveform = torch.randn({num_samples})
+with torch.inference_mode():
+    started = time.monotonic()
+    network([waveform])
+print(imported + time.monotonic() - started)
+"""
+
+
+def measure_start(model: Path, clip: Path, repeats: int) -> None:
+    """Time a command for one clip from a warm cache, beside what it can't do without, and beside FunASR."""
+    scp = clip.parent / "start.scp"
+    scp.write_text(f"clip {clip}\n")
+    code = START.format(folder=str(model), num_samples=soundfile.info(clip).frames)
+    command = [sys.executable, "-m", "e2v_cli", "predict", str(clip), "-m", str(model), "-q"]
+    time_commands([command])  # which prepares the weights
+    least, ours, theirs = [], [], []
+    for _ in range(repeats):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        output = subprocess.run(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
+        ).stdout
+        least.append(float(output))
+        ours.append(time_commands([command]))
+        theirs.append(run_funasr(model, scp, processes=1, threads=1).whole)
+    median = statistics.median
+    to_least = median(own / other for own, other in zip(ours, least, strict=True))
+    of_funasr = median(other / own for own, other in zip(ours, theirs, strict=True))
+    print(f"\na clip of {soundfile.info(clip).duration:.1f} s, from a warm cache (medians of {repeats} runs in turn):")
+    print(f"  import torch and one forward pass  {median(least):.2f} s")
+    print(f"  e2v predict                        {median(ours):.2f} s ({to_least:.2f} times as long)")
+    print(f"  FunASR                             {median(theirs):.2f} s ({of_funasr:.2f} times e2v)\n")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Measure e2v against FunASR on this machine.")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=24, help="clips (default: %(default)s)")
+    parser.add_argument("--start", action="store_true", help="measure nothing but how fast a command starts")
     parser.add_argument("--funasr", nargs=3, metavar=("MODEL", "FOLDER", "THREADS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.funasr:
@@ -166,8 +209,12 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
+        os.environ["E2V_CACHE"] = str(place / "cache")
         config = make_config(embed_dim=768, num_heads=12, prenet_depth=4, depth=8, channels=512)
         base, clips = make_model(place / "base", config), make_clips(place, args.clips)
+        measure_start(base, place / "clip0.wav", args.repeats)
+        if args.start:
+            return
         one, few = place / "one.scp", place / "few.scp"
         lines = clips.read_text().splitlines(keepends=True)
         one.write_text(lines[0])
