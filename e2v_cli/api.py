@@ -74,6 +74,7 @@ class Recognizer:
         self.labels: tuple[str, ...] = model.labels
         """Of the posteriors, in their order; none where the model has no head."""
         self._model = model
+        self._precision = precision
         self._network = place_network(model, prepare_weights(model), device, precision)
 
     def predict(
@@ -94,7 +95,7 @@ class Recognizer:
         """
         audio = AudioOptions(self._network.config.receptive_field, WINDOW, "mix", pipe_seconds=None)
         made = [_make_waveform(index, waveform, sample_rate, audio) for index, waveform in enumerate(waveforms)]
-        engine = E2vEngine(self._model, self._network, EngineOptions(granularity, WINDOW, None))
+        engine = E2vEngine(self._model, self._network, EngineOptions(granularity, WINDOW, None, self._precision))
         results: dict[int, Result] = {}
         for batch in make_batches(made, BATCH_SECONDS[engine.device.type]):
             for result in engine.encode(batch):

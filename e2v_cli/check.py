@@ -19,7 +19,7 @@ from e2v_cli.batching import BATCH_SECONDS, Plan, group_recordings, make_batches
 from e2v_cli.checkpoint import read_model
 from e2v_cli.corpus import Corpus, read_corpus
 from e2v_cli.decoding import decode_ahead
-from e2v_cli.devices import choose_devices
+from e2v_cli.devices import check_precision, choose_devices
 from e2v_cli.engine import Engine, load_engine
 from e2v_cli.errors import CorpusError
 from e2v_cli.hub import find_model
@@ -135,6 +135,8 @@ def check(options: CheckOptions) -> Verdict:
     corpus = read_corpus(options.inputs, allow_pipes=options.pipe_seconds is not None)
     model = read_model(options.model.name, find_model(options.model))
     device = torch.device(choose_devices(options.device, 1)[0])
+    if options.precision != "bf16":  # which any CPU can, if slowly
+        check_precision(options.precision, device.type)
     if device.type == "cpu":
         torch.set_num_threads(1)  # as a worker has
     weights = prepare_weights(model)

@@ -44,7 +44,6 @@ def load_engine(
         DeviceError: the device can't compute in this precision.
     """
     if name == "funasr":
-        _set_precision("fp32", device)
         check_unchanged(model, weights)
         return FunasrEngine(model, device, options)
     return E2vEngine(model, place_network(model, weights, device, options.precision), options)
@@ -57,7 +56,9 @@ def place_network(model: Model, weights: Weights, device: torch.device, precisio
         ModelError: its weights have changed.
         DeviceError: the device can't compute in this precision.
     """
-    _set_precision(precision, device)
+    if device.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise DeviceError(f"--precision {precision}: {device} is a {name}, which has none; GPUs since Ampere do")
     network = load_network(model, weights)
     if precision in _LOWER:
         network.lower(_LOWER[precision])
@@ -67,16 +68,13 @@ def place_network(model: Model, weights: Weights, device: torch.device, precisio
 _LOWER: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def _set_precision(precision: Precision, device: torch.device) -> None:
-    """Set how PyTorch multiplies float32 matrices.
+def _allow_tf32(allowed: bool) -> None:
+    """Say whether GPUs may multiply float32 matrices as TensorFloat-32, which keeps 10 bits of the mantissa.
 
-    fp32 means fp32: TensorFloat-32 keeps 10 bits of the mantissa, and PyTorch has it on for convolutions.
+    PyTorch has one switch for all of a process, and it is on for convolutions.
     """
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    if device.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(device) < (8, 0):
-        name = torch.cuda.get_device_name(device)
-        raise DeviceError(f"--precision {precision}: {device} is a {name}, which has none; GPUs since Ampere do")
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 class E2vEngine:
@@ -91,6 +89,7 @@ class E2vEngine:
     @torch.inference_mode()
     def encode(self, batch: Batch) -> list[Prediction | Failure]:
         """Compute the predictions of a batch, in its order; one too large for the GPU is halved."""
+        _allow_tf32(self.options.precision == "tf32")
         try:
             first = batch.waveforms[0]
             if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
@@ -223,6 +222,7 @@ class FunasrEngine:
     @torch.inference_mode()
     def encode(self, batch: Batch) -> list[Prediction | Failure]:
         """Compute the predictions of a batch, in its order."""
+        _allow_tf32(False)
         return [self._encode_one(waveform) for waveform in batch.waveforms]
 
     def _encode_one(self, waveform: Waveform) -> Prediction | Failure:

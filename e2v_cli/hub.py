@@ -116,7 +116,7 @@ def find_model(request: ModelRequest) -> Path:
     remote = find_remote(request)
     (found,) = find_here([remote])
     if found is None and request.offline:
-        raise ModelError(_explain(remote, "is not on this machine, and --offline was asked for"))
+        raise ModelError(_explain(remote, "is not on this machine, and no hub was asked"))
     return found or _download(remote)
 
 
