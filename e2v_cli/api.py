@@ -1,9 +1,10 @@
-"""e2v in a notebook: waveforms in, posteriors and embeddings out, exactly as ``e2v predict`` computes them."""
+"""e2v in a notebook: waveforms in, posteriors and embeddings out, those of ``e2v predict`` within its exactness."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,16 +14,13 @@ from e2v_cli.audio import AudioOptions, make_waveform
 from e2v_cli.batching import BATCH_SECONDS, make_batches
 from e2v_cli.checkpoint import Model, read_model
 from e2v_cli.containers import AudioError
-from e2v_cli.devices import choose_devices
+from e2v_cli.devices import check_precision, choose_devices
 from e2v_cli.engine import E2vEngine, place_network
 from e2v_cli.hub import find_model
 from e2v_cli.prepared import prepare_weights
 from e2v_cli.records import SAMPLE_RATE, Failure, Prediction, Utterance, Waveform
-from e2v_cli.settings import EngineOptions, Granularity, HubName, LabelLanguage, ModelRequest, Precision
+from e2v_cli.settings import DEFAULT_WINDOW, EngineOptions, Granularity, HubName, LabelLanguage, ModelRequest, Precision
 from e2v_cli.spool import Spool
-
-WINDOW = 60.0
-"""Seconds: longer waveforms are encoded in windows, as ``e2v predict`` does by default."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,21 @@ def load(
 
     Raises:
         E2vError: there is no such model or device; the message says what to do.
+        ValueError: an argument is none of its choices.
     """
+    if not model:
+        raise ValueError("the model has no name")
+    for name, value, choices in (
+        ("hub", hub, HubName),
+        ("precision", precision, Precision),
+        ("labels", labels, LabelLanguage),
+    ):
+        if value not in get_args(choices):
+            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
+    chosen = choose_devices(device, 1)[0]
+    check_precision(precision, chosen)
     found = read_model(model, find_model(ModelRequest(model, hub, revision, offline)), labels)
-    return Recognizer(found, torch.device(choose_devices(device, 1)[0]), precision)
+    return Recognizer(found, torch.device(chosen), precision)
 
 
 class Recognizer:
@@ -91,11 +101,18 @@ class Recognizer:
             A result of each, in their order.
 
         Raises:
-            ValueError: one is no such waveform; the message says which, and why.
+            ValueError: one is no such waveform, has numbers that the model makes NaN of, or is too long for the memory
+                of the GPU; the message says which, and why.
         """
-        audio = AudioOptions(self._network.config.receptive_field, WINDOW, "mix", pipe_seconds=None)
+        if granularity not in get_args(Granularity):
+            raise ValueError(f"granularity is {granularity!r}; choose one of {', '.join(get_args(Granularity))}")
+        if sample_rate <= 0:
+            raise ValueError(f"sample_rate is {sample_rate}; it must be positive")
+        audio = AudioOptions(self._network.config.receptive_field, DEFAULT_WINDOW, "mix", pipe_seconds=None)
         made = [_make_waveform(index, waveform, sample_rate, audio) for index, waveform in enumerate(waveforms)]
-        engine = E2vEngine(self._model, self._network, EngineOptions(granularity, WINDOW, None, self._precision))
+        engine = E2vEngine(
+            self._model, self._network, EngineOptions(granularity, DEFAULT_WINDOW, None, self._precision)
+        )
         results: dict[int, Result] = {}
         for batch in make_batches(made, BATCH_SECONDS[engine.device.type]):
             for result in engine.encode(batch):
@@ -114,10 +131,15 @@ class Recognizer:
 
 
 def _make_waveform(index: int, waveform: ArrayLike, sample_rate: int, audio: AudioOptions) -> Waveform:
-    samples = np.asarray(waveform)
+    try:
+        samples = np.asarray(waveform)
+    except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor on a GPU
+        raise ValueError(f"waveform {index}: {error}") from None
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"waveform {index}: {samples.dtype} of shape {samples.shape}; it must be floats, (samples,)")
+    with np.errstate(over="ignore"):  # what is not finite is found
+        samples = samples.astype(np.float32)
     try:
-        return make_waveform(Utterance(index, str(index), ""), samples.astype(np.float32), sample_rate, audio)
+        return make_waveform(Utterance(index, str(index), ""), samples, sample_rate, audio)
     except AudioError as error:
         raise ValueError(f"waveform {index}: {error.reason}: {error}") from None

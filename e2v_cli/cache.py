@@ -12,7 +12,10 @@ def cache_folder() -> Path:
     """Say where the cache is: ``$E2V_CACHE``, else ``e2v`` in the user's cache; it need not exist."""
     if own := os.environ.get("E2V_CACHE"):
         return Path(own).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "e2v").expanduser().absolute()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "e2v").absolute()
+    except RuntimeError:  # a user without a home, in a container perhaps: nothing can be kept there
+        return Path(os.devnull, "e2v")
 
 
 @dataclass(frozen=True)

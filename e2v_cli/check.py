@@ -26,7 +26,7 @@ from e2v_cli.hub import find_model
 from e2v_cli.prepared import prepare_weights
 from e2v_cli.progress import Progress
 from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
-from e2v_cli.settings import EngineOptions, ModelRequest, Precision, ProgressStyle, Shard
+from e2v_cli.settings import DEFAULT_WINDOW, EngineOptions, ModelRequest, Precision, ProgressStyle, Shard
 from e2v_cli.spool import Spool, SpooledSamples
 from e2v_cli.tables import columns
 
@@ -37,9 +37,6 @@ FEATURES = 1e-4
 
 PROBABILITIES = 1e-5
 """… and a probability."""
-
-WINDOW = 60.0
-"""Seconds: a run encodes longer utterances in windows, which upstream does not know, so they are left out."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,11 @@ class _Tally:
     """Of all differences."""
     num_features: int = 0
     probabilities: float = 0.0
+    compared: int = 0
     same_label: int = 0
+    excess: float = 0.0
     worst: str = ""
-    """The utterance with the largest difference of features."""
+    """The utterance with the largest difference, measured by its tolerance, and how large that is."""
 
     def encode(self, engine: Engine, batches: Iterable[Batch]) -> list[Prediction | Failure]:
         """Compute the predictions of batches, in order, and take the time."""
@@ -92,20 +91,21 @@ class _Tally:
                 self._compare(result, reference)
 
     def _compare(self, result: Prediction | Failure, reference: Prediction) -> None:
-        largest = np.inf
-        if isinstance(result, Failure):
-            self.probabilities = np.inf
-        else:
+        feature = probability = np.inf
+        if isinstance(result, Prediction):
             differences = np.abs(_frames(result) - _frames(reference))
-            largest = float(differences.max())
+            feature, probability = float(differences.max()), 0.0
             self.feature_sum += float(differences.sum(dtype=np.float64))
             self.num_features += differences.size
             if result.posteriors is not None and reference.posteriors is not None:
                 probability = float(np.abs(result.posteriors - reference.posteriors).max())
-                self.probabilities = max(self.probabilities, probability)
                 self.same_label += int(result.posteriors.argmax() == reference.posteriors.argmax())
-        if largest > self.features or not self.worst:
-            self.features, self.worst = largest, reference.utterance.utt_id
+        self.compared += 1
+        self.features = max(self.features, feature)
+        self.probabilities = max(self.probabilities, probability)
+        excess = max(feature / FEATURES, probability / PROBABILITIES)
+        if excess > self.excess or not self.worst:
+            self.excess, self.worst = excess, reference.utterance.utt_id
 
     @property
     def is_exact(self) -> bool:
@@ -140,9 +140,9 @@ def check(options: CheckOptions) -> Verdict:
     if device.type == "cpu":
         torch.set_num_threads(1)  # as a worker has
     weights = prepare_weights(model)
-    upstream = load_engine("funasr", model, weights, device, EngineOptions("frame", WINDOW, None))
-    ours = load_engine("e2v", model, weights, device, EngineOptions("frame", WINDOW, None, options.precision))
-    audio = AudioOptions(model.config.receptive_field, WINDOW, "mix", options.pipe_seconds)
+    upstream = load_engine("funasr", model, weights, device, EngineOptions("frame", DEFAULT_WINDOW, None))
+    ours = load_engine("e2v", model, weights, device, EngineOptions("frame", DEFAULT_WINDOW, None, options.precision))
+    audio = AudioOptions(model.config.receptive_field, DEFAULT_WINDOW, "mix", options.pipe_seconds)
 
     extent, reference, alone, batched = _Extent(), _Tally("FunASR"), _Tally("e2v, one by one"), _Tally("e2v, batched")
     with closing(Progress(len(corpus), options.progress)) as progress:
@@ -150,7 +150,7 @@ def check(options: CheckOptions) -> Verdict:
             singles = [Batch((waveform,)) for waveform in batch.waveforms]
             if not extent.utterances:  # what is done once must not count
                 for engine in (upstream, ours):
-                    engine.encode(singles[0])
+                    engine.encode(batch)
             references = reference.encode(upstream, singles)
             alone.compare(alone.encode(ours, singles), references)
             batched.compare(batched.encode(ours, [batch]), references)
@@ -175,12 +175,12 @@ def check(options: CheckOptions) -> Verdict:
 
 
 def _comparable(corpus: Corpus, audio: AudioOptions, extent: _Extent) -> Iterator[Waveform]:
-    """Read the utterances that can be compared."""
+    """Read the utterances that can be compared: not those that e2v encodes in windows, which upstream doesn't know."""
     for item in _read(corpus, audio):
         if isinstance(item, Failure):
             logger.warning("%s is left out: %s: %s", item.utterance.utt_id, item.reason, item.detail)
         elif isinstance(item.samples, SpooledSamples):
-            logger.warning("%s is left out: %.1f s are more than a window", item.utterance.utt_id, item.duration)
+            logger.warning("%s is left out: longer than a window of %.0f s", item.utterance.utt_id, DEFAULT_WINDOW)
         else:
             yield item
             continue
@@ -211,7 +211,7 @@ def _table(reference: _Tally, alone: _Tally, batched: _Tally, extent: _Extent, h
     ]
     for tally in (alone, batched):
         probabilities = f"{tally.probabilities:.1e}" if has_head else "–"
-        labels = f"{tally.same_label} of {extent.utterances}" if has_head else "–"
+        labels = f"{tally.same_label} of {tally.compared}" if has_head else "–"
         mean = tally.feature_sum / tally.num_features if tally.num_features else np.nan
         speed = f"{extent.seconds / tally.seconds:.1f}"
         rows.append((tally.name, f"{tally.features:.1e}", f"{mean:.1e}", probabilities, labels, speed))

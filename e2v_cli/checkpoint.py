@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import re
-import reprlib
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from e2v_cli.errors import ModelError
-from e2v_cli.model_config import ConfigValueError, NetworkConfig, parse_config
+from e2v_cli.model_config import ConfigValueError, NetworkConfig, parse_config, shorten
 from e2v_cli.settings import LabelLanguage
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ UNUSED = "unuse"
 
 DEFAULT_FILES = {"config": "config.yaml", "init_param": "model.pt", "token_list": "tokens.txt"}
 """What the files of a model are called where its ``configuration.json`` says nothing else, by its keys."""
+
+MAX_NODES = 100_000
+"""Values of a config.yaml; published ones have some hundred."""
 
 _CODE_KEYS = ("trust_remote_code", "remote_code")
 """What makes upstream import a file of the folder, and install its requirements."""
@@ -83,16 +88,16 @@ def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model
     """
     _refuse_requirements(folder)
     files = DEFAULT_FILES | read_configuration(folder)
-    config_path = _existing(folder, files["config"])
-    weights = _existing(folder, files["init_param"])
+    config_path = model_file(folder, files["config"])
+    weights = model_file(folder, files["init_param"])
+    raw_config = _read_yaml(config_path)
     try:
-        raw_config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
         config = parse_config(raw_config)
         _refuse_code(raw_config, config_path)
         scope_map = _parse_scope_map(raw_config.get("scope_map"))
         has_tokens = raw_config.get("tokenizer") is not None and (folder / files["token_list"]).exists()
-        tokens = _read_tokens(_existing(folder, files["token_list"]), language) if has_tokens else ()
-    except (ConfigValueError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        tokens = _read_tokens(model_file(folder, files["token_list"]), language) if has_tokens else ()
+    except ConfigValueError as error:
         raise ModelError(f"{config_path}: {error}") from None
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}") from None
@@ -107,17 +112,21 @@ def read_configuration(folder: Path) -> dict[str, str]:
     """
     if not (folder / "configuration.json").exists():
         return {}
-    path = _existing(folder, "configuration.json")
+    path = model_file(folder, "configuration.json")
     try:
-        metas = json.loads(path.read_text(encoding="utf-8")).get("file_path_metas", {})
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+        metas = configuration.get("file_path_metas", {})
         named = {**metas, **metas.get("tokenizer_conf", {})}
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not the JSON of a model folder: {error}") from None
-    _refuse_code(named, path)
+    for keys in (configuration, named):
+        _refuse_code(keys, path)
     names = {key: named[key] for key in DEFAULT_FILES if isinstance(named.get(key), str)}
     for name in names.values():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ModelError(f"{path}: {name!r} lies outside the model's folder")
+        if not name.isprintable() or not Path(name).name:
+            raise ModelError(f"{path}: {name!r} is no file name")
     return names
 
 
@@ -217,6 +226,32 @@ def upstream_name(name: str, config: NetworkConfig) -> str:
     raise AssertionError(name)
 
 
+def _read_yaml(path: Path) -> Any:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if sum(1 for _ in islice(_nodes(content), MAX_NODES)) == MAX_NODES:
+            raise ModelError(f"{path}: its aliases make more than {MAX_NODES} values of it")
+        return content
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    except ModelError:
+        raise
+    except Exception as error:  # PyYAML raises whatever its constructors meet
+        raise ModelError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from None
+
+
+def _nodes(content: object) -> Iterator[object]:
+    """List the values of a parsed YAML, those behind aliases as often as they are named: as upstream copies them."""
+    waiting = [content]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, Mapping):
+            waiting.extend(node.values())
+        elif isinstance(node, (list, tuple, set)):
+            waiting.extend(node)
+
+
 def _refuse_requirements(folder: Path) -> None:
     path = folder / "requirements.txt"
     if path.exists() or path.is_symlink():
@@ -231,20 +266,21 @@ def _refuse_code(keys: Mapping[str, object], path: Path) -> None:
     for key in _CODE_KEYS:
         if keys.get(key):
             raise ModelError(
-                f"{path}: {key} is {reprlib.repr(keys[key])}, but e2v runs no code from a model's folder, and none is "
+                f"{path}: {key} is {shorten(keys[key])}, but e2v runs no code from a model's folder, and none is "
                 "needed for emotion2vec: remove the key if you trust the rest of the folder"
             )
 
 
-def _existing(folder: Path, name: str) -> Path:
+def model_file(folder: Path, name: str) -> Path:
     """Find a file of a model's folder; a link is followed if it does not lead out of it.
 
     In Hugging Face's cache the files of a snapshot are links to the blobs beside it.
     """
     path = folder / name
     if not path.is_file():
+        what = "is no regular file" if os.path.lexists(path) else "is missing"
         raise ModelError(
-            f"{path} is missing: a model folder holds config.yaml, model.pt, tokens.txt and configuration.json"
+            f"{path} {what}: a model folder holds config.yaml, model.pt, tokens.txt and configuration.json"
         )
     real_folder, real_path = folder.resolve(), path.resolve()
     inside = [real_folder]
@@ -257,20 +293,22 @@ def _existing(folder: Path, name: str) -> Path:
 
 def _read_tokens(path: Path, language: LabelLanguage) -> tuple[str, ...]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         listed = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        if not isinstance(listed, list):
+            raise TypeError(f"a {type(listed).__name__}")
         tokens = tuple(line.rstrip() for line in listed)
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a list of labels: {error}") from None
     labels = [_label(token, language) for token in tokens if not token.startswith(UNUSED)]
     for number, line in enumerate(tokens, 1):
-        if not line or "\t" in line:
+        if not line or not line.isprintable():
             raise ModelError(f"{path}:{number}: {line!r} is no label")
     if not labels:
         raise ModelError(f"{path}: holds no label that is in use")
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ModelError(f"{path}: label {label!r} is listed more than once")
+    label, count = Counter(labels).most_common(1)[0]
+    if count > 1:
+        raise ModelError(f"{path}: label {label!r} is listed more than once")
     return tokens
 
 
@@ -291,7 +329,7 @@ def _parse_scope_map(scope_map: object) -> tuple[tuple[str, str], ...]:
         return ()
     parts = scope_map.split(",") if isinstance(scope_map, str) else scope_map
     if not isinstance(parts, list) or len(parts) % 2:
-        raise ConfigValueError(f"scope_map is {reprlib.repr(scope_map)}, not a list of pairs of prefixes")
+        raise ConfigValueError(f"scope_map is {shorten(scope_map)}, not a list of pairs of prefixes")
     prefixes = ["" if part is None or str(part).lower() == "none" else str(part) for part in parts]
     return tuple(zip(prefixes[0::2], prefixes[1::2], strict=True))
 
@@ -387,7 +425,7 @@ def _warn_of_unused(names: set[str], model: Model) -> None:
     unused = sorted(name for name in names if encoder.search(name) and not pretraining.search(name))
     if unused:
         logger.warning(
-            "%s: %d tensors have no place in the network that config.yaml describes and are left out, %r first",
+            "%s: tensors without a place in the network that config.yaml describes are left out: %d, %r first",
             model.weights,
             len(unused),
             unused[0],

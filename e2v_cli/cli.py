@@ -17,6 +17,7 @@ from e2v_cli import __version__
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError
 from e2v_cli.logs import log_to_stderr
 from e2v_cli.settings import (
+    DEFAULT_WINDOW,
     Channel,
     EmbeddingDtype,
     EmbeddingFormat,
@@ -202,7 +203,7 @@ def cli() -> None:
 @click.option(
     "--window",
     type=float,
-    default=60.0,
+    default=DEFAULT_WINDOW,
     show_default=True,
     metavar="S",
     help="Longer utterances are encoded in windows of at most S seconds, and pooled over all frames.",
@@ -346,6 +347,8 @@ def predict(
         log_level=logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING,
     )
     log_to_stderr(settings.log_level)
+    if quiet:
+        os.environ["TQDM_DISABLE"] = "1"  # for the bars of the hubs' packages
 
     from e2v_cli.run import run
 
@@ -395,12 +398,7 @@ def status(output_dir: Path) -> None:
     """  # noqa: D301
     from e2v_cli.status import describe_run
 
-    description = describe_run(output_dir)
-    try:
-        sys.stdout.write(description)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _drop_standard_output()
+    _print(describe_run(output_dir))
 
 
 @cli.command(no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
@@ -465,10 +463,7 @@ def plan(
 
     options = PlanOptions(inputs, model, granularity, embeddings, embedding_dtype, jobs, channel, allow_pipes)
     prospect = forecast(options)
-    try:
-        click.echo(prospect.text.encode(errors="surrogateescape"), nl=False)
-    except BrokenPipeError:
-        _drop_standard_output()
+    _print(prospect.text)
     return EXIT_TOO_MANY_FAILURES if prospect.num_failures else 0
 
 
@@ -523,7 +518,7 @@ def check(
         progress=_progress_style(None, quiet=False, rows_on_terminal=False),
     )
     verdict = compare(options)
-    click.echo(verdict.text.encode(errors="surrogateescape"), nl=False)
+    _print(verdict.text)
     return 0 if verdict.is_exact else EXIT_TOO_MANY_FAILURES
 
 
@@ -548,20 +543,21 @@ def list_models() -> None:
     from e2v_cli.models import describe_models
 
     log_to_stderr(logging.WARNING)
-    click.echo(describe_models().encode(errors="surrogateescape"), nl=False)
+    _print(describe_models())
 
 
 @models.command("pull", no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
 @click.argument("name", metavar="NAME")
 @_hub
 @_revision
+@_offline
 @click.option(
     "--to",
     metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False),
     help="Also copy it to a folder that stands by itself, to be carried to a machine without network.",
 )
-def pull_model(name: str, hub: HubName, revision: str | None, to: Path | None) -> None:
+def pull_model(name: str, hub: HubName, revision: str | None, offline: bool, to: str | None) -> None:
     """Download a model, or what is new of it, and print its folder.
 
     \b
@@ -569,11 +565,16 @@ def pull_model(name: str, hub: HubName, revision: str | None, to: Path | None) -
       e2v models pull emotion2vec_plus_large
       e2v models pull emotion2vec_plus_base --to plus_base && rsync -a plus_base cluster:models/
     """  # noqa: D301
+    if "" in (name, to):
+        raise click.UsageError("NAME or --to is empty: is a variable of the shell not set?")
+    if offline:
+        raise click.UsageError("To pull is to ask a hub, and --offline (or E2V_OFFLINE) says not to.")
+    log_to_stderr(logging.WARNING)
+
     from e2v_cli.models import pull
 
-    log_to_stderr(logging.WARNING)
-    folder = pull(ModelRequest(name, hub, revision), to)
-    click.echo(os.fsencode(folder))
+    folder = pull(ModelRequest(name, hub, revision), None if to is None else Path(to))
+    _print(f"{folder}\n")
 
 
 def run_command_line(stop: StopSignals) -> int:
@@ -599,6 +600,14 @@ def _refuse_empty(output_dir: str | None, model: str, inputs: tuple[str, ...]) -
     """Refuse empty words, which are most likely not meant."""
     if "" in (output_dir, model, *inputs):
         raise click.UsageError("INPUT, --output-dir or --model is empty: is a variable of the shell not set?")
+
+
+def _print(text: str) -> None:
+    """Write a command's result to standard output, names of files as they are; a reader may have enough of it."""
+    try:
+        click.echo(text.encode(errors="surrogateescape"), nl=False)
+    except BrokenPipeError:
+        _drop_standard_output()
 
 
 def _say(message: str) -> None:

@@ -1,8 +1,9 @@
-"""What the hubs' own packages do for e2v, in a process of its own: ``python -m e2v_cli.downloads VERB HUB MODELS``.
+"""What the hubs' own packages do for e2v, in a process of its own, whose arguments are PARENT VERB HUB MODELS.
 
-MODELS is JSON, a list of ids and revisions. Verbs are ``find`` (in the package's cache) and ``pull`` (what is new).
-Caches, resumed downloads, tokens, mirrors and offline switches are the packages'. The answer is JSON on standard
-output: for each model its folder, or an error. All else that is printed goes to standard error.
+PARENT is the process that it must not outlive, MODELS a JSON list of ids and revisions. Verbs are ``find`` (in the
+package's cache) and ``pull`` (what is new). Caches, resumed downloads, tokens, mirrors and offline switches are the
+packages'. The answer is JSON on standard output: for each model its folder, or an error. All else that is printed goes
+to standard error.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -52,34 +53,48 @@ class ModelScope:
 
         logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # what goes wrong is said once, by e2v
         self._download = snapshot_download
-        self._id, self._revision = model_id, revision
+        self._id, self._revision = model_id, revision or "master"
 
     def find(self) -> Path | None:
         """Find the folder of the model in the package's cache, whole or not."""
+        folder = self._find_any()
+        return None if folder is None or self._is_of_unknown_revision(folder) else folder
+
+    def pull(self, names: Iterable[str]) -> Path:
+        """Bring files up to date; the package checks their SHA-256."""
+        folder = self._find_any()
+        if folder is not None and self._is_of_unknown_revision(folder):
+            raise DownloadError(f"{folder}, of an older modelscope, would be overwritten: move it away")
+        try:
+            folder = Path(self._download(self._id, revision=self._revision, allow_patterns=_exactly(names)))
+        except Exception as error:
+            raise DownloadError(self._explain(error)) from error
+        return folder
+
+    def _find_any(self) -> Path | None:
         try:
             return Path(self._download(self._id, revision=self._revision, local_files_only=True))
         except Exception:  # of several kinds, by its version
             return None
 
-    def pull(self, names: Iterable[str]) -> Path:
-        """Bring files up to date; the package checks their SHA-256."""
-        try:
-            folder = self._download(self._id, revision=self._revision, allow_patterns=_exactly(names))
-        except Exception as error:
-            raise DownloadError(self._explain(error)) from error
-        return Path(folder)
+    def _is_of_unknown_revision(self, folder: Path) -> bool:
+        """Whether a folder is of the layout before modelscope 1.38, which knew no revisions; it is taken for master."""
+        return self._revision not in ("master", folder.name)
 
     def _explain(self, error: BaseException) -> str:
         failed: dict[str, BaseException] = getattr(error, "failed_files", {})
         if failed:
-            return "; ".join(f"{name}: {self._explain(cause)}" for name, cause in failed.items())
-        cause = error.__cause__ or error
-        match type(cause).__name__:
-            case "NotExistError":
-                return f"there is no model {self._id}" + (f" of revision {self._revision}" if self._revision else "")
-            case "AuthenticationError" | "PermissionDeniedError":
-                return f"access to {self._id} is restricted: get it on its page, and set MODELSCOPE_API_TOKEN"
-        return _in_short(error)
+            reasons = {self._explain(cause): name for name, cause in failed.items()}  # a full disk fails all alike
+            return "; ".join(f"{name}: {reason}" for reason, name in reasons.items())
+        for cause in _chain(error):
+            match type(cause).__name__:
+                case "NotExistError":
+                    return "there is no such model" + ("" if self._revision == "master" else ", or no such revision")
+                case "AuthenticationError" | "PermissionDeniedError":
+                    return _restricted("on its page", "MODELSCOPE_API_TOKEN")
+                case "FileIntegrityError" | "FileSizeMismatchError":
+                    return "it came damaged: it is not what the hub lists; try again"
+        return _in_short(error, "MODELSCOPE_CACHE")
 
 
 class HuggingFace:
@@ -88,6 +103,7 @@ class HuggingFace:
     def __init__(self, model_id: str, revision: str | None) -> None:
         from huggingface_hub import HfApi, snapshot_download
 
+        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
         self._download = snapshot_download
         self._api = HfApi()
         self._id, self._revision = model_id, revision
@@ -111,12 +127,15 @@ class HuggingFace:
             listed = self._api.get_paths_info(self._id, present, revision=folder.name)
         except Exception as error:
             raise DownloadError(self._explain(error)) from error
-        for entry in listed:
-            lfs = getattr(entry, "lfs", None)
-            if lfs is not None and hash_file(folder / entry.path) != lfs.sha256:
-                (folder / entry.path).resolve().unlink()
-                (folder / entry.path).unlink(missing_ok=True)
-                raise DownloadError(f"{entry.path} came damaged: its SHA-256 is not {lfs.sha256}; try again")
+        entries = {entry.path: entry for entry in listed}
+        for name in present:
+            if name not in entries:
+                raise DownloadError(f"{name}: the hub does not list it any more; try again")
+            lfs = getattr(entries[name], "lfs", None)
+            if lfs is not None and hash_file(folder / name) != lfs.sha256:
+                (folder / name).resolve().unlink()
+                (folder / name).unlink(missing_ok=True)
+                raise DownloadError(f"{name}: it came damaged: it is not what the hub lists; try again")
         return folder
 
     def _explain(self, error: BaseException) -> str:
@@ -127,32 +146,39 @@ class HuggingFace:
             RevisionNotFoundError,
         )
 
-        match error:
-            case GatedRepoError():
-                page = f"{self._api.endpoint}/{self._id}"
-                return f"access to {self._id} is restricted: get it at {page}, and set HF_TOKEN"
-            case RepositoryNotFoundError():
-                return f"there is no model {self._id}, or it is private: then set HF_TOKEN"
-            case RevisionNotFoundError():
-                return f"{self._id} has no revision {self._revision}"
-            case OfflineModeIsEnabled():
-                return "HF_HUB_OFFLINE is set"
-        return self._explain(error.__cause__) if error.__cause__ else _in_short(error)
+        for cause in _chain(error):
+            match cause:
+                case GatedRepoError():
+                    return _restricted(f"at {self._api.endpoint}/{self._id}", "HF_TOKEN")
+                case RepositoryNotFoundError():
+                    return "there is no such model, or it is private: then set HF_TOKEN"
+                case RevisionNotFoundError():
+                    return "there is no such revision"
+                case OfflineModeIsEnabled():
+                    return "HF_HUB_OFFLINE is set"
+        return _in_short(error, "HF_HOME")
 
 
-def fetch(verb: str, client: Client) -> Path:
-    """Find or download a model, whole.
+def find(client: Client) -> Path:
+    """Find a model in the package's cache, whole.
 
     Raises:
-        DownloadError: it is not here, or can't be had.
+        DownloadError: it is not there.
+    """
+    folder = client.find()
+    # without a configuration.json, nobody can say whether the package got to its end
+    if folder is None or not (folder / "configuration.json").exists() or missing_files(folder):
+        raise DownloadError("it is not here")
+    return folder
+
+
+def pull(client: Client) -> Path:
+    """Download what is new of a model.
+
+    Raises:
+        DownloadError: it can't be had.
         E2vError: it names files that it must not have.
     """
-    if verb == "find":
-        found = client.find()
-        # without a configuration.json, nobody can say whether the package got to its end
-        if found and (found / "configuration.json").exists() and not missing_files(found):
-            return found
-        raise DownloadError("it is not here")
     folder = client.pull(FILES)
     others = set(read_configuration(folder).values()) - set(FILES)
     if others:
@@ -166,23 +192,28 @@ def fetch(verb: str, client: Client) -> Path:
 
 def main() -> None:
     """Answer on standard output."""
-    die_with_parent(os.getppid())
+    parent, verb, hub, models = sys.argv[1:]
+    die_with_parent(int(parent))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    verb, hub, models = sys.argv[1:]
+    do = {"find": find, "pull": pull}[verb]
     client = ModelScope if hub == "ms" else HuggingFace
-    json.dump([answer(verb, client, model_id, revision) for model_id, revision in json.loads(models)], answers)
+    json.dump([answer(do, client, model_id, revision) for model_id, revision in json.loads(models)], answers)
     answers.close()
 
 
 def answer(
-    verb: str, client: Callable[[str, str | None], Client], model_id: str, revision: str | None
+    do: Callable[[Client], Path], client: Callable[[str, str | None], Client], model_id: str, revision: str | None
 ) -> dict[str, str]:
-    """Find or download a model: its "folder", or an "error"."""
+    """Find or download a model: its "folder"; or an "error"; or why it is "refused"."""
     try:
-        return {"folder": str(fetch(verb, client(model_id, revision)).absolute())}
-    except (DownloadError, E2vError) as error:
+        return {"folder": str(do(client(model_id, revision)).absolute())}
+    except DownloadError as error:
         return {"error": str(error)}
+    except ImportError as error:
+        return {"error": f"its package can't be imported: {error}; install it again"}
+    except E2vError as error:
+        return {"refused": str(error)}
     except OSError as error:
         return {"error": f"{error.filename}: {error.strerror}" if error.filename else str(error)}
 
@@ -192,14 +223,28 @@ def _exactly(names: Iterable[str]) -> list[str]:
     return [glob.escape(name) for name in names]
 
 
-def _in_short(error: BaseException) -> str:
-    """Say what went wrong, without the path that it took through the libraries where the system has a word for it."""
-    known = re.search(r"\[Errno -?\d+\] ([^\"'()]+)", str(error))
-    if known:
-        return known.group(1)
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _restricted(where: str, variable: str) -> str:
+    token = f"{variable}, which does not open it now" if os.environ.get(variable) else variable
+    return f"access to it is restricted: ask for it {where}, and set {token}"
 
 
-if __name__ == "__main__":
-    main()
+def _in_short(error: BaseException, cache_variable: str) -> str:
+    """Say what went wrong, in the system's words where it has some, without the path that it took through libraries."""
+    for cause in _chain(error):
+        status = getattr(cause, "status_code", None) or getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(status, int) and status >= 400:
+            return f"the answer was {status}"
+    for cause in _chain(error):
+        known = re.search(r"\[Errno -?\d+\] ([^\"'()\n]+)|Error\(\d+, '([^']+)'\)|(timed out)", str(cause))
+        if known:
+            words = next(filter(None, known.groups()))
+            return f"{words}: is there another place for {cache_variable}?" if "space left" in words else words
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """List an error and what caused it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import sys
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -68,13 +68,22 @@ def place_network(model: Model, weights: Weights, device: torch.device, precisio
 _LOWER: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def _allow_tf32(allowed: bool) -> None:
-    """Say whether GPUs may multiply float32 matrices as TensorFloat-32, which keeps 10 bits of the mantissa.
+@contextmanager
+def _multiplying(precision: Precision) -> Iterator[None]:
+    """Say how GPUs multiply float32 matrices: exactly, or as TensorFloat-32, which keeps 10 bits of the mantissa.
 
-    PyTorch has one switch for all of a process, and it is on for convolutions.
+    PyTorch has switches for all of a process, and by default that of convolutions is on.
     """
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
+    backends: Any = torch.backends
+    switches = (backends.cuda.matmul, backends.cudnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        for switch, setting in zip(switches, before, strict=True):
+            switch.fp32_precision = setting
 
 
 class E2vEngine:
@@ -89,12 +98,12 @@ class E2vEngine:
     @torch.inference_mode()
     def encode(self, batch: Batch) -> list[Prediction | Failure]:
         """Compute the predictions of a batch, in its order; one too large for the GPU is halved."""
-        _allow_tf32(self.options.precision == "tf32")
         try:
             first = batch.waveforms[0]
-            if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
-                return [self._encode_windows(first, first.samples)]
-            return self._encode(batch.waveforms)
+            with _multiplying(self.options.precision):
+                if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
+                    return [self._encode_windows(first, first.samples)]
+                return self._encode(batch.waveforms)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
         if len(batch.waveforms) == 1:
@@ -197,11 +206,11 @@ class FunasrEngine:
     """
 
     def __init__(self, model: Model, device: torch.device, options: EngineOptions) -> None:
-        with redirect_stdout(sys.stderr):  # upstream greets on standard output
+        with redirect_stdout(io.StringIO()):  # upstream greets on standard output
             from funasr.models.emotion2vec.model import Emotion2vec as UpstreamEmotion2vec
         model_conf: dict[str, Any] = copy.deepcopy(dict(model.raw_config["model_conf"]))
         model_conf["norm_eps"] = model.config.norm_eps
-        model_conf["mlp_ratio"] = model.config.mlp_dim / model.config.embed_dim
+        model_conf["mlp_ratio"] = (model.config.mlp_dim + 0.5) / model.config.embed_dim  # of which it takes int()
         audio = model_conf["modalities"]["audio"]
         audio["feature_encoder_spec"] = repr([(c.channels, c.kernel, c.stride) for c in model.config.conv_layers])
         audio["decoder"] = None
@@ -222,8 +231,8 @@ class FunasrEngine:
     @torch.inference_mode()
     def encode(self, batch: Batch) -> list[Prediction | Failure]:
         """Compute the predictions of a batch, in its order."""
-        _allow_tf32(False)
-        return [self._encode_one(waveform) for waveform in batch.waveforms]
+        with _multiplying("fp32"):
+            return [self._encode_one(waveform) for waveform in batch.waveforms]
 
     def _encode_one(self, waveform: Waveform) -> Prediction | Failure:
         results, _ = self.upstream.inference(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from e2v_cli.cache import cache_folder, hash_file
-from e2v_cli.checkpoint import DEFAULT_FILES, missing_files, read_configuration
+from e2v_cli.checkpoint import DEFAULT_FILES, missing_files, model_file, read_configuration
 from e2v_cli.durable import published
 from e2v_cli.errors import ModelError, OutputError, UsageError
 from e2v_cli.settings import HubName, ModelRequest
@@ -106,9 +106,7 @@ def find_model(request: ModelRequest) -> Path:
         ModelError: there is no such folder or model, or it can't be downloaded; the message says what to do.
         UsageError: a folder has no revisions.
     """
-    if request.name == SAMPLE:
-        return Path(__file__).parent / "sample"
-    folder = Path(request.name)
+    folder = Path(__file__).parent / "sample" if request.name == SAMPLE else Path(request.name)
     if folder.is_dir():
         if request.revision is not None:
             raise UsageError(f"--revision {request.revision}: {request.name} is a folder here, and has none")
@@ -163,7 +161,8 @@ def pull_model(request: ModelRequest) -> Path:
     Raises:
         ModelError: there is no such folder or model, or it can't be downloaded.
     """
-    if request.name == SAMPLE or Path(request.name).is_dir():
+    is_folder = request.name == SAMPLE or Path(request.name).is_dir()
+    if is_folder and find_published(request.name) is None:  # of a name of the family, a folder is perhaps half a copy
         return find_model(request)
     return _download(find_remote(request))
 
@@ -172,21 +171,22 @@ def copy_model(folder: Path, to: Path) -> None:
     """Copy the files of a model into a folder that stands by itself, with their SHA-256 digests.
 
     Raises:
+        ModelError: one of them leads out of the folder.
         OutputError: there is another file of that name, or it can't be written.
     """
     files = DEFAULT_FILES | read_configuration(folder) | {"configuration": "configuration.json"}
-    names = [name for name in files.values() if (folder / name).is_file()]
+    sources = {name: model_file(folder, name) for name in files.values() if (folder / name).is_file()}
     try:
-        digests = {name: hash_file(folder / name) for name in names}
-        for name in names:
+        digests = {name: hash_file(source) for name, source in sources.items()}
+        for name in sources:
             path = to / name
             if path.exists() and hash_file(path) != digests[name]:
                 raise OutputError(f"{path} is there already, and another file: choose another --to, or remove it")
-        for name in names:
+        for name, source in sources.items():
             if not (to / name).exists():
                 (to / name).parent.mkdir(parents=True, exist_ok=True)
-                with (folder / name).open("rb") as source, published(to / name) as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
+                with source.open("rb") as original, published(to / name) as file:
+                    shutil.copyfileobj(original, file, 1 << 20)
         with published(to / CHECKSUMS) as file:
             file.write("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode())
     except OSError as error:
@@ -204,36 +204,38 @@ def _download(remote: RemoteModel) -> Path:
     source = f"{HUB_TITLES[remote.hub]} ({endpoint})"
     logger.warning("looking for %s on %s", remote, source)
     (answer,) = _run_package("pull", [remote])
+    if "refused" in answer:
+        raise ModelError(answer["refused"])
     if "folder" not in answer:
         raise ModelError(_explain(remote, f"can't be had from {source}: {answer['error']}"))
     return _note(remote, Path(answer["folder"]))
 
 
 def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) -> list[dict[str, str]]:
-    """Run a hub's package, in a process of its own: for each model its "folder", or an "error".
+    """Run a hub's package, in a process of its own: for each model its "folder", an "error", or why it is "refused".
 
     There it may import PyTorch, print what it likes, and be stopped at any moment, in which threads that download would
     not have themselves be interrupted.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "PYTHONSAFEPATH": "1",  # nothing of the current folder is imported
-        **({} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}),
-    }
+    has_terminal = sys.stderr is not None and sys.stderr.isatty()
+    # modules come from where they come from here, and not from the current folder
+    start = "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from e2v_cli.downloads import main; main()"
     request = json.dumps([(remote.id, remote.revision) for remote in remotes])
-    process = subprocess.Popen(  # noqa: S603 — Python itself, and no shell
-        [sys.executable, "-m", "e2v_cli.downloads", verb, remotes[0].hub, request],
+    with subprocess.Popen(  # noqa: S603 — Python itself, and no shell
+        [
+            *(sys.executable, "-c", start, ":".join(filter(None, sys.path))),
+            *(str(os.getpid()), verb, remotes[0].hub, request),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        env=environment,
+        env=os.environ if has_terminal else {**os.environ, "TQDM_DISABLE": "1"},
         start_new_session=True,  # signals of the terminal are heeded here
-    )
-    try:
-        output, _ = process.communicate()
-    except BaseException:
-        process.kill()
-        raise
+    ) as process:
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
     try:
         answers: list[dict[str, str]] = json.loads(output)
     except ValueError:
@@ -264,11 +266,13 @@ def _note(remote: RemoteModel, folder: Path) -> Path:
 
 
 def _read_note(remote: RemoteModel) -> Path | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    try:
         folder = Path(json.loads(_note_of(remote).read_bytes())["folder"])
-        if not missing_files(folder):
-            return folder
-    return None
+        return None if missing_files(folder) else folder
+    except ModelError:  # it is there, and whoever reads it says why it can't be used
+        return folder
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _note_of(remote: RemoteModel) -> Path:

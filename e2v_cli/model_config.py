@@ -19,6 +19,15 @@ MAX_SIZE = 100_000
 """More than any model has: what stands between a config and a bomb like ``[(1, 1, 1)] * 10**9``."""
 
 
+_repr = reprlib.Repr()
+_repr.maxlevel = 2  # aliases make a few lines of YAML a tree of millions
+
+
+def shorten(value: object) -> str:
+    """Show a value of a config in a message, however large it is."""
+    return _repr.repr(value)
+
+
 class ConfigValueError(ValueError):
     """A key of the config is missing, or has a value that can't be used; the message names the key."""
 
@@ -85,7 +94,7 @@ def parse_config(config: object) -> NetworkConfig:
     """
     root = _Section(config, "")
     if root.value("model") != "Emotion2vec":
-        raise ConfigValueError(f"model is {reprlib.repr(root.value('model'))}, not 'Emotion2vec'")
+        raise ConfigValueError(f"model is {shorten(root.value('model'))}, not 'Emotion2vec'")
     model = root.section("model_conf")
     audio = model.section("modalities").section("audio")
 
@@ -232,20 +241,20 @@ class _Section:
     def string(self, key: str) -> str:
         value = self.value(key)
         if not isinstance(value, str):
-            raise ConfigValueError(f"{self.name(key)} is {reprlib.repr(value)}, not a text")
+            raise ConfigValueError(f"{self.name(key)} is {shorten(value)}, not a text")
         return value
 
     def boolean(self, key: str) -> bool:
         value = self.value(key)
         if not isinstance(value, bool):
-            raise ConfigValueError(f"{self.name(key)} is {reprlib.repr(value)}, not true or false")
+            raise ConfigValueError(f"{self.name(key)} is {shorten(value)}, not true or false")
         return value
 
     def integer(self, key: str, at_least: int = 1, at_most: int = MAX_SIZE) -> int:
         value = self.value(key)
         if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= at_most:
             raise ConfigValueError(
-                f"{self.name(key)} is {reprlib.repr(value)}, not a whole number from {at_least} to {at_most}"
+                f"{self.name(key)} is {shorten(value)}, not a whole number from {at_least} to {at_most}"
             )
         return value
 
@@ -257,5 +266,5 @@ class _Section:
         except ValueError:
             number = math.nan
         if not (math.isfinite(number) and number > 0):
-            raise ConfigValueError(f"{self.name(key)} is {reprlib.repr(value)}, not a positive number")
+            raise ConfigValueError(f"{self.name(key)} is {shorten(value)}, not a positive number")
         return number

@@ -12,7 +12,7 @@ from e2v_cli.errors import ModelError
 from e2v_cli.hub import HUB_TITLES, PUBLISHED_MODELS, SAMPLE, RemoteModel, copy_model, find_here, find_model, pull_model
 from e2v_cli.prepared import hash_weights
 from e2v_cli.settings import ModelRequest
-from e2v_cli.tables import columns
+from e2v_cli.tables import columns, tsv_row
 
 
 def describe_models() -> str:
@@ -69,4 +69,4 @@ def _describe(found: _Found) -> Sequence[str]:
         size = f"{model.weights.stat().st_size / 1e6:.0f} MB"
         return found.name, found.hub, revision, size, hash_weights(model), str(found.folder)
     except ModelError as error:
-        return found.name, found.hub, revision, "–", "can't be used", str(error)
+        return found.name, found.hub, revision, "–", "can't be used", tsv_row([str(error)])

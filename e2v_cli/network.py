@@ -337,9 +337,10 @@ class _Alibi(nn.Module):
         rows = queries.shape[2]
         if len(self.scale) > 1 or tokens > ALIBI_CACHED_TOKENS:
             return self._make(layer, first, rows, tokens).to(queries.dtype)[None]
-        if self._cached is None or tokens > self._cached.shape[1]:
-            self._cached = self._make(0, 0, tokens, tokens).to(queries.dtype)
-        return self._cached[None, :, first : first + rows, :tokens]
+        cached = self._cached
+        if cached is None or tokens > cached.shape[1]:
+            self._cached = cached = self._make(0, 0, tokens, tokens).to(queries.dtype)
+        return cached[None, :, first : first + rows, :tokens]
 
     def _make(self, layer: int, first: int, rows: int, tokens: int) -> Tensor:
         scale = self.scale[layer if len(self.scale) > 1 else 0].clamp_min(0)

@@ -30,7 +30,7 @@ from e2v_cli.keys import KeyIndex, hash_keys
 from e2v_cli.lists import BYTE_ORDER_MARK, LineList, index_lines, open_list
 from e2v_cli.model_config import NetworkConfig, parse_feature_encoder_spec
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
-from e2v_cli.settings import Channel, EmbeddingDtype, EmbeddingFormat, Granularity, ModelRequest
+from e2v_cli.settings import DEFAULT_WINDOW, Channel, EmbeddingDtype, EmbeddingFormat, Granularity, ModelRequest
 from e2v_cli.sources import is_pipe, is_url
 from e2v_cli.tables import clock, columns, kaldi_key, tsv_row
 
@@ -178,7 +178,9 @@ def forecast(options: PlanOptions) -> Forecast:
     if options.channel == "split":
         corpus = split_channels(corpus, _count_channels, HEADERS_AT_ONCE)
     _survey(
-        corpus, tally, AudioOptions(config.receptive_field, window=60.0, channel=options.channel, pipe_seconds=None)
+        corpus,
+        tally,
+        AudioOptions(config.receptive_field, window=DEFAULT_WINDOW, channel=options.channel, pipe_seconds=None),
     )
     return Forecast(_describe(options, len(corpus), speakers, tally), tally.reasons.total())
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,10 @@ FORMAT = 1
 
 CLOCK_TICK = 2_000_000_000
 """Nanoseconds within which two changes of a file may bear the same time, on the coarsest of file systems."""
+
+
+ALIGNMENT = 64
+"""Bytes of a cache line."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def prepare_weights(model: Model) -> Weights:
         with _alone(place):
             return _find_ready(model, place) or _prepare(model, place)
     except OSError as error:
-        logger.info("%s: %s: no copy of the weights is kept", error.filename or place, error.strerror or error)
+        problem = f"{error.filename or place}: {error.strerror or error}"
+        logger.warning("%s: the weights are prepared anew at every start; E2V_CACHE can be another place", problem)
     source = _look_at(model)
     sha256 = _hash(model)
     make_network(model)  # it is known before a run begins whether there is one
@@ -174,18 +180,33 @@ def _prepare(model: Model, place: Path) -> Weights:
 
 
 def _write_copy(model: Model, copy: Path, metadata: Mapping[str, str]) -> str:
-    """Write a copy; return its SHA-256."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """Write a copy; return its SHA-256.
 
-    state = make_network(model).state_dict()
+    safetensors' own writer can't be used: what it writes is not on the disk itself, nor removed when it is killed.
+    """
+    # those of odd sizes at the end, and all others begin on a cache line
+    state = sorted(make_network(model).state_dict().items(), key=lambda item: item[1].nbytes % ALIGNMENT > 0)
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in state:
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
+    digest = hashlib.sha256()
     remove_drafts(copy)
     with published(copy) as file:
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, file.name, dict(metadata))
-        except SafetensorError as error:
-            raise OSError(None, str(error), str(copy)) from None
-        return hash_file(Path(file.name))
+        parts: Iterator[bytes | memoryview] = chain(
+            [len(encoded).to_bytes(8, "little"), encoded], (_bytes_of(tensor) for _, tensor in state)
+        )
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().numpy().reshape(-1).data.cast("B")
 
 
 def _map_copy(copy: Path, metadata: Mapping[str, str]) -> dict[str, Tensor] | None:
@@ -206,7 +227,7 @@ def _read_record(place: Path) -> _Record | None:
         fields = json.loads(_record_in(place).read_bytes())
         states = {name: FileState(**fields[name]) for name in ("source", "copy")}
         return _Record(**{**fields, **states})
-    except (OSError, ValueError, TypeError, KeyError):  # there is none, or one of another version
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # there is none, or one of another version
         return None
 
 
@@ -226,7 +247,8 @@ def _record_in(place: Path) -> Path:
 
 def _digest_shape(model: Model) -> str:
     """Digest all that decides which tensors of a checkpoint are taken, and in what shape."""
-    return hashlib.sha256(repr((FORMAT, model.config, len(model.tokens), model.scope_map)).encode()).hexdigest()
+    decisive = (FORMAT, model.config, len(model.tokens), model.declares_head, model.scope_map)
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()
 
 
 def _look_at(model: Model) -> FileState:

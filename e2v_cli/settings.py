@@ -29,6 +29,9 @@ Channel = OneChannel | Literal["split"]
 NUMERICS = 1
 """Raised whenever a change of the code changes a number: results of different numerics are never mixed in one OUT."""
 
+DEFAULT_WINDOW = 60.0
+"""Seconds: longer utterances are encoded in windows, unless an option says otherwise."""
+
 MIN_WINDOW = 1.0
 """Seconds: in shorter windows there is little to be heard."""
 

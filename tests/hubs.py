@@ -25,6 +25,17 @@ DATE = datetime(2024, 6, 1, tzinfo=timezone.utc)
 
 Files = Mapping[str, bytes | Path]
 
+PLUS_BASE = {"ms": "iic/emotion2vec_plus_base", "hf": "emotion2vec/emotion2vec_plus_base"}
+"""What emotion2vec_plus_base is called on each hub."""
+
+IMPATIENCE = {
+    "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+    "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "1",
+    "MODELSCOPE_DOWNLOAD_TIMEOUT": "1",
+    "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+}
+"""Lets the clients give up soon."""
+
 
 @dataclass
 class Repository:
@@ -39,6 +50,17 @@ class Repository:
     files: Files
     revisions: dict[str, Files] = field(default_factory=dict)
     gated: bool = False
+
+
+def publish(model: Path) -> dict[str, bytes | Path]:
+    """Make what a hub has of a model: its files, and all that publishers put beside them."""
+    others = {
+        "README.md": b"# emotion2vec",
+        "requirements.txt": b"left-pad",
+        "example/test.wav": b"RIFF",
+        "model.safetensors": b"other weights",
+    }
+    return {path.name: path for path in model.iterdir()} | others
 
 
 class Request(NamedTuple):

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from checkpoints import make_config, make_model
+from audio_files import encode, noisy_tone
+from checkpoints import TOKENS, make_config, make_model
+from conftest import E2v
+from processes import hook
 
 from e2v_cli.checkpoint import make_network, read_model
 from e2v_cli.errors import ModelError
 from e2v_cli.hub import find_model
 from e2v_cli.model_config import ConfigValueError, ConvLayer, parse_feature_encoder_spec
-from e2v_cli.settings import ModelRequest
+from e2v_cli.settings import LabelLanguage, ModelRequest
 
 AUDIO = "modality_encoders.AUDIO."
 State = dict[str, torch.Tensor]
@@ -142,10 +145,67 @@ def test_labels_are_the_part_after_the_slash(tiny: Path) -> None:
     )
 
 
+ZH = ("生气", "厌恶", "恐惧", "开心", "中立", "其他", "难过", "吃惊", "<unk>")
+
+
+@pytest.mark.parametrize(("language", "labels"), [("zh", ZH), ("both", TOKENS)])
+def test_labels_are_in_the_language_that_is_asked_for(
+    language: LabelLanguage, labels: tuple[str, ...], tiny: Path
+) -> None:
+    assert read_model("tiny", tiny, language).labels == labels
+
+
+def test_labels_without_a_slash_are_the_same_in_all_languages(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, tokens=("joy", "/left", "right/", "a/b/c"))
+    assert read_model("test", folder, "en").labels == ("joy", "left", "right/", "b/c")
+    assert read_model("test", folder, "zh").labels == ("joy", "/left", "right", "a")
+    assert read_model("test", folder, "both").labels == ("joy", "/left", "right/", "a/b/c")
+
+
+def test_labels_that_are_the_same_in_one_language_alone(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, tokens=("开心/happy", "开心/joyful", "悲/sad", "难过/sad"))
+    assert len(read_model("test", folder, "both").labels) == 4
+    for language, label in (("en", "sad"), ("zh", "开心")):
+        with pytest.raises(ModelError) as caught:
+            read_model("test", folder, language)  # type: ignore[arg-type]
+        assert str(caught.value) == f"{folder / 'tokens.txt'}: label {label!r} is listed more than once"
+
+
+def test_unknown_is_a_label_like_others(tmp_path: Path) -> None:
+    """In English <unk> is called so; in the others it is not."""
+    folder = make_model(tmp_path, tokens=("未知/unknown", "<unk>"))
+    assert read_model("test", folder, "zh").labels == ("未知", "<unk>")
+    with pytest.raises(ModelError, match=r"label 'unknown' is listed more than once$"):
+        read_model("test", folder)
+
+
+@pytest.mark.e2e
+def test_results_in_other_labels_or_precision_are_never_mixed(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(encode(noisy_tone(16_000)))
+    command = ("predict", tmp_path / "a.wav", "-m", tiny, "-o", tmp_path / "out", "-j", "1")
+    assert e2v(*command, "--labels", "zh").returncode == 0
+    table = (tmp_path / "out" / "predictions.tsv").read_text(encoding="utf-8")
+    assert tuple(table.splitlines()[0].split("\t")[5:]) == ZH
+
+    for language in ("en", "both"):
+        done = e2v(*command, "--labels", language)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "labels" in done.stderr
+    (tmp_path / "cpuinfo").write_text("flags : amx_bf16")
+    code = f"import e2v_cli.devices, pathlib; e2v_cli.devices._CPU_INFO = pathlib.Path({str(tmp_path / 'cpuinfo')!r})"
+    done = e2v(*command, "--labels", "zh", "--precision", "bf16", **hook(tmp_path / "hook", code))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "precision" in done.stderr
+    assert e2v(*command, "--labels", "zh").returncode == 0
+    assert (tmp_path / "out" / "predictions.tsv").read_text(encoding="utf-8") == table
+
+
 def test_unused_classes_have_no_label(tmp_path: Path) -> None:
     model = read_model("test", make_model(tmp_path, tokens=("生气/angry", "unuse_0", "joy", "<unk>")))
     assert model.labels == ("angry", "joy", "unknown")
     assert model.classes == (0, 2, 3)
+    assert read_model("test", model.folder, "zh").labels == ("生气", "joy", "<unk>")
+    assert read_model("test", model.folder, "both").labels == ("生气/angry", "joy", "<unk>")
 
 
 def test_tensors_of_more_layers_than_the_config_has_are_spoken_of(
@@ -156,7 +216,7 @@ def test_tensors_of_more_layers_than_the_config_has_are_spoken_of(
     )
     load(folder)
     assert caplog.messages == [
-        f"{folder / 'model.pt'}: 1 tensors have no place in the network that config.yaml describes and are left out, "
+        f"{folder / 'model.pt'}: tensors without a place in the network that config.yaml describes are left out: 1, "
         "'blocks.2.norm1.weight' first"
     ]
 

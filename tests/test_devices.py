@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from e2v_cli import devices
-from e2v_cli.devices import choose_devices, count_cores
+from e2v_cli.devices import check_precision, choose_devices, count_cores
 from e2v_cli.errors import DeviceError
+from e2v_cli.settings import Precision
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +134,54 @@ def test_where_there_is_no_affinity_all_cores_count(
     monkeypatch.setattr(os, "cpu_count", lambda: count)
 
     assert count_cores() == cores
+
+
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_float32_is_for_all_devices(device: str) -> None:
+    check_precision("fp32", device)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_what_a_gpu_can_is_not_asked_of_the_cpu(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_CPU_INFO", None)
+    check_precision(precision, "cuda:1")
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_precisions_for_gpus_are_refused_on_a_cpu(precision: Precision) -> None:
+    message = f"--precision {precision} is for GPUs, and there is none in this run; leave it out"
+    with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
+        check_precision(precision, "cpu")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "flags\t\t: fpu avx512f avx512_bf16 amx_tile",
+        "flags\t\t: fpu amx_bf16",
+        "flags\t\t: amx_bf16 amx_tile amx_int8",
+        "Features\t: fp asimd sve bf16 i8mm",
+    ],
+)
+def test_bfloat16_is_for_cpus_that_have_instructions_for_it(
+    flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{flags}\n")
+    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
+    check_precision("bf16", "cpu")
+
+
+@pytest.mark.parametrize(
+    "info", [None, "", "flags\t\t: fpu avx2 avx512f amx_tile\n", "flags\t\t: fpu nobf16 avx512_bf16x\n"]
+)
+def test_bfloat16_is_refused_on_other_cpus(info: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is no /proc to ask."""
+    if info is not None:
+        (tmp_path / "cpuinfo").write_text(info)
+    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
+    message = "--precision bf16: this CPU has no instructions for it, and would be slower; leave it out"
+    with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
+        check_precision("bf16", "cpu")

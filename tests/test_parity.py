@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from checkpoints import TOKENS, make_config, make_model
 from numpy.typing import NDArray
 
 from e2v_cli import network as network_module
+from e2v_cli.cache import FileState
 from e2v_cli.checkpoint import make_network, read_model
 from e2v_cli.engine import Engine, FunasrEngine, load_engine
+from e2v_cli.errors import ModelError
 from e2v_cli.network import Emotion2vec, UtteranceTooShortError
 from e2v_cli.prepared import prepare_weights
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
-from e2v_cli.settings import EngineOptions, Granularity
+from e2v_cli.settings import EngineOptions, Granularity, LabelLanguage
 from e2v_cli.spool import SpooledSamples
 
 pytestmark = pytest.mark.parity
@@ -126,7 +129,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "one positional layer": {"audio": {"conv_pos_depth": 1}},
     "short positional kernel": {"audio": {"conv_pos_width": 5}},
     "another local encoder": {"audio": {"feature_encoder_spec": "[(48, 12, 4)] + 2 * [(32, 5, 2), (64, 2, 3)]"}},
-    "kernels shorter than strides": {"audio": {"feature_encoder_spec": "[(32, 10, 5)] + [(48, 2, 3)] * 2"}},
+    "kernels shorter than strides": {"audio": {"feature_encoder_spec": "[(32, 10, 5)] + [(48, 2, 3)] * 4"}},
 }
 
 
@@ -284,3 +287,50 @@ def test_chunks_of_the_local_encoder_do_not_matter(chunk: int, tiny: Path, monke
     monkeypatch.setattr(network_module, "CPU_CHUNK_FRAMES", chunk)
     for one, other in zip(expected, encode(network, waveforms), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["e2v", "funasr"])
+def test_both_engines_take_checkpoints_with_four_dimensional_scales(engine: str, tiny: Path, tmp_path: Path) -> None:
+    name = "modality_encoders.AUDIO.alibi_scale"
+    folder = make_model(tmp_path, wrap=lambda state: {**state, name: state[name].squeeze(0)})
+    waveforms = make_waveforms([16_000, 400])
+
+    old, new = predict(folder, waveforms, engine), predict(tiny, waveforms, engine)
+
+    assert [embedding_of(one).tobytes() for one in old] == [embedding_of(other).tobytes() for other in new]
+
+
+@pytest.mark.parametrize("engine", ["e2v", "funasr"])
+@pytest.mark.parametrize("prefix", ["module.", "d2v_model.", "module.d2v_model."])
+def test_both_engines_take_checkpoints_of_other_prefixes(prefix: str, engine: str, tiny: Path, tmp_path: Path) -> None:
+    folder = make_model(tmp_path, wrap=lambda state: {prefix + name: tensor for name, tensor in state.items()})
+    waveforms = make_waveforms([16_000])
+
+    (renamed,), (plain,) = predict(folder, waveforms, engine), predict(tiny, waveforms, engine)
+
+    assert embedding_of(renamed).tobytes() == embedding_of(plain).tobytes()
+
+
+@pytest.mark.parametrize("name", ["proj.bias", "blocks.1.norm2.weight", "modality_encoders.AUDIO.extra_tokens"])
+def test_funasr_engine_has_no_random_weights(name: str, tiny: Path, tmp_path: Path) -> None:
+    """Upstream's own loading leaves in silence what a checkpoint lacks."""
+    folder = make_model(tmp_path, wrap=lambda state: {key: state[key] for key in state if key != name})
+    model = read_model("test", folder)
+    weights = prepare_weights(read_model("tiny", tiny))
+    weights = replace(weights, source=FileState.of(model.weights))
+
+    with pytest.raises(ModelError, match=f"tensor '{name}' is missing"):
+        load_engine("funasr", model, weights, torch.device("cpu"), options("utterance"))
+
+
+@pytest.mark.parametrize("language", ["en", "zh", "both"])
+def test_labels_in_another_language_are_of_the_same_numbers(language: LabelLanguage, tiny: Path) -> None:
+    (waveform,) = make_waveforms([16_000])
+    expected = predict(tiny, [waveform])[0].posteriors
+    model = read_model("tiny", tiny, language)
+
+    for engine in ("e2v", "funasr"):
+        loaded = load_engine(engine, model, prepare_weights(model), torch.device("cpu"), options("utterance"))
+        (result,) = loaded.encode(Batch((Waveform(Utterance(0, "utt", ""), waveform, 1.0),)))
+        assert isinstance(result, Prediction)
+        np.testing.assert_allclose(result.posteriors, expected, rtol=0, atol=PROBABILITIES)  # type: ignore[arg-type]

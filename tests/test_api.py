@@ -1,0 +1,259 @@
+"""e2v in Python: the same numbers as the command's, and errors that name the waveform."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+import torch
+from audio_files import as_float, encode, noisy_tone
+from checkpoints import TOKENS, make_config, make_model
+from conftest import ROOT, E2v
+from numpy.typing import NDArray
+
+import e2v_cli
+from e2v_cli.api import Recognizer
+from e2v_cli.errors import DeviceError, ModelError, UsageError
+
+ENGLISH = ("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown")
+
+
+@pytest.fixture(scope="module")
+def sample() -> Recognizer:
+    return e2v_cli.load("sample", device="cpu")
+
+
+def waveform(num_samples: int = 16_000) -> NDArray[np.float32]:
+    return as_float(noisy_tone(num_samples))
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+def test_the_numbers_are_those_of_the_command(e2v: E2v, sample: Recognizer, tmp_path: Path) -> None:
+    paths = sorted((ROOT / "sample_data" / "wav").iterdir())[:6]
+    out = tmp_path / "out"
+    assert e2v("predict", *paths, "-m", "sample", "-o", out, "--embeddings", "ark").returncode == 0
+    with (out / "predictions.tsv").open(newline="") as file:
+        rows = {row["utt_id"]: row for row in csv.DictReader(file, delimiter="\t")}
+    embeddings = kaldiio.load_scp(str(out / "embeddings.scp"))
+
+    for path in paths:
+        samples, rate = soundfile.read(path, dtype="float32")
+        (result,) = sample.predict([samples], sample_rate=rate)
+
+        row = rows[path.stem]
+        assert result.label == row["label"]
+        assert result.score == pytest.approx(float(row["score"]), abs=1.5e-6)
+        assert result.posteriors == pytest.approx([float(row[label]) for label in ENGLISH], abs=1.5e-6)
+        np.testing.assert_allclose(result.embedding, embeddings[path.stem], rtol=0, atol=1e-5)
+
+
+def test_results_come_in_the_order_of_the_waveforms(sample: Recognizer) -> None:
+    waveforms = [waveform(length) for length in (40_000, 400, 16_000, 8_000, 16_000, 300_000, 720)]
+
+    results = sample.predict(waveforms)
+
+    for alone, result in zip(waveforms, results, strict=True):
+        (expected,) = sample.predict([alone])
+        assert result.posteriors is not None
+        assert expected.posteriors is not None
+        np.testing.assert_allclose(result.posteriors, expected.posteriors, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(result.embedding, expected.embedding, rtol=0, atol=1e-5)
+
+
+def test_a_result_says_what_it_is(sample: Recognizer) -> None:
+    (result,) = sample.predict([waveform()])
+
+    assert result.posteriors is not None
+    assert (result.posteriors.shape, result.posteriors.dtype.name) == ((9,), "float32")
+    assert result.posteriors.sum() == pytest.approx(1, abs=1e-6)
+    assert type(result.score) is float
+    assert result.label == sample.labels[int(result.posteriors.argmax())]
+    assert result.score == result.posteriors.max()
+    assert (result.embedding.shape, result.embedding.dtype.name) == ((96,), "float32")
+
+
+def test_frames_are_fifty_a_second(sample: Recognizer) -> None:
+    waveforms = [waveform(32_000), waveform(400)]
+
+    results = sample.predict(waveforms, granularity="frame")
+
+    assert [result.embedding.shape for result in results] == [(99, 96), (1, 96)]
+    for result, pooled in zip(results, sample.predict(waveforms), strict=True):
+        np.testing.assert_allclose(result.embedding.mean(axis=0), pooled.embedding, rtol=0, atol=1e-5)
+        assert (result.label, result.score) == (pooled.label, pooled.score)
+
+
+@pytest.mark.e2e
+def test_another_sample_rate_is_resampled_as_the_command_does(e2v: E2v, sample: Recognizer, tmp_path: Path) -> None:
+    samples = noisy_tone(60_000, rate=44_100)
+    (tmp_path / "a.wav").write_bytes(encode(samples, rate=44_100))
+
+    (result,) = sample.predict([as_float(samples)], sample_rate=44_100)
+
+    row = e2v("predict", tmp_path / "a.wav", "-m", "sample", "-q").stdout.splitlines()[1].split("\t")
+    assert result.posteriors is not None
+    assert [f"{posterior:.6f}" for posterior in result.posteriors] == row[5:]
+
+
+def test_longer_waveforms_than_a_window_are_encoded_in_windows(sample: Recognizer) -> None:
+    samples = waveform(61 * 16_000)
+
+    framed, short = sample.predict([samples, waveform()], granularity="frame")
+    (pooled,) = sample.predict([samples])
+
+    assert (framed.embedding.shape, short.embedding.shape) == ((3049, 96), (49, 96))
+    assert pooled.label == framed.label
+    np.testing.assert_allclose(framed.embedding.mean(axis=0), pooled.embedding, rtol=0, atol=1e-5)
+
+
+def test_no_waveforms_give_no_results(sample: Recognizer) -> None:
+    assert sample.predict([]) == []
+
+
+@pytest.mark.parametrize("kind", ["float64", "list", "tensor", "strided", "read-only", "rows"])
+def test_other_kinds_of_waveforms_are_taken(kind: str, sample: Recognizer) -> None:
+    samples = waveform()
+    wide = np.repeat(samples, 2)
+    frozen = samples.copy()
+    frozen.flags.writeable = False
+    given = {
+        "float64": [samples.astype(np.float64)],
+        "list": [samples.tolist()],
+        "tensor": [torch.from_numpy(samples)],
+        "strided": [wide[::2]],
+        "read-only": [frozen],
+        "rows": samples[None],
+    }
+
+    (result,) = sample.predict(given[kind])  # type: ignore[arg-type]
+
+    assert result.embedding.tobytes() == sample.predict([samples])[0].embedding.tobytes()
+
+
+def test_waveforms_are_left_as_they_are(sample: Recognizer) -> None:
+    samples = waveform()
+    sample.predict([samples])
+    assert samples.tobytes() == waveform().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("language", "labels"),
+    [
+        ("zh", ("生气", "厌恶", "恐惧", "开心", "中立", "其他", "难过", "吃惊", "<unk>")),
+        ("both", TOKENS),
+        ("en", ENGLISH),
+    ],
+)
+def test_labels_in_a_language(language: str, labels: tuple[str, ...], tiny: Path) -> None:
+    model = e2v_cli.load(str(tiny), labels=language)  # type: ignore[arg-type]
+
+    assert model.labels == labels
+    assert model.predict([waveform()])[0].label in labels
+
+
+def test_a_model_without_a_head_gives_embeddings_alone(tmp_path: Path) -> None:
+    model = e2v_cli.load(str(make_model(tmp_path, make_config(tokenizer=False))))
+
+    (result,) = model.predict([waveform()])
+
+    assert model.labels == ()
+    assert (result.label, result.score, result.posteriors) == (None, None, None)
+    assert result.embedding.shape == (96,)
+
+
+# -- refused -----------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "integers": (noisy_tone(16_000), "int16 of shape (16000,); it must be floats, (samples,)"),
+    "two channels": (np.zeros((16_000, 2), np.float32), "float32 of shape (16000, 2); it must be floats, (samples,)"),
+    "a number": (0.5, "float64 of shape (); it must be floats, (samples,)"),
+    "a path": ("a.wav", "<U5 of shape (); it must be floats, (samples,)"),
+    "nothing": (None, "object of shape (); it must be floats, (samples,)"),
+    "NaN": (np.full(16_000, np.nan, np.float32), "not finite: NaN or infinite samples"),
+    "infinite": (np.full(16_000, np.inf, np.float32), "not finite: NaN or infinite samples"),
+    "too short": (waveform(399), "too short: 399 samples at 16 kHz; the model needs 400 (25 ms)"),
+    "empty": (np.empty(0, np.float32), "zero length: holds no samples"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_waveform_is_refused_by_its_number(kind: str, sample: Recognizer) -> None:
+    bad, message = BAD[kind]
+
+    with pytest.raises(ValueError, match=f"^{re.escape('waveform 1: ' + message)}$"):
+        sample.predict([waveform(), bad, waveform()])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("kind", ["ragged", "gradient", "bfloat16", "too large"])
+def test_what_cannot_be_made_an_array_is_refused_by_its_number(kind: str, sample: Recognizer) -> None:
+    bad = {
+        "ragged": [[0.0], [0.0, 0.0]],
+        "gradient": torch.zeros(16_000, requires_grad=True),
+        "bfloat16": torch.zeros(16_000, dtype=torch.bfloat16),
+        "too large": np.full(16_000, 1e300),
+    }
+
+    with pytest.raises(ValueError, match=r"^waveform 1: "):
+        sample.predict([waveform(), bad[kind]])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("rate", [0, -16_000])
+def test_a_sample_rate_that_is_none_is_refused(rate: int, sample: Recognizer) -> None:
+    with pytest.raises(ValueError, match=r"(?i)sample.rate"):
+        sample.predict([waveform()], sample_rate=rate)
+
+
+def test_one_waveform_without_a_list_around_it_is_refused(sample: Recognizer) -> None:
+    with pytest.raises(ValueError, match=r"^waveform 0: float32 of shape \(\); it must be floats, \(samples,\)$"):
+        sample.predict(waveform())  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_loaded_is_named(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^nonsense: no such folder, and no model of that name"):
+        e2v_cli.load("nonsense")
+    with pytest.raises(DeviceError, match=r"^--device tpu: unknown; choose auto, cpu, cuda or cuda:0,2$"):
+        e2v_cli.load("sample", device="tpu")
+    with pytest.raises(UsageError, match=r"is a folder here, and has none$"):
+        e2v_cli.load(str(tiny), revision="v1")
+    with pytest.raises(ModelError, match=r"config.yaml is missing"):
+        e2v_cli.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_a_precision_for_gpus_is_refused_on_a_cpu_as_the_command_does(precision: str) -> None:
+    with pytest.raises(DeviceError, match=f"^--precision {precision} is for GPUs"):
+        e2v_cli.load("sample", device="cpu", precision=precision)  # type: ignore[arg-type]
+
+
+# -- the package -------------------------------------------------------------------------------------------------------
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_its_import_alone_brings_nothing_heavy() -> None:
+    code = "import sys, e2v_cli; print([name for name in ('torch', 'numpy', 'yaml', 'click') if name in sys.modules])"
+    assert run_python(code) == "[]"
+
+
+def test_all_its_names_are_there() -> None:
+    code = "from e2v_cli import *; print(load.__module__, Recognizer.__name__, Result.__name__)"
+    assert run_python(code) == "e2v_cli.api Recognizer Result"
+    assert e2v_cli.load is e2v_cli.api.load
+
+
+def test_another_name_is_not_there() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'e2v_cli' has no attribute 'nonsense'$"):
+        e2v_cli.nonsense  # noqa: B018
