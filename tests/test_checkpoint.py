@@ -465,7 +465,9 @@ def test_yaml_that_would_make_objects_is_refused(tmp_path: Path) -> None:
     canary = tmp_path / "ran"
     folder = make_model(tmp_path / "model")
     (folder / "config.yaml").write_text(f"model: !!python/object/apply:os.mkdir ['{canary}']\n")
-    assert refusal(folder).startswith(f"{folder / 'config.yaml'}: could not determine a constructor for the tag")
+    assert refusal(folder).startswith(
+        f"{folder / 'config.yaml'}: not plain YAML: could not determine a constructor for the tag"
+    )
     assert not canary.exists()
 
 

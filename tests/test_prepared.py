@@ -33,6 +33,9 @@ from e2v_cli.prepared import Weights, hash_weights, load_network, prepare_weight
 State = dict[str, torch.Tensor]
 
 
+EVERY_TIME = "the weights are prepared anew at every start; E2V_CACHE can be another place"
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache for each test alone, and no time in which changes of a file can't be told apart."""
@@ -264,14 +267,15 @@ def test_a_checkpoint_that_changes_while_it_is_prepared_is_refused(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = other_weights(tmp_path / "other")
-    save_file = safetensors.torch.save_file
+    write_copy = prepared._write_copy
 
-    def save_and_change(*args: object) -> None:
-        save_file(*args)  # type: ignore[arg-type]
+    def write_and_change(model: Model, copy: Path, metadata: dict[str, str]) -> str:
+        digest = write_copy(model, copy, metadata)
         model.weights.write_bytes(content)
+        return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors.torch, "save_file", save_and_change)
+        patch.setattr(prepared, "_write_copy", write_and_change)
         with pytest.raises(ModelError) as caught:
             prepare_weights(model)
 
@@ -418,7 +422,7 @@ def test_a_cache_that_is_a_file(model: Model, cache: Path, caplog: pytest.LogCap
     cache.write_text("")
     place = prepared._place_of(model)
 
-    assert_goes_on_without(model, caplog, f"{place}: Not a directory: no copy of the weights is kept")
+    assert_goes_on_without(model, caplog, f"{place}: Not a directory: {EVERY_TIME}")
 
 
 def test_a_place_that_is_a_file(model: Model, caplog: pytest.LogCaptureFixture) -> None:
@@ -426,7 +430,7 @@ def test_a_place_that_is_a_file(model: Model, caplog: pytest.LogCaptureFixture) 
     place.parent.mkdir(parents=True)
     place.write_text("")
 
-    assert_goes_on_without(model, caplog, f"{place}: File exists: no copy of the weights is kept")
+    assert_goes_on_without(model, caplog, f"{place}: File exists: {EVERY_TIME}")
 
 
 def test_a_copy_that_is_a_folder(model: Model, caplog: pytest.LogCaptureFixture) -> None:
@@ -434,20 +438,14 @@ def test_a_copy_that_is_a_folder(model: Model, caplog: pytest.LogCaptureFixture)
     copy.unlink()
     copy.mkdir()
 
-    assert_goes_on_without(model, caplog, f"{copy}: Is a directory: no copy of the weights is kept")
+    assert_goes_on_without(model, caplog, f"{copy}: Is a directory: {EVERY_TIME}")
 
 
 @pytest.mark.parametrize(
-    ("where", "error"),
-    [
-        ("save_file", OSError(errno.ENOSPC, "No space left on device")),
-        ("save_file", safetensors.SafetensorError("Error while serializing: IoError(No space left on device)")),
-        ("fsync", OSError(errno.EDQUOT, "Disk quota exceeded")),
-    ],
+    "error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded")]
 )
 def test_a_full_cache(
-    where: str,
-    error: Exception,
+    error: OSError,
     model: Model,
     cache: Path,
     caplog: pytest.LogCaptureFixture,
@@ -457,10 +455,9 @@ def test_a_full_cache(
         raise error
 
     copy = prepared._copy_in(prepared._place_of(model))
-    monkeypatch.setattr(*((safetensors.torch, where, fail) if where == "save_file" else (os, where, fail)))
+    monkeypatch.setattr(os, "fsync", fail)
 
-    cause = error.strerror if isinstance(error, OSError) else str(error)
-    assert_goes_on_without(model, caplog, f"{copy}: {cause}: no copy of the weights is kept")
+    assert_goes_on_without(model, caplog, f"{copy}: {error.strerror}: {EVERY_TIME}")
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
 
 
@@ -537,12 +534,7 @@ def test_two_runs_that_begin_together_prepare_one_copy(e2v: E2v, folder: Path, w
 
 KILL_WHILE_SAVING = """
 import os, signal
-import safetensors.torch
-real = safetensors.torch.save_file
-def save_file(tensors, path, *args):
-    real(tensors, path, *args)
-    os.kill(os.getpid(), signal.SIGKILL)
-safetensors.torch.save_file = save_file
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -618,7 +610,7 @@ def test_no_room_for_a_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path,
 
     assert (first.returncode, second.returncode) == (0, 0)
     assert second.stdout == first.stdout
-    assert "Not a directory: no copy of the weights is kept" in second.stderr.splitlines()[0]
+    assert f"Not a directory: {EVERY_TIME}" in second.stderr.splitlines()[0]
 
 
 @pytest.mark.e2e
