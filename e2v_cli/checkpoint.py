@@ -228,7 +228,7 @@ def upstream_name(name: str, config: NetworkConfig) -> str:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 — it is a SafeLoader
         if sum(1 for _ in islice(_nodes(content), MAX_NODES)) == MAX_NODES:
             raise ModelError(f"{path}: its aliases make more than {MAX_NODES} values of it")
         return content
@@ -238,6 +238,15 @@ def _read_yaml(path: Path) -> Any:
         raise
     except Exception as error:  # PyYAML raises whatever its constructors meet
         raise ModelError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain YAML, without merge keys: they would multiply while they are read."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Do what is to be done with merge keys."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.YAMLError("it has merge keys (<<)")
 
 
 def _nodes(content: object) -> Iterator[object]:

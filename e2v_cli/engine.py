@@ -70,19 +70,22 @@ _LOWER: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.fl
 
 @contextmanager
 def _multiplying(precision: Precision) -> Iterator[None]:
-    """Say how GPUs multiply float32 matrices: exactly, or as TensorFloat-32, which keeps 10 bits of the mantissa.
+    """Say how float32 matrices are multiplied: exactly, or as TensorFloat-32, which keeps 10 bits of the mantissa.
 
-    PyTorch has switches for all of a process, and by default that of convolutions is on.
+    PyTorch has switches for all of a process, by default that of convolutions on GPUs is on, and a notebook may have
+    allowed CPUs to multiply as bfloat16.
     """
     backends: Any = torch.backends
-    switches = (backends.cuda.matmul, backends.cudnn.conv)
-    before = [switch.fp32_precision for switch in switches]
-    for switch in switches:
-        switch.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    on_gpu = "tf32" if precision == "tf32" else "ieee"
+    settings = [(backends.cuda.matmul, on_gpu), (backends.cudnn.conv, on_gpu)]
+    settings += [(backends.mkldnn.matmul, "ieee"), (backends.mkldnn.conv, "ieee")]
+    before = [switch.fp32_precision for switch, _ in settings]
+    for switch, setting in settings:
+        switch.fp32_precision = setting
     try:
         yield
     finally:
-        for switch, setting in zip(switches, before, strict=True):
+        for (switch, _), setting in zip(settings, before, strict=True):
             switch.fp32_precision = setting
 
 

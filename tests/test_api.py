@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import kaldiio
 import numpy as np
@@ -169,6 +170,33 @@ def test_a_model_without_a_head_gives_embeddings_alone(tmp_path: Path) -> None:
     assert model.labels == ()
     assert (result.label, result.score, result.posteriors) == (None, None, None)
     assert result.embedding.shape == (96,)
+
+
+# -- what else is in the process ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", ["highest", "high", "medium"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_how_the_process_multiplies_is_left_as_it_is(
+    precision: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("e2v_cli.api.check_precision", lambda *_: None)
+    model = e2v_cli.load("sample", device="cpu", precision=precision)  # type: ignore[arg-type]
+    backends: Any = torch.backends
+    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    (expected,) = model.predict([waveform()])
+    initially = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(setting)
+    try:
+        before = [switch.fp32_precision for switch in switches]
+        (result,) = model.predict([waveform()])
+        assert result.posteriors is not None
+        assert expected.posteriors is not None
+        assert result.posteriors.tobytes() == expected.posteriors.tobytes()
+        assert [switch.fp32_precision for switch in switches] == before
+        assert torch.get_float32_matmul_precision() == setting
+    finally:
+        torch.set_float32_matmul_precision(initially)
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 from audio_files import encode, noisy_tone
@@ -14,10 +19,13 @@ from torch import Tensor
 
 from e2v_cli.check import CheckOptions, Verdict, check
 from e2v_cli.checkpoint import read_model
+from e2v_cli.engine import load_engine
 from e2v_cli.errors import CorpusError
 from e2v_cli.network import Emotion2vec
 from e2v_cli.prepared import load_network, prepare_weights
+from e2v_cli.records import Batch, Failure, Prediction
 from e2v_cli.settings import ModelRequest, Precision
+from e2v_cli.spool import Spool
 
 pytestmark = pytest.mark.parity
 
@@ -195,6 +203,93 @@ def test_what_is_not_finite_is_beyond_all_tolerances(tiny: Path, audio: Path, mo
     assert not verdict.is_exact
     assert verdict.text.count(" inf ") == 4
     assert "BEYOND the tolerances; " in verdict.text
+
+
+Change = Callable[[Prediction], Prediction | Failure]
+
+
+def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an engine say something else of some utterances."""
+
+    def load_changed(*args: Any) -> Any:
+        engine = load_engine(*args)
+        if args[0] != name:
+            return engine
+
+        def encode(batch: Batch) -> list[Prediction | Failure]:
+            results = []
+            for result in engine.encode(batch):
+                assert isinstance(result, Prediction)
+                change = changes.get(result.utterance.utt_id)
+                results.append(change(result) if change else result)
+            return results
+
+        return SimpleNamespace(device=engine.device, encode=encode)
+
+    monkeypatch.setattr("e2v_cli.check.load_engine", load_changed)
+
+
+def shift(feature: float, probability: float) -> Change:
+    def change(result: Prediction) -> Prediction:
+        assert result.posteriors is not None
+        assert not isinstance(result.embedding, Spool)
+        return replace(result, embedding=result.embedding + feature, posteriors=result.posteriors + probability)
+
+    return change
+
+
+def fail(result: Prediction) -> Failure:
+    return Failure(result.utterance, "model", "not finite", "")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"b-mono": shift(0, 1e-3)},
+        {"b-mono": shift(0, 1e-3), "c-equal": shift(1e-3, 0)},
+        {"b-mono": shift(1e-2, 0), "c-equal": shift(0, 1e-4)},
+        {"a-short": shift(2e-4, 0), "b-mono": shift(0, 5e-5)},
+        {"b-mono": shift(5e-4, 1e-3), "c-equal": shift(9e-4, 9e-4)},
+    ],
+)
+def test_the_utterance_that_is_named_is_farthest_beyond_its_tolerance(
+    changes: dict[str, Change], tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_results("e2v", changes, monkeypatch)
+
+    verdict = compare(tiny, audio)
+
+    assert not verdict.is_exact
+    assert Table(verdict.text).end == "BEYOND the tolerances; the largest difference is that of b-mono"
+
+
+def test_what_upstream_has_no_numbers_for_is_not_compared(
+    tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_results("funasr", {"c-equal": fail}, monkeypatch)
+
+    verdict = compare(tiny, audio)
+
+    assert verdict.is_exact
+    assert Table(verdict.text).labels == ["4 of 4"] * 2
+
+
+def test_where_upstream_has_no_numbers_at_all_there_is_no_verdict(
+    tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_results("funasr", {"b-mono": fail}, monkeypatch)
+
+    with pytest.raises(CorpusError, match=r"^none of 1 utterances could be compared$"):
+        compare(tiny, audio / "b-mono.wav")
+
+
+def test_labels_that_differ_are_counted(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mirror(result: Prediction) -> Prediction:
+        assert result.posteriors is not None
+        return replace(result, posteriors=np.ascontiguousarray(result.posteriors[::-1]))
+
+    change_results("e2v", {"c-equal": mirror}, monkeypatch)
+    assert Table(compare(tiny, audio).text).labels == ["4 of 5"] * 2
 
 
 @pytest.mark.e2e

@@ -314,6 +314,41 @@ def test_bad_tokens(content: str, message: str, tmp_path: Path) -> None:
     assert refusal(folder) == f"{folder / 'tokens.txt'}{message}"
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"angry": 0, "happy": 1}, ": not a list of labels: a dict"),
+        ("angry", ": not a list of labels: a str"),
+        (None, ": not a list of labels: a NoneType"),
+        (["angry", 1], ": not a list of labels: 'int' object has no attribute 'rstrip'"),
+        (["angry", "hap\npy"], ":2: 'hap\\npy' is no label"),
+        (["angry\x1b[31m", "happy"], ":1: 'angry\\x1b[31m' is no label"),
+        (["angry", "unuse\x1b[2J"], ":2: 'unuse\\x1b[2J' is no label"),
+        (["angry", "\ud800"], ":2: '\\ud800' is no label"),
+        (["angry", ""], ":2: '' is no label"),
+    ],
+)
+def test_bad_tokens_in_json(content: object, message: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path)
+    metas = {"file_path_metas": {"tokenizer_conf": {"token_list": "tokens.json"}}}
+    (folder / "configuration.json").write_text(json.dumps(metas))
+    (folder / "tokens.json").write_text(json.dumps(content))
+    assert refusal(folder) == f"{folder / 'tokens.json'}{message}"
+
+
+def test_a_label_that_would_write_to_a_terminal_is_refused(tmp_path: Path) -> None:
+    folder = make_model(tmp_path)
+    (folder / "tokens.txt").write_text("angry\nhappy\x1b]0;title\x07\n")
+    assert refusal(folder) == f"{folder / 'tokens.txt'}:2: 'happy\\x1b]0;title\\x07' is no label"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, tokens=("angry", "happy"))
+    content = (folder / "tokens.txt").read_bytes()
+    (folder / "tokens.txt").write_bytes(b"\xef\xbb\xbf" + content)
+    assert read_model("test", folder).tokens == ("angry", "happy")
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "d2v_model."])
 def test_a_head_without_tokens(prefix: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path, wrap=prefixed(prefix))

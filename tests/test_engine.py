@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2v_cli.checkpoint import Model, make_network, read_model
-from e2v_cli.engine import E2vEngine
+from e2v_cli.engine import E2vEngine, FunasrEngine
 from e2v_cli.network import Emotion2vec
 from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
-from e2v_cli.settings import EngineOptions, Granularity
+from e2v_cli.settings import EngineOptions, Granularity, Precision
 from e2v_cli.spool import Spool, SpooledSamples
 from e2v_cli.windows import cut_windows, window_frames
 
 CPU = torch.device("cpu")
 UTTERANCE = EngineOptions("utterance", window=60.0, span_samples=None)
 FRAME = EngineOptions("frame", window=60.0, span_samples=None)
+
+
+def read_switches() -> tuple[str, str]:
+    """Say how GPUs multiply float32 matrices, and convolve."""
+    backends: Any = torch.backends
+    return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
 
 
 @pytest.fixture(scope="module")
@@ -425,3 +432,55 @@ def test_a_timeline_has_the_labels_in_use_alone(tmp_path: Path) -> None:
 def test_without_a_timeline_there_is_none(model: Model, network: Emotion2vec) -> None:
     assert encode_one(model, network, UTTERANCE, make_long(1.0)[0]).timeline is None
     assert encode_one(model, network, EngineOptions("frame", 2.0, None), make_long(5.0)[1]).timeline is None
+
+
+# -- how GPUs multiply -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+def test_switches_of_pytorch_are_set_within_alone(
+    precision: Precision, inside: str, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        seen.append(read_switches())
+        return Emotion2vec.forward(network, waveforms)
+
+    monkeypatch.setattr(network, "forward", forward)
+    before = read_switches()
+
+    E2vEngine(model, network, EngineOptions("utterance", 60.0, None, precision)).encode(make_batch([0.3]))
+
+    assert seen == [(inside, inside)]
+    assert read_switches() == before
+
+
+def test_switches_of_pytorch_are_set_back_after_an_error(
+    model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_switches()
+    monkeypatch.setattr(network, "forward", None)
+
+    with pytest.raises(TypeError):
+        E2vEngine(model, network, EngineOptions("utterance", 60.0, None, "tf32")).encode(make_batch([0.3]))
+
+    assert read_switches() == before
+
+
+@pytest.mark.parity
+def test_upstreams_engine_multiplies_exactly(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FunasrEngine(model, CPU, EngineOptions("utterance", 60.0, None, "tf32"))
+    inference, seen = engine.upstream.inference, []
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        seen.append(read_switches())
+        return inference(*args, **kwargs)
+
+    monkeypatch.setattr(engine.upstream, "inference", note)
+    before = read_switches()
+
+    engine.encode(make_batch([0.3]))
+
+    assert seen == [("ieee", "ieee")]
+    assert read_switches() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 from audio_files import encode, noisy_tone
-from checkpoints import make_config
+from checkpoints import make_config, make_model
 from conftest import E2v
 
 pytestmark = pytest.mark.e2e
@@ -141,7 +142,14 @@ def code_in_configuration(folder: Path, canary: Path) -> str:
     return f"/configuration.json: remote_code is 'model.py', {REFUSED_CODE}"
 
 
+def trust_in_configuration(folder: Path, canary: Path) -> str:
+    write_module(folder, canary)
+    (folder / "configuration.json").write_text(json.dumps({"trust_remote_code": True, "remote_code": "./model.py"}))
+    return f"/configuration.json: trust_remote_code is True, {REFUSED_CODE}"
+
+
 ATTACKS: list[Attack] = [
+    trust_in_configuration,
     *(pickled_code, pickled_code_in_another_file, pickled_code_of_an_old_torch, code_in_the_spec, yaml_tag),
     *(requirements, requirements_that_lead_nowhere, trust_in_config, code_in_config, code_in_configuration),
 ]
@@ -177,7 +185,7 @@ def test_neither_upstreams_engine_nor_check_runs_anything(
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("attack", [code_in_the_spec, yaml_tag, code_in_config, requirements])
+@pytest.mark.parametrize("attack", [code_in_the_spec, yaml_tag, code_in_config, trust_in_configuration, requirements])
 def test_pull_copies_no_model_that_means_harm(
     attack: Attack, e2v: E2v, folder: Path, canary: Path, tmp_path: Path
 ) -> None:
@@ -242,6 +250,18 @@ def test_no_file_is_a_link_out_of_the_folder(name: str, e2v: E2v, folder: Path, 
 
     assert_refused(e2v, message, "predict", wav, "-m", folder)
     assert_refused(e2v, message, "models", "pull", folder, "--to", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_pull_follows_no_link_of_labels_that_the_model_has_not(e2v: E2v, tmp_path: Path) -> None:
+    """Nobody reads them where config.yaml speaks of no labels, but they would be copied."""
+    folder = make_model(tmp_path / "model", make_config(tokenizer=False))
+    (tmp_path / "secret").write_text("secret")
+    (folder / "tokens.txt").symlink_to(tmp_path / "secret")
+
+    message = f"{folder}/tokens.txt is a link to {tmp_path}/secret, outside the model's folder: copy the file there"
+    assert_refused(e2v, message, "models", "pull", folder, "--to", tmp_path / "copy")
+
     assert not (tmp_path / "copy").exists()
 
 
@@ -350,12 +370,56 @@ def test_references_that_multiply_are_not_written_out(e2v: E2v, folder: Path, wa
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
+BOMBS = {
+    "lists": ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    + [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]" for number in range(1, 12)],
+    "mappings": ["a0: &a0 {x: 1}"]
+    + [
+        f"a{number}: &a{number} {{{', '.join(f'k{key}: *a{number - 1}' for key in range(9))}}}"
+        for number in range(1, 12)
+    ],
+    "itself": ["a11: &a11 {me: *a11}"],
+    "merge keys": ["a0: &a0 {x: 1}"]
+    + [f"a{number}: &a{number} {{<<: [{', '.join([f'*a{number - 1}'] * 9)}]}}" for number in range(1, 12)],
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_references_that_multiply_where_nobody_reads_them_are_not_copied(
+    kind: str, e2v: E2v, folder: Path, wav: Path
+) -> None:
+    """Upstream's code is given a copy of all that is under model_conf."""
+    config = (folder / "config.yaml").read_text().replace("\n  depth: 2", "\n  depth: 2\n  more: *a11")
+    assert "more:" in config
+    (folder / "config.yaml").write_text("\n".join([*BOMBS[kind], config]))
+
+    for command in (("predict",), ("predict", "--engine", "funasr"), ("check",)):
+        started = time.monotonic()
+        done = e2v(*command, wav, "-m", folder)
+        reason = "its aliases make more than 100000 values of it"
+        if kind == "merge keys":
+            reason = "not plain YAML: it has merge keys (<<)"
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"e2v: {folder}/config.yaml: {reason}\n"
+        assert time.monotonic() - started < 20
+
+
 @pytest.mark.parametrize("value", ["2001-99-99", "1" * 5_000, "0x", "1e400", "!!binary x", "!!timestamp x"])
 def test_scalars_that_yaml_cannot_make_are_refused_by_name(value: str, e2v: E2v, folder: Path, wav: Path) -> None:
     with (folder / "config.yaml").open("a") as file:
         file.write(f"scope_map: {value}\n")
 
     assert_refused(e2v, f"{folder}/config.yaml: ", "predict", wav, "-m", folder)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("name", ["", ".", "a\nb", "\x1b[2Jmodel.pt", "a\tb", "a\x7fb", "a\u202eb"])
+def test_names_that_would_confuse_who_reads_them_are_refused(
+    name: str, key: str, e2v: E2v, folder: Path, wav: Path
+) -> None:
+    set_metas(folder, **{key: name})
+
+    assert_refused(e2v, f"{folder}/configuration.json: {name!r} is no file name", "predict", wav, "-m", folder)
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800"])

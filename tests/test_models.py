@@ -168,6 +168,62 @@ def test_a_folder_to_carry_elsewhere(hub: HubServer, run: E2v, rows: str, tmp_pa
     assert (there.returncode, there.stdout) == (0, rows)
 
 
+def test_half_a_copy_in_the_current_folder_is_not_taken_for_the_model(
+    hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    half = here / NAME
+    half.mkdir(parents=True)
+    shutil.copy(tiny / "config.yaml", half)
+
+    first = run("models", "pull", NAME, cwd=here)
+
+    assert first.returncode == 0, first.stderr
+    assert digest(Path(first.stdout.removesuffix("\n")) / "model.pt") == digest(tiny / "model.pt")
+    assert [path.name for path in half.iterdir()] == ["config.yaml"]
+    for _ in range(2):
+        hub.requests.clear()
+        done = run("models", "pull", NAME, "--to", NAME, cwd=here)
+        assert (done.returncode, done.stdout) == (0, f"{NAME}\n"), done.stderr
+        assert hub.requests
+        assert snapshot(half).keys() == {"SHA256SUMS", *NEEDED}
+        assert digest(half / "model.pt") == digest(tiny / "model.pt")
+
+
+OFFLINE = "To pull is to ask a hub, and --offline (or E2V_OFFLINE) says not to."
+EMPTY = "NAME or --to is empty: is a variable of the shell not set?"
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "message"),
+    [
+        ((NAME, "--offline"), {}, OFFLINE),
+        ((NAME,), {"E2V_OFFLINE": "1"}, OFFLINE),
+        (("sample", "--offline"), {}, OFFLINE),
+        (("",), {}, EMPTY),
+        ((NAME, "--to", ""), {}, EMPTY),
+        ((NAME,), {"E2V_TO": ""}, None),
+    ],
+)
+def test_a_pull_that_can_not_be_meant_is_refused(
+    args: tuple[str, ...], environment: dict[str, str], message: str | None, run: E2v, hub: HubServer
+) -> None:
+    done = run("models", "pull", *args, **environment)
+    if message is None:  # an empty variable is none
+        assert done.returncode == 0, done.stderr
+        return
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == f"Error: {message}"
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("args", [("predict", CLIP, "-m", "sample"), ("models", "pull", "sample")])
+def test_the_sample_has_no_revisions(args: tuple[str, ...], e2v: E2v) -> None:
+    done = e2v(*args, "--revision", "v1.0")
+    message = "e2v: --revision v1.0: sample is a folder here, and has none\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
 def test_the_sample_and_a_folder_can_be_carried_too(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
     for name, folder in (("sample", SAMPLE), (tiny, tiny)):
         to = tmp_path / folder.name

@@ -234,6 +234,18 @@ def test_funasr_engine_gives_upstreams_numbers(shape: str, granularity: Granular
         np.testing.assert_allclose(prediction.posteriors, reference.scores(waveform)[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ["e2v", "funasr"])
+def test_an_mlp_whose_ratio_no_float_can_say(engine: str, tmp_path: Path) -> None:
+    """It is upstream's int(56 · 1.1) = 61 wide, and int(56 · (61 / 56)) is 60."""
+    assert int(56 * (61 / 56)) == 60
+    config = make_config(embed_dim=56, model={"mlp_ratio": 1.1}, audio={"conv_pos_groups": 8})
+    folder = make_model(tmp_path, config)
+    reference, waveforms = Reference(folder), make_waveforms([16_000, 400])
+    assert make_network(read_model("test", folder)).config.mlp_dim == 61
+    for waveform, prediction in zip(waveforms, predict(folder, waveforms, engine, "frame"), strict=True):
+        np.testing.assert_allclose(embedding_of(prediction), reference.features(waveform), rtol=0, atol=FEATURES)
+
+
 def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
     """However long it is: upstream knows no windows."""
     (waveform,) = make_waveforms([70 * 16_000])

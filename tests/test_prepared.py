@@ -24,6 +24,7 @@ from checkpoints import TOKENS, make_config, make_model
 from conftest import E2v
 from processes import hook, start_e2v
 
+import e2v_cli
 from e2v_cli import prepared
 from e2v_cli.cache import FileState, cache_folder, hash_file
 from e2v_cli.checkpoint import Model, make_network, read_model
@@ -156,6 +157,76 @@ def test_half_precision_weights_are_prepared_in_full(tmp_path: Path) -> None:
     state = safetensors.torch.load_file(copy)
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert equal(state, make_network(model).state_dict())
+
+
+def tied(state: State) -> State:
+    """Let two layers share their weights, as one tensor or as parts of one."""
+    both = torch.stack([state["blocks.0.mlp.fc1.bias"], state["blocks.1.mlp.fc1.bias"]])
+    return {
+        **state,
+        "blocks.1.mlp.fc1.weight": state["blocks.0.mlp.fc1.weight"],
+        "blocks.0.mlp.fc1.bias": both[0],
+        "blocks.1.mlp.fc1.bias": both[1],
+        "blocks.1.attn.proj.bias": both[0, :96],
+    }
+
+
+def test_tensors_that_share_their_memory_are_prepared_as_others_are(tmp_path: Path) -> None:
+    model = read_model("tied", make_model(tmp_path / "tied", wrap=tied))
+    noise = torch.randn(16_000, generator=torch.Generator().manual_seed(0)) / 10
+
+    weights, copy = prepare(model)
+
+    expected = make_network(model)
+    state = safetensors.torch.load_file(copy)
+    assert equal(state, expected.state_dict())
+    assert torch.equal(state["blocks.1.fc1.weight"], state["blocks.2.fc1.weight"])
+    with torch.inference_mode():
+        (features,) = load_network(model, weights)([noise])
+        assert torch.equal(features, expected([noise])[0])
+    (result,) = e2v_cli.load(str(model.folder), device="cpu").predict([noise])
+    np.testing.assert_allclose(result.embedding, features.mean(dim=0).numpy(), rtol=0, atol=1e-6)
+
+
+def test_tensors_begin_on_lines_of_the_cache(model: Model) -> None:
+    """All but the few of odd sizes, which stand at the end."""
+    _, copy = prepare(model)
+
+    content = copy.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    del header["__metadata__"]
+    places = sorted(entry["data_offsets"] for entry in header.values())
+    even = [(start, end) for start, end in places if (end - start) % 64 == 0]
+    assert all((8 + length + start) % 64 == 0 for start, _ in even)
+    assert 0 < len(places) - len(even) < 4
+    assert [start for start, _ in places] == [0, *(end for _, end in places[:-1])]
+    assert places[-1][1] == len(content) - 8 - length
+
+
+def test_the_copy_is_the_same_whenever_it_is_written(model: Model) -> None:
+    _, copy = prepare(model)
+    content = copy.read_bytes()
+    shutil.rmtree(copy.parent)
+
+    assert prepare(model)[1].read_bytes() == content
+
+    with safetensors.safe_open(copy, framework="pt") as file:
+        assert set(file.keys()) == set(make_network(model).state_dict())
+        assert file.metadata()["source"] == hash_file(model.weights)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_the_copy_is_for_those_who_may_read_other_files(umask: int, model: Model, cache: Path) -> None:
+    before = os.umask(umask)
+    try:
+        prepare(model)
+    finally:
+        os.umask(before)
+
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["lock", "record.json", "weights.safetensors"]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
 
 
 # -- changes of the source ---------------------------------------------------------------------------------------------
