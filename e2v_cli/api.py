@@ -106,8 +106,8 @@ class Recognizer:
         """
         if granularity not in get_args(Granularity):
             raise ValueError(f"granularity is {granularity!r}; choose one of {', '.join(get_args(Granularity))}")
-        if sample_rate <= 0:
-            raise ValueError(f"sample_rate is {sample_rate}; it must be positive")
+        if not isinstance(sample_rate, (int, np.integer)) or sample_rate <= 0:
+            raise ValueError(f"sample_rate is {sample_rate!r}; it must be a positive whole number")
         audio = AudioOptions(self._network.config.receptive_field, DEFAULT_WINDOW, "mix", pipe_seconds=None)
         made = [_make_waveform(index, waveform, sample_rate, audio) for index, waveform in enumerate(waveforms)]
         engine = E2vEngine(

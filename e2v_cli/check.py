@@ -117,7 +117,6 @@ class _Tally:
 class _Extent:
     """What was compared."""
 
-    utterances: int = 0
     seconds: float = 0.0
     left_out: int = 0
 
@@ -148,22 +147,23 @@ def check(options: CheckOptions) -> Verdict:
     with closing(Progress(len(corpus), options.progress)) as progress:
         for batch in make_batches(_comparable(corpus, audio, extent), BATCH_SECONDS[device.type]):
             singles = [Batch((waveform,)) for waveform in batch.waveforms]
-            if not extent.utterances:  # what is done once must not count
+            if not extent.seconds:  # what is done once must not count
                 for engine in (upstream, ours):
                     engine.encode(batch)
             references = reference.encode(upstream, singles)
+            _leave_out([result for result in references if isinstance(result, Failure)], extent)
             alone.compare(alone.encode(ours, singles), references)
             batched.compare(batched.encode(ours, [batch]), references)
-            extent.utterances += len(batch.waveforms)
             seconds = sum(waveform.duration for waveform in batch.waveforms)
             extent.seconds += seconds
             progress.advance(len(batch.waveforms), seconds)
     if not batched.worst:
-        raise CorpusError(f"none of {len(corpus)} utterances could be compared")
+        raise CorpusError(f"no utterance could be compared, of {len(corpus)}")
     left_out = f" ({extent.left_out} left out)" if extent.left_out else ""
+    plural = "" if batched.compared == 1 else "s"
     head = (
         f"{model.name} on {device}, {options.precision}: "
-        f"{extent.utterances} utterances{left_out}, {extent.seconds:.1f} s of audio\n"
+        f"{batched.compared} utterance{plural}{left_out}, {extent.seconds:.1f} s of audio\n"
     )
     table = _table(reference, alone, batched, extent, has_head=bool(model.labels))
     is_exact = alone.is_exact and batched.is_exact
@@ -177,13 +177,19 @@ def check(options: CheckOptions) -> Verdict:
 def _comparable(corpus: Corpus, audio: AudioOptions, extent: _Extent) -> Iterator[Waveform]:
     """Read the utterances that can be compared: not those that e2v encodes in windows, which upstream doesn't know."""
     for item in _read(corpus, audio):
-        if isinstance(item, Failure):
-            logger.warning("%s is left out: %s: %s", item.utterance.utt_id, item.reason, item.detail)
-        elif isinstance(item.samples, SpooledSamples):
-            logger.warning("%s is left out: longer than a window of %.0f s", item.utterance.utt_id, DEFAULT_WINDOW)
-        else:
+        if isinstance(item, Waveform) and isinstance(item.samples, SpooledSamples):
+            detail = f"longer than {DEFAULT_WINDOW:g} s"
+            item = Failure(item.utterance, "model", "encoded in windows", detail)
+        if isinstance(item, Waveform):
             yield item
-            continue
+        else:
+            _leave_out([item], extent)
+
+
+def _leave_out(failures: Iterable[Failure], extent: _Extent) -> None:
+    """Say what can't be compared."""
+    for failure in failures:
+        logger.warning("%s is left out: %s: %s", failure.utterance.utt_id, failure.reason, failure.detail)
         extent.left_out += 1
 
 

@@ -363,7 +363,13 @@ def predict(
         return EXIT_STOPPED
     if not max_failures.allows(summary.failed, summary.input):
         later = " once all shards are" if shard.count > 1 else ""
-        reasons = f"see {output_dir}/failures.tsv{later}; --retry-failed tries again" if output_dir else "see above"
+        reasons = (
+            f"see {output_dir}/failures.tsv{later}; --retry-failed tries again"
+            if output_dir
+            else "run it without --quiet to see why"
+            if quiet
+            else "see above"
+        )
         _say(f"{summary.failed} failed, more than --max-failures {max_failures} allows: {reasons}")
         return EXIT_TOO_MANY_FAILURES
     return 0

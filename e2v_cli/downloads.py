@@ -216,6 +216,8 @@ def answer(
         return {"refused": str(error)}
     except OSError as error:
         return {"error": f"{error.filename}: {error.strerror}" if error.filename else str(error)}
+    except Exception as error:  # what a package meets where nobody has thought of it
+        return {"error": f"its package failed: {type(error).__name__}: {' '.join(str(error).split())}"}
 
 
 def _exactly(names: Iterable[str]) -> list[str]:

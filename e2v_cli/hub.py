@@ -128,6 +128,8 @@ def find_remote(request: ModelRequest) -> RemoteModel:
         raise ModelError(f"--revision {request.revision!r} is no branch, tag or commit")
     published = find_published(request.name)
     if published is None:
+        if Path(request.name).exists():
+            raise ModelError(f"{request.name} is a file: name the model's folder")
         if not _ID.fullmatch(request.name):
             known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
             raise ModelError(f"{request.name}: no such folder, and no model of that name (known: {known})")
@@ -217,6 +219,8 @@ def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) 
     There it may import PyTorch, print what it likes, and be stopped at any moment, in which threads that download would
     not have themselves be interrupted.
     """
+    # an endpoint that is set to nothing is none
+    environment = {name: value for name, value in os.environ.items() if value or not name.endswith("_ENDPOINT")}
     has_terminal = sys.stderr is not None and sys.stderr.isatty()
     # modules come from where they come from here, and not from the current folder
     start = "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from e2v_cli.downloads import main; main()"
@@ -228,7 +232,7 @@ def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) 
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        env=os.environ if has_terminal else {**os.environ, "TQDM_DISABLE": "1"},
+        env=environment if has_terminal else {**environment, "TQDM_DISABLE": "1"},
         start_new_session=True,  # signals of the terminal are heeded here
     ) as process:
         try:
@@ -246,10 +250,11 @@ def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) 
 
 def _explain(remote: RemoteModel, problem: str) -> str:
     """Say what is the matter with a model, and the two ways out."""
+    subject = f"{remote}" if find_published(remote.id) else f"{remote}: there is no such folder, and it"
     options = "" if remote.hub == "ms" else f" --hub {remote.hub}"
     options += f" --revision {remote.revision}" if remote.revision else ""
     return (
-        f"{remote} {problem}\n"
+        f"{subject} {problem}\n"
         f"Where there is a network, 'e2v models pull {remote.id}{options} --to DIR' makes a folder to carry here; "
         "name that, or any other folder of a model: --model DIR"
     )

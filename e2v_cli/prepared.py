@@ -166,7 +166,7 @@ def _prepare(model: Model, place: Path) -> Weights:
     if _look_at(model) != source:
         raise ModelError(f"{model.weights} changes while it is read; start again when it is whole")
     record = _Record(
-        path=str(model.weights),
+        path=str(model.weights.absolute()),
         source=source,
         sha256=sha256,
         shape=shape,

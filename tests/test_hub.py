@@ -89,7 +89,8 @@ def assert_refused(
     model = model or PLUS_BASE[hub.protocol]
     full = f"{model}@{revision}" if revision else model
     place = f"{TITLES[hub.protocol]} ({hub.url})"
-    said = f"e2v: looking for {full} on {place}\ne2v: {full} can't be had from {place}: {problem}\n"
+    subject = f"{full}: there is no such folder, and it" if model == "my/own" else full
+    said = f"e2v: looking for {full} on {place}\ne2v: {subject} can't be had from {place}: {problem}\n"
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == said + remedy(hub, model, revision)
 
