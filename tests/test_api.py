@@ -235,10 +235,11 @@ def test_what_cannot_be_made_an_array_is_refused_by_its_number(kind: str, sample
         sample.predict([waveform(), bad[kind]])  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("rate", [0, -16_000])
-def test_a_sample_rate_that_is_none_is_refused(rate: int, sample: Recognizer) -> None:
-    with pytest.raises(ValueError, match=r"(?i)sample.rate"):
-        sample.predict([waveform()], sample_rate=rate)
+@pytest.mark.parametrize("rate", [0, -16_000, 16_000.5, float("nan"), float("inf"), "16000", None])
+def test_a_sample_rate_that_is_none_is_refused(rate: object, sample: Recognizer) -> None:
+    message = f"sample_rate is {rate!r}; it must be a positive whole number"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        sample.predict([waveform()], sample_rate=rate)  # type: ignore[arg-type]
 
 
 def test_one_waveform_without_a_list_around_it_is_refused(sample: Recognizer) -> None:

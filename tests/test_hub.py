@@ -356,6 +356,37 @@ def test_a_package_that_can_not_be_imported_is_spoken_of_once(hub: HubServer, ru
 
 
 @pytest.mark.parametrize("hub", ["hf"], indirect=True)
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://127.0.0.1:port", "Port could not be cast to integer value as 'port'"),
+    ],
+)
+@pytest.mark.usefixtures("hub")
+def test_an_endpoint_that_is_none(endpoint: str, reason: str, environment: dict[str, str], e2v: E2v) -> None:
+    done = e2v("models", "pull", NAME, **{**environment, "HF_ENDPOINT": endpoint})
+    assert (done.returncode, done.stdout) == (1, "")
+    said = f"can't be had from Hugging Face ({endpoint}): its package failed: ValueError: {reason}\n"
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
+@pytest.mark.usefixtures("hub")
+def test_an_endpoint_that_is_set_to_nothing_is_the_usual_one(run: E2v) -> None:
+    done = run("models", "pull", NAME, HF_ENDPOINT="", https_proxy="http://127.0.0.1:9", NO_PROXY="")
+    assert done.returncode == 1
+    assert "can't be had from Hugging Face (https://huggingface.co): Connection refused\n" in done.stderr
+
+
+def test_a_file_is_no_name_of_a_model(tiny: Path, e2v: E2v) -> None:
+    done = e2v("predict", CLIP, "-m", "model.pt", cwd=tiny)
+    message = "e2v: model.pt is a file: name the model's folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
 @pytest.mark.parametrize("start", ["console script", "python -c"])
 def test_modules_in_the_current_folder_are_not_taken_for_those_of_a_package(
     start: str, environment: dict[str, str], tiny: Path, tmp_path: Path
