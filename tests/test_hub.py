@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from checkpoints import TOKENS, make_model
@@ -21,7 +20,6 @@ from conftest import ROOT, E2v
 from hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
 from processes import hook, kill, start_e2v, wait_until
 
-from e2v_cli.downloads import DownloadError, HuggingFace
 from e2v_cli.errors import ModelError
 from e2v_cli.hub import RemoteModel, find_remote
 from e2v_cli.settings import HubName, ModelRequest
@@ -303,40 +301,6 @@ def test_a_download_that_stands_still_says_so_in_english(hub: HubServer, run: E2
     assert re.search(f"^{said}.*timed out\\W*$", done.stderr, re.M), done.stderr
     assert done.stderr.isascii()
     assert done.stderr.endswith(remedy(hub, PLUS_BASE["ms"]))
-
-
-def hugging_face(folder: Path, listed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> HuggingFace:
-    """Make a client whose package has downloaded to a folder, and whose hub lists files with SHA-256."""
-    entries = [SimpleNamespace(path=name, lfs=SimpleNamespace(sha256=sha256)) for name, sha256 in listed.items()]
-    client = HuggingFace("me/mine", None)
-    monkeypatch.setattr(client, "_download", lambda *_, **__: str(folder))
-    monkeypatch.setattr(client, "_api", SimpleNamespace(get_paths_info=lambda *_, **__: entries))
-    return client
-
-
-@pytest.mark.parametrize("form", ["../../precious.txt", "/precious.txt", "."])
-def test_what_a_hub_lists_is_not_what_is_deleted(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of files that come damaged, those alone that were asked for are."""
-    folder = tmp_path / "snapshots" / "0123"
-    folder.mkdir(parents=True)
-    (folder / "model.pt").write_bytes(b"weights")
-    (tmp_path / "precious.txt").write_bytes(b"precious")
-    name = f"{tmp_path}{form}" if form.startswith("/") else form
-    assert (folder / name).exists()
-    listed = {name: "0" * 64, "model.pt": hashlib.sha256(b"weights").hexdigest()}
-
-    assert hugging_face(folder, listed, monkeypatch).pull(["model.pt", "tokens.txt"]) == folder
-
-    assert (tmp_path / "precious.txt").read_bytes() == b"precious"
-    assert (folder / "model.pt").read_bytes() == b"weights"
-
-
-def test_a_file_that_the_hub_does_not_list_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model.pt").write_bytes(b"weights")
-    client = hugging_face(tmp_path, {}, monkeypatch)
-
-    with pytest.raises(DownloadError, match=r"^model\.pt: the hub does not list it any more; try again$"):
-        client.pull(["model.pt"])
 
 
 MISSING_PACKAGES = """
