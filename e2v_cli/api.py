@@ -20,7 +20,7 @@ from e2v_cli.hub import find_model
 from e2v_cli.prepared import prepare_weights
 from e2v_cli.records import SAMPLE_RATE, Failure, Prediction, Utterance, Waveform
 from e2v_cli.settings import DEFAULT_WINDOW, EngineOptions, Granularity, HubName, LabelLanguage, ModelRequest, Precision
-from e2v_cli.spool import Spool
+from e2v_cli.spool import whole
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,9 @@ def load(
     """
     if not model:
         raise ValueError("the model has no name")
-    for name, value, choices in (
-        ("hub", hub, HubName),
-        ("precision", precision, Precision),
-        ("labels", labels, LabelLanguage),
-    ):
-        if value not in get_args(choices):
-            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
+    _check_choice("hub", hub, get_args(HubName))
+    _check_choice("precision", precision, get_args(Precision))
+    _check_choice("labels", labels, get_args(LabelLanguage))
     chosen = choose_devices(device, 1)[0]
     check_precision(precision, chosen)
     found = read_model(model, find_model(ModelRequest(model, hub, revision, offline)), labels)
@@ -104,8 +100,7 @@ class Recognizer:
             ValueError: one is no such waveform, has numbers that the model makes NaN of, or is too long for the memory
                 of the GPU; the message says which, and why.
         """
-        if granularity not in get_args(Granularity):
-            raise ValueError(f"granularity is {granularity!r}; choose one of {', '.join(get_args(Granularity))}")
+        _check_choice("granularity", granularity, get_args(Granularity))
         if not isinstance(sample_rate, (int, np.integer)) or sample_rate <= 0:
             raise ValueError(f"sample_rate is {sample_rate!r}; it must be a positive whole number")
         audio = AudioOptions(self._network.config.receptive_field, DEFAULT_WINDOW, "mix", pipe_seconds=None)
@@ -122,12 +117,16 @@ class Recognizer:
     def _describe(self, result: Prediction | Failure) -> Result:
         if isinstance(result, Failure):
             raise ValueError(f"waveform {result.utterance.index}: {result.reason}: {result.detail}")
-        embedding = result.embedding.read() if isinstance(result.embedding, Spool) else result.embedding
-        posteriors = result.posteriors
+        embedding, posteriors = whole(result.embedding), result.posteriors
         if posteriors is None:
             return Result(None, None, None, embedding)
         best = int(posteriors.argmax())
         return Result(self.labels[best], float(posteriors[best]), posteriors, embedding)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 def _make_waveform(index: int, waveform: ArrayLike, sample_rate: int, audio: AudioOptions) -> Waveform:

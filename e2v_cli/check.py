@@ -25,9 +25,9 @@ from e2v_cli.errors import CorpusError
 from e2v_cli.hub import find_model
 from e2v_cli.prepared import prepare_weights
 from e2v_cli.progress import Progress
-from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
-from e2v_cli.settings import DEFAULT_WINDOW, EngineOptions, ModelRequest, Precision, ProgressStyle, Shard
-from e2v_cli.spool import Spool, SpooledSamples
+from e2v_cli.records import Batch, Failure, Prediction, Waveform
+from e2v_cli.settings import DEFAULT_WINDOW, EngineOptions, ModelRequest, Precision, ProgressStyle
+from e2v_cli.spool import SpooledSamples, whole
 from e2v_cli.tables import columns
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class _Tally:
     def _compare(self, result: Prediction | Failure, reference: Prediction) -> None:
         feature = probability = np.inf
         if isinstance(result, Prediction):
-            differences = np.abs(_frames(result) - _frames(reference))
+            differences = np.abs(whole(result.embedding) - whole(reference.embedding))
             feature, probability = float(differences.max()), 0.0
             self.feature_sum += float(differences.sum(dtype=np.float64))
             self.num_features += differences.size
@@ -194,18 +194,9 @@ def _leave_out(failures: Iterable[Failure], extent: _Extent) -> None:
 
 
 def _read(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | Failure]:
-    plan = Plan(np.arange(len(corpus)), corpus.pieces)
-    utterances: Iterator[Utterance] = (
-        corpus[place] for share in plan.deal_blocks(Shard(1, 1)) for place in share.places.tolist()
-    )
+    utterances = (corpus[int(place)] for place in Plan(np.arange(len(corpus)), corpus.pieces).members)
     with closing(decode_ahead(group_recordings(utterances), audio, 1, stopping=lambda: False)) as decoded:
         yield from decoded
-
-
-def _frames(prediction: Prediction) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Give the frame features of an utterance: (frames, dim)."""
-    embedding = prediction.embedding
-    return embedding.read() if isinstance(embedding, Spool) else embedding
 
 
 def _table(reference: _Tally, alone: _Tally, batched: _Tally, extent: _Extent, has_head: bool) -> str:

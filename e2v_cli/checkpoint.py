@@ -229,15 +229,13 @@ def upstream_name(name: str, config: NetworkConfig) -> str:
 def _read_yaml(path: Path) -> Any:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 — it is a SafeLoader
-        if sum(1 for _ in islice(_nodes(content), MAX_NODES)) == MAX_NODES:
-            raise ModelError(f"{path}: its aliases make more than {MAX_NODES} values of it")
-        return content
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from None
-    except ModelError:
-        raise
     except Exception as error:  # PyYAML raises whatever its constructors meet
         raise ModelError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from None
+    if sum(1 for _ in islice(_nodes(content), MAX_NODES)) == MAX_NODES:
+        raise ModelError(f"{path}: its aliases make more than {MAX_NODES} values of it")
+    return content
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -114,7 +114,7 @@ def load_network(model: Model, weights: Weights) -> Emotion2vec:
     """
     state = None
     if weights.copy is not None:
-        state = _map_copy(weights.copy, {"source": weights.sha256, "shape": _digest_shape(model)})
+        state = _map_copy(weights.copy, _metadata(weights.sha256, _digest_shape(model)))
     if state is None:
         check_unchanged(model, weights)
     return make_network(model, state)
@@ -154,15 +154,14 @@ def _prepare(model: Model, place: Path) -> Weights:
     copy, shape = _copy_in(place), _digest_shape(model)
     source, sha256 = _look_at(model), _hash(model)
     record = _read_record(place)
-    was_damaged = False
-    if record is None or (record.sha256, record.shape) != (sha256, shape) or not copy.exists():
-        copy_sha256 = _write_copy(model, copy, {"source": sha256, "shape": shape})
-    elif hash_file(copy) == record.copy_sha256:
-        copy_sha256 = record.copy_sha256
-    else:
-        was_damaged = True
-        logger.warning("%s was changed since e2v wrote it, and is made anew", copy)
-        copy_sha256 = _write_copy(model, copy, {"source": sha256, "shape": shape})
+    copy_sha256, was_damaged = "", False
+    if record is not None and (record.sha256, record.shape) == (sha256, shape) and copy.exists():
+        copy_sha256 = hash_file(copy)
+        was_damaged = copy_sha256 != record.copy_sha256
+        if was_damaged:
+            logger.warning("%s was changed since e2v wrote it, and is made anew", copy)
+    if not copy_sha256 or was_damaged:
+        copy_sha256 = _write_copy(model, copy, _metadata(sha256, shape))
     if _look_at(model) != source:
         raise ModelError(f"{model.weights} changes while it is read; start again when it is whole")
     record = _Record(
@@ -177,6 +176,11 @@ def _prepare(model: Model, place: Path) -> Weights:
     with published(_record_in(place)) as file:
         file.write(json.dumps(asdict(record), indent=1).encode())
     return Weights(sha256, source, copy, was_damaged)
+
+
+def _metadata(sha256: str, shape: str) -> dict[str, str]:
+    """Make what a copy says of itself."""
+    return {"source": sha256, "shape": shape}
 
 
 def _write_copy(model: Model, copy: Path, metadata: Mapping[str, str]) -> str:

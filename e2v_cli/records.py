@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.spool import Spool, SpooledSamples
+from e2v_cli.spool import Spool, SpooledSamples, whole
 
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform that a model sees."""
@@ -83,7 +83,7 @@ class Waveform:
     @property
     def whole(self) -> NDArray[np.float32]:
         """All samples, in memory: (samples,)."""
-        return self.samples.read() if isinstance(self.samples, SpooledSamples) else self.samples
+        return whole(self.samples)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,11 @@ class Spool:
             yield self.read(slice(first, first + size))
 
 
+def whole(rows: NDArray[np.float32] | Spool) -> NDArray[np.float32]:
+    """Have all rows in memory, wherever they are."""
+    return rows.read() if isinstance(rows, Spool) else rows
+
+
 class SpooledSamples(Spool):
     """A mono waveform at 16 kHz, 230 MB per hour, and what normalisation over all of it needs."""
 

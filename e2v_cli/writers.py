@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from e2v_cli.durable import draft_of, drafted, naming, sync_file, sync_folder
 from e2v_cli.records import SAMPLE_RATE, Entry, Prediction
 from e2v_cli.settings import EmbeddingDtype, EmbeddingOptions, Shard
-from e2v_cli.spool import Spool
+from e2v_cli.spool import Spool, whole
 from e2v_cli.tables import file_name, kaldi_key, make_entry
 from e2v_cli.timeline import timeline_rows
 
@@ -162,8 +162,7 @@ class ArkWriter:
             for block in embedding.blocks():
                 yield _rounded(block, self.options.dtype).astype(np.float32).tobytes()
             return
-        whole = embedding.read() if isinstance(embedding, Spool) else embedding
-        array = _rounded(whole, self.options.dtype).astype(np.float32)
+        array = _rounded(whole(embedding), self.options.dtype).astype(np.float32)
         record = BytesIO()
         if self.options.format == "ark,t":
             write_array_ascii(record, array, digit=TEXT_DIGITS)

@@ -253,26 +253,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub = self.hub = self.server.hub
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         hub.requests.append(Request(self.command, unquote(self.path.replace("+", " ")), self.headers.get("Range")))
         try:
             if hub.status is not None:
                 raise _Refusal(hub.status, "", "The hub has a bad day")
             parts = urlsplit(self.path)
-            query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+            self.query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
             if match := re.fullmatch(r"/lfs/([^/]+/[^/]+)/([^/]+)/(.+)", parts.path):
                 repo_id, revision, name = map(unquote, match.groups())
                 self.send_file(self.find_file(self.find(repo_id), revision, name))
             else:
-                self.route(parts.path, query)
+                self.route(parts.path)
         except _Refusal as refusal:
             self.refuse(refusal)
         if hub.stopping.is_set():
             self.close_connection = True
 
-    do_HEAD = do_POST = do_GET  # noqa: N815
+    do_HEAD = do_GET  # noqa: N815
 
-    def route(self, path: str, query: dict[str, str]) -> None:
+    def route(self, path: str) -> None:
         """Answer a request by the hub's protocol."""
         raise NotImplementedError
 
@@ -362,7 +361,7 @@ class HuggingFace(_Handler):
 
     main = "main"
 
-    def route(self, path: str, query: dict[str, str]) -> None:
+    def route(self, path: str) -> None:
         if path == "/api/agent-harnesses":  # the client asks once a day who runs it
             self.send_json({"standardEnvVars": [], "harnesses": {}})
             return
@@ -372,7 +371,7 @@ class HuggingFace(_Handler):
             commit = self.find_commit(repository, revision)
             entries = {file.name: self.entry(file) for file in self.find_files(repository, revision).values()}
             if what == "revision":
-                self.send_json(self.about(repo_id, repository, commit, entries, blobs="blobs" in query))
+                self.send_json(self.about(repo_id, repository, commit, list(entries)))
                 return
             if what == "tree":
                 folders = [
@@ -380,10 +379,6 @@ class HuggingFace(_Handler):
                     for name in _folders(list(entries))
                 ]
                 self.send_json([*folders, *entries.values()], X_Repo_Commit=commit)
-                return
-            if what == "paths-info":
-                paths = parse_qs(self.body.decode()).get("paths", [])
-                self.send_json([entries[path] for path in paths if path in entries])
                 return
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo_id, revision, name = map(unquote, match.groups())
@@ -424,17 +419,8 @@ class HuggingFace(_Handler):
             headers["X_Error_Code"] = refusal.code
         self.send_json({"error": str(refusal)}, refusal.status, **headers)
 
-    def about(
-        self, repo_id: str, repository: Repository, commit: str, entries: dict[str, dict[str, Any]], *, blobs: bool
-    ) -> dict[str, Any]:
+    def about(self, repo_id: str, repository: Repository, commit: str, names: list[str]) -> dict[str, Any]:
         """Make what is said of a model."""
-        siblings: list[dict[str, Any]] = [{"rfilename": name} for name in entries]
-        if blobs:
-            for sibling, entry in zip(siblings, entries.values(), strict=True):
-                sibling |= {"size": entry["size"], "blobId": entry["oid"]}
-                if "lfs" in entry:
-                    lfs = entry["lfs"]
-                    sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
         return {
             "_id": "621ffdc036468d709f17434d",
             "id": repo_id,
@@ -449,7 +435,7 @@ class HuggingFace(_Handler):
             "downloads": 0,
             "likes": 0,
             "tags": [],
-            "siblings": siblings,
+            "siblings": [{"rfilename": name} for name in names],
         }
 
     def entry(self, file: _File) -> dict[str, Any]:
@@ -466,14 +452,14 @@ class ModelScope(_Handler):
 
     main = "master"
 
-    def route(self, path: str, query: dict[str, str]) -> None:
+    def route(self, path: str) -> None:
         if path == "/api/v1/repos/internalAccelerationInfo":
             self.send_data({})
             return
         match = re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)(/repo|/repo/files|/revisions)?", path)
         if match is None:
             raise _Refusal(404, "", "page not found")
-        repo_id, what, revision = unquote(match[1]), match[2], query.get("Revision", self.main)
+        repo_id, what, revision = unquote(match[1]), match[2], self.query.get("Revision", self.main)
         repository = self.find(repo_id)
         self.check_token(repository)
         if what is None:
@@ -484,9 +470,9 @@ class ModelScope(_Handler):
             tags = [{"Revision": name, "CreatedAt": int(DATE.timestamp())} for name in repository.revisions]
             self.send_data({"RevisionMap": {"Branches": branches, "Tags": tags}})
         elif what == "/repo/files":
-            self.send_data({"Files": self.entries(repository, revision, query.get("Root", ""))})
+            self.send_data({"Files": self.entries(repository, revision, self.query.get("Root", ""))})
         else:
-            file = self.find_file(repository, revision, query.get("FilePath", ""))
+            file = self.find_file(repository, revision, self.query.get("FilePath", ""))
             if file.lfs:
                 self.redirect(repo_id, self.find_commit(repository, revision), file)
             else:
