@@ -110,7 +110,7 @@ class Recognizer:
         )
         results: dict[int, Result] = {}
         for batch in make_batches(made, BATCH_SECONDS[engine.device.type]):
-            for result in engine.encode(batch):
+            for result in engine.start(batch)():
                 results[result.utterance.index] = self._describe(result)
         return [results[index] for index in range(len(made))]
 

@@ -20,10 +20,14 @@ from e2v_cli.settings import Shard
 from e2v_cli.spool import SpooledSamples
 
 BLOCKS = 1024
-"""A list is cut into about so many blocks: enough for many workers to end at about the same time."""
+"""A long list is cut into about so many blocks: enough for many workers."""
 
-BLOCK_SIZES = (2, 256)
-"""Fewest and most utterances of a block: few lists are so short, and a worker decodes no more at once."""
+BLOCK_SIZES = (8, 256)
+"""Between these lies the largest block of a list: enough for batches of short utterances, and to be decoded at once."""
+
+TAPER = 8
+"""A block takes at most one in so many of the utterances that are left, so that blocks get smaller towards the end of
+a list, down to a single utterance, and workers end at about the same time."""
 
 PORTION_SECONDS = 1200.0
 """Audio of a block that is held in memory and sorted by length (77 MB)."""
@@ -50,17 +54,15 @@ class Plan:
             members: (members,) their places in the list.
             pieces: (utterances,) numbers of what is decoded together, which blocks don't cut; None: each by itself.
         """
-        fewest, most = BLOCK_SIZES
-        block_size = min(max(-(-len(members) // BLOCKS), fewest), most)
         self.members = members
         """(members,): their places in the list, in the order in which they are computed."""
-        self._firsts = np.arange(0, len(members), block_size)
+        self._firsts = _cut_blocks(len(members))
         """(blocks,): where in that order each block begins."""
         if pieces is not None:
             self.members = members[np.argsort(pieces[members], kind="stable")]
             first_of_piece = np.flatnonzero(np.diff(pieces[self.members], prepend=-1))
-            first_of_block = np.flatnonzero(np.diff(first_of_piece // block_size, prepend=-1))
-            self._firsts = first_of_piece[first_of_block]
+            block_of_piece = np.searchsorted(self._firsts, first_of_piece, side="right")
+            self._firsts = first_of_piece[np.flatnonzero(np.diff(block_of_piece, prepend=-1))]
 
     def deal_blocks(self, shard: Shard) -> Iterator[Share]:
         """Deal blocks to shards in turn: those that this one gets."""
@@ -72,6 +74,20 @@ class Plan:
         """Count how many of the chosen (members,) each of so many shards has: (count,)."""
         blocks = np.searchsorted(self._firsts, np.flatnonzero(members), side="right") - 1
         return np.bincount(blocks % count, minlength=count)
+
+
+def _cut_blocks(count: int) -> NDArray[np.int64]:
+    """Cut so many utterances into blocks: (blocks,), the place of the first of each."""
+    fewest, most = BLOCK_SIZES
+    largest = min(max(-(-count // BLOCKS), fewest), most)
+    bulk = max(0, -(-(count - TAPER * largest) // largest))
+    firsts = np.arange(bulk) * largest
+    tail = []
+    first = bulk * largest
+    while first < count:
+        tail.append(first)
+        first += max(1, (count - first) // TAPER)
+    return np.concatenate([firsts, np.array(tail, dtype=np.int64)])
 
 
 def group_recordings(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, ...]]:

@@ -80,7 +80,7 @@ class _Tally:
     def encode(self, engine: Engine, batches: Iterable[Batch]) -> list[Prediction | Failure]:
         """Compute the predictions of batches, in order, and take the time."""
         started = time.perf_counter()
-        results = [result for batch in batches for result in engine.encode(batch)]
+        results = [result for batch in batches for result in engine.start(batch)()]
         self.seconds += time.perf_counter() - started
         return results
 
@@ -149,7 +149,7 @@ def check(options: CheckOptions) -> Verdict:
             singles = [Batch((waveform,)) for waveform in batch.waveforms]
             if not extent.seconds:  # what is done once must not count
                 for engine in (upstream, ours):
-                    engine.encode(batch)
+                    engine.start(batch)()
             references = reference.encode(upstream, singles)
             _leave_out([result for result in references if isinstance(result, Failure)], extent)
             alone.compare(alone.encode(ours, singles), references)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from types import SimpleNamespace
@@ -24,14 +25,19 @@ from e2v_cli.settings import EngineName, EngineOptions, Precision
 from e2v_cli.spool import Spool, SpooledSamples
 from e2v_cli.windows import cut_windows, window_frames
 
+Pending = Callable[[], list[Prediction | Failure]]
+"""Waits for the results of a batch, in its order."""
+
 
 class Engine(Protocol):
     """What computes predictions, on one device."""
 
     device: torch.device
+    busy_seconds: float
+    """So long it has computed what has been waited for."""
 
-    def encode(self, batch: Batch) -> list[Prediction | Failure]:
-        """Compute the predictions of a batch, in its order."""
+    def start(self, batch: Batch) -> Pending:
+        """Begin to compute the predictions of a batch: a GPU goes on by itself, a CPU is ready when this returns."""
 
 
 def load_engine(
@@ -62,6 +68,8 @@ def place_network(model: Model, weights: Weights, device: torch.device, precisio
     network = load_network(model, weights)
     if precision in _LOWER:
         network.lower(_LOWER[precision])
+    elif device.type == "cpu":
+        network.pack()
     return network.to(device)
 
 
@@ -89,58 +97,80 @@ def _multiplying(precision: Precision) -> Iterator[None]:
             switch.fp32_precision = setting
 
 
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Take numbers below 1e-38 for zero: a CPU may take twenty times as long for them, and attention makes many."""
+    were_kept = bool(torch.full((), 1e-40, dtype=torch.float32, device="cpu") * 1 != 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if were_kept:
+            torch.set_flush_denormal(False)
+
+
 class E2vEngine:
     """Our engine: the whole batch at once."""
 
     def __init__(self, model: Model, network: Emotion2vec, options: EngineOptions) -> None:
         self.device = network.device
+        self.busy_seconds = 0.0
         self.network = network
-        self.classes = list(model.classes)
+        self.classes = torch.tensor(model.classes, dtype=torch.long, device=self.device)
         self.options = options
 
     @torch.inference_mode()
-    def encode(self, batch: Batch) -> list[Prediction | Failure]:
-        """Compute the predictions of a batch, in its order; one too large for the GPU is halved."""
+    def start(self, batch: Batch) -> Pending:
+        """Begin to compute the predictions of a batch; one too large for the GPU is halved."""
         try:
             first = batch.waveforms[0]
-            with _multiplying(self.options.precision):
+            with _multiplying(self.options.precision), _without_denormals():
                 if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
-                    return [self._encode_windows(first, first.samples)]
-                return self._encode(batch.waveforms)
+                    results: list[Prediction | Failure] = [self._encode_windows(first, first.samples)]
+                    return lambda: results
+                return self._start(batch.waveforms)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
         if len(batch.waveforms) == 1:
             (waveform,) = batch.waveforms
             detail = f"{waveform.duration:.1f} s are too long for the memory of {self.device}; try a smaller --window"
-            return [Failure(waveform.utterance, "model", "out of memory", detail)]
+            failure = Failure(waveform.utterance, "model", "out of memory", detail)
+            return lambda: [failure]
         middle = len(batch.waveforms) // 2
-        return [
-            result
-            for half in (batch.waveforms[:middle], batch.waveforms[middle:])
-            for result in self.encode(Batch(half))
-        ]
+        halves = [self.start(Batch(half)) for half in (batch.waveforms[:middle], batch.waveforms[middle:])]
+        return lambda: [result for half in halves for result in half()]
 
-    def _encode(self, waveforms: Sequence[Waveform]) -> list[Prediction | Failure]:
-        """Encode utterances together, each of them whole."""
+    def _start(self, waveforms: Sequence[Waveform]) -> Pending:
+        """Begin to encode utterances together, each of them whole."""
+        stopwatch = _Stopwatch(self.device)
         features = self.network([torch.from_numpy(waveform.whole) for waveform in waveforms])
         pooled = torch.stack([frames.mean(dim=0) for frames in features])
-        posteriors = list(self._posteriors(pooled)) if self.classes else [None] * len(features)
+        posteriors = _fetch(self._posteriors(pooled)) if len(self.classes) else None
+        embeddings = [_fetch(frames) for frames in features] if self.options.granularity == "frame" else _fetch(pooled)
         timelines: list[NDArray[np.float32] | None] = [None] * len(features)
         if self.options.span_samples is not None:
             timelines = [self._make_timeline([(0, frames)]) for frames in features]
-        if self.options.granularity == "frame":
-            embeddings = [frames.cpu().numpy() for frames in features]
-        else:
-            embeddings = list(pooled.cpu().numpy())
-        return [
-            _prediction(waveform, len(frames), posterior, embedding, timeline)
-            for waveform, frames, posterior, embedding, timeline in zip(
-                waveforms, features, posteriors, embeddings, timelines, strict=True
-            )
-        ]
+        num_frames = [len(frames) for frames in features]
+        stopwatch.stop()
+
+        def finish() -> list[Prediction | Failure]:
+            self.busy_seconds += stopwatch.wait()
+            return [
+                _prediction(
+                    waveform,
+                    num_frames[index],
+                    None if posteriors is None else posteriors[index].numpy(),
+                    embeddings[index].numpy(),
+                    timelines[index],
+                )
+                for index, waveform in enumerate(waveforms)
+            ]
+
+        return finish
 
     def _encode_windows(self, waveform: Waveform, samples: SpooledSamples) -> Prediction | Failure:
         """Encode a long utterance window by window, and pool over the frames of all."""
+        stopwatch = _Stopwatch(self.device)
         config = self.network.config
         num_frames = config.num_frames(len(samples))
         windows = list(cut_windows(num_frames, *window_frames(config, self.options.window)))
@@ -159,19 +189,20 @@ class E2vEngine:
 
         timeline = self._make_timeline(kept_frames())
         pooled = (total / num_frames).float()
-        posteriors = self._posteriors(pooled[None])[0] if self.classes else None
+        posteriors = self._posteriors(pooled[None])[0].cpu().numpy() if len(self.classes) else None
+        stopwatch.stop()
+        self.busy_seconds += stopwatch.wait()
         prediction = _prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), timeline, len(windows))
         if all_frames is not None and isinstance(prediction, Prediction):
             return replace(prediction, embedding=all_frames)
         return prediction
 
-    def _posteriors(self, pooled: Tensor) -> NDArray[np.float32]:
+    def _posteriors(self, pooled: Tensor) -> Tensor:
         """Apply the head to means of frames, (spans, dim): (spans, labels).
 
         A softmax over the classes in use is upstream's, which sets the logits of the others to -inf.
         """
-        posteriors: NDArray[np.float32] = self.network.logits(pooled)[:, self.classes].softmax(dim=1).cpu().numpy()
-        return posteriors
+        return self.network.logits(pooled)[:, self.classes].softmax(dim=1)
 
     def _make_timeline(self, parts: Iterable[tuple[int, Tensor]]) -> NDArray[np.float32] | None:
         """Average frames over each span of the timeline, and apply the head: (spans, labels).
@@ -196,9 +227,40 @@ class E2vEngine:
                     span, total, count = number, torch.zeros_like(total), 0
                 total, count = total + run.sum(dim=0), count + len(run)
             if means:
-                posteriors.append(self._posteriors(torch.stack(means)))
-        posteriors.append(self._posteriors((total / count)[None]))
+                posteriors.append(self._posteriors(torch.stack(means)).cpu().numpy())
+        posteriors.append(self._posteriors((total / count)[None]).cpu().numpy())
         return np.concatenate(posteriors)
+
+
+def _fetch(tensor: Tensor) -> Tensor:
+    """Have a tensor copied to the CPU; from a GPU, it is there once its stopwatch has stopped."""
+    return tensor.to("cpu", non_blocking=True)
+
+
+class _Stopwatch:
+    """Times what a device does from now on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: list[Any] = []
+        if device.type == "cuda":
+            cuda: Any = torch.cuda
+            self._events = [cuda.Event(enable_timing=True) for _ in range(2)]
+            self._events[0].record()
+        self._started, self._stopped = time.perf_counter(), 0.0
+
+    def stop(self) -> None:
+        """Have it stop after all that the device was told to do."""
+        self._stopped = time.perf_counter()
+        if self._events:
+            self._events[1].record()
+
+    def wait(self) -> float:
+        """Wait until it has stopped: seconds."""
+        if not self._events:
+            return self._stopped - self._started
+        started, stopped = self._events
+        stopped.synchronize()
+        return float(started.elapsed_time(stopped)) / 1000
 
 
 class FunasrEngine:
@@ -227,15 +289,19 @@ class FunasrEngine:
         upstream.load_state_dict(read_tensors(model, shapes))
         self.upstream = upstream.eval().to(device)
         self.device = device
+        self.busy_seconds = 0.0
         self.tokenizer = SimpleNamespace(token_list=list(model.tokens))
         self.config = model.config
         self.granularity = options.granularity
 
     @torch.inference_mode()
-    def encode(self, batch: Batch) -> list[Prediction | Failure]:
-        """Compute the predictions of a batch, in its order."""
+    def start(self, batch: Batch) -> Pending:
+        """Compute the predictions of a batch."""
+        started = time.perf_counter()
         with _multiplying("fp32"):
-            return [self._encode_one(waveform) for waveform in batch.waveforms]
+            results = [self._encode_one(waveform) for waveform in batch.waveforms]
+        self.busy_seconds += time.perf_counter() - started
+        return lambda: results
 
     def _encode_one(self, waveform: Waveform) -> Prediction | Failure:
         results, _ = self.upstream.inference(

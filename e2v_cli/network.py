@@ -13,7 +13,11 @@ utterance at a time. This one encodes many, and computes no padding:
     product over all of them.
 4.  The positional convolutions reach into neighbours, so before each of them the tokens are written into a
     buffer with rows of zeros between the utterances that nothing else ever writes to.
-5.  Attention is per utterance; utterances of the same length go together.
+5.  Attention is per utterance, in tiles that stay in the cache; on a GPU, utterances of about the same length go
+    together, and what is added to the shorter ones is masked.
+
+On a CPU one thread does this best in pieces whose intermediate results stay in its L2 cache, and with weights that are
+packed for it once.
 
 The module knows tensors only: no files, no names of models, no labels.
 """
@@ -21,28 +25,45 @@ The module knows tensors only: no files, no names of models, no labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from functools import partial
+from itertools import accumulate, islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from e2v_cli.mkl import PackedWeight, pack_weights
 from e2v_cli.model_config import ConvLayer, NetworkConfig
 
-CPU_CHUNK_FRAMES = 64
-"""Output frames (20 ms each) of one chunk of the local encoder on CPU: what stays in the L2 cache."""
+CPU_CHUNK_FRAMES = 128
+"""Output frames (20 ms each) of one chunk of the local encoder on CPU."""
 
-ALIBI_CACHED_TOKENS = 1600
-"""Up to this many tokens (32 s) an attention bias is made once and kept; longer ones are made a few rows at a time,
-so that memory grows with the length of an utterance and not with its square."""
+GPU_CHUNK_FRAMES = 2500
+"""The same on a GPU: 50 s of audio, for which the first convolution gives 330 MB of float32."""
+
+CPU_TILE_ROWS = 512
+"""Rows of a convolution's output that go through its norm and GELU on CPU while they are in the L2 cache (1 MB)."""
+
+CPU_TILE_TOKENS = 256
+"""Tokens that go through a block's MLP at once on CPU: the number of rows for which MKL is fastest."""
+
+CPU_TILE_SCORES = 1 << 18
+"""Attention scores that are computed, and used, at once on CPU (1 MB)."""
+
+GPU_SCORES = 1 << 28
+"""Attention scores of utterances that go together; their bias has as many elements (1 GB of float32)."""
+
+PADDING = 1.15
+"""Tokens with padding that attention may see on a GPU, for each one without."""
+
+ALIBI_CACHED_TOKENS = 4096
+"""Up to this many tokens (80 s) their distances are kept (64 MB); of longer utterances, those of a few rows at a time
+are made, so that memory grows with the length of an utterance and not with its square."""
 
 _NORM_EPS = 1e-5
 """What ``torch.nn.functional.layer_norm`` adds to the variance."""
-
-ALIBI_BLOCK_ELEMENTS = 1 << 24
-"""Elements of the attention bias at once for longer utterances: 64 MB of float32."""
 
 
 class UtteranceTooShortError(ValueError):
@@ -62,18 +83,9 @@ class Emotion2vec(nn.Module):
             for index, (channels_in, layer) in enumerate(zip(in_channels, config.conv_layers, strict=True))
         )
         self.feature_norm = nn.LayerNorm(config.conv_layers[-1].channels)
-        self.feature_proj = nn.Linear(config.conv_layers[-1].channels, config.embed_dim)
+        self.feature_proj = _Linear(config.conv_layers[-1].channels, config.embed_dim)
         self.positional_norm = nn.LayerNorm(config.embed_dim) if config.conv_pos_pre_ln else None
-        self.positional_encoder = nn.ModuleList(
-            nn.Conv1d(
-                config.embed_dim,
-                config.embed_dim,
-                config.conv_pos_kernel,
-                padding=config.conv_pos_kernel // 2,
-                groups=config.conv_pos_groups,
-            )
-            for _ in range(config.conv_pos_depth)
-        )
+        self.positional_encoder = nn.ModuleList(_PositionalConv(config) for _ in range(config.conv_pos_depth))
         self.extra_tokens = (
             nn.Parameter(torch.zeros(config.num_extra_tokens, config.embed_dim)) if config.num_extra_tokens else None
         )
@@ -97,6 +109,16 @@ class Emotion2vec(nn.Module):
             self.extra_tokens.data = self.extra_tokens.to(dtype)
         return self
 
+    def pack(self) -> Emotion2vec:
+        """Pack the weights of an encoder in float32 on a CPU, once and for all."""
+        modules = [module for module in self.modules() if isinstance(module, (_ConvBlock, _Linear))]
+        packed = pack_weights([factor for module in modules for factor in module.factors()])
+        if packed is not None:
+            rest = iter(packed)
+            for module in modules:
+                module.packed = list(islice(rest, len(module.factors())))
+        return self
+
     def forward(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Encode utterances, each exactly as if it were alone.
 
@@ -109,14 +131,14 @@ class Emotion2vec(nn.Module):
         Raises:
             UtteranceTooShortError: one has fewer samples than ``config.receptive_field``.
         """
-        waveforms = [waveform.to(self.device) for waveform in waveforms]
+        waveforms = torch.split(_to(self.device, torch.cat(list(waveforms))), [len(waveform) for waveform in waveforms])
         if self.config.normalize:
             waveforms = [F.layer_norm(waveform, waveform.shape) for waveform in waveforms]
         return self.encode(waveforms)
 
     def normalize(self, samples: Tensor, mean: float, variance: float) -> Tensor:
         """Normalise a part of a waveform, (samples,), by the moments of the whole, as ``forward`` does."""
-        samples = samples.to(self.device)
+        samples = _to(self.device, samples)
         return (samples - mean) / math.sqrt(variance + _NORM_EPS) if self.config.normalize else samples
 
     def encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -133,8 +155,13 @@ class Emotion2vec(nn.Module):
         x = self._with_extra_tokens(x, layout)
         if not self.config.layer_norm_first:
             x = self.norm(x)
+        attend = (
+            _TiledAttention(layout, self.config.num_heads, self.alibi)
+            if _is_float32_on_cpu(x)
+            else _PaddedAttention(layout, self.config.num_heads, self.alibi, x.device)
+        )
         for index, block in enumerate(self.blocks):
-            x = block(x, layout, self.alibi, index)
+            x = block(x, partial(attend, layer=index))
         if self.config.layer_norm_first:
             x = self.norm(x)
 
@@ -160,7 +187,7 @@ class Emotion2vec(nn.Module):
             )
         hop, field = self.config.hop, self.config.receptive_field
         num_frames = (len(stream) - field) // hop + 1
-        chunk = CPU_CHUNK_FRAMES if stream.device.type == "cpu" else num_frames
+        chunk = CPU_CHUNK_FRAMES if stream.device.type == "cpu" else GPU_CHUNK_FRAMES
         frames = torch.cat(
             [
                 self._run_convolutions(stream[first * hop : (min(first + chunk, num_frames) - 1) * hop + field])
@@ -183,7 +210,7 @@ class Emotion2vec(nn.Module):
         gapped = x.new_zeros(layout.num_gapped_rows, x.shape[1])
         for conv in self.positional_encoder:
             gapped[rows] = x
-            x = conv(gapped.T[None])[0].T[rows]
+            x = conv(gapped)[rows]
             x = F.gelu(F.layer_norm(x, x.shape[1:]))
         return x
 
@@ -194,11 +221,30 @@ class Emotion2vec(nn.Module):
         return torch.cat([part for utterance in utterances for part in (self.extra_tokens, utterance)])
 
 
+class _Linear(nn.Linear):
+    """A linear layer whose weight may be packed: (rows, channels_in) → (rows, channels_out)."""
+
+    packed: Sequence[PackedWeight] = ()
+
+    def factors(self) -> list[Tensor]:
+        """What ``packed`` holds, each (channels_out, channels_in)."""
+        return [self.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.packed:
+            return super().forward(x)
+        out = x.new_empty(len(x), self.out_features).copy_(self.bias)
+        self.packed[0].multiply(x, out, add=True)
+        return out
+
+
 class _ConvBlock(nn.Module):
     """A strided convolution without padding or bias, its norm and GELU, channels last.
 
     (time, channels_in) → (floor((time - kernel) / stride) + 1, channels).
     """
+
+    packed: Sequence[PackedWeight] = ()
 
     def __init__(self, channels_in: int, layer: ConvLayer, norm: nn.Module) -> None:
         super().__init__()
@@ -206,29 +252,87 @@ class _ConvBlock(nn.Module):
         self.weight = nn.Parameter(torch.empty(layer.channels, layer.kernel, channels_in))
         self.norm = norm
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.norm(self._convolve(x)))
+    def factors(self) -> list[Tensor]:
+        """What its products multiply by, and ``packed`` holds, each (channels, taps · channels_in)."""
+        if self._in_pairs:
+            first, second, third = self.weight.unbind(1)
+            return [first, second, third, first + third]
+        taps = self.kernel if self._channels_in == 1 else self.stride
+        return [self.weight[:, tap : tap + taps].flatten(1) for tap in range(0, self.kernel, taps)]
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        # Rows t·stride … t·stride + taps - 1 of a contiguous signal are one row of a matrix without a copy, as long
-        # as taps ≤ stride (BLAS wants rows that don't overlap). So a kernel of 3 with stride 2 is two products.
+    def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous()
-        y = self._rows(x, 0) @ self._taps(0)
-        for tap in range(self.stride, self.kernel, self.stride):
-            y.addmm_(self._rows(x, tap), self._taps(tap))
+        time = (len(x) - self.kernel) // self.stride + 1
+        factors = self.packed or self.factors()
+        y = x.new_empty(time, len(self.weight))
+        # Statistics over time can't be taken of a part of it.
+        tile = CPU_TILE_ROWS if x.device.type == "cpu" and not isinstance(self.norm, _ChannelNorm) else time
+        for first, out in zip(range(0, time, tile), torch.split(y, tile), strict=True):
+            self._convolve(x[first * self.stride :], out, factors)
+            torch.ops.aten.gelu.out(self.norm(out), out=out)
         return y
 
-    def _taps(self, first: int) -> Tensor:
-        """Up to ``stride`` taps of the kernel: (taps · channels_in, channels)."""
-        return self.weight[:, first : first + self.stride].flatten(1).T
+    @property
+    def _channels_in(self) -> int:
+        return self.weight.shape[2]
 
-    def _rows(self, x: Tensor, first: int) -> Tensor:
-        """What these taps see at every step: (time', taps · channels_in)."""
-        channels_in = x.shape[1]
-        time = (len(x) - self.kernel) // self.stride + 1
-        taps = min(self.stride, self.kernel - first)
-        offset = x.storage_offset() + first * channels_in
-        return x.as_strided((time, taps * channels_in), (self.stride * channels_in, 1), offset)
+    @property
+    def _in_pairs(self) -> bool:
+        return (self.kernel, self.stride) == (3, 2) and self._channels_in > 1 and _is_float32_on_cpu(self.weight)
+
+    def _convolve(self, x: Tensor, out: Tensor, factors: Sequence[Tensor | PackedWeight]) -> None:
+        """Make so many steps of the convolution as ``out`` has rows."""
+        if self._in_pairs:
+            even = len(out) // 2 * 2
+            self._convolve_pairs(x, out[:even], factors)
+            x, out = x[even * self.stride :], out[even:]  # there may be one left
+        # Rows t · stride … t · stride + taps - 1 of a contiguous signal are one row of a matrix without a copy, as
+        # long as taps ≤ stride (BLAS wants rows that don't overlap). So a kernel of 3 with stride 2 is two products.
+        taps = factors[0].shape[1] // self._channels_in
+        for tap, factor in zip(range(0, self.kernel, taps), factors, strict=False):
+            rows = self._rows(x, tap, factor.shape[1], len(out))
+            _multiply(rows.contiguous() if taps > self.stride else rows, factor, out, add=tap > 0)
+
+    def _convolve_pairs(self, x: Tensor, out: Tensor, factors: Sequence[Tensor | PackedWeight]) -> None:
+        """Make an even number of steps of a convolution of kernel 3 and stride 2, two of them by five products.
+
+        With the taps a, b, c the first two steps are
+
+            a·x0 + b·x1 + c·x2  =  (a + c)·x2 + a·(x0 - x2) + b·x1
+            a·x2 + b·x3 + c·x4  =  (a + c)·x2 + c·(x4 - x2) + b·x3
+
+        which is F(2, 2) of Winograd (1980) over the even rows.
+        """
+        first, second, third, sum_of_outer = factors
+        pairs = len(out) // 2
+        steps = out.view(pairs, 2, out.shape[1])
+        even = self._rows(x, 0, self._channels_in, len(out) + 1)
+        middle = even[1::2]
+        shared = out.new_empty(pairs, out.shape[1])
+        _multiply(middle, sum_of_outer, shared, add=False)
+        steps.copy_(shared[:, None])
+        _multiply(even[0:-1:2] - middle, first, steps[:, 0], add=True)
+        _multiply(even[2::2] - middle, third, steps[:, 1], add=True)
+        _multiply(self._rows(x, 1, self._channels_in, len(out)), second, out, add=True)
+
+    def _rows(self, x: Tensor, first: int, size: int, steps: int) -> Tensor:
+        """What taps from ``first`` on see at every step: (steps, taps · channels_in)."""
+        channels_in = self._channels_in
+        return x.as_strided((steps, size), (self.stride * channels_in, 1), x.storage_offset() + first * channels_in)
+
+
+def _multiply(x: Tensor, factor: Tensor | PackedWeight, out: Tensor, *, add: bool) -> None:
+    """Multiply ``x @ factor.T`` into ``out``, or add it there."""
+    if isinstance(factor, PackedWeight):
+        factor.multiply(x, out, add=add)
+    elif add:
+        out.addmm_(x, factor.T)
+    else:
+        torch.mm(x, factor.T, out=out)
+
+
+def _is_float32_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def _make_conv_norm(config: NetworkConfig, index: int) -> nn.Module:
@@ -249,6 +353,20 @@ class _ChannelNorm(nn.GroupNorm):
         return super().forward(x.T[None])[0].T
 
 
+class _PositionalConv(nn.Conv1d):
+    """A grouped convolution over tokens, (rows, embed_dim) → (rows, embed_dim), channels last."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        kernel, groups = config.conv_pos_kernel, config.conv_pos_groups
+        super().__init__(config.embed_dim, config.embed_dim, kernel, padding=kernel // 2, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # That channels stand last is known for images only: one of one row. So its kernels must stand, too.
+        image, kernels = x.T[None, :, None], self.weight[:, :, None].contiguous(memory_format=torch.channels_last)
+        padding = (0, self.kernel_size[0] // 2)
+        return F.conv2d(image, kernels, self.bias, padding=padding, groups=self.groups)[0, :, 0].T
+
+
 class _Block(nn.Module):
     """A transformer block over the tokens of all utterances, upstream's ``AltBlock``: (tokens, dim) → (tokens, dim)."""
 
@@ -258,16 +376,28 @@ class _Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.embed_dim, config.norm_eps, config.norm_affine)
         self.attention = _Attention(config)
         self.norm2 = nn.LayerNorm(config.embed_dim, config.norm_eps, config.norm_affine)
-        self.fc1 = nn.Linear(config.embed_dim, config.mlp_dim)
-        self.fc2 = nn.Linear(config.mlp_dim, config.embed_dim)
+        self.fc1 = _Linear(config.embed_dim, config.mlp_dim)
+        self.fc2 = _Linear(config.mlp_dim, config.embed_dim)
 
-    def forward(self, x: Tensor, layout: _Layout, alibi: _Alibi | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run the block; ``attend`` is the attention of all utterances: (tokens, 3 · dim) → (tokens, dim)."""
+        tile = CPU_TILE_TOKENS if x.device.type == "cpu" else len(x)
+        parts = torch.split(x, tile)
+        attended = attend(torch.cat([self._queries_keys_values(part) for part in parts]))
+        return torch.cat([self._finish(*both) for both in zip(parts, torch.split(attended, tile), strict=True)])
+
+    def _queries_keys_values(self, x: Tensor) -> Tensor:
+        qkv: Tensor = self.attention.qkv(self.norm1(x) if self.layer_norm_first else x)
+        return qkv
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Do with some of the tokens what follows attention."""
+        x = x + self.attention.proj(attended)
         if self.layer_norm_first:
-            x = x + self.attention(self.norm1(x), layout, alibi, layer)
             x = self._mlp(self.norm2(x))
             # Upstream adds the output of the MLP to itself, not to its input, and models were trained so.
             return x + x
-        x = self.norm1(x + self.attention(x, layout, alibi, layer))
+        x = self.norm1(x)
         normed: Tensor = self.norm2(x + self._mlp(x))
         return normed
 
@@ -277,39 +407,122 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Multi-head self-attention, each utterance over its own tokens."""
+    """The weights of multi-head self-attention."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
-        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
-
-    def forward(self, x: Tensor, layout: _Layout, alibi: _Alibi | None, layer: int) -> Tensor:
-        qkv = self.qkv(x)
-        attended = []
-        first = 0
-        for count, tokens in layout.same_length:
-            rows = qkv[first : first + count * tokens]
-            # (3, utterances, heads, tokens, head_dim): views of the rows, no copies
-            q, k, v = rows.view(count, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-            attended.append(_attend(q, k, v, alibi, layer).transpose(1, 2).reshape(count * tokens, -1))
-            first += count * tokens
-        out: Tensor = self.proj(torch.cat(attended))
-        return out
+        self.qkv = _Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = _Linear(config.embed_dim, config.embed_dim)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, alibi: _Alibi | None, layer: int) -> Tensor:
-    """Attention of utterances of one length: each (utterances, heads, tokens, head_dim)."""
-    if alibi is None:
-        return F.scaled_dot_product_attention(q, k, v)
-    heads, tokens = q.shape[1:3]
-    block = tokens if tokens <= ALIBI_CACHED_TOKENS else max(1, ALIBI_BLOCK_ELEMENTS // (heads * tokens))
-    parts = [
-        F.scaled_dot_product_attention(queries, k, v, attn_mask=alibi.bias(layer, first, queries, tokens))
-        for first, queries in zip(range(0, tokens, block), torch.split(q, block, dim=2), strict=True)
-    ]
-    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+class _TiledAttention:
+    """Attention of utterances on a CPU, a head, or some queries of it, at a time: their scores stay in the cache."""
+
+    def __init__(self, layout: _Layout, num_heads: int, alibi: _Alibi | None) -> None:
+        self.counts = [utterance.num_tokens for utterance in layout.utterances]
+        self.num_heads = num_heads
+        self.alibi = alibi
+
+    def __call__(self, qkv: Tensor, layer: int) -> Tensor:
+        """Attend in a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
+        slopes = self.alibi.slopes(layer).flatten().tolist() if self.alibi is not None else None
+        attended = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+        for rows, out in zip(torch.split(qkv, self.counts), torch.split(attended, self.counts), strict=True):
+            self._attend(rows, out, slopes)
+        return attended
+
+    def _attend(self, rows: Tensor, out: Tensor, slopes: Sequence[float] | None) -> None:
+        tokens = len(rows)
+        heads = rows.view(tokens, 3, self.num_heads, -1).permute(2, 1, 0, 3)  # (heads, 3, tokens, head_dim)
+        scale = heads.shape[3] ** -0.5
+        size = max(1, CPU_TILE_SCORES // tokens)
+        for head, (qkv, attended) in enumerate(zip(heads, out.view(tokens, self.num_heads, -1).unbind(1), strict=True)):
+            q, k, v = qkv
+            for first, queries, part in zip(
+                range(0, tokens, size), torch.split(q, size), torch.split(attended, size), strict=True
+            ):
+                scores = rows.new_empty(len(queries), tokens)
+                torch.addmm(scores, queries, k.T, beta=0, alpha=scale, out=scores)
+                if self.alibi is not None and slopes is not None:
+                    distances = self.alibi.distances(slice(first, first + len(queries)), tokens)
+                    scores.add_(distances, alpha=-slopes[head])
+                torch.softmax(scores, -1, out=scores)
+                torch.mm(scores, v, out=part)
+
+
+class _PaddedAttention:
+    """Attention of utterances on a GPU: those of about the same length go together, what is added is masked."""
+
+    def __init__(self, layout: _Layout, num_heads: int, alibi: _Alibi | None, device: torch.device) -> None:
+        self.groups = [_Group.of(counts, device) for counts in layout.group()]
+        self.num_heads = num_heads
+        self.alibi = alibi
+        self._masks: dict[int, Tensor | None] = {}
+
+    def __call__(self, qkv: Tensor, layer: int) -> Tensor:
+        """Attend in a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
+        if self.alibi is not None and not self.alibi.is_same_in_all_layers:
+            self._masks.clear()
+        parts = torch.split(qkv, [sum(group.counts) for group in self.groups])
+        return torch.cat([self._attend(rows, number, layer) for number, rows in enumerate(parts)])
+
+    def _attend(self, rows: Tensor, number: int, layer: int) -> Tensor:
+        group = self.groups[number]
+        count, longest = len(group.counts), group.longest
+        padded = rows
+        if group.places is not None:
+            padded = rows.new_zeros(count * longest, rows.shape[1]).index_copy_(0, group.places, rows)
+        # (3, utterances, heads, tokens, head_dim): views, no copies
+        q, k, v = padded.view(count, longest, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        block = max(1, GPU_SCORES // (count * self.num_heads * longest))
+        if block >= longest:
+            if number not in self._masks:
+                self._masks[number] = self._make_mask(group, layer, slice(0, longest), qkv=rows)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._masks[number])
+        else:
+            parts = [
+                F.scaled_dot_product_attention(
+                    queries, k, v, attn_mask=self._make_mask(group, layer, slice(first, first + queries.shape[2]), rows)
+                )
+                for first, queries in zip(range(0, longest, block), torch.split(q, block, dim=2), strict=True)
+            ]
+            out = torch.cat(parts, dim=2)
+        attended = out.transpose(1, 2).reshape(count * longest, -1)
+        return attended if group.places is None else attended.index_select(0, group.places)
+
+    def _make_mask(self, group: _Group, layer: int, queries: slice, qkv: Tensor) -> Tensor | None:
+        """Make what is added to scores: (utterances or 1, heads or 1, queries or 1, keys), or nothing."""
+        mask = group.padding
+        if self.alibi is not None:
+            bias = -self.alibi.slopes(layer) * self.alibi.distances(queries, group.longest)
+            mask = bias[None] if mask is None else mask + bias
+        return None if mask is None else mask.to(qkv.dtype)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Utterances whose attention is computed together."""
+
+    counts: list[int]
+    """Tokens of each, the longest last."""
+    places: Tensor | None
+    """Where each token is once all are as long as the longest; None where they are."""
+    padding: Tensor | None
+    """(utterances, 1, 1, longest): 0 for a token, -inf for what is added; None where nothing is."""
+
+    @property
+    def longest(self) -> int:
+        return self.counts[-1]
+
+    @classmethod
+    def of(cls, counts: list[int], device: torch.device) -> _Group:
+        """Group utterances of so many tokens each, the longest last."""
+        longest = counts[-1]
+        if counts[0] == longest:
+            return cls(counts, None, None)
+        is_added = torch.arange(longest) >= torch.tensor(counts)[:, None]
+        padding = torch.zeros(is_added.shape).masked_fill_(is_added, -torch.inf)[:, None, None]
+        return cls(counts, _to(device, (~is_added).flatten().nonzero()[:, 0]), _to(device, padding))
 
 
 class _Alibi(nn.Module):
@@ -321,35 +534,35 @@ class _Alibi(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.num_heads, self.num_extra_tokens = config.num_heads, config.num_extra_tokens
-        self.slopes = alibi_slopes(config.num_alibi_heads)
+        self.unscaled_slopes = alibi_slopes(config.num_alibi_heads)
         self.scale = nn.Parameter(torch.ones(config.alibi_scales))
-        self._cached: Tensor | None = None
+        self._kept: Tensor | None = None
 
-    def bias(self, layer: int, first: int, queries: Tensor, tokens: int) -> Tensor:
-        """Make the bias of a layer for some of ``tokens`` tokens as queries: (1, heads, rows, tokens), of their type.
+    @property
+    def is_same_in_all_layers(self) -> bool:
+        """Whether layers share their scales."""
+        return len(self.scale) == 1
 
-        Args:
-            layer: which, counted from 0.
-            first: the token of the first query.
-            queries: (utterances, heads, rows, head_dim).
-            tokens: number of keys.
-        """
-        rows = queries.shape[2]
-        if len(self.scale) > 1 or tokens > ALIBI_CACHED_TOKENS:
-            return self._make(layer, first, rows, tokens).to(queries.dtype)[None]
-        cached = self._cached
-        if cached is None or tokens > cached.shape[1]:
-            self._cached = cached = self._make(0, 0, tokens, tokens).to(queries.dtype)
-        return cached[None, :, first : first + rows, :tokens]
+    def slopes(self, layer: int) -> Tensor:
+        """Give the scaled slopes of a layer, counted from 0: (heads, 1, 1)."""
+        scale = self.scale[0 if self.is_same_in_all_layers else layer].clamp_min(0)
+        slopes = F.pad(scale.new_tensor(self.unscaled_slopes) * scale, (0, self.num_heads - len(self.unscaled_slopes)))
+        return slopes[:, None, None]
 
-    def _make(self, layer: int, first: int, rows: int, tokens: int) -> Tensor:
-        scale = self.scale[layer if len(self.scale) > 1 else 0].clamp_min(0)
-        slopes = F.pad(scale.new_tensor(self.slopes) * scale, (0, self.num_heads - len(self.slopes)))
-        positions = torch.arange(tokens, device=scale.device)
-        distances = (positions[first : first + rows, None] - positions).abs()
+    def distances(self, queries: slice, tokens: int) -> Tensor:
+        """How far some of so many tokens are from all of them: (queries, tokens)."""
+        if tokens > ALIBI_CACHED_TOKENS:
+            return self._measure(queries.start, queries.stop, tokens)
+        if self._kept is None or tokens > len(self._kept):
+            self._kept = self._measure(0, tokens, tokens)
+        return self._kept[queries, :tokens]
+
+    def _measure(self, first: int, end: int, tokens: int) -> Tensor:
+        positions = torch.arange(tokens, device=self.scale.device, dtype=self.scale.dtype)
+        distances = (positions[first:end, None] - positions).abs_()
         distances[:, : self.num_extra_tokens] = 0
         distances[: max(0, self.num_extra_tokens - first)] = 0
-        return -slopes[:, None, None] * distances
+        return distances
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -407,11 +620,16 @@ class _Layout:
             first_sample += math.ceil(lengths[index] / config.hop) * config.hop
         return cls(tuple(utterances), first_sample, config.hop, config.conv_pos_kernel // 2)
 
-    @property
-    def same_length(self) -> Iterator[tuple[int, int]]:
-        """(number of utterances, tokens of each), in order."""
-        for tokens, group in groupby(utterance.num_tokens for utterance in self.utterances):
-            yield sum(1 for _ in group), tokens
+    def group(self) -> Iterator[list[int]]:
+        """Group neighbours whose attention is computed together on a GPU: the number of tokens of each, in order."""
+        group: list[int] = []
+        for utterance in self.utterances:
+            longest = utterance.num_tokens  # they are sorted
+            if group and (len(group) + 1) * longest > PADDING * (sum(group) + longest):
+                yield group
+                group = []
+            group.append(longest)
+        yield group
 
     @property
     def num_gapped_rows(self) -> int:
@@ -430,4 +648,9 @@ class _Layout:
 
 def _ranges(ranges: Iterable[tuple[int, int]], device: torch.device) -> Tensor:
     """Join ranges, each (first, length), to one index."""
-    return torch.cat([torch.arange(first, first + length) for first, length in ranges]).to(device)
+    return _to(device, torch.cat([torch.arange(first, first + length) for first, length in ranges]))
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Bring a tensor from the CPU to a device; nobody waits for a GPU to be there with what it was told before."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -6,13 +6,17 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Lock
 from types import FrameType
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -23,16 +27,19 @@ from e2v_cli.decoding import decode_ahead
 from e2v_cli.errors import DeviceError, E2vError, OutputError
 from e2v_cli.logs import log_to_file, log_to_stderr
 from e2v_cli.prepared import Weights
-from e2v_cli.process import die_with_parent
+from e2v_cli.process import die_with_parent, keep_heap
 from e2v_cli.records import Block, Entry, Failure, Prediction, Utterance, Waveform
 from e2v_cli.settings import EmbeddingOptions, EngineName, EngineOptions, Shard
 from e2v_cli.signals import STOP_SIGNALS
 from e2v_cli.writers import ResultWriter
 
 if TYPE_CHECKING:
-    from e2v_cli.engine import Engine
+    from e2v_cli.engine import Engine, Pending
 
 logger = logging.getLogger(__name__)
+
+FINISHING = 2
+"""Batches, or ends of blocks, that may wait for their results being on disk while the next one is begun."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,8 @@ def work(
     that is finished is not computed again.
     """
     in_hand: deque[Block] = deque()
-    with closing(decode_ahead(_recordings(blocks, in_hand), audio, decoders, reporter.stopping)) as decoded:
+    decoding = decode_ahead(_recordings(blocks, in_hand), audio, decoders, reporter.stopping)
+    with closing(decoding) as decoded, _Finisher(writer, reporter) as finisher:
         for first in decoded:
             block = in_hand.popleft()
             failures: list[Failure] = []
@@ -136,13 +144,12 @@ def work(
                 if all(waveform.utterance.index in block.finished for waveform in batch.waveforms):
                     continue
                 logger.info("encoding %s", " ".join(waveform.utterance.utt_id for waveform in batch.waveforms))
-                results = engine.encode(batch)
-                failures += [result for result in results if isinstance(result, Failure)]
-                _finish(block, results, failures, writer, reporter)
-            _finish(block, [], failures, writer, reporter)
+                finisher.finish(block, engine.start(batch), failures)
+            if failures:
+                finisher.finish(block, list, failures)
             if reporter.stopping():
                 return
-            reporter.report(BlockDone(block.number))
+            finisher.end(block)
 
 
 def _recordings(blocks: Iterable[Block], in_hand: deque[Block]) -> Iterator[tuple[Utterance, ...]]:
@@ -163,21 +170,60 @@ def _sound(decoded: Iterable[Waveform | Failure], failures: list[Failure], repor
             failures.append(item)
 
 
-def _finish(
-    block: Block,
-    results: Iterable[Prediction | Failure],
-    failures: list[Failure],
-    writer: Writer,
-    reporter: Reporter,
-) -> None:
-    """Put results on disk and report them, and all failures so far, unless they were finished before."""
-    predictions = [
-        result for result in results if isinstance(result, Prediction) and result.utterance.index not in block.finished
-    ]
-    new_failures = tuple(failure for failure in failures if failure.utterance.index not in block.finished)
-    failures.clear()
-    if not block.trial and (predictions or new_failures):
-        reporter.report(Results(writer.write(predictions), new_failures))
+class _Finisher:
+    """Waits for results, puts them on disk and reports them, in a thread, while the engine is at the next batch."""
+
+    def __init__(self, writer: Writer, reporter: Reporter) -> None:
+        self._writer = writer
+        self._reporter = reporter
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finish")
+        self._pending: deque[Future[None]] = deque()
+        self._failed = False
+
+    def __enter__(self) -> _Finisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish what is pending, also where the work ends early."""
+        with self._thread:
+            self._wait_for_all_but(0)
+
+    def finish(self, block: Block, pending: Pending, failures: list[Failure]) -> None:
+        """Finish a batch, and take over the failures so far.
+
+        Raises:
+            E2vError: results of a batch before it could not be put on disk.
+            LauncherGoneError: nobody wants to know.
+        """
+        self._submit(partial(self._finish, block, pending, tuple(failures)))
+        failures.clear()
+
+    def end(self, block: Block) -> None:
+        """Report, after all its results, that there is nothing left of a block."""
+        self._submit(partial(self._reporter.report, BlockDone(block.number)))
+
+    def _submit(self, task: Callable[[], None]) -> None:
+        self._pending.append(self._thread.submit(self._run, task))
+        self._wait_for_all_but(FINISHING)
+
+    def _run(self, task: Callable[[], None]) -> None:
+        """Do one thing after the other, and nothing after one that failed."""
+        if not self._failed:
+            self._failed = True
+            task()
+            self._failed = False
+
+    def _wait_for_all_but(self, count: int) -> None:
+        while len(self._pending) > count:
+            self._pending.popleft().result()
+
+    def _finish(self, block: Block, pending: Pending, failures: Iterable[Failure]) -> None:
+        """Put results on disk and report them, and failures, unless they were finished before."""
+        results = [result for result in (*pending(), *failures) if result.utterance.index not in block.finished]
+        predictions = [result for result in results if isinstance(result, Prediction)]
+        new_failures = tuple(result for result in results if isinstance(result, Failure))
+        if not block.trial and results:
+            self._reporter.report(Results(self._writer.write(predictions), new_failures))
 
 
 class LauncherLine:
@@ -185,14 +231,12 @@ class LauncherLine:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._sending = Lock()
         self._sent_home = False
 
     def report(self, message: Results | BlockDone | Fatal | Crash) -> None:
         """Tell the launcher something."""
-        try:
-            self._connection.send(message)
-        except OSError:
-            raise LauncherGoneError from None
+        self._send(message)
 
     def stopping(self) -> bool:
         """Say whether to stop: what comes without having been wished for sends a worker home."""
@@ -203,12 +247,19 @@ class LauncherLine:
         """Get a block."""
         if self._sent_home:
             return None
+        self._send(wish)
         try:
-            self._connection.send(wish)
             block: Block | None = self._connection.recv()
         except (EOFError, OSError):
             raise LauncherGoneError from None
         return block
+
+    def _send(self, message: object) -> None:
+        try:
+            with self._sending:
+                self._connection.send(message)
+        except OSError:
+            raise LauncherGoneError from None
 
 
 def run_worker(connection: Connection, job: Job, number: int, device: str) -> None:
@@ -223,7 +274,10 @@ def run_worker(connection: Connection, job: Job, number: int, device: str) -> No
         batch_seconds = job.batch_seconds or BATCH_SECONDS[engine.device.type]
         while block := launcher.ask("first"):
             blocks = chain([block], iter(lambda: launcher.ask("next"), None))
+            started, busy_before = time.monotonic(), engine.busy_seconds
             work(blocks, engine, writer, launcher, job.audio, batch_seconds, job.decoders)
+            seconds, busy = time.monotonic() - started, engine.busy_seconds - busy_before
+            logger.info("the encoder was busy for %.1f of %.1f s (%.1f %%)", busy, seconds, 100 * busy / seconds)
     except LauncherGoneError:
         pass
     except Exception as error:
@@ -273,6 +327,7 @@ def _load_engine(job: Job, device: str) -> Engine:
         raise DeviceError(f"PyTorch can't be loaded: {error}; install it again") from None
     if device == "cpu":
         torch.set_num_threads(1)
+        keep_heap()
     engine = load_engine(job.engine, job.model, job.weights, torch.device(device), job.engine_options)
     logger.info("%s is loaded on %s", job.model.name, device)
     return engine

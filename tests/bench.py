@@ -1,154 +1,67 @@
-"""Measure e2v against FunASR's own loop on this machine: same clips, same weights, as many threads.
+"""Measure e2v against FunASR's own loop on this machine: same clips, same weights, side by side.
 
     make bench
 
-Both run as whole processes, in turn, several times; a row gives the medians, and the median of the ratios of
-neighbouring runs, so that a machine whose speed drifts does not matter. The weights are random and of the true base
-shape: speed does not depend on them. Clips are noise of 1 to 15 s, 16 kHz WAV. FunASR has no jobs of its own: its fair
-peer of N workers is N processes of one thread, each with every N-th clip.
+In every round, all run once as whole processes, each time in another order, so that a machine whose speed drifts does
+not matter; figures are medians over the rounds, and ratios are taken within a round. FunASR has no jobs of its own: its
+fair peer of N workers is N processes of one thread, each with every N-th clip. What products of large matrices reach in
+the same rounds says what the machine could do at most. One round more goes first, which is not timed: it warms caches,
+and looks at memory, which costs some per cent of the time.
+
+Unless options name others, the weights are random and of the true base shape, since speed does not depend on them, and
+the clips are noise of 1 to 20 s.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-import numpy as np
-import soundfile
-from processes import find_workers
+from bench_contenders import (
+    Corpus,
+    Device,
+    Lineup,
+    line_up,
+    make_environment,
+    make_noise,
+    measure_gemm,
+    read_corpus,
+    run_processes,
+)
+from bench_report import (
+    Round,
+    count_corpus_flops,
+    format_memory,
+    format_notes,
+    format_table,
+    median_ratio,
+    plot,
+    summarize,
+)
+from checkpoints import make_config, make_model
 
-ROOT = Path(__file__).parent.parent
-SECONDS = (1, 15)
+from e2v_cli.checkpoint import read_model
+from e2v_cli.hub import find_model
+from e2v_cli.settings import ModelRequest
 
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "base": {"embed_dim": 768, "num_heads": 12, "prenet_depth": 4, "depth": 8, "channels": 512},
+    "large": {"embed_dim": 1024, "num_heads": 16, "prenet_depth": 8, "depth": 16, "channels": 512},
+}
 
-@dataclass(frozen=True)
-class Timing:
-    """What one run took, in seconds."""
+GROWTH = (1, 4, 16)
+"""How many times as long a corpus is made."""
 
-    encode: float
-    """From the model loaded to the last result."""
-    whole: float
-    """The whole process, or all of them."""
-
-
-def run_e2v(model: Path, scp: Path, jobs: int) -> Timing:
-    """Run ``e2v predict`` with utterance embeddings."""
-    with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "e2v_cli", "predict", str(scp), "-q", "--device", "cpu", "-j", str(jobs)]
-        command += ["-m", str(model), "-o", out, "--embeddings", "npy"]
-        whole = time_commands([command])
-        run = json.loads((Path(out) / "run.json").read_text())
-    return Timing(run["encode_seconds"], whole)
-
-
-def run_funasr(model: Path, scp: Path, processes: int, threads: int) -> Timing:
-    """Run FunASR's ``AutoModel.generate`` on one clip after the other, with utterance embeddings."""
-    with tempfile.TemporaryDirectory() as out:
-        lines = scp.read_text().splitlines(keepends=True)
-        folders = [Path(out) / str(number) for number in range(processes)]
-        for number, folder in enumerate(folders):
-            folder.mkdir()
-            (folder / "wav.scp").write_text("".join(lines[number::processes]))
-        whole = time_commands(
-            [[sys.executable, __file__, "--funasr", str(model), str(folder), str(threads)] for folder in folders]
-        )
-        return Timing(max(float((folder / "seconds").read_text()) for folder in folders), whole)
-
-
-def time_commands(commands: Sequence[Sequence[str]]) -> float:
-    """Run processes at the same time, and time them."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = time.monotonic()
-    processes = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for command in commands
-    ]
-    for process in processes:
-        if process.wait():
-            raise SystemExit(f"{process.args!r} ended with {process.returncode}")
-    return time.monotonic() - started
-
-
-def funasr_loop(model: str, folder: Path, threads: int) -> None:
-    """Be a process of ``run_funasr``."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    from funasr import AutoModel
-
-    loaded = AutoModel(model=model, device="cpu", ncpu=threads, disable_update=True, disable_pbar=True)
-    started = time.monotonic()
-    for line in (folder / "wav.scp").read_text().splitlines():
-        path = line.split(maxsplit=1)[1]
-        loaded.generate(path, output_dir=str(folder), granularity="utterance", extract_embedding=True)
-    (folder / "seconds").write_text(str(time.monotonic() - started))
-
-
-def make_clips(folder: Path, count: int) -> Path:
-    """Make clips of noise, and a wav.scp of them."""
-    rng = np.random.default_rng(0)
-    lines = []
-    for index in range(count):
-        path = folder / f"clip{index}.wav"
-        soundfile.write(path, 0.1 * rng.standard_normal(int(rng.uniform(*SECONDS) * 16_000)), 16_000)
-        lines.append(f"clip{index} {path}\n")
-    (folder / "wav.scp").write_text("".join(lines))
-    return folder / "wav.scp"
-
-
-def compare(name: str, model: Path, scp: Path, jobs: int, processes: int, threads: int, repeats: int) -> None:
-    """Run both in turn, and print a row of the table."""
-    seconds = sum(soundfile.info(line.split()[1]).duration for line in scp.read_text().splitlines())
-    ours, theirs = [], []
-    for _ in range(repeats):
-        ours.append(run_e2v(model, scp, jobs))
-        theirs.append(run_funasr(model, scp, processes, threads))
-    median = statistics.median
-    encode = median(peer.encode / run.encode for run, peer in zip(ours, theirs, strict=True))
-    whole = median(peer.whole / run.whole for run, peer in zip(ours, theirs, strict=True))
-    print(
-        f"| {name} | {seconds / median(run.encode for run in ours):.1f} "
-        f"| {seconds / median(run.encode for run in theirs):.1f} | **{encode:.2f}** "
-        f"| {median(run.whole for run in ours):.1f} s | {median(run.whole for run in theirs):.1f} s "
-        f"| **{whole:.2f}** |",
-        flush=True,
-    )
-
-
-def compare_jobs(model: Path, scp: Path, jobs: int, repeats: int) -> None:
-    """Run e2v with one job and with several, in turn, and print how much faster the latter is."""
-    ratios = [run_e2v(model, scp, 1).encode / run_e2v(model, scp, jobs).encode for _ in range(repeats)]
-    print(f"\n--jobs {jobs} is {statistics.median(ratios):.2f} times as fast as --jobs 1 (median of {repeats})")
-
-
-def measure_memory(model: Path, scp: Path, jobs: int) -> None:
-    """Run e2v, and print how much memory a worker has for itself, besides the weights, which all map."""
-    own: dict[int, int] = {}
-    with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "e2v_cli", "predict", scp, "-m", model, "-o", out, "-j", str(jobs), "-q"]
-        process = subprocess.Popen(list(map(str, command)), env={**os.environ, "PYTHONPATH": str(ROOT)})
-        while process.poll() is None:
-            for worker in find_workers(process.pid):
-                with suppress(OSError):  # it has just ended
-                    own[worker] = max(own.get(worker, 0), read_own_memory(worker))
-            time.sleep(0.1)
-    megabytes = sorted(memory // 1000 for memory in own.values())
-    print(f"\nmemory of its own of each of {jobs} workers of the large shape: {megabytes[0]} to {megabytes[-1]} MB")
-
-
-def read_own_memory(pid: int) -> int:
-    """Read how many kilobytes a process has that are neither shared nor those of a file."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
-
+LENGTHS = (1, 20)
+"""Seconds of clips that are all alike."""
 
 START = """
 import time
@@ -167,71 +80,160 @@ print(imported + time.monotonic() - started)
 """
 
 
-def measure_start(model: Path, clip: Path, repeats: int) -> None:
-    """Time a command for one clip from a warm cache, beside what it can't do without, and beside FunASR."""
-    scp = clip.parent / "start.scp"
-    scp.write_text(f"clip {clip}\n")
-    code = START.format(folder=str(model), num_samples=soundfile.info(clip).frames)
-    command = [sys.executable, "-m", "e2v_cli", "predict", str(clip), "-m", str(model), "-q"]
-    time_commands([command])  # which prepares the weights
+def measure_table(model: Path, corpus: Corpus, lineup: Lineup, repeats: int, title: str, chart: Path | None) -> None:
+    """Let all run in turn, and print their table; perhaps draw it, too."""
+    memory = {}
+    for contender in lineup.contenders:
+        say(f"warming up, and looking at memory: {contender.label}")
+        memory[contender] = contender.run(model, corpus, weigh=contender.gemm.device == "cpu").memory
+    rounds = measure_rounds(model, corpus, lineup, repeats)
+    config = read_model(model.name, model).config
+    rows = summarize(lineup, rounds, memory, lambda contender: count_corpus_flops(config, contender.part(corpus)))
+    print(f"{format_table(rows)}\n\n{format_notes(lineup, rounds)}")
+    if chart is not None:
+        chart.parent.mkdir(parents=True, exist_ok=True)
+        plot(rows, title, chart)
+        say(f"drew {chart}")
+
+
+def measure_rounds(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) -> list[Round]:
+    """Let all run once a round, beginning with another one each time."""
+    rounds = []
+    for number in range(repeats):
+        peaks = {gemm: measure_gemm(gemm) for gemm in lineup.gemms}
+        first = number % len(lineup.contenders)
+        runs = {}
+        for contender in lineup.contenders[first:] + lineup.contenders[:first]:
+            runs[contender] = contender.run(model, corpus)
+            say(f"round {number + 1} of {repeats}: {contender.label}: {runs[contender].speed:.1f} × real time")
+        rounds.append(Round(runs, peaks))
+    return rounds
+
+
+def measure_growth(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) -> None:
+    """Print what e2v costs for corpora that are longer and longer."""
+    ours, corpora = lineup.ours, [corpus.repeat(times) for times in GROWTH]
+    ours.run(model, corpus.first)  # which prepares the weights
+    weigh = ours.gemm.device == "cpu"
+    rounds = [[ours.run(model, longer, weigh=weigh) for longer in corpora] for _ in range(repeats)]
+    print(f"| {ours.label} | audio | seconds per hour of audio | peak memory |\n|---|---|---|---|")
+    for times, runs in zip(GROWTH, zip(*rounds, strict=True), strict=True):
+        hours, cost = runs[0].audio_seconds / 3600, median(3600 / run.speed for run in runs)
+        memory = format_memory(max(run.memory for run in runs))
+        print(f"| {times} × the corpus | {hours:.2f} h | {cost:.1f} | {memory} |")
+
+
+def measure_lengths(model: Path, place: Path, lineup: Lineup, repeats: int, seconds: float) -> None:
+    """Print how much faster e2v is than its fair peer where all clips have the same length."""
+    pair = Lineup((lineup.fair, lineup.ours), lineup.fair, lineup.ours)
+    print(f"| all clips of | {lineup.fair.label}, × real time | {lineup.ours.label}, × real time | ratio |")
+    print("|---|---|---|---|")
+    for length in LENGTHS:
+        corpus = make_noise(place / f"noise{length}", max(1, round(seconds / length)), length, length)
+        lineup.ours.run(model, corpus.first)  # which prepares the weights
+        rounds = measure_rounds(model, corpus, pair, repeats)
+        speeds = (median(turn.runs[contender].speed for turn in rounds) for contender in pair.contenders)
+        cells = " | ".join(f"{speed:.1f}" for speed in speeds)
+        print(f"| {length} s | {cells} | **{median_ratio(rounds, pair.ours, pair.fair):.2f}** |", flush=True)
+
+
+def measure_start(model: Path, corpus: Corpus, repeats: int) -> None:
+    """Time a command for the first clip from a warm cache, beside what it can't do without, and beside FunASR."""
+    first, funasr = corpus.first, line_up("cpu", jobs=1, cores=1).fair
+    (clip,) = first.clips
+    code = START.format(folder=str(model), num_samples=clip.num_samples)
+    command = [sys.executable, "-m", "e2v_cli", "predict", clip.path, "-m", str(model), "-q", "--device", "cpu"]
+    run_processes([command])  # which prepares the weights
     least, ours, theirs = [], [], []
     for _ in range(repeats):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         output = subprocess.run(
-            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
+            [sys.executable, "-c", code], env=make_environment(), stdout=subprocess.PIPE, check=True
         ).stdout
         least.append(float(output))
-        ours.append(time_commands([command]))
-        theirs.append(run_funasr(model, scp, processes=1, threads=1).whole)
-    median = statistics.median
+        ours.append(run_processes([command]).seconds)
+        theirs.append(funasr.run(model, first).whole_seconds)
     to_least = median(own / other for own, other in zip(ours, least, strict=True))
     of_funasr = median(other / own for own, other in zip(ours, theirs, strict=True))
-    print(f"\na clip of {soundfile.info(clip).duration:.1f} s, from a warm cache (medians of {repeats} runs in turn):")
-    print(f"  import torch and one forward pass  {median(least):.2f} s")
-    print(f"  e2v predict                        {median(ours):.2f} s ({to_least:.2f} times as long)")
-    print(f"  FunASR                             {median(theirs):.2f} s ({of_funasr:.2f} times e2v)\n")
+    print(f"| a clip of {first.seconds:.1f} s, from a warm cache | seconds | |\n|---|---|---|")
+    print(f"| `import torch` and one forward pass | {median(least):.2f} | |")
+    print(f"| `e2v predict` | {median(ours):.2f} | **{to_least:.2f}** times as long |")
+    print(f"| FunASR | {median(theirs):.2f} | **{of_funasr:.2f}** times e2v |")
 
 
-def main() -> None:
-    """Print the table."""
+def say(message: str) -> None:
+    """Say on standard error how far it is."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def name_machine(device: Device, cores: int) -> str:
+    """Name what computes."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(0)
+    return f"{name_processor(Path('/proc/cpuinfo').read_text())}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def name_processor(cpuinfo: str) -> str:
+    """Find the name of the processor in what Linux says of it."""
+    fields = (line.partition(":") for line in cpuinfo.splitlines())
+    return next((value.strip() for key, _, value in fields if key.strip() == "model name"), "unknown processor")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Measure e2v against FunASR on this machine.")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=24, help="clips (default: %(default)s)")
-    parser.add_argument("--start", action="store_true", help="measure nothing but how fast a command starts")
-    parser.add_argument("--funasr", nargs=3, metavar=("MODEL", "FOLDER", "THREADS"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.funasr:
-        model, folder, threads = args.funasr
-        funasr_loop(model, Path(folder), int(threads))
-        return
-    from checkpoints import make_config, make_model
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument("--model", metavar="DIR|NAME", help="a model (default: random weights)")
+    models.add_argument("--shape", choices=SHAPES, default="base", help="of random weights (default: %(default)s)")
+    parser.add_argument("--corpus", type=Path, metavar="SCP", help="a wav.scp of plain paths (default: noise)")
+    parser.add_argument("--clips", type=int, default=60, help="clips of noise (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, nargs=2, default=(1, 20), metavar=("LOW", "HIGH"), help="their lengths (default: 1 20)"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, help="workers, and FunASR's processes (default: all cores)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--plot", type=Path, metavar="PNG", help="draw the table, too")
+    what.add_argument("--growth", action="store_true", help="measure e2v on the corpus 1, 4 and 16 times as long")
+    what.add_argument("--lengths", action="store_true", help="measure noise of 1 s alone, and of 20 s alone")
+    what.add_argument("--start", action="store_true", help="measure how fast a command starts")
+    args = parser.parse_args(arguments)
+    if args.start and args.device != "cpu":
+        parser.error("--start is measured on CPU")
+    if min(args.clips, args.repeats, 1 if args.jobs is None else args.jobs) < 1:
+        parser.error("--clips, --repeats and --jobs are at least 1")
+    return args
 
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a table."""
+    args = parse_arguments(arguments)
     cores = len(os.sched_getaffinity(0))
+    lineup = line_up(args.device, args.jobs or cores, cores)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        os.environ["E2V_CACHE"] = str(place / "cache")
-        config = make_config(embed_dim=768, num_heads=12, prenet_depth=4, depth=8, channels=512)
-        base, clips = make_model(place / "base", config), make_clips(place, args.clips)
-        measure_start(base, place / "clip0.wav", args.repeats)
+        if args.model is None:
+            model, name = (
+                make_model(place / args.shape, make_config(**SHAPES[args.shape])),
+                f"{args.shape} shape, random weights",
+            )
+        else:
+            model, name = find_model(ModelRequest(args.model)).absolute(), Path(args.model).name
+        os.environ["E2V_CACHE"] = str(place / "cache")  # nothing of a user's own is read or left behind
+        corpus = read_corpus(args.corpus) if args.corpus else make_noise(place / "noise", args.clips, *args.seconds)
+        machine = name_machine(args.device, cores)
+        versions = f"PyTorch {version('torch')}, FunASR {version('funasr')}"
+        print(f"{machine}, {versions}; {name}; {corpus}; medians of {args.repeats}.\n", flush=True)
         if args.start:
-            return
-        one, few = place / "one.scp", place / "few.scp"
-        lines = clips.read_text().splitlines(keepends=True)
-        one.write_text(lines[0])
-        few.write_text("".join(lines[:4]))
-        print(
-            "| | e2v, × real time | FunASR, × real time | ratio | e2v, whole command | FunASR, whole script | ratio |"
-        )
-        print("|---|---|---|---|---|---|---|")
-        name = f"{args.clips} clips"
-        compare(f"{name}, 1 job against 1 process", base, clips, 1, 1, 1, args.repeats)
-        compare(f"{name}, {cores} jobs against {cores} processes", base, clips, cores, cores, 1, args.repeats)
-        compare("4 clips, both as installed", base, few, cores, 1, 4, args.repeats)
-        compare("a single clip, 1 thread each", base, one, 1, 1, 1, args.repeats)
-        if cores > 1:
-            compare_jobs(base, clips, cores, args.repeats)
-            config = make_config(embed_dim=1024, num_heads=16, prenet_depth=8, depth=16, channels=512)
-            measure_memory(make_model(place / "large", config), clips, cores)
+            measure_start(model, corpus, args.repeats)
+        elif args.growth:
+            measure_growth(model, corpus, lineup, args.repeats)
+        elif args.lengths:
+            measure_lengths(model, place, lineup, args.repeats, corpus.seconds)
+        else:
+            measure_table(model, corpus, lineup, args.repeats, f"{name}; {machine}", args.plot)
 
 
 if __name__ == "__main__":

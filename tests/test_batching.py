@@ -50,47 +50,71 @@ def deal(plan: Plan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
 
 @pytest.fixture
 def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short lists are cut into blocks of four."""
+    """Short lists are cut into blocks of four, to their end."""
     monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
+    monkeypatch.setattr(batching, "TAPER", 1)
 
 
 @pytest.mark.parametrize(
-    ("number", "block_size"),
+    ("number", "sizes"),
     [
-        (1, 4),
-        (4 * BLOCKS, 4),
-        (4 * BLOCKS + 1, 5),
-        (5 * BLOCKS, 5),
+        (0, []),
+        (1, [1]),
+        (2, [1, 1]),
+        (15, [1] * 15),
+        (16, [2, *[1] * 14]),
+        (60, [7, 6, 5, 5, 4, 4, 3, 3, 2, 2, 2, 2, *[1] * 15]),
+        (64, [8, 7, 6, 5, 4, 4, 3, 3, 3, 2, 2, 2, *[1] * 15]),
+        (65, [8, 7, 6, 5, 4, 4, 3, 3, 3, 2, 2, 2, 2, *[1] * 14]),
+        (80, [8, 8, 8, 7, 6, 5, 4, 4, 3, 3, 3, 2, 2, 2, *[1] * 15]),
+    ],
+)
+def test_blocks_worked_out_by_hand(number: int, sizes: list[int]) -> None:
+    """Each has at most one in eight of what is left: workers end at about the same time."""
+    assert [len(places) for _, places in deal(Plan(np.arange(number)))] == sizes
+
+
+@pytest.mark.parametrize(
+    ("number", "largest"),
+    [
+        (64, 8),
+        (1000, 8),
+        (8 * BLOCKS, 8),
+        (8 * BLOCKS + 1, 9),
+        (9 * BLOCKS, 9),
         (100 * BLOCKS - 1, 100),
         (256 * BLOCKS, 256),
         (256 * BLOCKS + 1, 256),
         (10_000_000, 256),
     ],
 )
-@pytest.mark.usefixtures("_fours")
-def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: int, block_size: int) -> None:
+def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: int, largest: int) -> None:
     sizes = [len(places) for _, places in Plan(np.arange(number)).deal_blocks(WHOLE)]
 
-    whole, rest = divmod(number, block_size)
-    assert sizes == [block_size] * whole + [rest] * (rest > 0)
+    left, expected = number, []
+    while left:
+        expected.append(min(largest, max(1, left // 8)))
+        left -= expected[-1]
+    assert sizes[0] == largest
+    assert sizes == expected
 
 
-def test_blocks_hold_a_few_to_some_hundred_utterances() -> None:
+def test_blocks_hold_one_to_some_hundred_utterances() -> None:
     """A size is part of what makes results: whoever changes it changes their last bits."""
-    assert (BLOCKS, batching.BLOCK_SIZES) == (1024, (2, 256))
+    assert (BLOCKS, batching.BLOCK_SIZES, batching.TAPER) == (1024, (8, 256), 8)
 
 
-@pytest.mark.parametrize("number", [0, 1, 3, 4, 5, 200, 4 * BLOCKS, 4 * BLOCKS + 1, 5000])
-def test_blocks_are_neighbours_and_hold_everything(number: int) -> None:
+@pytest.mark.parametrize("number", [0, 1, 3, 7, 8, 9, 63, 64, 65, 200, 8 * BLOCKS, 8 * BLOCKS + 1, 20_011])
+def test_blocks_are_neighbours_that_hold_everything_and_get_smaller(number: int) -> None:
     plan = Plan(np.arange(number))
 
     blocks = deal(plan)
 
     assert list(itertools.chain(*(places for _, places in blocks))) == list(range(number))
     assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
-    block_size = len(blocks[0][1]) if blocks else 0
-    assert all(len(places) == block_size for _, places in blocks[:-1])
-    assert all(1 <= len(places) <= block_size for _, places in blocks)
+    sizes = [len(places) for _, places in blocks]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(size == 1 or 8 * size <= sum(sizes[place:]) for place, size in enumerate(sizes))
 
 
 @pytest.mark.usefixtures("_fours")
@@ -120,7 +144,7 @@ def test_there_may_be_more_shards_than_blocks() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
-@pytest.mark.parametrize("number", [1, 4, 63, 4097, 10_000])
+@pytest.mark.parametrize("number", [1, 4, 63, 8193, 20_000])
 def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) -> None:
     plan = Plan(np.arange(number) * 3)
 
@@ -131,7 +155,7 @@ def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) 
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
-@pytest.mark.parametrize("number", [0, 1, 4, 63, 4097])
+@pytest.mark.parametrize("number", [0, 1, 4, 63, 8193])
 def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> None:
     members = np.flatnonzero(np.random.default_rng(number).random(2 * number) < 0.5)
     chosen = np.random.default_rng(count).random(2 * number) < 0.3
@@ -171,6 +195,22 @@ def test_what_is_decoded_together_is_in_the_same_block(pieces: list[int], blocks
     assert plan.members.tolist() == list(itertools.chain(*blocks))
 
 
+def test_blocks_that_get_smaller_do_not_cut_what_is_decoded_together() -> None:
+    """Of twenty utterances, blocks begin at 0, 2, 4, 6, 7, 8 and so on; a piece is where its first utterance is."""
+    pieces = np.array([0, 0, 0, 1, 2, 3, 4, 4, 4, 4, *range(5, 15)])
+
+    blocks = [places for _, places in deal(Plan(np.arange(20), pieces))]
+
+    assert blocks == [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9], *([place] for place in range(10, 20))]
+
+
+@pytest.mark.parametrize("number", [0, 1, 60, 1000, 20_011])
+def test_pieces_of_one_are_as_without_pieces(number: int) -> None:
+    members = np.arange(0, 2 * number, 2)
+
+    assert deal(Plan(members, np.arange(2 * number))) == deal(Plan(members))
+
+
 @pytest.mark.usefixtures("_fours")
 def test_blocks_of_pieces_are_of_those_that_are_computed_alone() -> None:
     """Of a piece that was done in part when the list was another, the rest is computed together."""
@@ -180,7 +220,7 @@ def test_blocks_of_pieces_are_of_those_that_are_computed_alone() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-@pytest.mark.parametrize("number", [1, 4, 63, 5000])
+@pytest.mark.parametrize("number", [0, 1, 4, 63, 20_000])
 def test_shards_of_pieces_have_all_and_each_once(number: int, count: int) -> None:
     """Numbers of pieces follow from their first appearance; blocks cut none of them."""
     generator = np.random.default_rng(number)

@@ -218,7 +218,7 @@ def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.Mo
 
         def encode(batch: Batch) -> list[Prediction | Failure]:
             results = []
-            for result in engine.encode(batch):
+            for result in engine.start(batch)():
                 assert isinstance(result, Prediction)
                 change = changes.get(result.utterance.utt_id)
                 results.append(change(result) if change else result)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ def read_switches() -> tuple[str, str]:
     """Say how GPUs multiply float32 matrices, and convolve."""
     backends: Any = torch.backends
     return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+
+
+def flushes() -> bool:
+    """Say whether numbers below 1e-38 are taken for zero."""
+    return float(torch.full((), 1e-40, dtype=torch.float32) * 2) == 0
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def assert_same(results: Sequence[Prediction | Failure], expected: Sequence[Pred
 def test_what_fits_is_encoded_at_once(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cramp(network, lambda waveforms: len(waveforms) <= 5, monkeypatch)
 
-    results = E2vEngine(model, network, UTTERANCE).encode(make_batch([0.5] * 5))
+    results = E2vEngine(model, network, UTTERANCE).start(make_batch([0.5] * 5))()
 
     assert given == [5]
     assert [result.utterance.utt_id for result in results] == ["utt0", "utt1", "utt2", "utt3", "utt4"]
@@ -119,12 +125,12 @@ def test_a_batch_too_large_is_halved_until_it_fits(
     cramped = E2vEngine(model, network, UTTERANCE)
     given = cramp(network, lambda waveforms: len(waveforms) <= room, monkeypatch)
 
-    results = cramped.encode(batch)
+    results = cramped.start(batch)()
 
     assert given == calls
     fitting: list[Prediction | Failure] = []
     for size in (size for size in calls if size <= room):
-        fitting += engine.encode(Batch(batch.waveforms[len(fitting) : len(fitting) + size]))
+        fitting += engine.start(Batch(batch.waveforms[len(fitting) : len(fitting) + size]))()
     assert_same(results, fitting)
 
 
@@ -133,7 +139,7 @@ def test_frames_are_those_of_each_utterance_also_when_halved(
 ) -> None:
     cramp(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
 
-    results = E2vEngine(model, network, FRAME).encode(make_batch([0.3, 1.0, 0.5]))
+    results = E2vEngine(model, network, FRAME).start(make_batch([0.3, 1.0, 0.5]))()
 
     assert [result.embedding.shape for result in results if isinstance(result, Prediction)] == [
         (14, 96),
@@ -147,10 +153,10 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
 ) -> None:
     batch = make_batch([0.5, 0.6, 2.54, 0.7])
     engine = E2vEngine(model, network, UTTERANCE)
-    expected = [engine.encode(Batch(half)) for half in (batch.waveforms[:2], batch.waveforms[3:])]
+    expected = [engine.start(Batch(half))() for half in (batch.waveforms[:2], batch.waveforms[3:])]
     cramp(network, lambda waveforms: total_seconds(waveforms) <= 2.0, monkeypatch)
 
-    results = engine.encode(batch)
+    results = engine.start(batch)()
 
     detail = "2.5 s are too long for the memory of cpu; try a smaller --window"
     assert results[2] == Failure(batch.waveforms[2].utterance, "model", "out of memory", detail)
@@ -160,7 +166,7 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
 def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cramp(network, lambda _: False, monkeypatch)
 
-    results = E2vEngine(model, network, UTTERANCE).encode(make_batch([0.5, 0.6, 0.7]))
+    results = E2vEngine(model, network, UTTERANCE).start(make_batch([0.5, 0.6, 0.7]))()
 
     assert given == [3, 1, 2, 1, 1]
     assert [(result.utterance.index, result.reason) for result in results if isinstance(result, Failure)] == [
@@ -173,7 +179,7 @@ def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeyp
 def test_what_is_not_finite_fails_alone(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch([0.5, 0.6, 0.7])
     engine = E2vEngine(model, network, UTTERANCE)
-    expected = engine.encode(batch)
+    expected = engine.start(batch)()
     forward = network.forward
 
     def spoil(waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -182,7 +188,7 @@ def test_what_is_not_finite_fails_alone(model: Model, network: Emotion2vec, monk
 
     monkeypatch.setattr(network, "forward", spoil)
 
-    results = engine.encode(batch)
+    results = engine.start(batch)()
 
     detail = "the model gives NaN or infinite numbers for it"
     assert results[1] == Failure(batch.waveforms[1].utterance, "model", "not finite", detail)
@@ -202,7 +208,7 @@ def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(
 
     message = "CUDA error: an illegal memory access was encountered"
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
-        E2vEngine(model, network, UTTERANCE).encode(make_batch([0.5, 0.5]))
+        E2vEngine(model, network, UTTERANCE).start(make_batch([0.5, 0.5]))()
     assert calls == [2]
 
 
@@ -230,7 +236,7 @@ def encode_one(
     """Encode an utterance alone."""
     if not isinstance(waveform, Waveform):
         waveform = Waveform(Utterance(0, "long", "long.wav"), waveform, len(waveform) / 16_000)
-    (prediction,) = E2vEngine(model, network, options).encode(Batch((waveform,)))
+    (prediction,) = E2vEngine(model, network, options).start(Batch((waveform,)))()
     assert isinstance(prediction, Prediction)
     return prediction
 
@@ -342,7 +348,7 @@ def test_a_window_that_is_too_large_for_memory_fails(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(network, "encode", fail)
-    (result,) = E2vEngine(model, network, EngineOptions("frame", 4.0, None)).encode(Batch((waveform,)))
+    (result,) = E2vEngine(model, network, EngineOptions("frame", 4.0, None)).start(Batch((waveform,)))()
 
     detail = "10.0 s are too long for the memory of cpu; try a smaller --window"
     assert result == Failure(waveform.utterance, "model", "out of memory", detail)
@@ -362,7 +368,7 @@ def test_a_window_that_is_not_finite_makes_the_whole_fail(
         return [frames * (torch.inf if len(calls) == 2 else 1)]
 
     monkeypatch.setattr(network, "encode", spoil)
-    (result,) = E2vEngine(model, network, EngineOptions(granularity, 4.0, None)).encode(Batch((waveform,)))
+    (result,) = E2vEngine(model, network, EngineOptions(granularity, 4.0, None)).start(Batch((waveform,)))()
 
     assert calls == [1, 1, 1, 1]
     detail = "the model gives NaN or infinite numbers for it"
@@ -386,9 +392,9 @@ def expected_timeline(network: Emotion2vec, frames: Tensor, hop: float) -> NDArr
 def test_a_timeline_is_the_head_on_the_mean_of_each_span(hop: float, model: Model, network: Emotion2vec) -> None:
     """Of every utterance of a batch."""
     batch = make_batch([0.5, 3.0, 0.03, 1.51])
-    plain = E2vEngine(model, network, UTTERANCE).encode(batch)
+    plain = E2vEngine(model, network, UTTERANCE).start(batch)()
 
-    results = E2vEngine(model, network, EngineOptions("utterance", 60.0, round(hop * 16_000))).encode(batch)
+    results = E2vEngine(model, network, EngineOptions("utterance", 60.0, round(hop * 16_000))).start(batch)()
 
     assert_same(results, plain)  # it changes nothing else
     for waveform, result in zip(batch.waveforms, results, strict=True):
@@ -450,7 +456,7 @@ def test_switches_of_pytorch_are_set_within_alone(
     monkeypatch.setattr(network, "forward", forward)
     before = read_switches()
 
-    E2vEngine(model, network, EngineOptions("utterance", 60.0, None, precision)).encode(make_batch([0.3]))
+    E2vEngine(model, network, EngineOptions("utterance", 60.0, None, precision)).start(make_batch([0.3]))()
 
     assert seen == [(inside, inside)]
     assert read_switches() == before
@@ -463,9 +469,45 @@ def test_switches_of_pytorch_are_set_back_after_an_error(
     monkeypatch.setattr(network, "forward", None)
 
     with pytest.raises(TypeError):
-        E2vEngine(model, network, EngineOptions("utterance", 60.0, None, "tf32")).encode(make_batch([0.3]))
+        E2vEngine(model, network, EngineOptions("utterance", 60.0, None, "tf32")).start(make_batch([0.3]))()
 
     assert read_switches() == before
+
+
+@pytest.fixture
+def _bf16_is_allowed() -> Iterator[None]:
+    """A notebook has allowed CPUs to multiply as bfloat16."""
+    backends: Any = torch.backends
+    switches = [backends.mkldnn.matmul, backends.mkldnn.conv]
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "bf16"
+    yield
+    for switch, setting in zip(switches, before, strict=True):
+        switch.fp32_precision = setting
+
+
+@pytest.mark.usefixtures("_bf16_is_allowed")
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_what_a_notebook_allows_cpus_is_not_made_use_of(
+    precision: Precision, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends: Any = torch.backends
+    seen = []
+
+    def read() -> tuple[str, str]:
+        return backends.mkldnn.matmul.fp32_precision, backends.mkldnn.conv.fp32_precision
+
+    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        seen.append(read())
+        return Emotion2vec.forward(network, waveforms)
+
+    monkeypatch.setattr(network, "forward", forward)
+
+    E2vEngine(model, network, EngineOptions("utterance", 60.0, None, precision)).start(make_batch([0.3]))()
+
+    assert seen == [("ieee", "ieee")]
+    assert read() == ("bf16", "bf16")
 
 
 @pytest.mark.parity
@@ -480,7 +522,177 @@ def test_upstreams_engine_multiplies_exactly(model: Model, monkeypatch: pytest.M
     monkeypatch.setattr(engine.upstream, "inference", note)
     before = read_switches()
 
-    engine.encode(make_batch([0.3]))
+    engine.start(make_batch([0.3]))()
 
     assert seen == [("ieee", "ieee")]
     assert read_switches() == before
+
+
+# -- numbers below 1e-38 -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[False, True], ids=["kept", "flushed"])
+def callers(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Whether who calls the engine takes numbers below 1e-38 for zero."""
+    flushed: bool = request.param
+    if not torch.set_flush_denormal(flushed):
+        pytest.skip("this CPU knows no such setting")
+    yield flushed
+    torch.set_flush_denormal(False)
+
+
+def test_numbers_below_1e38_are_zero_within_alone(
+    callers: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        seen.append(flushes())
+        return Emotion2vec.forward(network, waveforms)
+
+    monkeypatch.setattr(network, "forward", forward)
+    pending = E2vEngine(model, network, UTTERANCE).start(make_batch([0.3]))
+
+    assert flushes() == callers
+    pending()
+    assert (seen, flushes()) == ([True], callers)
+
+
+def test_numbers_below_1e38_are_zero_in_windows(
+    callers: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    encode = network.encode
+
+    def note(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        seen.append(flushes())
+        return encode(waveforms)
+
+    monkeypatch.setattr(network, "encode", note)
+
+    encode_one(model, network, EngineOptions("utterance", 4.0, None), make_long(7.0)[1])
+
+    assert len(seen) > 1
+    assert all(seen)
+    assert flushes() == callers
+
+
+def test_numbers_below_1e38_are_as_before_after_an_error(
+    callers: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "forward", None)
+
+    with pytest.raises(TypeError):
+        E2vEngine(model, network, UTTERANCE).start(make_batch([0.3]))
+
+    assert flushes() == callers
+
+
+def test_numbers_below_1e38_are_as_before_where_memory_is_short(
+    callers: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cramp(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
+
+    E2vEngine(model, network, UTTERANCE).start(make_batch([0.3, 0.3, 0.3]))()
+
+    assert flushes() == callers
+
+
+def test_numbers_below_1e38_are_as_before_also_where_a_notebook_computes_in_float64(
+    callers: bool, model: Model, network: Emotion2vec
+) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        E2vEngine(model, network, UTTERANCE).start(make_batch([0.3]))()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    assert flushes() == callers
+
+
+# -- the time that it takes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock of the engine, which stands still until it is put on."""
+    clock = [100.0]
+    monkeypatch.setattr("e2v_cli.engine.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    return clock
+
+
+def test_it_is_busy_for_as_long_as_batches_take(
+    clock: list[float], model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while results are written, or audio is waited for."""
+    seconds = iter([3.0, 0.5])
+
+    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        clock[0] += next(seconds)
+        return Emotion2vec.forward(network, waveforms)
+
+    monkeypatch.setattr(network, "forward", forward)
+    engine = E2vEngine(model, network, UTTERANCE)
+    busy = [engine.busy_seconds]
+
+    for _ in range(2):
+        clock[0] += 100.0
+        pending = engine.start(make_batch([0.3, 0.4]))
+        clock[0] += 100.0
+        pending()
+        busy.append(engine.busy_seconds)
+
+    assert busy == [0.0, 3.0, 3.5]
+
+
+def test_it_is_busy_with_each_half(
+    clock: list[float], model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        if len(waveforms) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        clock[0] += 2.0
+        return Emotion2vec.forward(network, waveforms)
+
+    monkeypatch.setattr(network, "forward", forward)
+    engine = E2vEngine(model, network, UTTERANCE)
+
+    engine.start(make_batch([0.3, 0.4, 0.5]))()
+
+    assert engine.busy_seconds == 6.0
+
+
+def test_it_is_busy_with_windows(
+    clock: list[float], model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = network.encode
+
+    def slow(waveforms: Sequence[Tensor]) -> list[Tensor]:
+        clock[0] += 2.0
+        return encode(waveforms)
+
+    monkeypatch.setattr(network, "encode", slow)
+    engine = E2vEngine(model, network, EngineOptions("utterance", 4.0, None))
+
+    (result,) = engine.start(Batch((make_long(10.0)[1],)))()
+
+    assert isinstance(result, Prediction)
+    assert engine.busy_seconds == 2.0 * result.windows > 2.0
+
+
+@pytest.mark.parity
+def test_upstreams_engine_is_busy_for_as_long_as_batches_take(
+    clock: list[float], model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FunasrEngine(model, CPU, UTTERANCE)
+    inference = engine.upstream.inference
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        clock[0] += 2.0
+        return inference(*args, **kwargs)
+
+    monkeypatch.setattr(engine.upstream, "inference", slow)
+
+    engine.start(make_batch([0.3, 0.4, 0.5]))()
+
+    assert engine.busy_seconds == 6.0

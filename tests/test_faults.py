@@ -87,7 +87,7 @@ def digest(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def scp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips, in two blocks, and one that is missing."""
+    """Six clips and one that is missing, each a block of its own."""
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()[:6]
     scp = tmp_path_factory.mktemp("scp") / "wav.scp"
     scp.write_text("".join(f"{line}\n" for line in [*lines[:3], "gone nowhere.wav", *lines[3:]]))

@@ -59,8 +59,9 @@ TIME = Elapsed(2.0, 1.0, 0.0, 7)
 
 @pytest.fixture(autouse=True)
 def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists are cut into blocks of four."""
+    """Lists are cut into blocks of four, to their end."""
     monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
+    monkeypatch.setattr(batching, "TAPER", 1)
 
 
 class List:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from e2v_cli import network as network_module
 from e2v_cli.cache import FileState
 from e2v_cli.checkpoint import make_network, read_model
-from e2v_cli.engine import Engine, FunasrEngine, load_engine
+from e2v_cli.engine import Engine, FunasrEngine, load_engine, place_network
 from e2v_cli.errors import ModelError
-from e2v_cli.network import Emotion2vec, UtteranceTooShortError
+from e2v_cli.network import Emotion2vec, UtteranceTooShortError, _Alibi
 from e2v_cli.prepared import prepare_weights
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
 from e2v_cli.settings import EngineOptions, Granularity, LabelLanguage
@@ -72,6 +72,12 @@ class Reference:
         return result["labels"], np.array(result["scores"])
 
 
+def place(folder: Path) -> Emotion2vec:
+    """Load our network as users get it, with packed weights."""
+    model = read_model("test", folder)
+    return place_network(model, prepare_weights(model), torch.device("cpu"), "fp32")
+
+
 def encode(network: Emotion2vec, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
     with torch.inference_mode():
         return [features.numpy() for features in network([torch.from_numpy(waveform) for waveform in waveforms])]
@@ -90,7 +96,7 @@ def predict(
         )
     )
     loaded = load(engine, folder, granularity)
-    return [result for result in loaded.encode(batch) if isinstance(result, Prediction)]
+    return [result for result in loaded.start(batch)() if isinstance(result, Prediction)]
 
 
 def load(engine: Any, folder: Path, granularity: Granularity) -> Engine:
@@ -137,7 +143,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
     config = make_config(**SHAPES[shape])
     folder = make_model(tmp_path, config)
-    reference, network = Reference(folder), make_network(read_model("test", folder))
+    reference, network = Reference(folder), place(folder)
     waveforms = make_waveforms(MIXED)
     normalize = config["model_conf"]["normalize"]
     for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
@@ -148,7 +154,7 @@ def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def base_pair(base: Path) -> tuple[Reference, Emotion2vec]:
-    return Reference(base), make_network(read_model("base", base))
+    return Reference(base), place(base)
 
 
 def test_base_shape_mixed_lengths_in_one_batch(base_pair: tuple[Reference, Emotion2vec]) -> None:
@@ -156,6 +162,24 @@ def test_base_shape_mixed_lengths_in_one_batch(base_pair: tuple[Reference, Emoti
     waveforms = make_waveforms(MIXED)
     for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
         np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+def test_base_shape_with_weights_as_they_are(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
+    """As they are multiplied where no MKL packs them."""
+    reference, _ = base_pair
+    waveforms = make_waveforms([400, 16_000, 719, 16_000, 41_000])
+    for waveform, features in zip(waveforms, encode(make_network(read_model("base", base)), waveforms), strict=True):
+        np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_an_utterance_whose_attention_is_computed_in_tiles(is_packed: bool, tiny: Path) -> None:
+    network = place(tiny) if is_packed else make_network(read_model("tiny", tiny))
+    waveforms = make_waveforms([16_000, 40 * 16_000])
+    features = encode(network, waveforms)
+    assert len(features[1]) ** 2 > network_module.CPU_TILE_SCORES
+    for waveform, ours in zip(waveforms, features, strict=True):
+        np.testing.assert_allclose(ours, Reference(tiny).features(waveform), rtol=0, atol=FEATURES)
 
 
 @pytest.mark.parametrize("others", [0, 1, 59])
@@ -259,17 +283,32 @@ def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
 
 
 def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = make_network(read_model("tiny", tiny))
+    network = place(tiny)
     waveforms = make_waveforms([400, 32_000, 32_000, 50_000])
+    measured: list[tuple[int, int]] = []
+    measure = _Alibi._measure
+
+    def note(alibi: _Alibi, first: int, end: int, tokens: int) -> torch.Tensor:
+        measured.append((end - first, tokens))
+        return measure(alibi, first, end, tokens)
+
+    monkeypatch.setattr(_Alibi, "_measure", note)
     kept = encode(network, waveforms)
+    assert measured
+    assert all(rows == tokens for rows, tokens in measured)
+
+    measured.clear()
     monkeypatch.setattr(network_module, "ALIBI_CACHED_TOKENS", 20)
-    monkeypatch.setattr(network_module, "ALIBI_BLOCK_ELEMENTS", 4 * 110 * 7)
-    for one, other in zip(kept, encode(network, waveforms), strict=True):
+    monkeypatch.setattr(network_module, "CPU_TILE_SCORES", 110 * 7)
+    in_rows = encode(network, waveforms)
+    assert {tokens for _, tokens in measured} == {109, 166}
+    assert all(rows <= 7 for rows, _ in measured)
+    for one, other in zip(kept, in_rows, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 def test_a_waveform_shorter_than_a_frame_is_refused(tiny: Path) -> None:
-    network = make_network(read_model("tiny", tiny))
+    network = place(tiny)
     with pytest.raises(
         UtteranceTooShortError, match=r"^399 samples; the shortest utterance that gives a frame has 400$"
     ):
@@ -293,7 +332,7 @@ def test_funasr_engine_is_upstreams_class(tiny: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 100_000])
 def test_chunks_of_the_local_encoder_do_not_matter(chunk: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = make_network(read_model("tiny", tiny))
+    network = place(tiny)
     waveforms = make_waveforms([400, 9_000, 16_001, 30_000])
     expected = encode(network, waveforms)
     monkeypatch.setattr(network_module, "CPU_CHUNK_FRAMES", chunk)
@@ -343,6 +382,6 @@ def test_labels_in_another_language_are_of_the_same_numbers(language: LabelLangu
 
     for engine in ("e2v", "funasr"):
         loaded = load_engine(engine, model, prepare_weights(model), torch.device("cpu"), options("utterance"))
-        (result,) = loaded.encode(Batch((Waveform(Utterance(0, "utt", ""), waveform, 1.0),)))
+        (result,) = loaded.start(Batch((Waveform(Utterance(0, "utt", ""), waveform, 1.0),)))()
         assert isinstance(result, Prediction)
         np.testing.assert_allclose(result.posteriors, expected, rtol=0, atol=PROBABILITIES)  # type: ignore[arg-type]

@@ -41,12 +41,12 @@ def predict(out: Path, *options: str, scp: Path = SAMPLE_SCP) -> tuple[str | Pat
 
 
 def test_the_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
-    for index in (3, 1):
+    for index, count in ((3, 11), (1, 15)):
         done = e2v(*predict(tmp_path, "--shard", f"{index}/3"))
         assert done.returncode == 0
         assert re.fullmatch(
             rf"e2v: shard {index}/3 is complete; e2v merge {tmp_path} when all are\n"
-            r"e2v: 1[24] utterances: 1[24] done, 0 failed; .*\n",
+            rf"e2v: {count} utterances: {count} done, 0 failed; .*\n",
             done.stderr,
         )
         assert not (tmp_path / "predictions.tsv").exists()
@@ -96,20 +96,20 @@ def test_what_one_way_of_sharding_did_counts_for_another(whole: Path, tmp_path: 
 def test_more_shards_than_blocks(tmp_path: Path, e2v: E2v) -> None:
     scp, out, whole = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "whole"
     scp.write_text("".join(LINES[:5]))
-    for index in (4, 1, 5, 3, 2):
+    for index in (4, 1, 7, 5, 3, 6, 2):
         assert not (out / "predictions.tsv").exists()
-        assert e2v(*predict(out, "--shard", f"{index}/5", scp=scp)).returncode == 0
+        assert e2v(*predict(out, "--shard", f"{index}/7", scp=scp)).returncode == 0
     assert e2v(*predict(whole, scp=scp)).returncode == 0
     assert_same(out, whole)
 
 
 def test_shards_on_standard_output_are_parts_of_the_whole(whole: Path, e2v: E2v) -> None:
     rows: list[str] = []
-    for index in (1, 2):
+    for index, count in ((1, 22), (2, 18)):
         done = e2v("predict", SAMPLE_SCP, "-m", "sample", "--shard", f"{index}/2")
         assert done.returncode == 0
         header, *part = done.stdout.splitlines()
-        assert len(part) == 20
+        assert len(part) == count
         rows += part
     table = (whole / "predictions.tsv").read_text().splitlines()
     assert sorted(rows) == sorted(table[1:])
@@ -118,7 +118,7 @@ def test_shards_on_standard_output_are_parts_of_the_whole(whole: Path, e2v: E2v)
 
 def test_failures_of_a_shard_count_for_it_alone(tmp_path: Path, e2v: E2v) -> None:
     scp = tmp_path / "wav.scp"
-    scp.write_text("".join([*LINES[:8], "gone nowhere.wav\n"]))  # blocks of four: the ninth is shard 1's
+    scp.write_text("".join([*LINES[:8], "gone nowhere.wav\n"]))  # blocks of one: the ninth is shard 1's
     out = tmp_path / "out"
     assert e2v(*predict(out, "--shard", "1/2", scp=scp)).returncode == 3
     assert e2v(*predict(out, "--shard", "2/2", scp=scp)).returncode == 0
@@ -142,10 +142,10 @@ def test_a_list_that_grew_in_the_middle(tmp_path: Path, e2v: E2v) -> None:
     scp.write_text("".join(LINES))
     done = e2v(*predict(out, "--shard", "1/2", scp=scp))
     assert done.returncode == 0
-    assert "e2v: 10 utterances: 10 done" in done.stderr
+    assert "e2v: 11 utterances: 11 done" in done.stderr
     refused = e2v("merge", out)
     assert refused.returncode == 1
-    assert "10 of 40 utterances are left; run e2v predict again with --shard 2/2 (10 left)\n" in refused.stderr
+    assert "9 of 40 utterances are left; run e2v predict again with --shard 2/2 (9 left)\n" in refused.stderr
     assert e2v(*predict(out, "--shard", "2/2", scp=scp)).returncode == 0
     table = (out / "predictions.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in table[1:]] == [line.split()[0] for line in LINES]

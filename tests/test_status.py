@@ -33,8 +33,9 @@ WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 
 @pytest.fixture(autouse=True)
 def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists are cut into blocks of four."""
+    """Lists are cut into blocks of four, to their end."""
     monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
+    monkeypatch.setattr(batching, "TAPER", 1)
 
 
 class List:

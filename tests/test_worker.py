@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from multiprocessing import Pipe
@@ -19,10 +18,11 @@ import soundfile
 import torch
 
 from e2v_cli.audio import AudioOptions
+from e2v_cli.engine import Pending
 from e2v_cli.errors import OutputError
 from e2v_cli.records import Batch, Block, Entry, Failure, Prediction, Segment, Utterance
 from e2v_cli.tables import make_entry
-from e2v_cli.worker import BlockDone, Crash, Fatal, LauncherGoneError, LauncherLine, Results, work
+from e2v_cli.worker import FINISHING, BlockDone, Crash, Fatal, LauncherGoneError, LauncherLine, Results, work
 
 AUDIO = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
 LABELS = ("sad", "happy")
@@ -30,19 +30,38 @@ BATCH_SECONDS = 4.0
 
 
 class NotingEngine:
-    """Notes which utterances it was given together; some of them it can't do."""
+    """Notes which utterances it was given together; some of them it can't do.
+
+    Args:
+        fails: utterances that it can't do.
+        at_start: called with the number of a batch when it is begun.
+        at_end: called with it when its results are waited for.
+    """
 
     device = torch.device("cpu")
 
-    def __init__(self, fails: Iterable[int] = (), breaks: bool = False, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        fails: Iterable[int] = (),
+        at_start: Callable[[int], object] = lambda _: None,
+        at_end: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self.busy_seconds = 0.0
         self.batches: list[list[int]] = []
-        self._fails, self._breaks, self._seconds = set(fails), breaks, seconds
+        self._fails, self._at_start, self._at_end = set(fails), at_start, at_end
 
-    def encode(self, batch: Batch) -> list[Prediction | Failure]:
+    def start(self, batch: Batch) -> Pending:
+        number = len(self.batches)
         self.batches.append([waveform.utterance.index for waveform in batch.waveforms])
-        time.sleep(self._seconds)
-        if self._breaks:
-            raise RuntimeError("broken")
+        self._at_start(number)
+
+        def finish() -> list[Prediction | Failure]:
+            self._at_end(number)
+            return self._encode(batch)
+
+        return finish
+
+    def _encode(self, batch: Batch) -> list[Prediction | Failure]:
         return [
             Failure(waveform.utterance, "model", "not finite", "NaN")
             if waveform.utterance.index in self._fails
@@ -59,14 +78,14 @@ class NotingEngine:
 
 
 class NotingWriter:
-    """Notes what it was given."""
+    """Notes what it was given; for some utterances there is no room."""
 
-    def __init__(self, full: bool = False) -> None:
+    def __init__(self, full: Container[int] = ()) -> None:
         self.written: list[list[int]] = []
         self._full = full
 
     def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
-        if self._full:
+        if any(prediction.utterance.index in self._full for prediction in predictions):
             raise OSError(28, "No space left on device", "embeddings.ark")
         if predictions:
             self.written.append([prediction.utterance.index for prediction in predictions])
@@ -125,6 +144,19 @@ REPORTS: list[Report] = [
     *(([11], [10]), 2),
 ]
 
+PLACES = [place for place, report in enumerate(REPORTS) if isinstance(report, tuple)]
+"""Where each batch stands in the reports."""
+
+
+def breaks_at(broken: int) -> Callable[[int], None]:
+    """Break at a batch."""
+
+    def hook(number: int) -> None:
+        if number == broken:
+            raise RuntimeError("broken")
+
+    return hook
+
 
 def run(
     blocks: Iterable[Block],
@@ -139,7 +171,7 @@ def run(
     try:
         work(blocks, engine, writer, reporter, audio, batch_seconds, 2)
     finally:
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "finish"))]
     return engine, reporter, writer
 
 
@@ -225,9 +257,10 @@ def test_a_failure_behind_the_last_batch_is_reported_before_the_end_of_its_block
     """As where a block is decoded in portions, and the last of them holds nothing sound."""
     monkeypatch.setattr("e2v_cli.batching.PORTION_SECONDS", 1.0)
 
-    _, reporter, _ = run([Block(0, tuple(utterances[index] for index in (0, 1, 3)), frozenset())])
+    _, reporter, _ = run([Block(0, tuple(utterances[index] for index in (0, 10, 1, 3)), frozenset())])
 
-    assert sorted(index for report in reporter.reports if isinstance(report, tuple) for index in report[1]) == [3]
+    assert [index for report in reporter.reports if isinstance(report, tuple) for index in report[0]] == [0, 1]
+    assert [index for report in reporter.reports if isinstance(report, tuple) for index in report[1]] == [10, 3]
     assert reporter.reports[-1] == 0
 
 
@@ -298,9 +331,16 @@ def test_several_small_blocks_are_in_hand_and_each_is_told_apart(utterances: lis
 
 @pytest.mark.parametrize("stop_after", range(len(BATCHES) + 1))
 def test_it_stops_behind_the_batch_that_it_was_told_to_stop_in(stop_after: int, utterances: list[Utterance]) -> None:
-    """That batch is kept, but no block is said to be done any more."""
-    engine = NotingEngine()
-    reporter = NotingReporter(stop=lambda: len(engine.batches) >= stop_after)
+    """That batch is kept, although it is still computed then, but no block is said to be done any more."""
+    stopped = threading.Event()
+    engine = NotingEngine(at_end=lambda number: number + 1 < stop_after or stopped.wait(10))
+
+    def stop() -> bool:
+        if len(engine.batches) >= stop_after:
+            stopped.set()
+        return stopped.is_set()
+
+    reporter = NotingReporter(stop)
 
     _, _, writer = run(cut(utterances), engine, reporter)
 
@@ -331,19 +371,103 @@ def test_a_full_disk_ends_it_and_nothing_is_reported(utterances: list[Utterance]
 
     message = "[Errno 28] No space left on device: 'embeddings.ark'"
     with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
-        run(cut(utterances), reporter=reporter, writer=NotingWriter(full=True))
+        run(cut(utterances), reporter=reporter, writer=NotingWriter(full=range(12)))
 
     assert reporter.messages == []
 
 
-def test_an_error_in_the_engine_ends_it(utterances: list[Utterance]) -> None:
-    engine, reporter = NotingEngine(breaks=True), NotingReporter()
+@pytest.mark.parametrize("full", range(len(BATCHES)))
+def test_behind_results_that_there_is_no_room_for_nothing_is_reported(full: int, utterances: list[Utterance]) -> None:
+    """Neither smaller ones, for which there may be room, nor the end of their block."""
+    reporter, writer = NotingReporter(), NotingWriter(full=BATCHES[full])
+
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: 'embeddings.ark'$"):
+        run(cut(utterances), reporter=reporter, writer=writer)
+
+    assert writer.written == BATCHES[:full]
+    assert reporter.reports == REPORTS[: PLACES[full]]
+
+
+@pytest.mark.parametrize("broken", range(len(BATCHES)))
+def test_an_error_in_the_engine_ends_it(broken: int, utterances: list[Utterance]) -> None:
+    """What was begun before is kept."""
+    engine, reporter = NotingEngine(at_start=breaks_at(broken)), NotingReporter()
 
     with pytest.raises(RuntimeError, match=r"^broken$"):
         run(cut(utterances), engine, reporter)
 
-    assert engine.batches == BATCHES[:1]
+    assert engine.batches == BATCHES[: broken + 1]
+    assert reporter.reports == REPORTS[: PLACES[broken]]
+
+
+@pytest.mark.parametrize("broken", range(len(BATCHES)))
+def test_an_error_that_shows_when_results_are_waited_for_ends_it(broken: int, utterances: list[Utterance]) -> None:
+    """As that of a GPU does: the block is not said to be done, and so it is done again."""
+    engine, reporter = NotingEngine(at_end=breaks_at(broken)), NotingReporter()
+
+    with pytest.raises(RuntimeError, match=r"^broken$"):
+        run(cut(utterances), engine, reporter)
+
+    assert len(engine.batches) <= broken + 1 + FINISHING
+    assert reporter.reports == REPORTS[: PLACES[broken]]
+
+
+def test_a_trial_with_an_error_that_shows_late_is_not_passed(utterances: list[Utterance]) -> None:
+    reporter = NotingReporter()
+
+    with pytest.raises(RuntimeError, match=r"^broken$"):
+        run([Block(-1, (utterances[0],), frozenset(), trial=True)], NotingEngine(at_end=breaks_at(0)), reporter)
+
     assert reporter.messages == []
+
+
+@pytest.mark.parametrize("last", [Results, BlockDone])
+def test_without_a_launcher_it_ends(
+    last: type[Results | BlockDone], utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = NotingReporter()
+
+    def report(message: Results | BlockDone) -> None:
+        if isinstance(message, last):
+            raise LauncherGoneError
+
+    monkeypatch.setattr(reporter, "report", report)
+
+    with pytest.raises(LauncherGoneError):
+        run(cut(utterances)[:1], reporter=reporter)
+
+
+def test_results_are_waited_for_while_the_next_batch_is_computed(utterances: list[Utterance]) -> None:
+    """Also that of the next block; they are reported in the order of their batches nevertheless."""
+    begun = [threading.Event() for _ in BATCHES]
+
+    def wait_for_next(number: int) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        assert begun[min(number + 1, len(begun) - 1)].wait(10)
+
+    engine = NotingEngine(at_start=lambda number: begun[number].set(), at_end=wait_for_next)
+
+    _, reporter, writer = run(cut(utterances), engine)
+
+    assert engine.batches == writer.written == BATCHES
+    assert reporter.reports == REPORTS
+
+
+def test_only_so_many_batches_wait_for_being_on_disk(utterances: list[Utterance]) -> None:
+    """Their results take memory."""
+    begun = [threading.Event() for _ in utterances]
+
+    def hold_first(number: int) -> None:
+        if number == 0:
+            assert begun[FINISHING].wait(10)
+            assert not begun[FINISHING + 1].wait(0.3)
+
+    engine = NotingEngine(at_start=lambda number: begun[number].set(), at_end=hold_first)
+
+    _, reporter, _ = run([Block(0, tuple(utterances), frozenset())], engine, batch_seconds=0.1)
+
+    assert engine.batches == [[0], [6], [9], [1], [4], [7], [2], [5], [8], [11]]
+    assert reporter.reports == [([0], [3, 10]), *(([index], []) for index in (6, 9, 1, 4, 7, 2, 5, 8, 11)), 0]
 
 
 def test_the_next_block_is_asked_for_while_one_is_in_hand(utterances: list[Utterance]) -> None:
@@ -482,6 +606,34 @@ def test_a_launcher_that_goes_while_it_is_asked_is_noticed(pipe: tuple[LauncherL
             asked.result(10)
 
 
+def test_two_threads_may_speak_at_once() -> None:
+    """One asks for blocks while the other reports results, which may be longer than a pipe holds."""
+    here, there = Pipe()
+    line = LauncherLine(there)
+    spoken = [
+        [Results((Entry(index, 1.0, 49, "", "", f"{thread}" * 100_000),), ()) for index in range(20)]
+        for thread in range(2)
+    ]
+
+    def speak(messages: list[Results]) -> None:
+        for message in messages:
+            line.report(message)
+
+    def listen() -> list[object]:
+        with here:  # so that nobody waits for a listener that has given up
+            return [receive(here) for _ in range(40)]
+
+    with there, ThreadPoolExecutor(3) as pool:
+        heard = pool.submit(listen)
+        for speaker in [pool.submit(speak, messages) for messages in spoken]:
+            speaker.result(60)
+        there.close()
+        messages = heard.result(60)
+
+    for messages_of_one in spoken:
+        assert [message for message in messages if message in messages_of_one] == messages_of_one
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -548,24 +700,23 @@ def test_a_worker_asks_for_what_comes_next_and_ends_when_there_is_nothing(uttera
         work_for(there, engine)
 
         assert engine.batches == BATCHES
-        assert heard.result(10) == [
-            *("first", "next"),
-            *([0, 1], [4], [2], 0),
-            *("next", "next"),  # a few utterances ahead; the second of them is in vain
-            *([6, 9, 7], [5], [8], 1),
-            *([11], 2),
-            "first",
-        ]
+        messages = heard.result(10)
+        wishes = [message for message in messages if isinstance(message, str)]
+        assert wishes == ["first", "next", "next", "next", "first"]  # a few utterances ahead; the last next is in vain
+        assert (messages[:2], messages[-1]) == (["first", "next"], "first")
+        reports = [message for message in messages if not isinstance(message, str)]
+        assert reports == [*([0, 1], [4], [2], 0), *([6, 9, 7], [5], [8], 1), *([11], 2)]
 
 
 @pytest.mark.parametrize("home_after", [1, 4, 6])
 def test_a_worker_that_is_sent_home_does_one_batch_more_at_most(home_after: int, utterances: list[Utterance]) -> None:
     here, there = Pipe()
-    engine = NotingEngine(seconds=0.1)  # word of it takes less
+    engine = NotingEngine(at_start=lambda number: number < home_after or there.poll(10))  # until word of it is there
     with here, ThreadPoolExecutor(1) as pool:
         heard = pool.submit(serve, here, iter(cut(utterances)), home_after)
         work_for(there, engine)
 
         assert engine.batches == BATCHES[: len(engine.batches)]
         assert home_after <= len(engine.batches) <= home_after + 1
-        assert [item for item in heard.result(10) if isinstance(item, list)] == engine.batches
+        # it may have found the missing one already, which is behind the sixth batch
+        assert [item for item in heard.result(10) if isinstance(item, list) and item] == engine.batches
