@@ -123,14 +123,19 @@ class E2vEngine:
     def start(self, batch: Batch) -> Pending:
         """Begin to compute the predictions of a batch; one too large for the GPU is halved."""
         try:
-            first = batch.waveforms[0]
+            stopwatch = _Stopwatch(self.device)
             with _multiplying(self.options.precision), _without_denormals():
-                if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
-                    results: list[Prediction | Failure] = [self._encode_windows(first, first.samples)]
-                    return lambda: results
-                return self._start(batch.waveforms)
+                results = self._start(batch.waveforms)
+            stopwatch.stop()
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
+        else:
+
+            def finish() -> list[Prediction | Failure]:
+                self.busy_seconds += stopwatch.wait()
+                return results()
+
+            return finish
         if len(batch.waveforms) == 1:
             (waveform,) = batch.waveforms
             detail = f"{waveform.duration:.1f} s are too long for the memory of {self.device}; try a smaller --window"
@@ -141,8 +146,11 @@ class E2vEngine:
         return lambda: [result for half in halves for result in half()]
 
     def _start(self, waveforms: Sequence[Waveform]) -> Pending:
-        """Begin to encode utterances together, each of them whole."""
-        stopwatch = _Stopwatch(self.device)
+        """Begin to encode utterances together, each of them whole; or one that is longer than a window."""
+        first = waveforms[0]
+        if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
+            result = self._encode_windows(first, first.samples)
+            return lambda: [result]
         features = self.network([torch.from_numpy(waveform.whole) for waveform in waveforms])
         pooled = torch.stack([frames.mean(dim=0) for frames in features])
         posteriors = _fetch(self._posteriors(pooled)) if len(self.classes) else None
@@ -151,26 +159,19 @@ class E2vEngine:
         if self.options.span_samples is not None:
             timelines = [self._make_timeline([(0, frames)]) for frames in features]
         num_frames = [len(frames) for frames in features]
-        stopwatch.stop()
-
-        def finish() -> list[Prediction | Failure]:
-            self.busy_seconds += stopwatch.wait()
-            return [
-                _prediction(
-                    waveform,
-                    num_frames[index],
-                    None if posteriors is None else posteriors[index].numpy(),
-                    embeddings[index].numpy(),
-                    timelines[index],
-                )
-                for index, waveform in enumerate(waveforms)
-            ]
-
-        return finish
+        return lambda: [
+            _prediction(
+                waveform,
+                num_frames[index],
+                None if posteriors is None else posteriors[index].numpy(),
+                embeddings[index].numpy(),
+                timelines[index],
+            )
+            for index, waveform in enumerate(waveforms)
+        ]
 
     def _encode_windows(self, waveform: Waveform, samples: SpooledSamples) -> Prediction | Failure:
         """Encode a long utterance window by window, and pool over the frames of all."""
-        stopwatch = _Stopwatch(self.device)
         config = self.network.config
         num_frames = config.num_frames(len(samples))
         windows = list(cut_windows(num_frames, *window_frames(config, self.options.window)))
@@ -190,8 +191,6 @@ class E2vEngine:
         timeline = self._make_timeline(kept_frames())
         pooled = (total / num_frames).float()
         posteriors = self._posteriors(pooled[None])[0].cpu().numpy() if len(self.classes) else None
-        stopwatch.stop()
-        self.busy_seconds += stopwatch.wait()
         prediction = _prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), timeline, len(windows))
         if all_frames is not None and isinstance(prediction, Prediction):
             return replace(prediction, embedding=all_frames)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from e2v_cli.check import CheckOptions, Verdict, check
 from e2v_cli.checkpoint import read_model
-from e2v_cli.engine import load_engine
+from e2v_cli.engine import Pending, load_engine
 from e2v_cli.errors import CorpusError
 from e2v_cli.network import Emotion2vec
 from e2v_cli.prepared import load_network, prepare_weights
@@ -216,15 +216,15 @@ def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.Mo
         if args[0] != name:
             return engine
 
-        def encode(batch: Batch) -> list[Prediction | Failure]:
-            results = []
+        def start(batch: Batch) -> Pending:
+            results: list[Prediction | Failure] = []
             for result in engine.start(batch)():
                 assert isinstance(result, Prediction)
                 change = changes.get(result.utterance.utt_id)
                 results.append(change(result) if change else result)
-            return results
+            return lambda: results
 
-        return SimpleNamespace(device=engine.device, encode=encode)
+        return SimpleNamespace(device=engine.device, start=start)
 
     monkeypatch.setattr("e2v_cli.check.load_engine", load_changed)
 
