@@ -7,6 +7,7 @@ recording are in the same block, however they stand in the list, so that it is d
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -47,12 +48,19 @@ class Share(NamedTuple):
 class Plan:
     """Which utterances of a list are computed, and in which blocks: fixed by the list alone."""
 
-    def __init__(self, members: NDArray[np.int64], pieces: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        members: NDArray[np.int64],
+        pieces: NDArray[np.int64] | None = None,
+        costs: NDArray[np.float32] | None = None,
+    ) -> None:
         """Plan for some utterances.
 
         Args:
             members: (members,) their places in the list.
             pieces: (utterances,) numbers of what is decoded together, which blocks don't cut; None: each by itself.
+            costs: (utterances,) what each takes, in any unit: no part of the blocks, only of how they are dealt; None:
+                all the same.
         """
         self.members = members
         """(members,): their places in the list, in the order in which they are computed."""
@@ -63,17 +71,59 @@ class Plan:
             first_of_piece = np.flatnonzero(np.diff(pieces[self.members], prepend=-1))
             block_of_piece = np.searchsorted(self._firsts, first_of_piece, side="right")
             self._firsts = first_of_piece[np.flatnonzero(np.diff(block_of_piece, prepend=-1))]
+        self._costs = costs
 
     def deal_blocks(self, shard: Shard) -> Iterator[Share]:
-        """Deal blocks to shards in turn: those that this one gets."""
-        for number in range(shard.index - 1, len(self._firsts), shard.count):
+        """Deal blocks to shards: those that this one gets, in order."""
+        for number in np.flatnonzero(self._deal(shard.count) == shard.index - 1).tolist():
             end = self._firsts[number + 1] if number + 1 < len(self._firsts) else None
             yield Share(number, self.members[self._firsts[number] : end])
 
     def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """Count how many of the chosen (members,) each of so many shards has: (count,)."""
         blocks = np.searchsorted(self._firsts, np.flatnonzero(members), side="right") - 1
-        return np.bincount(blocks % count, minlength=count)
+        return np.bincount(self._deal(count)[blocks], minlength=count)
+
+    def cost_by_shard(self, count: int) -> NDArray[np.float64]:
+        """Sum up what each of so many shards takes: (count,)."""
+        return np.bincount(self._deal(count), self._block_costs(), minlength=count).astype(np.float64)
+
+    def _deal(self, count: int) -> NDArray[np.int64]:
+        """Give each block to one of so many shards: (blocks,), from 0.
+
+        The dearest goes first, each to the shard that has least until then: none ends later than another by more than a
+        block (Graham, Bounds on multiprocessing timing anomalies, 1969).
+        """
+        dealt = np.zeros(len(self._firsts), dtype=np.int64)
+        if count == 1:
+            return dealt
+        costs = self._block_costs()
+        loads = [(0.0, shard) for shard in range(count)]
+        for block in np.argsort(-costs, kind="stable").tolist():
+            load, shard = loads[0]
+            dealt[block] = shard
+            heapq.heapreplace(loads, (load + float(costs[block]), shard))
+        return dealt
+
+    def _block_costs(self) -> NDArray[np.float64]:
+        """Sum up what each block takes: (blocks,)."""
+        if self._costs is None:
+            return np.diff(self._firsts, append=len(self.members)).astype(np.float64)
+        if not len(self._firsts):
+            return np.zeros(0)
+        return np.add.reduceat(self._costs[self.members].astype(np.float64), self._firsts)
+
+
+def estimate_costs(sizes: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Make costs of the durations of utterances, or of anything they grow with; None where nothing is known.
+
+    Args:
+        sizes: (utterances,) of each; NaN where it is not known, which is taken for the mean of all others.
+    """
+    known = ~np.isnan(sizes)
+    if not known.any():
+        return None
+    return np.where(known, sizes, sizes[known].mean()).astype(np.float32)
 
 
 def _cut_blocks(count: int) -> NDArray[np.int64]:

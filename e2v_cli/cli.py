@@ -7,14 +7,15 @@ import logging
 import os
 import re
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from e2v_cli import __version__
-from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError
+from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
 from e2v_cli.logs import log_to_stderr
 from e2v_cli.settings import (
     DEFAULT_WINDOW,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from e2v_cli.records import Summary
 
 
+WATCH_SECONDS = 10
+"""After so long a run is looked at again."""
+
 PIPE_SECONDS = 600.0
 """How long a command of a list may take, unless an option says otherwise."""
 
@@ -55,8 +59,10 @@ def _parse_max_failures(_ctx: click.Context, _param: click.Parameter, value: str
     return MaxFailures(limit, percent)
 
 
-def _parse_shard(_ctx: click.Context, _param: click.Parameter, value: str) -> Shard:
+def _parse_shard(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
     """Read ``I/N``."""
+    if value is None:
+        return None
     match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", value)
     if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
         raise click.BadParameter(f"{value!r} is not a part and a number of parts like 2/3, counted from 1.")
@@ -235,9 +241,8 @@ def cli() -> None:
     "--shard",
     metavar="I/N",
     callback=_parse_shard,
-    default="1/1",
-    show_default=True,
-    help="Compute only part I of N, counted from 1; the last one to end, or e2v merge, puts them together.",
+    help="Compute only part I of N, counted from 1; the last one to end, or e2v merge, puts them together. "
+    "[default: its place in a job array of Slurm's or among the tasks of an srun, else 1/1]",
 )
 @click.option(
     "--overwrite", is_flag=True, help="Throw away what OUT holds of an earlier run, also of the same command."
@@ -259,8 +264,68 @@ def cli() -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say which utterances failed, and why.")
 @click.pass_obj
-def predict(
-    stop: StopSignals,
+def predict(stop: StopSignals, /, **options: Any) -> int:
+    """Recognise the emotion of every utterance.
+
+    INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories (with segments
+    or without), http(s):// URLs of audio, and - for a list on standard input.
+
+    \b
+    Examples:
+      e2v predict call.wav other.flac -m sample | cut -f 1,2
+      e2v predict data/train -m emotion2vec_plus_large -o exp/emotion --embeddings ark
+      grep female wav.scp | e2v predict - -m emotion2vec_plus_base -o exp/female
+      e2v predict recordings/ -m sample -o out --granularity frame --embeddings npy
+      e2v predict data/swbd -m emotion2vec_plus_base -o exp/swbd --allow-pipes
+      e2v predict call.wav -m sample -o out --timeline 1 --timeline-format textgrid --join
+
+    \b
+    Exit codes:
+      0   all done                        3   finished, but more failures than allowed
+      1   could not go on                 4   OUT holds a different run, or one in progress
+      2   usage error                     75  stopped by a signal: run the same command again
+
+    Every option can be set by environment: E2V_MODEL for --model, and so on.
+    """  # noqa: D301
+    from e2v_cli.slurm import shard_of_task
+
+    by_slurm = None if options["shard"] else shard_of_task(os.environ)
+    settings = _read_settings(**(options if by_slurm is None else {**options, "shard": by_slurm}))
+    if settings.output_dir is None and sys.stdout is None:
+        raise click.UsageError("Standard output is closed, and there is no other place for results: add -o OUT.")
+    quiet: bool = options["quiet"]
+    log_to_stderr(settings.log_level)
+    if by_slurm and not quiet:
+        _say(f"shard {by_slurm}, by its place among the tasks of Slurm")
+    if quiet:
+        os.environ["TQDM_DISABLE"] = "1"  # for the bars of the hubs' packages
+
+    from e2v_cli.run import run
+
+    try:
+        summary = run(settings, stop)
+    except BrokenPipeError:  # the reader has what it wanted
+        _drop_standard_output()
+        return 0
+    if not quiet:
+        _say(_describe(summary))
+    if summary.stopped:
+        return EXIT_STOPPED
+    if not settings.max_failures.allows(summary.failed, summary.input):
+        later = " once all shards are" if settings.shard.count > 1 else ""
+        reasons = (
+            f"see {settings.output_dir}/failures.tsv{later}; --retry-failed tries again"
+            if settings.output_dir
+            else "run it without --quiet to see why"
+            if quiet
+            else "see above"
+        )
+        _say(f"{summary.failed} failed, more than --max-failures {settings.max_failures} allows: {reasons}")
+        return EXIT_TOO_MANY_FAILURES
+    return 0
+
+
+def _read_settings(
     inputs: tuple[str, ...],
     output_dir: str | None,
     model: str,
@@ -284,42 +349,23 @@ def predict(
     channel: Channel,
     allow_pipes: bool,
     pipe_timeout: float,
-    shard: Shard,
+    shard: Shard | None,
     overwrite: bool,
     retry_failed: bool,
     max_failures: MaxFailures,
     progress: bool | None,
     quiet: bool,
     verbose: bool,
-) -> int:
-    """Recognise the emotion of every utterance.
+) -> Settings:
+    """Read the options of ``e2v predict``.
 
-    INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories (with segments
-    or without), http(s):// URLs of audio, and - for a list on standard input.
-
-    \b
-    Examples:
-      e2v predict call.wav other.flac -m sample | cut -f 1,2
-      e2v predict data/train -m emotion2vec_plus_large -o exp/emotion --embeddings ark
-      grep female wav.scp | e2v predict - -m emotion2vec_plus_base -o exp/female
-      e2v predict recordings/ -m sample -o out --granularity frame --embeddings npy
-      e2v predict data/swbd -m emotion2vec_plus_base -o exp/swbd --allow-pipes
-      e2v predict call.wav -m sample -o out --timeline 1 --timeline-format textgrid --join
-
-    \b
-    Exit codes:
-      0   all done                        3   finished, but more failures than allowed
-      1   could not go on                 4   OUT holds a different run, or one in progress
-      2   usage error                     75  stopped by a signal: run the same command again
-
-    Every option can be set by environment: E2V_MODEL for --model, and so on.
-    """  # noqa: D301
+    Raises:
+        UsageError: they contradict each other.
+    """
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other.")
     _refuse_empty(output_dir, model, inputs)
-    if output_dir is None and sys.stdout is None:
-        raise click.UsageError("Standard output is closed, and there is no other place for results: add -o OUT.")
-    settings = Settings(
+    return Settings(
         inputs=inputs,
         output_dir=None if output_dir is None else Path(output_dir),
         model=ModelRequest(model, hub, revision, offline),
@@ -339,40 +385,13 @@ def predict(
         join=join,
         channel=channel,
         pipe_seconds=pipe_timeout if allow_pipes else None,
-        shard=shard,
+        shard=shard or Shard(1, 1),
         overwrite=overwrite,
         retry_failed=retry_failed,
         max_failures=max_failures,
         progress=_progress_style(progress, quiet, rows_on_terminal=output_dir is None and sys.stdout.isatty()),
         log_level=logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING,
     )
-    log_to_stderr(settings.log_level)
-    if quiet:
-        os.environ["TQDM_DISABLE"] = "1"  # for the bars of the hubs' packages
-
-    from e2v_cli.run import run
-
-    try:
-        summary = run(settings, stop)
-    except BrokenPipeError:  # the reader has what it wanted
-        _drop_standard_output()
-        return 0
-    if not quiet:
-        _say(_describe(summary))
-    if summary.stopped:
-        return EXIT_STOPPED
-    if not max_failures.allows(summary.failed, summary.input):
-        later = " once all shards are" if shard.count > 1 else ""
-        reasons = (
-            f"see {output_dir}/failures.tsv{later}; --retry-failed tries again"
-            if output_dir
-            else "run it without --quiet to see why"
-            if quiet
-            else "see above"
-        )
-        _say(f"{summary.failed} failed, more than --max-failures {max_failures} allows: {reasons}")
-        return EXIT_TOO_MANY_FAILURES
-    return 0
 
 
 @cli.command()
@@ -390,21 +409,103 @@ def merge(output_dir: Path) -> None:
     from e2v_cli.merge import merge as merge_shards
 
     log_to_stderr(logging.WARNING)
-    _say(_describe(merge_shards(output_dir)))
+    summary = merge_shards(output_dir)
+    _say(_describe(summary) if summary else f"{output_dir} is complete: nothing to do")
 
 
 @cli.command()
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def status(output_dir: Path) -> None:
+@click.option("--watch", is_flag=True, help=f"Say it again every {WATCH_SECONDS} s, until nobody is at work any more.")
+def status(output_dir: Path, watch: bool) -> int:
     """Say how far a run is: done, failed, left, speed, and when it will be ready.
 
-    \b
-    Example:
-      e2v status exp/emotion
-    """  # noqa: D301
-    from e2v_cli.status import describe_run
+    Of a run that was submitted to Slurm, also which shards wait, and which are lost and why.
 
-    _print(describe_run(output_dir))
+    \b
+    Examples:
+      e2v status exp/emotion
+      e2v status exp/emotion --watch && e2v score exp/emotion/predictions.tsv data/test/utt2emo
+
+    \b
+    Exit codes:
+      0   complete                    4   in progress: somebody is at work, or in the queue
+      1   it can't be read            75  something is left, and nobody will do it: run, submit or merge again
+    """  # noqa: D301
+    from e2v_cli.status import State, describe_run
+
+    codes = {State.COMPLETE: 0, State.UNDER_WAY: OutputConflictError.exit_code, State.WAITING: EXIT_STOPPED}
+    log_to_stderr(logging.WARNING)
+    while True:
+        report = describe_run(output_dir)
+        if watch and sys.stdout is not None and sys.stdout.isatty():
+            click.clear()
+        _print(report.text)
+        if not watch or report.state is not State.UNDER_WAY:
+            return codes[report.state]
+        time.sleep(WATCH_SECONDS)
+
+
+@cli.command(
+    no_args_is_help=True,
+    context_settings={"auto_envvar_prefix": "E2V_SUBMIT", "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] [OPTIONS OF PREDICT]",
+)
+@click.argument("words", metavar="INPUT... -o OUT", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--jobs", "num_shards", type=click.IntRange(min=1), required=True, metavar="N", help="Into how many jobs to cut it."
+)
+@click.option("--partition", default="", metavar="NAME", help="Where they run, as in sbatch.")
+@click.option("--gpus", default="", metavar="[TYPE:]N", help="GPUs of each.")
+@click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="Cores of each: so many workers, without GPUs.")
+@click.option("--mem", default="", metavar="SIZE", help="Memory of each, like 8G.")
+@click.option("--time", "time_limit", default="", metavar="LIMIT", help="Time limit of each, like 4:00:00.")
+@click.option("--account", default="", metavar="NAME", help="Who pays, as in sbatch.")
+@click.option("--qos", default="", metavar="NAME", help="Quality of service, as in sbatch.")
+@click.option("--array-limit", type=click.IntRange(min=1), metavar="N", help="How many may run at once.")
+@click.option(
+    "--sbatch-arg", multiple=True, metavar="OPTION", help="Any other option of sbatch, like --constraint=ib; repeat it."
+)
+@click.option("--dry-run", is_flag=True, help="Print the scripts, and submit nothing.")
+@click.pass_context
+def submit(
+    context: click.Context,
+    words: tuple[str, ...],
+    num_shards: int,
+    partition: str,
+    gpus: str,
+    cpus: int | None,
+    mem: str,
+    time_limit: str,
+    account: str,
+    qos: str,
+    array_limit: int | None,
+    sbatch_arg: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Submit a run to Slurm: a job array, each element of which computes a shard, and a job that merges them.
+
+    Takes all options of e2v predict but --jobs, --shard and --overwrite. Lists, model, OUT and disk are looked at
+    before anything is submitted. Jobs that come to their time limit go on where they were; the same command again
+    submits only what is missing.
+
+    \b
+    Examples:
+      e2v submit data/train -o exp/emotion -m emotion2vec_plus_large --jobs 64 --gpus 1 --cpus 8 --time 4:00:00
+      e2v submit wav.scp -o exp/emotion --jobs 100 --cpus 4 --mem 8G --array-limit 20
+      e2v submit wav.scp -o exp/emotion --jobs 8 --dry-run > shards.sh
+    """  # noqa: D301
+    predicting = predict.make_context("e2v submit", list(words), parent=context.parent)
+    if predicting.params["jobs"] is not None:
+        raise click.UsageError("-j is not for e2v submit: a job has a worker for each of its --gpus or --cpus.")
+    settings = _read_settings(**predicting.params)
+    log_to_stderr(settings.log_level)
+
+    from e2v_cli.slurm import Resources
+    from e2v_cli.submit import SubmitOptions
+    from e2v_cli.submit import submit as submit_jobs
+
+    resources = Resources(partition, gpus, cpus, mem, time_limit, account, qos, sbatch_arg)
+    _print(submit_jobs(SubmitOptions(settings, words, num_shards, resources, array_limit, dry_run)))
 
 
 @cli.command(no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})

@@ -44,7 +44,7 @@ from e2v_cli.lists import (
     spool,
 )
 from e2v_cli.records import Utterance
-from e2v_cli.segments import read_segments, read_sides
+from e2v_cli.segments import read_durations, read_segments, read_sides
 from e2v_cli.sources import is_pipe, is_url
 
 AUDIO_SUFFIXES = frozenset(
@@ -109,6 +109,9 @@ class Part(Protocol):
     def pieces(self) -> NDArray[np.int64]:
         """Number what is decoded together: (utterances,), by first appearance, counted from 0."""
 
+    def durations(self) -> NDArray[np.float64]:
+        """Say how long each utterance is, NaN where no list says: (utterances,) seconds."""
+
 
 class Recordings:
     """A list of recordings, each of them an utterance."""
@@ -137,6 +140,12 @@ class Recordings:
     def pieces(self) -> NDArray[np.int64]:
         """Number what is decoded together: each by itself."""
         return np.arange(len(self.hashes))
+
+    def durations(self) -> NDArray[np.float64]:
+        """Say how long each utterance is, NaN where no ``utt2dur`` beside the list says: (utterances,) seconds."""
+        if not self._folder:
+            return np.full(len(self.hashes), np.nan)
+        return read_durations(Path(self._folder), KeyIndex(np.frombuffer(self.hashes, dtype=np.int64)))
 
 
 class Corpus:
@@ -192,6 +201,15 @@ class Corpus:
         numbers = [part.pieces() for part in self._parts]
         firsts = accumulate((int(part.max(initial=-1)) + 1 for part in numbers[:-1]), initial=0)
         return np.concatenate([part + first for part, first in zip(numbers, firsts, strict=True)])
+
+    @cached_property
+    def durations(self) -> NDArray[np.float64]:
+        """Say how long each utterance is, NaN where no list says: (utterances,) seconds.
+
+        Raises:
+            CorpusError: a list of durations can't be read.
+        """
+        return np.concatenate([part.durations() for part in self._parts])
 
     def _locate(self, index: int) -> tuple[Part, int]:
         number = bisect_right(self._ends, index)
@@ -445,6 +463,11 @@ class _Channels:
         """Number what is decoded together: all channels of what was together without them."""
         together = self._corpus.pieces
         return np.asarray(self._places) if together is None else together[np.asarray(self._places)]
+
+    def durations(self) -> NDArray[np.float64]:
+        """Say how long each utterance is: as long as all channels together; (utterances,) seconds."""
+        durations: NDArray[np.float64] = self._corpus.durations[np.asarray(self._places)]
+        return durations
 
 
 def _split_id(key: bytes, channel: int) -> bytes:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from e2v_cli.errors import DeviceError
 from e2v_cli.settings import Precision
+from e2v_cli.slurm import cores_of_task, share_gpus
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def choose_devices(device: str, jobs: int | None) -> list[str]:
+def choose_devices(device: str, jobs: int | None) -> Sequence[str]:
     """Choose a device for each worker: a CPU core for each, or a GPU.
 
     Raises:
@@ -28,7 +30,7 @@ def choose_devices(device: str, jobs: int | None) -> list[str]:
     # PyTorch takes a second to be imported, and is not needed to see that there is no GPU.
     if device == "cpu" or (device == "auto" and not any(map(os.path.exists, _GPU_NODES))):
         return ["cpu"] * (jobs or count_cores())
-    gpus = _list_gpus(device)
+    gpus = share_gpus(os.environ, _list_gpus(device))
     if not gpus:
         return ["cpu"] * (jobs or count_cores())
     if jobs and jobs > len(gpus):
@@ -55,8 +57,9 @@ def check_precision(precision: Precision, device: str) -> None:
 
 
 def count_cores() -> int:
-    """Count the cores that this process may use: of its affinity, and of its container's quota."""
+    """Count the cores that this process may use: of its affinity, of Slurm's word, and of its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(cores, cores_of_task(os.environ) or cores)
     try:
         quota, period = _CPU_QUOTA.read_text().split()
         return max(1, min(cores, int(quota) // int(period)))

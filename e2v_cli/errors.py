@@ -6,6 +6,7 @@
     ├── DeviceError          1   the device asked for isn't there
     ├── OutputError          1   results can't be written or read back
     ├── WorkerError          1   worker processes die again and again
+    ├── SlurmError           1   Slurm isn't there, or refuses a job
     ├── UsageError           2   the options contradict each other or the model
     └── OutputConflictError  4   OUT holds a different run, or one in progress
 
@@ -46,6 +47,10 @@ class OutputError(E2vError):
 
 class WorkerError(E2vError):
     """Worker processes die again and again."""
+
+
+class SlurmError(E2vError):
+    """Slurm isn't there, or refuses a job."""
 
 
 class UsageError(E2vError):

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from e2v_cli.batching import Plan
 from e2v_cli.errors import OutputConflictError, OutputError
@@ -81,9 +82,15 @@ def read_record(output_dir: Path, ids: Ids) -> Record:
     return record
 
 
-def plan_for(record: Record, ids: Ids) -> Plan:
-    """Plan what is to be computed of a list: all but what was done when the list was another."""
-    return Plan(np.flatnonzero(~record.done_before), ids.pieces)
+def plan_for(record: Record, ids: Ids, costs: NDArray[np.float32] | None) -> Plan:
+    """Plan what is to be computed of a list: all but what was done when the list was another.
+
+    Args:
+        record: what is done.
+        ids: the list.
+        costs: (utterances,) by which blocks are dealt to shards.
+    """
+    return Plan(np.flatnonzero(~record.done_before), ids.pieces, costs)
 
 
 def find_ended(output_dir: Path, input_sha256: str) -> set[Shard]:

@@ -62,12 +62,21 @@ class LineList:
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""
-        for first in range(0, len(self), _CHUNK):
-            yield [key for key, _ in self._read_lines(first, min(first + _CHUNK, len(self)))]
+        for lines in self._read_all():
+            yield [key for key, _ in lines]
+
+    def entries(self) -> Iterator[list[bytes]]:
+        """Read each line, split into its id and the rest."""
+        for lines in self._read_all():
+            yield from lines
 
     def origin(self, index: int) -> str:
         """Say where a line is, as in ``wav.scp:17``."""
         return f"{self.name}:{index + bisect_right(self._blanks, index) + 1}"
+
+    def _read_all(self) -> Iterator[list[list[bytes]]]:
+        for first in range(0, len(self), _CHUNK):
+            yield self._read_lines(first, min(first + _CHUNK, len(self)))
 
     def _read_lines(self, first: int, end: int) -> list[list[bytes]]:
         """Read some lines, split into their id and the rest."""

@@ -16,7 +16,7 @@ import numpy as np
 from e2v_cli import __version__
 from e2v_cli.durable import published, remove_drafts
 from e2v_cli.errors import OutputError
-from e2v_cli.history import describe_sources, find_run, plan_for, read_headers, read_record
+from e2v_cli.history import describe_sources, find_run, is_published, plan_for, read_headers, read_record
 from e2v_cli.journal import LEFT, Elapsed, Header, JournalFile, Record
 from e2v_cli.output import (
     EMBEDDING_LISTS,
@@ -26,17 +26,19 @@ from e2v_cli.output import (
     check_archives,
     check_timelines,
     locked,
+    read_costs,
     remove_other_ids,
     remove_other_results,
 )
 from e2v_cli.records import Summary
 from e2v_cli.settings import Shard
+from e2v_cli.slurm import find_logs
 from e2v_cli.tables import FAILURES_HEADER, kaldi_key, predictions_header, tsv_row
 from e2v_cli.timeline import Timeline, timeline_header
 
 
-def merge(output_dir: Path) -> Summary:
-    """Run ``e2v merge``: put the shards of a run together.
+def merge(output_dir: Path) -> Summary | None:
+    """Run ``e2v merge``: put the shards of a run together, unless they are.
 
     Raises:
         OutputError: there is none, or parts of it are missing.
@@ -44,14 +46,16 @@ def merge(output_dir: Path) -> Summary:
     """
     run = find_run(output_dir)
     with locked(output_dir, "merge"):
+        if is_published(output_dir, run.header.input_sha256):
+            return None
         ids = IdList(output_dir, run.header.input_sha256)
         record = read_record(output_dir, ids)
-        if missing := describe_missing(record, run.num_shards, ids):
+        if missing := describe_missing(output_dir, record, run.num_shards, ids):
             raise OutputError(f"{output_dir} is not complete: {missing}")
         return publish(output_dir, ids, record, run.header)
 
 
-def describe_missing(record: Record, num_shards: int, ids: Ids) -> str:
+def describe_missing(output_dir: Path, record: Record, num_shards: int, ids: Ids) -> str:
     """Say what the journals say nothing of, and which shards are to be run; nothing where that is all."""
     left = record.status == LEFT
     if not left.any():
@@ -59,10 +63,17 @@ def describe_missing(record: Record, num_shards: int, ids: Ids) -> str:
     some = f"{left.sum()} of {len(left)} utterances are left"
     if num_shards == 1:
         return f"{some}; run the same e2v predict command again"
-    plan = plan_for(record, ids)
+    plan = plan_for(record, ids, read_costs(output_dir, ids))
     by_shard = plan.count_by_shard(left[plan.members], num_shards)
-    shards = [f"{number}/{num_shards} ({by_shard[number - 1]} left)" for number in np.flatnonzero(by_shard) + 1]
-    return f"{some}; run e2v predict again with --shard {', '.join(shards)}"
+    shards = {Shard(num_shards, int(place) + 1): int(by_shard[place]) for place in np.flatnonzero(by_shard)}
+    logs = {shard: output_dir / log for shard, log in find_logs(output_dir, num_shards).items()}
+    if not logs:
+        described = [f"{shard} ({count} left)" for shard, count in shards.items()]
+        return f"{some}; run e2v predict again with --shard {', '.join(described)}"
+    described = [
+        f"{shard} ({count} left{f', see {logs[shard]}' if shard in logs else ''})" for shard, count in shards.items()
+    ]
+    return f"{some}, of shards {', '.join(described)}; run the same e2v submit command again"
 
 
 def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summary:

@@ -25,6 +25,7 @@ from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.keys import KeyIndex, digest_of
 from e2v_cli.process import HOST, is_dead, now
 from e2v_cli.settings import Shard
+from e2v_cli.slurm import Task
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,12 @@ TIMELINES = ("timeline.tsv", "timeline.rttm", "timeline.ctm")
 
 RESULTS = (*COMMON_RESULTS, *EMBEDDING_LISTS["ark"], *EMBEDDING_LISTS["npy"], *LABEL_LISTS, *TIMELINES)
 
-_IDS_PATTERNS = ("input." + "[0-9a-f]" * 16, "input." + "[0-9a-f]" * 16 + ".pieces")
+_IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs"))
 
 _OTHERS = (
     *("journal.*-of-*.*", *_IDS_PATTERNS),
     *("embeddings.*-of-*.*.ark", "embeddings/*.npy", "timeline.*-of-*.*", "audacity/*.txt", "textgrid/*.TextGrid"),
-    *("log/worker.*-of-*.*.log", "log/launcher.*-of-*.log"),
+    *("log/worker.*-of-*.*.log", "log/launcher.*-of-*.log", "log/slurm-*.log", "slurm/*.json", "slurm/*.sh"),
 )
 """What else a run leaves. The journals come first: nothing may speak of what is gone."""
 
@@ -60,20 +61,26 @@ class Owner:
     pid: int
     host: str
     since: str
+    task: Task | None = None
+    """Of Slurm's."""
 
     @classmethod
     def of_this_process(cls) -> Owner:
         """Say who this process is."""
-        return cls(os.getpid(), HOST, now())
+        return cls(os.getpid(), HOST, now(), Task.of_this_process(os.environ))
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
         """Read what an owner wrote into its lock; None where there is none."""
-        match = re.fullmatch(r"process (\d+) on (\S+) since (\S+)\n", text)
-        return cls(int(match.group(1)), match.group(2), match.group(3)) if match else None
+        match = re.fullmatch(r"process (\d+) on (\S+) since (\S+?)(?:, start (\d+) of job (\S+))?\n", text)
+        if not match:
+            return None
+        pid, host, since, start, job = match.groups()
+        return cls(int(pid), host, since, Task(job, int(start)) if job else None)
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
+        task = f", {self.task}" if self.task else ""
+        return f"process {self.pid} on {self.host} since {self.since}{task}"
 
     @property
     def is_dead(self) -> bool:
@@ -151,11 +158,35 @@ def save_ids(output_dir: Path, ids: Ids) -> None:
         file.writelines(b"\n".join(keys) + b"\n" for keys in ids.ids())
 
 
+def save_costs(output_dir: Path, digest: str, costs: NDArray[np.float32]) -> None:
+    """Keep the costs by which a list is dealt to shards in OUT, for all who deal it."""
+    with published(_costs_path(_ids_path(output_dir, digest))) as file:
+        file.write(costs.astype("<f4").tobytes())
+
+
+def read_costs(output_dir: Path, ids: Ids) -> NDArray[np.float32] | None:
+    """Read the costs by which a list is dealt to shards: (utterances,); None where all are the same.
+
+    Raises:
+        OutputError: they can't be read.
+    """
+    path = _costs_path(_ids_path(output_dir, ids.digest))
+    try:
+        costs = np.fromfile(path, dtype="<f4").astype(np.float32)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError.of(error) from None
+    if len(costs) != len(ids) or not np.isfinite(costs).all():
+        raise OutputError(f"{path}: damaged; remove it, and run all shards again to go on")
+    return costs
+
+
 def remove_other_ids(output_dir: Path, digest: str) -> None:
     """Remove the ids of lists that OUT was of before."""
     own = _ids_path(output_dir, digest)
     for path in chain.from_iterable(map(output_dir.glob, _IDS_PATTERNS)):
-        if path not in (own, _pieces_path(own)):
+        if path not in (own, _pieces_path(own), _costs_path(own)):
             path.unlink(missing_ok=True)
 
 
@@ -181,6 +212,10 @@ def _ids_path(output_dir: Path, digest: str) -> Path:
 
 def _pieces_path(ids_path: Path) -> Path:
     return ids_path.with_name(f"{ids_path.name}.pieces")
+
+
+def _costs_path(ids_path: Path) -> Path:
+    return ids_path.with_name(f"{ids_path.name}.costs")
 
 
 def make_folder(output_dir: Path) -> None:
@@ -274,7 +309,7 @@ def remove_results(output_dir: Path) -> None:
     for pattern in (*(_OTHERS if had_run else ()), *RESULTS):
         for path in output_dir.glob(pattern):
             path.unlink(missing_ok=True)
-    for folder in ("embeddings", "audacity", "textgrid", "log"):
+    for folder in ("embeddings", "audacity", "textgrid", "log", "slurm"):
         with suppress(OSError):  # it is not there, or holds what is not e2v's
             (output_dir / folder).rmdir()
 
@@ -291,7 +326,10 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _conflict(output_dir, file) from None
+            holder, task = _read_holder(file), Task.of_this_process(os.environ)
+            if holder is None or holder.task is None or task is None or not task.follows(holder.task):
+                raise _conflict(output_dir, holder) from None
+            logger.warning("%s is still at work, perhaps on a node that was lost: going on beside it", holder)
         except OSError as error:  # what several writers do together is right all the same, only done twice
             logger.warning("%s: %s: nothing keeps other runs out of OUT", path, error.strerror)
         with naming(path):
@@ -325,7 +363,7 @@ def _refuse_if_held(output_dir: Path, file: BinaryIO) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _conflict(output_dir, file) from None
+        raise _conflict(output_dir, _read_holder(file)) from None
     except OSError:
         pass  # no locks here: what several writers do together is right all the same
 
@@ -338,15 +376,19 @@ def read_owner(output_dir: Path, shard: Shard) -> Owner | None:
         return None
 
 
-def _conflict(output_dir: Path, file: BinaryIO | FileIO) -> OutputConflictError:
+def _read_holder(file: BinaryIO | FileIO) -> Owner | None:
+    """Read who holds a lock; None where it doesn't say so soon."""
     deadline = time.monotonic() + _OWNER_SECONDS
     while True:
         file.seek(0)
         owner = Owner.parse(file.read().decode(errors="replace"))
-        named = owner is not None and not owner.is_dead  # one that is dead had it before
-        if named or time.monotonic() > deadline:
-            who = f" ({owner})" if named else ""
-            return OutputConflictError(
-                f"{output_dir}: another e2v is running there{who}; wait for it, or choose another -o"
-            )
+        if owner is not None and not owner.is_dead:  # one that is dead had it before
+            return owner
+        if time.monotonic() > deadline:
+            return None
         time.sleep(0.02)
+
+
+def _conflict(output_dir: Path, holder: Owner | None) -> OutputConflictError:
+    who = f" ({holder})" if holder else ""
+    return OutputConflictError(f"{output_dir}: another e2v is running there{who}; wait for it, or choose another -o")

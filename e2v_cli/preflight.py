@@ -7,7 +7,7 @@ libsndfile guesses.
 
 from __future__ import annotations
 
-import re
+import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,7 @@ from e2v_cli.corpus import Corpus, read_corpus, split_channels
 from e2v_cli.devices import count_cores
 from e2v_cli.errors import CorpusError
 from e2v_cli.hub import SAMPLE, find_model, find_published
-from e2v_cli.keys import KeyIndex, hash_keys
-from e2v_cli.lists import BYTE_ORDER_MARK, LineList, index_lines, open_list
+from e2v_cli.lists import BYTE_ORDER_MARK
 from e2v_cli.model_config import NetworkConfig, parse_feature_encoder_spec
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
 from e2v_cli.settings import DEFAULT_WINDOW, Channel, EmbeddingDtype, EmbeddingFormat, Granularity, ModelRequest
@@ -69,8 +68,6 @@ LARGE = replace(
 
 _CHUNK = 1024
 """Utterances that are in memory at once."""
-
-_DURATION = re.compile(rb"[ \t\v\f]*(\S+)[ \t\v\f]+(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$")
 
 
 @dataclass(frozen=True)
@@ -142,12 +139,12 @@ class _Tally:
             self._outlined = outline.utterance.recording
         self._store(outline.utterance, outline.duration)
 
-    def pass_over(self, utterance: Utterance, duration: float | None) -> None:
-        """Count an utterance that is behind a command or a URL."""
+    def pass_over(self, utterance: Utterance, duration: float) -> None:
+        """Count an utterance that is behind a command or a URL; of unknown duration (NaN), perhaps."""
         self.commands += is_pipe(utterance.source)
         self.urls += not is_pipe(utterance.source)
-        self.unknown += duration is None
-        self._store(utterance, duration or 0.0)
+        self.unknown += math.isnan(duration)
+        self._store(utterance, 0.0 if math.isnan(duration) else duration)
 
     def _store(self, utterance: Utterance, duration: float) -> None:
         self.stored += 1
@@ -187,7 +184,6 @@ def forecast(options: PlanOptions) -> Forecast:
 
 def _survey(corpus: Corpus, tally: _Tally, options: AudioOptions) -> None:
     """Read the headers of all recordings."""
-    durations: dict[str, _Durations] = {}
     # the segments of a recording one behind the other
     order = range(len(corpus)) if corpus.pieces is None else np.argsort(corpus.pieces, kind="stable")
     outline = partial(_outline, options=options)
@@ -200,9 +196,7 @@ def _survey(corpus: Corpus, tally: _Tally, options: AudioOptions) -> None:
                 if utterance.fault or not _is_far(utterance):
                     to_read.append(utterance)
                     continue
-                if utterance.folder not in durations:
-                    durations[utterance.folder] = _Durations(utterance.folder)
-                tally.pass_over(utterance, _duration_of(utterance, durations[utterance.folder]))
+                tally.pass_over(utterance, float(corpus.durations[utterance.index]))
             for item in chain.from_iterable(pool.map(outline, group_recordings(to_read))):
                 if isinstance(item, Failure):
                     tally.fail(item)
@@ -221,44 +215,6 @@ def _is_far(utterance: Utterance) -> bool:
 
 def _count_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:
     return 0 if _is_far(utterance) else count_channels(utterance, stopping, pipe_seconds=None)
-
-
-class _Durations:
-    """The ``utt2dur`` of a list's folder, where there is one."""
-
-    def __init__(self, folder: str) -> None:
-        path = Path(folder, "utt2dur")
-        self._lines: LineList | None = None
-        if not folder or not path.exists():
-            return
-        try:
-            with open_list(str(path)) as file:
-                self._lines = index_lines(file, str(path), _DURATION, _refuse_duration)
-        except OSError as error:
-            raise CorpusError(f"{path}: {error.strerror}") from None
-        self._index = KeyIndex(np.frombuffer(self._lines.hashes, dtype=np.int64))
-
-    def find(self, utt_id: str) -> float | None:
-        """Find the seconds of an utterance."""
-        if self._lines is None:
-            return None
-        place = int(self._index.find(hash_keys([utt_id.encode()]))[0])
-        if place < 0:
-            return None
-        key, duration = self._lines.read(place)
-        return float(duration) if key == utt_id.encode() else None
-
-
-def _refuse_duration(line: bytes, origin: str) -> bytes:
-    raise CorpusError(f"{origin}: {line.strip().decode(errors='backslashreplace')!r}; a line is: utt-id seconds")
-
-
-def _duration_of(utterance: Utterance, durations: _Durations) -> float | None:
-    """Say how many seconds an utterance has, by the lists alone; None where they don't say."""
-    segment = utterance.segment
-    if segment is not None and segment.end is not None:
-        return segment.end - segment.start
-    return durations.find(utterance.utt_id)
 
 
 def _count_speakers(inputs: Sequence[str], corpus: Corpus) -> tuple[int, int] | None:

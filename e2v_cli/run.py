@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.audio import AudioOptions, count_channels
-from e2v_cli.batching import Plan
+from e2v_cli.batching import Plan, estimate_costs
 from e2v_cli.checkpoint import Model, read_model
 from e2v_cli.corpus import Corpus, read_corpus, split_channels
 from e2v_cli.devices import check_precision, choose_devices, count_cores
@@ -39,13 +39,16 @@ from e2v_cli.launcher import Launcher
 from e2v_cli.logs import log_to_file
 from e2v_cli.merge import describe_missing, publish
 from e2v_cli.output import (
+    Owner,
     check_archives,
     check_timelines,
     locked,
     make_folder,
+    read_costs,
     refuse_foreign_files,
     refuse_other_runs,
     remove_results,
+    save_costs,
     save_ids,
 )
 from e2v_cli.prepared import Weights, prepare_weights
@@ -72,13 +75,7 @@ def run(settings: Settings, stop: StopSignals) -> Summary:
         KeyboardInterrupt: a signal stopped it where nothing was under way.
     """
     started = time.monotonic()
-    corpus = _read_corpus(settings)
-    model = read_model(settings.model.name, find_model(settings.model), settings.labels)
-    if not model.labels and settings.embeddings == "none":
-        hint = " (its tokens.txt is missing)" if model.declares_head else ""
-        raise UsageError(f"{model.name} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark")
-    if settings.timeline is not None:
-        _check_timeline(model, settings.timeline)
+    corpus, model = find_corpus_and_model(settings)
     devices = choose_devices(settings.device, settings.jobs)
     check_precision(settings.precision, devices[0])
     weights = prepare_weights(model)
@@ -88,6 +85,24 @@ def run(settings: Settings, stop: StopSignals) -> Summary:
         return _run_to_directory(settings, settings.output_dir, corpus, model, weights, devices, stop, started)
     except OSError as error:
         raise OutputError.of(error) from error
+
+
+def find_corpus_and_model(settings: Settings) -> tuple[Corpus, Model]:
+    """Read the lists, and find a model that can give what is wanted.
+
+    Raises:
+        CorpusError: a list can't be read.
+        ModelError: there is no such model, or its folder is not one.
+        UsageError: it can't give what is wanted.
+    """
+    corpus = _read_corpus(settings)
+    model = read_model(settings.model.name, find_model(settings.model), settings.labels)
+    if not model.labels and settings.embeddings == "none":
+        hint = " (its tokens.txt is missing)" if model.declares_head else ""
+        raise UsageError(f"{model.name} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark")
+    if settings.timeline is not None:
+        _check_timeline(model, settings.timeline)
+    return corpus, model
 
 
 def _read_corpus(settings: Settings) -> Corpus:
@@ -116,7 +131,8 @@ def _run_to_stdout(
     stop: StopSignals,
     started: float,
 ) -> Summary:
-    plan = Plan(np.arange(len(corpus)), corpus.pieces)
+    costs = estimate_costs(corpus.durations) if settings.shard.count > 1 else None
+    plan = Plan(np.arange(len(corpus)), corpus.pieces, costs)
     order: Iterable[int] = (place for block in plan.deal_blocks(settings.shard) for place in block.places.tolist())
     if corpus.pieces is not None:  # segments are not computed in the order of the list
         order = sorted(order)
@@ -147,10 +163,12 @@ def _run_to_directory(
         refuse_other_fingerprints(output_dir, fingerprint)
         remove_drafts(output_dir / npy_draft_name(shard))
         log_to_file(output_dir / "log" / f"launcher.{shard.name}.log")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+        logger.info("%s: shard %s on %s; GPUs: %s", Owner.of_this_process(), shard, ", ".join(devices), visible)
         record = read_record(output_dir, corpus)
         check_archives(output_dir, record.archives)
         check_timelines(output_dir, record.timelines)
-        plan = plan_for(record, corpus)
+        plan = plan_for(record, corpus, _agree_on_costs(output_dir, corpus) if shard.count > 1 else None)
         status = record.status.copy()
         if settings.retry_failed:
             status[status != DONE] = LEFT
@@ -175,6 +193,16 @@ def _run_to_directory(
             logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
             return summary
         return _publish_after_last(output_dir, corpus, record, shard) or summary
+
+
+def _agree_on_costs(output_dir: Path, corpus: Corpus) -> NDArray[np.float32] | None:
+    """Read by which costs all shards deal the list; the first one that is there says it."""
+    costs = read_costs(output_dir, corpus)
+    if costs is None:
+        costs = estimate_costs(corpus.durations)
+        if costs is not None:
+            save_costs(output_dir, corpus.digest, costs)
+    return costs
 
 
 def _make_header(settings: Settings, fingerprint: Fingerprint, model: Model, corpus: Corpus) -> Header:
@@ -212,7 +240,7 @@ def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record, shard:
         if not unchanged:
             record = read_record(output_dir, corpus)
         # there is something missing where others ended when what was done before was another
-        if missing := describe_missing(record, shard.count, corpus):
+        if missing := describe_missing(output_dir, record, shard.count, corpus):
             logger.warning("shard %s is complete; %s", shard, missing)
             return None
         if shard.count > 1:

@@ -6,6 +6,7 @@ import math
 import re
 from array import array
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.errors import CorpusError
-from e2v_cli.keys import KeyIndex
+from e2v_cli.keys import KeyIndex, hash_keys
 from e2v_cli.lists import BLANKS, BYTE_ORDER_MARK, LineList, check_id, index_lines, open_list
 from e2v_cli.records import Segment, Utterance
 from e2v_cli.sources import is_url
@@ -25,6 +26,9 @@ core; of any other recording all segments are decoded together."""
 ENTERED_ANYWHERE = re.compile(r"\.(wav|flac|w64|aif|aiff|aifc|au|sph)$", re.IGNORECASE)
 """Files in which a decoder finds any sample without decoding those before it."""
 
+_CHUNK = 1 << 16
+"""Lines that are looked up together."""
+
 MAX_TIME = 1e9
 """Seconds: where no recording has anything."""
 
@@ -32,6 +36,7 @@ _NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LINE = re.compile(
     rb"[ \t\v\f]*(\S+)[ \t\v\f]+(\S+)[ \t\v\f]+(%b)[ \t\v\f]+(%b)(?:[ \t\v\f]+(\d|[AB]))?\s*$" % (_NUMBER, _NUMBER)
 )
+_DURATION = re.compile(rb"[ \t\v\f]*(\S+)[ \t\v\f]+(%b)\s*$" % _NUMBER.replace(rb"[+-]?", b"", 1))
 _PLAIN_LINE = re.compile(_LINE.pattern.replace(rb"(\S+)", rb"([!\"$-~][!-~]*)", 1))
 
 
@@ -91,6 +96,15 @@ class Segments:
             side=recording.side,
             fault=fault,
         )
+
+    def durations(self) -> NDArray[np.float64]:
+        """Say how long each segment is, NaN where nothing says: (segments,) seconds."""
+        durations = read_durations(Path(self.name).parent, KeyIndex(np.frombuffer(self.hashes, dtype=np.int64)))
+        for place, (_, rest) in enumerate(self._lines.entries()):
+            _, start, end = rest.split()[:3]
+            if float(end) != -1:
+                durations[place] = max(0.0, float(end) - float(start))
+        return durations
 
     def pieces(self) -> NDArray[np.int64]:
         """Number what is decoded together: the segments of a recording, or of a part of it; (segments,)."""
@@ -157,6 +171,41 @@ def read_sides(folder: Path) -> dict[bytes, int]:
             raise CorpusError(f'{path}:{number}: recording "{cells[0].decode(errors="backslashreplace")}" again')
         sides[cells[0]] = _parse_channel(cells[2]) if cells[2].isalpha() else int(cells[2]) - 1
     return sides
+
+
+def read_durations(folder: Path, index: KeyIndex) -> NDArray[np.float64]:
+    """Read ``utt2dur``, where there is one: (utterances,) seconds, NaN for those it says nothing of.
+
+    Args:
+        folder: where it may be.
+        index: which utterance stands where.
+
+    Raises:
+        CorpusError: it can't be read, or a line has another form.
+    """
+    path = folder / "utt2dur"
+    durations = np.full(len(index), np.nan)
+    try:
+        with path.open("rb") as file:
+            lines = enumerate(file, 1)
+            while chunk := list(islice(lines, _CHUNK)):
+                entries = [_parse_duration(line, f"{path}:{number}") for number, line in chunk if line.strip(BLANKS)]
+                places = index.find(hash_keys(key for key, _ in entries))
+                seconds = np.array([duration for _, duration in entries], dtype=np.float64)
+                durations[places[places >= 0]] = seconds[places >= 0]
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from None
+    return durations
+
+
+def _parse_duration(line: bytes, origin: str) -> tuple[bytes, float]:
+    """Parse a line of ``utt2dur``."""
+    match = _DURATION.match(line.removeprefix(BYTE_ORDER_MARK))
+    if not match:
+        raise CorpusError(f"{origin}: {line.strip().decode(errors='backslashreplace')!r}; a line is: utt-id seconds")
+    return match.group(1), float(match.group(2))
 
 
 def _look_closely(line: bytes, origin: str) -> bytes:

@@ -1,53 +1,123 @@
-"""``e2v status``: how far a run is, from its journals alone."""
+"""``e2v status``: how far a run is, from its journals, and from what Slurm says of its jobs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
 from pathlib import Path
 
+from e2v_cli.errors import OutputError
 from e2v_cli.history import find_run, is_published, plan_for, read_record
 from e2v_cli.journal import DONE, LEFT, Elapsed, Record
-from e2v_cli.output import IdList, read_owner
+from e2v_cli.output import IdList, Owner, read_costs, read_owner
 from e2v_cli.settings import Shard
+from e2v_cli.slurm import JobState, Submission, ask_states, read_submissions
 from e2v_cli.tables import clock, columns
 
 COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "who")
 
 
-def describe_run(output_dir: Path) -> str:
+class State(Enum):
+    """How a run stands."""
+
+    COMPLETE = "complete"
+    """The final files are there."""
+    UNDER_WAY = "under way"
+    """Somebody is at work, or waits in Slurm's queue."""
+    WAITING = "waiting for you"
+    """Something is left to be done, and nobody will do it by himself."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to be said of a run."""
+
+    text: str
+    state: State
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A shard: how far it is, and who is at it."""
+
+    shard: Shard
+    done: int
+    failed: int
+    left: int
+    newest: Elapsed
+    """What the newest attempt has taken and done."""
+    who: str
+    is_under_way: bool
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio encoded in a second; 0 where nothing was."""
+        return self.newest.audio_seconds / self.newest.encode_seconds if self.newest.encode_seconds else 0.0
+
+    @property
+    def ready_in(self) -> float | None:
+        """Seconds until it is at its end, if it goes on as before; None where nothing is known of that."""
+        if not self.left:
+            return 0.0
+        return self.left * self.newest.encode_seconds / self.newest.finished if self.newest.finished else None
+
+    def row(self) -> tuple[str, ...]:
+        """Show it as a row of the table."""
+        ready_in = "–" if self.ready_in is None else clock(self.ready_in) if self.left else ""
+        counts = map(str, (self.done, self.failed, self.left))
+        return (str(self.shard), *counts, f"{self.speed:.1f}×" if self.speed else "–", ready_in, self.who)
+
+
+def describe_run(output_dir: Path) -> Report:
     """Describe a run: its totals, and a line for each shard.
 
     Raises:
         OutputError: there is none, or it can't be read.
     """
-    run = find_run(output_dir)
-    ids = IdList(output_dir, run.header.input_sha256)
+    submissions = read_submissions(output_dir)
+    digest, num_shards = _find_list(output_dir, submissions)
+    ids = IdList(output_dir, digest)
     record = read_record(output_dir, ids)
-    plan = plan_for(record, ids)
+    plan = plan_for(record, ids, read_costs(output_dir, ids))
+    states = ask_states([job for submission in submissions for job in (submission.array, submission.merge) if job])
     status = record.status
     done, left = int((status == DONE).sum()), int((status == LEFT).sum())
-    state = "complete" if is_published(output_dir, ids.digest) else "not merged yet" if not left else "not complete"
-    head = f"{output_dir}: {state}\n{len(ids)} utterances: {done} done, {len(ids) - done - left} failed, {left} left\n"
     members = status[plan.members]
     counts = [
-        plan.count_by_shard(chosen, run.num_shards)
+        plan.count_by_shard(chosen, num_shards).tolist()
         for chosen in (members == DONE, (members != DONE) & (members != LEFT), members == LEFT)
     ]
-    rows: list[tuple[str, ...]] = [COLUMNS]
-    for index in range(run.num_shards):
-        shard = Shard(run.num_shards, index + 1)
-        shard_done, shard_failed, shard_left = (int(count[index]) for count in counts)
-        newest = _newest(record, shard)
-        rows.append(
-            (
-                str(shard),
-                *map(str, (shard_done, shard_failed, shard_left)),
-                _speed(newest),
-                _ready_in(newest, shard_left),
-                _who(output_dir, shard, record) if shard_left else "",
-            )
-        )
-    return head + columns(rows)
+    parts = []
+    for index, (shard_done, shard_failed, shard_left) in enumerate(zip(*counts, strict=True), 1):
+        shard = Shard(num_shards, index)
+        who, is_under_way = "", False
+        if shard_left:
+            who, is_under_way = _find_who(output_dir, shard, record, submissions, states)
+        parts.append(_Part(shard, shard_done, shard_failed, shard_left, _newest(record, shard), who, is_under_way))
+    merge = _find_merge(submissions, states)
+    state = _judge(is_published(output_dir, ids.digest), parts, merge)
+    head = [
+        f"{output_dir}: {_say_state(state, left, merge)}",
+        f"{len(ids)} utterances: {done} done, {len(ids) - done - left} failed, {left} left{_sum_up(parts)}",
+    ]
+    return Report("\n".join(head) + "\n" + columns([COLUMNS, *(part.row() for part in parts)]), state)
+
+
+def _find_list(output_dir: Path, submissions: Sequence[Submission]) -> tuple[str, int]:
+    """Find of which list the run is, by its digest, and into how many shards it is dealt."""
+    try:
+        run = find_run(output_dir)
+    except OutputError:
+        if not submissions:
+            raise
+    else:
+        begun = datetime.fromisoformat(run.header.started)
+        if not submissions or datetime.fromisoformat(submissions[-1].submitted) <= begun:
+            return run.header.input_sha256, run.num_shards
+    return submissions[-1].input_sha256, submissions[-1].count
 
 
 def _newest(record: Record, shard: Shard) -> Elapsed:
@@ -56,26 +126,76 @@ def _newest(record: Record, shard: Shard) -> Elapsed:
     return attempts[-1] if attempts else Elapsed()
 
 
-def _speed(elapsed: Elapsed) -> str:
-    return f"{elapsed.audio_seconds / elapsed.encode_seconds:.1f}×" if elapsed.encode_seconds else "–"
-
-
-def _ready_in(elapsed: Elapsed, left: int) -> str:
-    if not left:
-        return ""
-    if not elapsed.finished:
-        return "–"
-    return clock(left * elapsed.encode_seconds / elapsed.finished)
-
-
-def _who(output_dir: Path, shard: Shard, record: Record) -> str:
-    """Say who is at work at a shard, or that nobody is."""
+def _find_who(
+    output_dir: Path,
+    shard: Shard,
+    record: Record,
+    submissions: Sequence[Submission],
+    states: Mapping[str, JobState],
+) -> tuple[str, bool]:
+    """Say who is at work at a shard, or waits to be, or that nobody is; and whether somebody is."""
+    submission = next((item for item in reversed(submissions) if shard.index in item.shards), None)
+    if submission is not None and submission.count != shard.count:
+        submission = None
+    name = f"{submission.array}_{shard.index}" if submission else ""
+    job = states.get(name)
     owner = read_owner(output_dir, shard)
-    if owner is None:
-        return "nobody: run it (again)"
-    if owner.is_dead:
-        return f"{owner}, which is dead: run it again"
+    if owner is not None and _is_at_work(owner, states):
+        return _describe_owner(owner, record, shard), True
+    log = f"see {output_dir / submission.log_of(shard)}" if submission else ""
+    if job is not None and job.is_waiting:
+        return f"job {name} waits ({job.reason})", True
+    if job is not None and job.is_at_work:
+        return f"job {name} begins on {job.node}", True
+    if submission is not None:
+        return f"nobody: job {name} {f'is {job.state}' if job else 'is gone'}, {log}; e2v submit again", False
+    if owner is not None:
+        return f"{owner}, which is dead: run it again", False
+    return "nobody: run it (again)", False
+
+
+def _is_at_work(owner: Owner, states: Mapping[str, JobState]) -> bool:
+    """Say whether who holds a shard is alive, as far as anybody can tell."""
+    job = states.get(owner.task.job) if owner.task else None
+    return not owner.is_dead and (job is None or job.is_at_work)
+
+
+def _describe_owner(owner: Owner, record: Record, shard: Shard) -> str:
     paths = [journal.path for journal in record.elapsed if journal.shard == shard]
     if not paths:
         return str(owner)
     return f"{owner}, last result {time.time() - paths[-1].stat().st_mtime:.0f} s ago"
+
+
+def _find_merge(submissions: Sequence[Submission], states: Mapping[str, JobState]) -> JobState | None:
+    """Find the job that merges the shards, where it waits or is at work."""
+    merge = states.get(submissions[-1].merge) if submissions else None
+    return merge if merge is not None and (merge.is_waiting or merge.is_at_work) else None
+
+
+def _judge(published: bool, parts: Sequence[_Part], merge: JobState | None) -> State:
+    """Say how a run stands: under way only if no shard that has something left is forgotten."""
+    if published:
+        return State.COMPLETE
+    left = [part for part in parts if part.left]
+    under_way = all(part.is_under_way for part in left) if left else merge is not None
+    return State.UNDER_WAY if under_way else State.WAITING
+
+
+def _say_state(state: State, left: int, merge: JobState | None) -> str:
+    if state is State.COMPLETE:
+        return "complete"
+    if left:
+        return "not complete"
+    return f"not merged yet: job {merge.name} will do it" if merge else "not merged yet: e2v merge does it"
+
+
+def _sum_up(parts: Sequence[_Part]) -> str:
+    """Say how fast all shards together are that are at work, and when the last one will be ready."""
+    at_work = [part for part in parts if part.left and part.is_under_way and part.speed]
+    times = [part.ready_in for part in parts if part.left]
+    if not at_work:
+        return ""
+    speed = f"; {sum(part.speed for part in at_work):.1f}× real time"
+    known = [seconds for seconds in times if seconds is not None]
+    return f"{speed}, ready in {clock(max(known))}" if len(known) == len(times) else speed

@@ -731,7 +731,9 @@ def test_shards_that_are_missing_are_named(tmp_path: Path) -> None:
     write(tmp_path, some([6, 7]), header(LONG_LIST), Shard(3, 2))
     write(tmp_path, some([8, 9, 10, 11]), header(LONG_LIST), Shard(3, 3))
 
-    assert merge(tmp_path).done == 18
+    summary = merge(tmp_path)
+    assert summary is not None
+    assert summary.done == 18
 
 
 def test_shards_are_those_of_what_was_not_done_with_another_list(tmp_path: Path) -> None:
@@ -745,7 +747,7 @@ def test_shards_are_those_of_what_was_not_done_with_another_list(tmp_path: Path)
     )
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         merge(tmp_path)
-    assert plan_for(read_record(tmp_path, LONG_LIST), LONG_LIST).members.tolist() == list(range(4, 18))
+    assert plan_for(read_record(tmp_path, LONG_LIST), LONG_LIST, None).members.tolist() == list(range(4, 18))
 
 
 def test_shards_of_segments_are_those_of_their_recordings(tmp_path: Path) -> None:
@@ -859,7 +861,9 @@ def test_one_merge_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(OutputConflictError, match=f"^{message}or choose another -o$"):
             merge(tmp_path)
 
-    assert merge(tmp_path).done == 4
+    summary = merge(tmp_path)
+    assert summary is not None
+    assert summary.done == 4
 
 
 def test_a_run_is_what_its_newest_attempt_says(tmp_path: Path) -> None:
@@ -920,7 +924,9 @@ def test_a_list_that_has_grown_is_merged_from_both(tmp_path: Path) -> None:
     for ids in (shorter, longer):
         save_ids(tmp_path, ids)
 
-    assert merge(tmp_path).done == 2
+    summary = merge(tmp_path)
+    assert summary is not None
+    assert summary.done == 2
 
     head, *rows = PREDICTIONS.splitlines(keepends=True)
     assert final_files(tmp_path)["predictions.tsv"] == head + "".join(rows[:2])

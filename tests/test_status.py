@@ -98,7 +98,7 @@ def write(
 
 def describe(folder: Path) -> list[str]:
     """Describe a run: its lines, without the name of its folder."""
-    text = describe_run(folder)
+    text = describe_run(folder).text
     assert text.endswith("\n")
     assert text.startswith(f"{folder}: ")
     return text.removeprefix(f"{folder}: ").splitlines()

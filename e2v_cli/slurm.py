@@ -1,0 +1,416 @@
+"""Slurm, as its users know it: what a task was given, what a job's script says, what became of the jobs.
+
+Jobs are submitted with ``sbatch`` and looked after with ``squeue`` and ``sacct``; whatever they can do (scheduling,
+placing, requeueing, accounting) is theirs. The scripts are plain, so that they can be read, kept, changed and
+submitted by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from e2v_cli.durable import published
+from e2v_cli.errors import EXIT_STOPPED, OutputError, SlurmError, UsageError
+from e2v_cli.settings import Shard
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "slurm"
+"""Where OUT keeps the scripts, and a note of each submission."""
+
+WARNING_SECONDS = 60
+"""So long before its time limit a task is warned; Slurm does so up to a minute earlier."""
+
+MAX_RESTARTS = 1000
+"""A task that has used up its time goes back into the queue at most so many times."""
+
+COMMAND_SECONDS = 60
+"""The longest that a command of Slurm's may take to answer."""
+
+_WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED", "SPECIAL_EXIT"))
+_AT_WORK = frozenset(("RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING"))
+
+
+def shard_of_task(environ: Mapping[str, str]) -> Shard | None:
+    """Say which shard a task is, by its place in a job array, among the tasks of an ``srun``, or both.
+
+    Raises:
+        UsageError: the elements of the array are not evenly spaced.
+    """
+    array, step = _place_in_array(environ), _place_in_step(environ)
+    if array is None:
+        return step
+    if step is None:
+        return array
+    return Shard(array.count * step.count, (array.index - 1) * step.count + step.index)
+
+
+def _place_in_array(environ: Mapping[str, str]) -> Shard | None:
+    names = ("ID", "COUNT", "MIN", "MAX", "STEP")
+    values = [_number(environ, f"SLURM_ARRAY_TASK_{name}") for name in names]
+    number, count, first, last, step = (0 if value is None else value for value in values)
+    if values[0] is None or not count:
+        return None
+    step = step or 1
+    index = (number - first) // step + 1
+    if (last - first) // step + 1 != count or first + (index - 1) * step != number:
+        raise UsageError(
+            f"SLURM_ARRAY_TASK_ID is {number}, but the {count} elements of the array from {first} to {last} are not "
+            "evenly spaced: say which part this is with --shard I/N"
+        )
+    return Shard(count, index)
+
+
+def _place_in_step(environ: Mapping[str, str]) -> Shard | None:
+    """Only ``srun`` sets the size of a step; the script of a job has a rank, but is alone."""
+    rank, count = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_STEP_NUM_TASKS")
+    if rank is None or not count or count == 1:
+        return None
+    return Shard(count, rank + 1)
+
+
+def cores_of_task(environ: Mapping[str, str]) -> int | None:
+    """Say how many cores Slurm gave a task: not all clusters bind it to them. None outside of a job."""
+    if given := _number(environ, "SLURM_CPUS_PER_TASK"):
+        return given
+    if (_number(environ, "SLURM_STEP_NUM_TASKS") or 1) > 1:
+        return 1  # what srun gives where nothing was said
+    return _number(environ, "SLURM_CPUS_ON_NODE")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which task of Slurm's a process is, and for which time it was started."""
+
+    job: str
+    """As ``squeue`` shows it, ``123_4``; of one of several tasks of an ``srun`` with its rank, ``123.2``."""
+    start: int
+    """Counted from 1: one that was requeued has the same job, and another start."""
+
+    @classmethod
+    def of_this_process(cls, environ: Mapping[str, str]) -> Task | None:
+        """Say which one this process is; None outside of a job."""
+        job, array, element = (environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID"))
+        name = f"{array}_{element}" if array and element else job
+        step = _place_in_step(environ)
+        name = f"{name}.{step.index - 1}" if step else name
+        if not re.fullmatch(r"[0-9][0-9_.]*", name):
+            return None
+        return cls(name, 1 + (_number(environ, "SLURM_RESTART_COUNT") or 0))
+
+    def __str__(self) -> str:
+        return f"start {self.start} of job {self.job}"
+
+    def follows(self, other: Task) -> bool:
+        """Say whether it was started in another one's place: what is still alive of that was cut off."""
+        return self.job == other.job and self.start > other.start
+
+
+def share_gpus(environ: Mapping[str, str], gpus: Sequence[str]) -> Sequence[str]:
+    """Choose those that are a task's own, where ``srun`` showed all of a node to each of its tasks there."""
+    tasks = _tasks_on_node(environ)
+    local = _number(environ, "SLURM_LOCALID")
+    if tasks < 2 or local is None or len(gpus) != _number(environ, "SLURM_GPUS_ON_NODE"):
+        return gpus
+    return gpus[local::tasks] or [gpus[local % len(gpus)]]
+
+
+def _tasks_on_node(environ: Mapping[str, str]) -> int:
+    """Count the tasks of a step on this node: the ``NODEID``-th of ``4(x2),3``. 1 outside of a step."""
+    counts: list[int] = []
+    for tasks, times in re.findall(r"([0-9]+)(?:\(x([0-9]+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        counts += [int(tasks)] * int(times or 1)
+    node = _number(environ, "SLURM_NODEID") or 0
+    return counts[node] if node < len(counts) else 1
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    value = environ.get(name, "")
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks Slurm for, in the words of ``sbatch``; empty where the cluster's own default is to count."""
+
+    partition: str = ""
+    gpus: str = ""
+    """A number, perhaps behind a type: ``a100:2``."""
+    cpus: int | None = None
+    mem: str = ""
+    time: str = ""
+    account: str = ""
+    qos: str = ""
+    others: tuple[str, ...] = ()
+    """Any other options, each a word like ``--constraint=ib``."""
+
+    def directives(self) -> Iterator[str]:
+        """Say it as options of ``sbatch``."""
+        for name, value in (
+            ("partition", self.partition),
+            ("account", self.account),
+            ("qos", self.qos),
+            ("gres", f"gpu:{self.gpus}" if self.gpus else ""),
+            ("cpus-per-task", "" if self.cpus is None else str(self.cpus)),
+            ("mem", self.mem),
+            ("time", self.time),
+        ):
+            if value:
+                yield f"--{name}={value}"
+        yield from self.others
+
+
+@dataclass(frozen=True)
+class Job:
+    """What runs in a job, and where."""
+
+    name: str
+    words: tuple[str, ...]
+    """Of the command."""
+    folder: Path
+    """Where it starts."""
+    log: str
+    """Where all that it says goes, as a pattern of Slurm's: ``%A`` and ``%a`` are numbers of array and element."""
+    resources: Resources
+    variables: Mapping[str, str]
+    """Of the environment, beside what ``sbatch`` hands on."""
+
+
+def write_array_script(job: Job, shards: Sequence[int], count: int, limit: int | None) -> str:
+    """Write the script of a job array whose elements each compute a shard.
+
+    Args:
+        job: what runs in each; ``--shard`` is added to it.
+        shards: the numbers of the shards that are to be computed.
+        count: how many there are in all.
+        limit: how many may run at once; None: as many as Slurm likes.
+    """
+    elements = ranges(shards) + (f"%{limit}" if limit else "")
+    head = _head(job, [f"--array={elements}", "--requeue", "--open-mode=append", f"--signal=B:USR1@{WARNING_SECONDS}"])
+    return f"""{head}
+# A minute before the time limit Slurm warns this script (USR1), and e2v commits what is done and exits with 75. Then
+# the shard goes back into the queue, and on from there, on any node.
+warned=
+{shlex.join(job.words)} --shard "$SLURM_ARRAY_TASK_ID/{count}" &
+e2v=$!
+trap 'warned=yes; kill -USR1 "$e2v"' USR1
+trap 'kill -TERM "$e2v"' TERM
+wait "$e2v"
+code=$?
+while kill -0 "$e2v" 2>/dev/null; do # it was the signal that ended the wait
+  wait "$e2v"
+  code=$?
+done
+if [ -n "$warned" ] && [ "$code" -eq {EXIT_STOPPED} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MAX_RESTARTS} ]; then
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+fi
+exit "$code"
+"""
+
+
+def write_script(job: Job) -> str:
+    """Write the script of a job that is one process."""
+    return f"{_head(job, [])}\nexec {shlex.join(job.words)}\n"
+
+
+def _head(job: Job, directives: Iterable[str]) -> str:
+    """Write what a script begins with: options for ``sbatch``, and where the job starts."""
+    options = [
+        f"--job-name={job.name}",
+        f"--output={job.log}",
+        "--nodes=1",
+        "--ntasks=1",
+        *directives,
+        *job.resources.directives(),
+    ]
+    lines = ["#!/bin/bash", *(f"#SBATCH {_quote(option)}" for option in options), ""]
+    lines += [f"cd {shlex.quote(str(job.folder))} || exit"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.variables.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _quote(option: str) -> str:
+    """Quote an option as ``sbatch`` reads it from a script: there is no way to quote a quote.
+
+    Raises:
+        UsageError: it can't be said there.
+    """
+    if re.fullmatch(r"[\w\-=./:,%@+^*\[\]~]+", option):
+        return option
+    if re.search(r"[\"\\\x00-\x1f]", option):
+        raise UsageError(f"{option!r}: a script of Slurm can't say this; choose a name without quotes and backslashes")
+    name, _, value = option.partition("=")
+    return f'{name}="{value}"'
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Write numbers that go up as Slurm does: ``1-4,7``."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], number]
+        else:
+            ranges.append([number])
+    return ",".join("-".join(map(str, ends)) for ends in ranges)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job array for some of the shards of a run, and the job that merges them."""
+
+    array: str
+    """The number of the array's job; empty where only the merge was left."""
+    shards: tuple[int, ...]
+    """Numbers of the shards that it computes, which are those of its elements, too."""
+    count: int
+    """How many shards there are in all."""
+    merge: str
+    """The number of the job that merges; empty where it could not be submitted."""
+    input_sha256: str
+    """Of the list."""
+    submitted: str
+    """When."""
+
+    def log_of(self, shard: Shard) -> str:
+        """Name the log of a shard's job, relative to OUT."""
+        return f"log/slurm-{self.array}_{shard.index}.log"
+
+
+def submit_job(script: Path, waits_for: Sequence[str] = ()) -> str:
+    """Hand a script to ``sbatch``, to run when other jobs have ended in any way: the number of its job.
+
+    Raises:
+        SlurmError: it can't be submitted.
+    """
+    dependency = [f"--dependency=afterany:{':'.join(waits_for)}"] if waits_for else []
+    return (
+        _run(["sbatch", "--parsable", *dependency, str(script)]).split(";")[0].strip()
+    )  # behind the number may stand the cluster
+
+
+def cancel_job(job: str) -> None:
+    """Take a job out of the queue; one that has ended already is none."""
+    try:
+        _run(["scancel", "--quiet", job])
+    except SlurmError as error:
+        logger.warning("%s", error)
+
+
+def note_submission(output_dir: Path, submission: Submission) -> None:
+    """Keep a submission in OUT; what was noted of the same array before is replaced."""
+    path = output_dir / FOLDER / f"{submission.array or submission.merge}.json"
+    with published(path) as file:
+        file.write(json.dumps(asdict(submission), indent=2).encode() + b"\n")
+
+
+def read_submissions(output_dir: Path) -> list[Submission]:
+    """Read the submissions of a run, the oldest one first.
+
+    Raises:
+        OutputError: one can't be read.
+    """
+    found = []
+    for path in (output_dir / FOLDER).glob("*.json"):
+        try:
+            submission = Submission(**json.loads(path.read_bytes()))
+            found.append(replace(submission, shards=tuple(submission.shards)))
+        except (OSError, ValueError, TypeError) as error:
+            raise OutputError(f"{path}: no note of jobs that were submitted ({error}); remove it") from None
+    return sorted(found, key=lambda submission: datetime.fromisoformat(submission.submitted))
+
+
+def find_logs(output_dir: Path, num_shards: int) -> dict[Shard, str]:
+    """Find the log of the newest job for each of so many shards: paths relative to OUT."""
+    logs = {}
+    for submission in read_submissions(output_dir):
+        if submission.count == num_shards:
+            for index in submission.shards:
+                shard = Shard(num_shards, index)
+                logs[shard] = submission.log_of(shard)
+    return logs
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of a job, or of an element of an array."""
+
+    name: str
+    """As Slurm writes it: ``123_4``."""
+    state: str
+    """``RUNNING``, ``OUT_OF_MEMORY`` …"""
+    node: str
+    reason: str
+    """Why it waits."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is in the queue."""
+        return self.state in _WAITING
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it runs."""
+        return self.state in _AT_WORK
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.is_waiting or self.is_at_work
+
+
+def ask_states(jobs: Sequence[str]) -> dict[str, JobState]:
+    """Ask Slurm what became of jobs, by their name; nothing of those that it doesn't know any more.
+
+    ``squeue`` knows what waits, runs, or has just ended, ``sacct`` the rest where the cluster keeps accounts.
+    """
+    if not jobs or not shutil.which("squeue"):
+        return {}
+    states = {}
+    commands = (
+        ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State,NodeList,Reason"],
+        ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r"],
+    )
+    for command in commands:  # what squeue says is newer
+        try:
+            text = _run([*command, f"--jobs={','.join(jobs)}"])
+        except SlurmError as error:
+            logger.info("%s", error)
+            continue
+        for line in text.splitlines():
+            name, state, node, reason = line.split("|", 3)
+            states[name] = JobState(name, state.split()[0], node, reason)
+    return states
+
+
+def _run(command: Sequence[str]) -> str:
+    """Run a command of Slurm's: what it prints.
+
+    Raises:
+        SlurmError: it isn't there, doesn't answer, or refuses; the message ends with its own words.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 — no shell, and the words are ours
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+            timeout=COMMAND_SECONDS,
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]}: no such command here; e2v submit needs a machine of a Slurm cluster") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} has not answered for {COMMAND_SECONDS} s; try again later") from None
+    if done.returncode:
+        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise SlurmError(f"{shlex.join(command)}: {words}")
+    return done.stdout
