@@ -205,11 +205,9 @@ e2v=$!
 trap 'warned=yes; kill -USR1 "$e2v"' USR1
 trap 'kill -TERM "$e2v"' TERM
 wait "$e2v"
+while kill -0 "$e2v" 2>/dev/null; do wait "$e2v"; done # a signal ends a wait
+wait "$e2v"
 code=$?
-while kill -0 "$e2v" 2>/dev/null; do # it was the signal that ended the wait
-  wait "$e2v"
-  code=$?
-done
 if [ -n "$warned" ] && [ "$code" -eq {EXIT_STOPPED} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MAX_RESTARTS} ]; then
   scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 fi
