@@ -38,6 +38,10 @@ bench-scale: $(VENV)/installed ## Measure e2v on a list of ten million lines (fi
 bench-windows: $(VENV)/installed ## Measure how far windows of long utterances are from the whole (five minutes)
 	$(BIN)/python tests/bench_windows.py
 
+.PHONY: bench-cluster
+bench-cluster: $(VENV)/installed ## Work out how long 42,526 hours take on a cluster (a minute, 3 GB of memory)
+	$(BIN)/python tests/bench_cluster.py
+
 .PHONY: install
 install: $(VENV)/installed ## Make .venv with e2v in it
 

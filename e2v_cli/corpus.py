@@ -145,7 +145,7 @@ class Recordings:
         """Say how long each utterance is, NaN where no ``utt2dur`` beside the list says: (utterances,) seconds."""
         if not self._folder:
             return np.full(len(self.hashes), np.nan)
-        return read_durations(Path(self._folder), KeyIndex(np.frombuffer(self.hashes, dtype=np.int64)))
+        return read_durations(Path(self._folder), np.frombuffer(self.hashes, dtype=np.int64))
 
 
 class Corpus:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -26,8 +26,8 @@ core; of any other recording all segments are decoded together."""
 ENTERED_ANYWHERE = re.compile(r"\.(wav|flac|w64|aif|aiff|aifc|au|sph)$", re.IGNORECASE)
 """Files in which a decoder finds any sample without decoding those before it."""
 
-_CHUNK = 1 << 16
-"""Lines that are looked up together."""
+_CHUNK_BYTES = 1 << 20
+"""Of lines that are looked up together."""
 
 MAX_TIME = 1e9
 """Seconds: where no recording has anything."""
@@ -99,11 +99,12 @@ class Segments:
 
     def durations(self) -> NDArray[np.float64]:
         """Say how long each segment is, NaN where nothing says: (segments,) seconds."""
-        durations = read_durations(Path(self.name).parent, KeyIndex(np.frombuffer(self.hashes, dtype=np.int64)))
+        durations = read_durations(Path(self.name).parent, np.frombuffer(self.hashes, dtype=np.int64))
         for place, (_, rest) in enumerate(self._lines.entries()):
             _, start, end = rest.split()[:3]
             if float(end) != -1:
-                durations[place] = max(0.0, float(end) - float(start))
+                seconds = float(end) - float(start)
+                durations[place] = seconds if 0 < seconds <= MAX_TIME else 0.0  # nothing is decoded of what can't be
         return durations
 
     def pieces(self) -> NDArray[np.int64]:
@@ -173,25 +174,31 @@ def read_sides(folder: Path) -> dict[bytes, int]:
     return sides
 
 
-def read_durations(folder: Path, index: KeyIndex) -> NDArray[np.float64]:
+def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float64]:
     """Read ``utt2dur``, where there is one: (utterances,) seconds, NaN for those it says nothing of.
 
     Args:
         folder: where it may be.
-        index: which utterance stands where.
+        hashes: (utterances,) of their ids.
 
     Raises:
         CorpusError: it can't be read, or a line has another form.
     """
     path = folder / "utt2dur"
-    durations = np.full(len(index), np.nan)
+    durations = np.full(len(hashes), np.nan)
+    index: KeyIndex | None = None
+    place, number = 0, 1
     try:
         with path.open("rb") as file:
-            lines = enumerate(file, 1)
-            while chunk := list(islice(lines, _CHUNK)):
-                entries = [_parse_duration(line, f"{path}:{number}") for number, line in chunk if line.strip(BLANKS)]
-                places = index.find(hash_keys(key for key, _ in entries))
-                seconds = np.array([duration for _, duration in entries], dtype=np.float64)
+            while lines := file.readlines(_CHUNK_BYTES):
+                keys, seconds = _parse_durations(lines, str(path), number)
+                number += len(lines)
+                if np.array_equal(keys, hashes[place : place + len(keys)]):  # the list and it are in the same order
+                    durations[place : place + len(keys)] = seconds
+                    place += len(keys)
+                    continue
+                index = index or KeyIndex(hashes)
+                places = index.find(keys)
                 durations[places[places >= 0]] = seconds[places >= 0]
     except FileNotFoundError:
         pass
@@ -200,12 +207,24 @@ def read_durations(folder: Path, index: KeyIndex) -> NDArray[np.float64]:
     return durations
 
 
-def _parse_duration(line: bytes, origin: str) -> tuple[bytes, float]:
-    """Parse a line of ``utt2dur``."""
-    match = _DURATION.match(line.removeprefix(BYTE_ORDER_MARK))
-    if not match:
-        raise CorpusError(f"{origin}: {line.strip().decode(errors='backslashreplace')!r}; a line is: utt-id seconds")
-    return match.group(1), float(match.group(2))
+def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Parse lines of ``utt2dur``, the first of which has a number: hashes of the ids, and seconds."""
+    cells = b"".join(lines).split()
+    if len(cells) == 2 * len(lines) and not lines[0].startswith(BYTE_ORDER_MARK):
+        with suppress(ValueError):
+            seconds = np.fromiter(map(float, cells[1::2]), dtype=np.float64)
+            if ((seconds >= 0) & (seconds <= MAX_TIME)).all():
+                return hash_keys(cells[::2]), seconds
+    matches = []
+    for number, line in enumerate(lines, first):
+        if line.strip(BLANKS):
+            match = _DURATION.match(line.removeprefix(BYTE_ORDER_MARK))
+            if not match:
+                text = line.strip().decode(errors="backslashreplace")
+                raise CorpusError(f"{name}:{number}: {text!r}; a line is: utt-id seconds")
+            matches.append(match)
+    seconds = np.array([min(float(match.group(2)), MAX_TIME) for match in matches], dtype=np.float64)
+    return hash_keys(match.group(1) for match in matches), seconds
 
 
 def _look_closely(line: bytes, origin: str) -> bytes:

@@ -19,6 +19,10 @@ from checkpoints import make_config, make_model
 
 ROOT = Path(__file__).parent.parent
 
+# Where the tests run as a job of Slurm's, theirs are none of it.
+for name in [name for name in os.environ if name.startswith("SLURM_")]:
+    del os.environ[name]
+
 # Nothing of a user's own is read or left behind.
 CACHE = tempfile.mkdtemp(prefix="e2v-cache-")
 os.environ["E2V_CACHE"] = CACHE

@@ -114,7 +114,7 @@ class Cluster:
             )
         if not self._is_alive("slurmctld"):
             self.run("slurmctld", "-f", self.folder / "slurm.conf")
-        ask(lambda: "is UP" in self.run("scontrol", "ping", check=False), 30)
+        ask(lambda: "is UP" in self.try_run("scontrol", "ping").stdout, 30)
         for node in self.nodes:
             if not self._is_alive(f"slurmd.{node}"):
                 self.run("slurmd", "-f", self.folder / "slurm.conf", "-N", node)
@@ -123,40 +123,65 @@ class Cluster:
     def stop(self) -> None:
         """Stop all jobs and daemons."""
         with suppress(AssertionError, subprocess.TimeoutExpired):
-            jobs = self.run("squeue", "--noheader", "--format=%A", check=False).split()
+            jobs = self.try_run("squeue", "--noheader", "--format=%A").stdout.split()
             if jobs:
-                self.run("scancel", "--quiet", "--full", "--signal=KILL", *jobs, check=False)
-                self.run("scancel", "--quiet", *jobs, check=False)
-                ask(lambda: not self.run("squeue", "--noheader", check=False).strip(), 20)
+                self.try_run("scancel", "--quiet", "--full", "--signal=KILL", *jobs)
+                self.try_run("scancel", "--quiet", *jobs)
+                ask(lambda: not self.try_run("squeue", "--noheader").stdout.strip(), 20)
         for name in (*(f"slurmd.{node}" for node in self.nodes), "slurmctld", "munged"):
-            self.kill(name, signal.SIGTERM)
             with suppress(AssertionError):
-                ask(lambda name=name: not self._is_alive(name), 10)  # type: ignore[misc]
-            self.kill(name, signal.SIGKILL)
+                self.kill(name, signal.SIGTERM)
+            self.kill(name)
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to ``slurmctld``, or ``slurmd.n1``."""
+        """Send a signal to ``slurmctld``, or ``slurmd.n1``, that it dies of."""
         if self._is_alive(name):
             os.kill(self._pid(name), signum)
+            ask(lambda: not self._is_alive(name), 20)
 
-    def run(self, *words: str | Path, check: bool = True, cwd: Path = ROOT) -> str:
+    def run(self, *words: str | Path, environment: Mapping[str, str] | None = None) -> str:
         """Run a command beside this Slurm: what it prints."""
-        done = subprocess.run(
+        done = self.try_run(*words, environment=environment)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+    def try_run(
+        self, *words: str | Path, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command beside this Slurm, that may fail."""
+        return subprocess.run(
             [str(word) for word in words],
-            env=self.environment,
-            cwd=cwd,
+            env={**self.environment, **(environment or {})},
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
         )
-        assert not check or done.returncode == 0, f"{words}: {done.stderr}"
-        return done.stdout
 
     def states(self, *jobs: str) -> dict[str, str]:
         """Ask how jobs and elements of arrays stand: ``{"12_3": "RUNNING"}``."""
         command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(jobs)}"]
         return dict(line.split() for line in self.run(*command).splitlines())
+
+    def nodes_of(self, job: str) -> list[str]:
+        """Ask on which nodes a job and the elements of an array are, or were."""
+        command = ["squeue", "--noheader", "--array", "--states=all", "--format=%N", f"--jobs={job}"]
+        return self.run(*command).split()
+
+    def find_processes(self, array: str) -> list[int]:
+        """Find the processes of e2v's that lead the tasks of an array."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                command = (entry / "cmdline").read_bytes()
+            except OSError:  # no process, or it has just ended
+                continue
+            wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_CONF={self.environment['SLURM_CONF']}"}
+            if wanted <= set(map(os.fsdecode, environment)) and b"e2v_cli\0predict" in command:
+                found.append(int(entry.name))
+        return found
 
     def wait(self, *jobs: str, seconds: float = 120) -> dict[str, str]:
         """Wait until jobs have ended: how."""
@@ -179,11 +204,11 @@ class Cluster:
             return False
 
     def _is_usable(self) -> bool:
-        states = self.run("sinfo", "--noheader", "--Node", "--format=%N %T", check=False).splitlines()
+        states = self.try_run("sinfo", "--noheader", "--Node", "--format=%N %T").stdout.splitlines()
         for line in states:
             node, state = line.split()
             if state.startswith(("down", "drain")):
-                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+                self.try_run("scontrol", "update", f"NodeName={node}", "State=RESUME")
         return sum(line.endswith(("idle", "mixed", "allocated")) for line in states) == len(self.nodes)
 
 
