@@ -8,11 +8,14 @@ import os
 import re
 import sys
 import time
+from collections.abc import Set
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from e2v_cli import __version__
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 10
 """After so long a run is looked at again."""
+
+MAX_SHARDS = 99_999
+"""Into so many a run can be cut: a number of a shard has five digits at most."""
 
 PIPE_SECONDS = 600.0
 """How long a command of a list may take, unless an option says otherwise."""
@@ -365,6 +371,7 @@ def _read_settings(
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other.")
     _refuse_empty(output_dir, model, inputs)
+    rows_on_terminal = output_dir is None and sys.stdout is not None and sys.stdout.isatty()
     return Settings(
         inputs=inputs,
         output_dir=None if output_dir is None else Path(output_dir),
@@ -389,7 +396,7 @@ def _read_settings(
         overwrite=overwrite,
         retry_failed=retry_failed,
         max_failures=max_failures,
-        progress=_progress_style(progress, quiet, rows_on_terminal=output_dir is None and sys.stdout.isatty()),
+        progress=_progress_style(progress, quiet, rows_on_terminal),
         log_level=logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING,
     )
 
@@ -445,20 +452,80 @@ def status(output_dir: Path, watch: bool) -> int:
         time.sleep(WATCH_SECONDS)
 
 
+class _SubmitCommand(click.Command):
+    """A command that takes the options of ``e2v predict`` beside its own, and hands them on word by word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Tell the words of both apart, each option with its value, and parse those that are its own."""
+        own = _find_options(self, ctx)
+        valued = {name for name, is_flag in {**_find_options(predict, ctx), **own}.items() if not is_flag}
+        words: list[str] = []
+        words_of_predict: list[str] = []
+        rest = iter(args)
+        for word in rest:
+            if word == "--":  # no word behind it is an option, and other options can't be added there
+                words_of_predict += [f"./{item}" if item.startswith("-") and item != "-" else item for item in rest]
+                break
+            name, has_value = _split_option(word, {*own, *valued})
+            target = words if name in own else words_of_predict
+            target.append(word)
+            if name in valued and not has_value:
+                value = list(islice(rest, 1))
+                if not value and target is words:
+                    return super().parse_args(ctx, words)  # which says that there is none
+                target += value
+        return super().parse_args(ctx, [*words, "--", *words_of_predict] if args else [])
+
+
+def _find_options(command: click.Command, context: click.Context) -> dict[str, bool]:
+    """Find all options of a command, and whether they are flags: ``{"-o": False, "--output-dir": False, …}``."""
+    options = [param for param in command.get_params(context) if isinstance(param, click.Option)]
+    return {name: option.is_flag for option in options for name in (*option.opts, *option.secondary_opts)}
+
+
+def _split_option(word: str, known: Set[str]) -> tuple[str, bool]:
+    """Say which option a word of the command line is, if any, and whether its value is in the same word.
+
+    Of several letters, ``-qo``, it is the first one that is known.
+    """
+    if word.startswith("--"):
+        name, equals, _ = word.partition("=")
+        return name, bool(equals)
+    if word.startswith("-"):
+        for place, letter in enumerate(word[1:], 2):
+            if f"-{letter}" in known:
+                return f"-{letter}", place < len(word)
+    return "", False
+
+
 @cli.command(
+    cls=_SubmitCommand,
     no_args_is_help=True,
-    context_settings={"auto_envvar_prefix": "E2V_SUBMIT", "ignore_unknown_options": True},
+    context_settings={"auto_envvar_prefix": "E2V_SUBMIT"},
     options_metavar="[OPTIONS] [OPTIONS OF PREDICT]",
 )
 @click.argument("words", metavar="INPUT... -o OUT", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
-    "--jobs", "num_shards", type=click.IntRange(min=1), required=True, metavar="N", help="Into how many jobs to cut it."
+    "--jobs",
+    "num_shards",
+    type=click.IntRange(1, MAX_SHARDS),
+    envvar="E2V_SUBMIT_JOBS",
+    required=True,
+    metavar="N",
+    help="Into how many jobs to cut it.",
 )
 @click.option("--partition", default="", metavar="NAME", help="Where they run, as in sbatch.")
 @click.option("--gpus", default="", metavar="[TYPE:]N", help="GPUs of each.")
 @click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="Cores of each: so many workers, without GPUs.")
 @click.option("--mem", default="", metavar="SIZE", help="Memory of each, like 8G.")
-@click.option("--time", "time_limit", default="", metavar="LIMIT", help="Time limit of each, like 4:00:00.")
+@click.option(
+    "--time",
+    "time_limit",
+    envvar="E2V_SUBMIT_TIME",
+    default="",
+    metavar="LIMIT",
+    help="Time limit of each, like 4:00:00.",
+)
 @click.option("--account", default="", metavar="NAME", help="Who pays, as in sbatch.")
 @click.option("--qos", default="", metavar="NAME", help="Quality of service, as in sbatch.")
 @click.option("--array-limit", type=click.IntRange(min=1), metavar="N", help="How many may run at once.")
@@ -494,9 +561,15 @@ def submit(
       e2v submit wav.scp -o exp/emotion --jobs 100 --cpus 4 --mem 8G --array-limit 20
       e2v submit wav.scp -o exp/emotion --jobs 8 --dry-run > shards.sh
     """  # noqa: D301
-    predicting = predict.make_context("e2v submit", list(words), parent=context.parent)
-    if predicting.params["jobs"] is not None:
-        raise click.UsageError("-j is not for e2v submit: a job has a worker for each of its --gpus or --cpus.")
+    predicting = predict.make_context("submit", list(words), parent=context.parent)
+    for name, option, why in (
+        ("jobs", "-j", ": a job has a worker for each of its --gpus or --cpus"),
+        ("shard", "--shard", ", which deals the shards itself"),
+        ("overwrite", "--overwrite", ", which goes on with what OUT holds: remove it first instead"),
+    ):
+        if predicting.params[name]:
+            by_variable = predicting.get_parameter_source(name) is ParameterSource.ENVIRONMENT
+            raise click.UsageError(f"{f'E2V_{name.upper()}' if by_variable else option} is not for e2v submit{why}.")
     settings = _read_settings(**predicting.params)
     log_to_stderr(settings.log_level)
 

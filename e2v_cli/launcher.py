@@ -64,6 +64,8 @@ class _Worker:
     connection: Connection
     waiting: bool = False
     """It has nothing in hand, and wished for a block."""
+    has_worked: bool = False
+    """It was given a block, and so has something to say when it comes to an end."""
     in_hand: dict[int, Share] = field(default_factory=dict)
     """Blocks it has not finished."""
     trial: NDArray[np.int64] | None = None
@@ -191,7 +193,7 @@ class Launcher:
         for worker in self._workers:
             if worker.waiting and self._fill_queue(1):
                 self._give(worker, self._queue.popleft())
-        at_work = any(worker.in_hand for worker in self._workers)
+        at_work = any(worker.in_hand or (worker.has_worked and not worker.waiting) for worker in self._workers)
         return not at_work and not self._held and not self._fill_queue(1)
 
     def _fill_queue(self, count: int) -> bool:
@@ -207,6 +209,7 @@ class Launcher:
         block = None
         if share is not None:
             worker.in_hand[share.number] = share
+            worker.has_worked = True
             block = self._make_block(share, trial=worker.trial is not None)
         worker.waiting = False
         with suppress(OSError):  # where it is dead, that shows when it is listened to

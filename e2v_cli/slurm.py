@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 
 from e2v_cli.durable import published
@@ -119,7 +120,7 @@ def share_gpus(environ: Mapping[str, str], gpus: Sequence[str]) -> Sequence[str]
     """Choose those that are a task's own, where ``srun`` showed all of a node to each of its tasks there."""
     tasks = _tasks_on_node(environ)
     local = _number(environ, "SLURM_LOCALID")
-    if tasks < 2 or local is None or len(gpus) != _number(environ, "SLURM_GPUS_ON_NODE"):
+    if tasks < 2 or local is None or not gpus or len(gpus) != _number(environ, "SLURM_GPUS_ON_NODE"):
         return gpus
     return gpus[local::tasks] or [gpus[local % len(gpus)]]
 
@@ -320,10 +321,11 @@ def read_submissions(output_dir: Path) -> list[Submission]:
     for path in (output_dir / FOLDER).glob("*.json"):
         try:
             submission = Submission(**json.loads(path.read_bytes()))
-            found.append(replace(submission, shards=tuple(submission.shards)))
+            when = datetime.fromisoformat(submission.submitted).astimezone()
+            found.append((when, replace(submission, shards=tuple(submission.shards))))
         except (OSError, ValueError, TypeError) as error:
             raise OutputError(f"{path}: no note of jobs that were submitted ({error}); remove it") from None
-    return sorted(found, key=lambda submission: datetime.fromisoformat(submission.submitted))
+    return [submission for _, submission in sorted(found, key=itemgetter(0))]
 
 
 def find_logs(output_dir: Path, num_shards: int) -> dict[Shard, str]:

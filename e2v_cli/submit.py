@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from e2v_cli.batching import Plan, estimate_costs
 from e2v_cli.checkpoint import Model
 from e2v_cli.corpus import STDIN, Corpus
-from e2v_cli.durable import published
+from e2v_cli.durable import published, remove_drafts
 from e2v_cli.errors import OutputConflictError, OutputError, SlurmError, UsageError
 from e2v_cli.history import (
     find_at_other_lists,
@@ -35,6 +37,8 @@ from e2v_cli.history import (
 )
 from e2v_cli.journal import DONE, LEFT, Record, find_journals
 from e2v_cli.output import (
+    check_archives,
+    check_timelines,
     locked,
     make_folder,
     read_costs,
@@ -44,7 +48,6 @@ from e2v_cli.output import (
     save_ids,
 )
 from e2v_cli.prepared import prepare_weights
-from e2v_cli.process import now
 from e2v_cli.records import SAMPLE_RATE, Utterance
 from e2v_cli.run import find_corpus_and_model
 from e2v_cli.settings import Settings, Shard, make_fingerprint
@@ -109,13 +112,17 @@ def submit(options: SubmitOptions) -> str:
         with ExitStack() as stack:
             if not options.dry_run:
                 make_folder(output_dir)
-                stack.enter_context(locked(output_dir, "submit"))
             refuse_foreign_files(output_dir, bool(find_journals(output_dir)))
+            if not options.dry_run:
+                stack.enter_context(locked(output_dir, "submit"))
             refuse_other_fingerprints(output_dir, make_fingerprint(settings, weights.sha256, model.labels))
             refuse_other_runs(output_dir, Shard(options.num_shards, 1), find_at_other_lists(output_dir, corpus.digest))
             record = read_record(output_dir, corpus)
-            if is_published(output_dir, corpus.digest) and not settings.retry_failed:
+            to_retry = settings.retry_failed and bool((record.status != DONE).any())
+            if is_published(output_dir, corpus.digest) and not to_retry:
                 return f"{output_dir} is complete: nothing to submit\n"
+            check_archives(output_dir, record.archives)
+            check_timelines(output_dir, record.timelines)
             _check_room(output_dir, settings, model, corpus, record)
             costs = _find_costs(output_dir, corpus)
             left = _find_left(settings, record, plan_for(record, corpus, costs), options.num_shards)
@@ -136,14 +143,11 @@ def _check_options(options: SubmitOptions) -> Path:
         raise UsageError("e2v submit needs a place for results that all nodes see: add -o OUT")
     if STDIN in settings.inputs:
         raise UsageError("-: a job has no standard input; save the list in a file whose name ends in .scp")
-    for name, wrong in (
-        ("--shard", settings.shard.count > 1),
-        ("--overwrite", settings.overwrite),
-    ):
-        if wrong:
-            raise UsageError(
-                f"{name} is not for e2v submit, which deals the shards itself, and goes on with an old OUT"
-            )
+    for option in options.resources.others:
+        if not re.fullmatch(r"--[a-z-]+(=.*)?", option, re.DOTALL):
+            raise UsageError(f"--sbatch-arg {option}: say it as one word, like --constraint=ib")
+        if option.partition("=")[0] in ("--array", "--output"):
+            raise UsageError(f"--sbatch-arg {option}: e2v submit says this itself")
     return settings.output_dir
 
 
@@ -206,8 +210,11 @@ def _find_left(settings: Settings, record: Record, plan: Plan, num_shards: int) 
 def _show(options: SubmitOptions, output_dir: Path, shards: Sequence[int]) -> str:
     """Show the scripts that would be submitted."""
     array, merge = _make_jobs(options, output_dir)
-    first = write_array_script(array, shards, options.num_shards, options.limit) if shards else ""
-    return f"{first}\n# Then, when all of them have ended:\n\n{write_script(merge)}"
+    last = write_script(merge)
+    if not shards:
+        return last
+    first = write_array_script(array, shards, options.num_shards, options.limit)
+    return f"{first}\n# Then, when all of them have ended:\n\n{last}"
 
 
 def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: Sequence[int]) -> str:
@@ -225,11 +232,12 @@ def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: S
     if not shards and merging:
         return f"nothing to submit: all that is left is in the queue, or at work\n{_next_move(output_dir)}"
     array, merge = _make_jobs(options, output_dir)
-    folder = output_dir / FOLDER
+    folder = output_dir.absolute() / FOLDER  # so that no path begins with a dash
     folder.mkdir(exist_ok=True)
+    remove_drafts(folder / "*")
     (output_dir / "log").mkdir(exist_ok=True)
     said = ""
-    submission = Submission("", tuple(shards), options.num_shards, "", input_sha256, now())
+    submission = Submission("", tuple(shards), options.num_shards, "", input_sha256, _now())
     if shards:
         script = write_array_script(array, shards, options.num_shards, options.limit)
         submission = replace(submission, array=submit_job(_keep(folder / "shards.sh", script)))
@@ -273,7 +281,7 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[Job, Job]:
     folder = output_dir.resolve()
     here = Path.cwd()
     log = str(folder / "log").replace("%", "%%")
-    variables = {name: value for name, value in os.environ.items() if name.startswith("E2V_")}
+    variables = {name: value for name, value in os.environ.items() if re.fullmatch(r"E2V_[A-Z0-9_]+", name)}
     predict = Job(
         name=f"e2v-{folder.name}",
         words=(*_command(), "predict", *options.words, "--offline"),
@@ -301,6 +309,11 @@ def _command() -> tuple[str, ...]:
     return (sys.executable, "-m", "e2v_cli")
 
 
+def _now() -> str:
+    """Say when it is, so that submissions of the same second are known in their order."""
+    return datetime.now().astimezone().isoformat()
+
+
 def _keep(path: Path, script: str) -> Path:
     with published(path) as file:
         file.write(os.fsencode(script))
@@ -308,4 +321,5 @@ def _keep(path: Path, script: str) -> Path:
 
 
 def _next_move(output_dir: Path) -> str:
-    return f"{shlex.join(['e2v', 'status', str(output_dir), '--watch'])}\n"
+    name = str(output_dir)
+    return f"{shlex.join(['e2v', 'status', f'./{name}' if name.startswith('-') else name, '--watch'])}\n"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from e2v_cli import batching
-from e2v_cli.batching import BLOCKS, Plan, make_batches
+from e2v_cli.batching import BLOCKS, Plan, estimate_costs, make_batches
 from e2v_cli.records import SAMPLE_RATE, Utterance, Waveform
 from e2v_cli.settings import Shard
 from e2v_cli.spool import SpooledSamples
@@ -151,7 +151,133 @@ def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) 
     shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
 
     assert sorted(itertools.chain(*shards)) == deal(plan)
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    sizes = [sum(len(places) for _, places in shard) for shard in shards]
+    assert max(sizes) - min(sizes) <= max(len(places) for _, places in deal(plan))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 100])
+def test_blocks_of_the_same_size_are_dealt_in_turn(count: int) -> None:
+    """The first 1017 of so many are of 64 utterances each; those behind them get smaller."""
+    plan = Plan(np.arange(65_536))
+    assert [len(places) for _, places in deal(plan)][1015:1019] == [64, 64, 56, 49]
+
+    for place in range(count):
+        dealt = [number for number, _ in deal(plan, Shard(count, place + 1))]
+        assert [number for number in dealt if number < 1017] == list(range(place, 1017, count))
+
+
+@pytest.mark.usefixtures("_fours")
+@pytest.mark.parametrize(
+    ("costs", "count", "shards"),
+    [
+        # blocks of 8, 2, 1, 6 and 5: the dearest first, each to who has least; 8 | 6 5, then 2 to the first
+        ([2, 2, 2, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 6, 0, 0, 5, 0], 2, [[0, 1, 2], [3, 4]]),
+        # 8 | 6 1 | 5 2
+        ([2, 2, 2, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 6, 0, 0, 5, 0], 3, [[0], [2, 3], [1, 4]]),
+        # the last one is the dearest by far
+        ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 50, 50], 2, [[4], [0, 1, 2, 3]]),
+        # more shards than blocks
+        ([1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0], 7, [[4], [3], [2], [1], [0], [], []]),
+        # of those that have the same, the first
+        ([0.5, 0.25, 0, 0, 0.5, 0, 0, 0, 0.25, 0, 0, 0, 0.125, 0, 0, 0, 0.125, 0], 2, [[0, 3], [1, 2, 4]]),
+    ],
+)
+def test_the_dearest_blocks_go_first_each_to_who_has_least(
+    costs: list[float], count: int, shards: list[list[int]]
+) -> None:
+    """The blocks are of four utterances, and of the last two."""
+    plan = Plan(np.arange(18), costs=np.array(costs, np.float32))
+
+    dealt = [[number for number, _ in deal(plan, Shard(count, index))] for index in range(1, count + 1)]
+
+    assert dealt == shards
+    assert plan.cost_by_shard(count).tolist() == [
+        sum(sum(costs[4 * number : 4 * number + 4]) for number in shard) for shard in shards
+    ]
+
+
+@pytest.mark.usefixtures("_fours")
+def test_costs_are_those_of_places_in_the_list() -> None:
+    """Of what is computed alone, in the order in which it is: pieces together."""
+    costs = np.array([9, 1, 100, 2, 4, 8, 16, 100, 32], np.float32)
+    members = np.array([1, 3, 4, 5, 6, 8])
+    pieces = np.array([0, 1, 1, 2, 3, 1, 4, 4, 2])
+
+    plan = Plan(members, pieces, costs)
+
+    # blocks of 1 and 5 and 3 and 8; of 4 and 6
+    assert plan.members.tolist() == [1, 5, 3, 8, 4, 6]
+    assert deal(plan, Shard(3, 1)) == [(0, [1, 5, 3, 8])]
+    assert deal(plan, Shard(3, 2)) == [(1, [4, 6])]
+    assert plan.cost_by_shard(3).tolist() == [1 + 8 + 2 + 32, 4 + 16, 0]
+
+
+def test_costs_are_no_part_of_blocks() -> None:
+    """Whoever computes an utterance computes it with the same ones."""
+    costs = np.random.default_rng(0).lognormal(0, 2, 5000).astype(np.float32)
+
+    assert deal(Plan(np.arange(5000), costs=costs)) == deal(Plan(np.arange(5000)))
+
+
+def test_without_costs_all_utterances_take_the_same() -> None:
+    ones = Plan(np.arange(5000), costs=np.full(5000, 3, np.float32))
+    plain = Plan(np.arange(5000))
+
+    for count in (1, 2, 7, 64):
+        for index in range(1, count + 1):
+            assert deal(plain, Shard(count, index)) == deal(ones, Shard(count, index))
+        assert (3 * plain.cost_by_shard(count)).tolist() == ones.cost_by_shard(count).tolist()
+        assert plain.cost_by_shard(count).sum() == 5000
+
+
+@pytest.mark.parametrize("count", [2, 3, 16, 100])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_shard_ends_later_than_another_by_more_than_a_block(seed: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    costs = generator.lognormal(0, 1.5, 20_000).astype(np.float32)
+    members = np.flatnonzero(generator.random(20_000) < 0.8)
+    plan = Plan(members, np.repeat(np.arange(4000), 5), costs)
+
+    by_block = [float(costs[places].sum(dtype=np.float64)) for _, places in plan.deal_blocks(WHOLE)]
+    by_shard = plan.cost_by_shard(count)
+
+    assert by_shard.max() - by_shard.min() <= max(by_block)
+    assert by_shard.sum() == pytest.approx(costs[members].sum(dtype=np.float64))
+    for index in range(1, count + 1):
+        dealt = [by_block[number] for number, _ in plan.deal_blocks(Shard(count, index))]
+        assert by_shard[index - 1] == pytest.approx(sum(dealt))
+
+
+def test_of_an_empty_plan_every_shard_costs_nothing() -> None:
+    for costs in (None, np.ones(5, np.float32)):
+        plan = Plan(np.arange(0), costs=costs)
+
+        assert plan.cost_by_shard(3).tolist() == [0, 0, 0]
+        assert plan.count_by_shard(np.zeros(0, np.bool_), 3).tolist() == [0, 0, 0]
+        assert deal(plan, Shard(3, 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "costs"),
+    [
+        ([], None),
+        ([np.nan], None),
+        ([np.nan, np.nan], None),
+        ([2.5], [2.5]),
+        ([1, 2, 6], [1, 2, 6]),
+        ([1, np.nan, 3, np.nan, 5], [1, 3, 3, 3, 5]),
+        ([np.nan, 0.5, 0], [0.25, 0.5, 0]),
+    ],
+)
+def test_what_is_not_known_costs_as_much_as_the_mean(sizes: list[float], costs: list[float] | None) -> None:
+    estimated = estimate_costs(np.array(sizes, np.float64))
+
+    if costs is None:
+        assert estimated is None
+    else:
+        assert estimated is not None
+        assert estimated.dtype == np.float32
+        assert estimated.tolist() == costs
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, E2v
+from processes import on_opening, start_e2v, wait_until
 
 from e2v_cli import __version__
 
@@ -33,7 +35,8 @@ def test_version(e2v: E2v) -> None:
         (["-h"], "Examples", "predict"),
         (["predict", "--help"], "Examples", "predict"),
         (["merge", "--help"], "Example", "merge"),
-        (["status", "-h"], "Example", "status"),
+        (["status", "-h"], "Examples", "status"),
+        (["submit", "--help"], "Examples", "submit"),
     ],
 )
 def test_help_has_examples_and_imports_nothing_heavy(args: list[str], examples: str, command: str, e2v: E2v) -> None:
@@ -110,6 +113,9 @@ def test_help_has_examples_and_imports_nothing_heavy(args: list[str], examples: 
         (["merge", "README.md"], "'OUT': Directory 'README.md' is a file."),
         (["status"], "Missing argument 'OUT'"),
         (["status", "nothing"], "'OUT': Directory 'nothing' does not exist."),
+        (["submit", CLIP, "-o", "out"], "Missing option '--jobs'."),
+        (["submit", CLIP, "-o", "out", "--jobs", "2", "--colour", "red"], "No such option '--colour'."),
+        (["submit", CLIP, "-m", "sample", "--jobs", "2"], "needs a place for results that all nodes see: add -o OUT"),
         (["predict", CLIP, "-q", "-v"], "--quiet and --verbose exclude each other."),
         (["predict", CLIP, "--colour", "red"], "No such option"),
     ],
@@ -197,7 +203,13 @@ def test_quiet_says_nothing_and_verbose_more(e2v: E2v) -> None:
     assert e2v("predict", CLIP, "-m", "sample", "-q").stderr == ""
     assert "1 utterance: 1 done, 0 failed" in e2v("predict", CLIP, "-m", "sample").stderr
     verbose = e2v("predict", CLIP, "-m", "sample", "-v", "--device", "cpu").stderr
-    assert verbose.startswith("e2v: sample is loaded on cpu\ne2v: encoding f1-0001\ne2v: 1 utterance: 1 done, 0 failed")
+    assert re.match(
+        r"e2v: sample is loaded on cpu\n"
+        r"e2v: encoding f1-0001\n"
+        r"e2v: the encoder was busy for \d+\.\d of \d+\.\d s \(\d+\.\d %\)\n"
+        r"e2v: 1 utterance: 1 done, 0 failed",
+        verbose,
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,12 +238,51 @@ def test_a_run_is_described_and_merged_again(tmp_path: Path, e2v: E2v) -> None:
 
     status = e2v("status", tmp_path)
 
-    assert (status.returncode, status.stderr) == (0, "")
+    assert (status.returncode, status.stderr) == (75, "")
     assert status.stdout.startswith(
-        f"{tmp_path}: not merged yet\n2 utterances: 1 done, 1 failed, 0 left\nshard  done  failed  "
+        f"{tmp_path}: not merged yet: e2v merge does it\n2 utterances: 1 done, 1 failed, 0 left\nshard  done  failed  "
     )
     merged = e2v("merge", tmp_path)
     assert (merged.returncode, merged.stdout) == (0, "")
     assert merged.stderr.startswith("e2v: 2 utterances: 1 done, 1 failed; 1.5 s of audio in ")
     assert (tmp_path / "predictions.tsv").read_bytes() == predictions
+    status = e2v("status", tmp_path)
+    assert (status.returncode, status.stderr) == (0, "")
+    assert status.stdout.startswith(f"{tmp_path}: complete\n")
     assert shell(f"e2v status {tmp_path} | true; exit ${{PIPESTATUS[0]}}").returncode == 0
+    again = e2v("merge", tmp_path)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", f"e2v: {tmp_path} is complete: nothing to do\n")
+
+
+WATCH = "from e2v_cli import cli; cli.WATCH_SECONDS = 0.2; from e2v_cli.__main__ import main; main()"
+"""The command, with less patience."""
+
+
+def test_a_run_is_watched_until_nobody_is_at_work(tmp_path: Path) -> None:
+    """Here that is when it is killed."""
+    out = tmp_path / "out"
+    slow = on_opening(tmp_path / "hook", "f1-0001", "time.sleep(600)")
+    run = start_e2v("predict", CLIP, "-m", "sample", "-o", out, **slow)
+    wait_until(lambda: any(path.stat().st_size for path in out.glob("journal.*")))
+    command = [sys.executable, "-c", WATCH, "status", str(out), "--watch"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watch:
+        try:
+            assert watch.stdout is not None
+            for _ in range(2):
+                assert watch.stdout.readline() == f"{out}: not complete\n"
+                assert re.fullmatch(r"1 utterances?: 0 done, 0 failed, 1 left\n", watch.stdout.readline())
+                assert watch.stdout.readline().startswith("shard  ")
+                assert re.fullmatch(rf"1/1 .*  process {run.pid} on \S+ since .*\n", watch.stdout.readline())
+            assert shell(f"e2v status {out}").returncode == 4
+        finally:
+            run.kill()
+            run.communicate()
+        assert watch.stdout.read().endswith(", which is dead: run it again\n")
+        assert watch.wait(timeout=60) == 75
+
+
+def test_what_is_complete_is_not_watched(tmp_path: Path, e2v: E2v) -> None:
+    assert e2v("predict", CLIP, "-m", "sample", "-o", tmp_path).returncode == 0
+    watched = e2v("status", tmp_path, "--watch")
+    assert (watched.returncode, watched.stderr) == (0, "")
+    assert watched.stdout == e2v("status", tmp_path).stdout

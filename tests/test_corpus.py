@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from e2v_cli import corpus as corpus_module
 from e2v_cli import lists
+from e2v_cli import segments as segments_module
 from e2v_cli.corpus import AUDIO_SUFFIXES, Corpus, read_corpus, split_channels
 from e2v_cli.errors import CorpusError
 from e2v_cli.keys import hash_keys
@@ -622,7 +624,7 @@ def test_a_list_on_standard_input_leaves_none_for_audio(monkeypatch: pytest.Monk
         read_corpus(["-"])
 
 
-# -- segments and channels ---------------------------------------------------------------------------------------------
+# -- segments ----------------------------------------------------------------------------------------------------------
 
 
 def write_segments(segments: str, recordings: str = "r1 1.wav\nr2 2.mp3\n", sides: str = "") -> str:
@@ -733,6 +735,153 @@ def test_the_digest_tells_segments_from_whole_files() -> None:
 
     assert len({whole, first, second}) == 3
     assert read_corpus([folder]).digest == second
+
+
+# -- durations ---------------------------------------------------------------------------------------------------------
+
+
+def durations(*inputs: str) -> list[float | None]:
+    """Read how long utterances are; None where nothing says it."""
+    found = read_corpus(inputs, allow_pipes=True).durations
+    assert found.dtype == np.float64
+    return [None if np.isnan(duration) else duration for duration in found.tolist()]
+
+
+def test_durations_stand_beside_a_list() -> None:
+    """In any order, also of what the list doesn't have; of what is missing nothing is known."""
+    folder = write_segments("", "a 1.wav\nb 2.wav\nc cat 3.wav |\nd 4.wav\n")
+    Path("data/segments").unlink()
+    assert durations(folder) == [None, None, None, None]
+
+    write_scp("d 4\nx 99\n\n b\t.25 \r\na 1e2", "data/utt2dur")
+    assert durations(folder) == [100.0, 0.25, None, 4.0]
+    assert durations("data/wav.scp") == [100.0, 0.25, None, 4.0]
+
+
+def test_durations_of_all_inputs_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is named, found or has its list on standard input has none."""
+    folder = write_segments("a r1 0.5 2\nb r2 1 -1\n")
+    write_scp("b 3.5\nc 99\nd 99\nz 99\n", "data/utt2dur")
+    write_scp("c 3.wav\n", "c.scp")
+    write_scp("d 7\nz 8\n", "utt2dur")
+    write_scp("d 4.wav\n", "d.scp")
+    touch("found/z.wav")
+    pipe_to_stdin("e 5.wav\n", monkeypatch)
+
+    assert durations(folder, "c.scp", "d.scp", "found", "y.wav", "-") == [1.5, 3.5, None, 7.0, None, None, None]
+
+
+def test_of_files_in_a_list_of_paths_durations_are_known_by_their_ids() -> None:
+    Path("data").mkdir()
+    write_scp("one.wav\ntwo.wav\n", "data/list.scp")
+    write_scp("two 2\n", "data/utt2dur")
+
+    assert durations("data/list.scp") == [None, 2.0]
+
+
+def test_a_segment_is_as_long_as_it_says() -> None:
+    """Whatever else does: of those that end with their recording alone another file may say it."""
+    folder = write_segments("a r1 0 1.5\nb r1 2 -1\nc r1 2 -1.0 A\nd r2 1e1 12.25 1\ne r9 0 4\n")
+    write_scp("a 99\nb 8\nd 99\nr1 99\n", "data/utt2dur")
+
+    assert durations(folder) == [1.5, 8.0, None, 2.25, 4.0]
+
+
+@pytest.mark.parametrize("times", ["2 2", "3 2", "0 1e300", "0 1e999", "1e999 1e999", "-1e300 1", "0 1000000001"])
+def test_a_segment_that_cannot_be_takes_no_time(times: str) -> None:
+    """It fails alone, and must not have a shard for itself."""
+    assert durations(write_segments(f"good r1 0 1\nbad r1 {times}\n")) == [1.0, 0.0]
+
+
+def test_what_lasts_for_ages_is_no_longer_than_any_recording() -> None:
+    """Costs are sums of such numbers."""
+    Path("data").mkdir()
+    write_scp("a 1.wav\nb 2.wav\nc 3.wav\n", "data/wav.scp")
+    write_scp("a 1e9\nb 1e300\nc 1e999\n", "data/utt2dur")
+
+    assert durations("data") == [1e9, 1e9, 1e9]
+
+
+def test_many_durations_are_looked_up_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments_module, "_CHUNK_BYTES", 20)
+    monkeypatch.setattr(lists, "_CHUNK", 2)
+    Path("data").mkdir()
+    write_scp("".join(f"u{number} {number}.wav\n" for number in range(10)), "data/wav.scp")
+    write_scp("".join(f"u{number} {number}\n" for number in range(12, 1, -1)), "data/utt2dur")
+
+    assert durations("data") == [None, None, *map(float, range(2, 10))]
+
+    write_scp("".join(f"s{number} u{number} 1 {number + 2}\n" for number in range(7)), "data/segments")
+    assert durations("data") == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_durations_may_be_in_any_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that of the list, in it for a while, or in another; with lines of others' in between, or blank ones."""
+    generator = random.Random(seed)
+    monkeypatch.setattr(segments_module, "_CHUNK_BYTES", generator.choice([1, 10, 50, 1000]))
+    known = {f"u{number}": round(generator.uniform(0, 30), 2) for number in range(40)}
+    listed = [key for key in known if generator.random() < 0.9]
+    said = [key for key in known if seed % 4 == 0 or generator.random() < 0.9]
+    if seed % 2:
+        tail = said[20:]
+        generator.shuffle(tail)
+        said[20:] = tail
+    lines = [f"{key} {known[key]}\n" for key in said]
+    if seed % 3 == 0:
+        lines.insert(generator.randrange(len(lines)), " \n")
+        lines[0] = "\ufeff" + lines[0]
+    Path("data").mkdir()
+    write_scp("".join(f"{key} {key}.wav\n" for key in listed), "data/wav.scp")
+    write_scp("".join(lines), "data/utt2dur")
+
+    assert durations("data") == [known[key] if key in said else None for key in listed]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b"a", "'a'"),
+        (b"a long", "'a long'"),
+        (b"a 1 2", "'a 1 2'"),
+        (b"a -1", "'a -1'"),
+        (b"a nan", "'a nan'"),
+        (b"a inf", "'a inf'"),
+        (b"a 1,5", "'a 1,5'"),
+        (b"a caf\xe9", r"'a caf\\xe9'"),
+    ],
+)
+def test_durations_that_have_another_form_are_named(line: bytes, shown: str) -> None:
+    Path("data").mkdir()
+    write_scp("a 1.wav\nb 2.wav\n", "data/wav.scp")
+    write_scp(b"\xef\xbb\xbfb 2\n\n" + line + b"\n", "data/utt2dur")
+    corpus = read_corpus(["data"])  # they are looked at where they are needed alone
+
+    message = f"data/utt2dur:3: {shown}; a line is: utt-id seconds"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        _ = corpus.durations
+
+
+def test_durations_that_cannot_be_read_are_named() -> None:
+    Path("data/utt2dur").mkdir(parents=True)
+    write_scp("a 1.wav\n", "data/wav.scp")
+
+    with pytest.raises(CorpusError, match=r"^data/utt2dur: Is a directory$"):
+        _ = read_corpus(["data"]).durations
+
+
+def test_a_channel_is_as_long_as_its_recording() -> None:
+    folder = write_segments("s r1 0 1.5\nt r2 1 -1\n")
+    write_scp("a 1.wav\nb 2.wav\n", "list.scp")
+    write_scp("b 7\n", "utt2dur")
+
+    corpus = split_channels(read_corpus(["list.scp", folder]), lambda utterance, _: 1 + (utterance.utt_id != "a"), 1)
+
+    assert all_ids(corpus) == [b"a", b"b-1", b"b-2", b"s-1", b"s-2", b"t-1", b"t-2"]
+    assert corpus.durations.tolist() == pytest.approx([np.nan, 7, 7, 1.5, 1.5, np.nan, np.nan], nan_ok=True)
+
+
+# -- channels ----------------------------------------------------------------------------------------------------------
 
 
 def test_channels_become_utterances_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,86 @@ def test_where_there_is_no_affinity_all_cores_count(
     assert count_cores() == cores
 
 
+# -- under Slurm -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "cores"),
+    [
+        ({"SLURM_CPUS_PER_TASK": "2"}, 2),
+        # what is given to a process by its affinity may be less
+        ({"SLURM_CPUS_PER_TASK": "8"}, 3),
+        ({"SLURM_CPUS_ON_NODE": "2"}, 2),
+        ({"SLURM_CPUS_ON_NODE": "64"}, 3),
+        ({"SLURM_CPUS_ON_NODE": "64", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}, 1),
+        ({"SLURM_CPUS_PER_TASK": "0"}, 3),
+        ({"SLURM_CPUS_PER_TASK": "two"}, 3),
+    ],
+)
+def test_cores_are_those_that_slurm_gave(
+    environment: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert count_cores() == cores
+    assert choose_devices("auto", None) == ["cpu"] * cores
+    assert choose_devices("cpu", 5) == ["cpu"] * 5
+
+
+def test_cores_are_no_more_than_the_quota_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+
+    assert count_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "jobs", "rank", "seen", "chosen"),
+    [
+        ("auto", None, 0, 4, ["cuda:0", "cuda:2"]),
+        ("auto", None, 1, 4, ["cuda:1", "cuda:3"]),
+        ("cuda", None, 1, 4, ["cuda:1", "cuda:3"]),
+        ("auto", 1, 1, 4, ["cuda:1"]),
+        # which ones was said, or Slurm shows a task no others than its own
+        ("cuda:2", None, 1, 4, ["cuda:2"]),
+        ("auto", None, 1, 2, ["cuda:0", "cuda:1"]),
+        ("cpu", None, 1, 4, ["cpu", "cpu"]),
+        ("auto", None, 1, 0, ["cpu", "cpu"]),
+    ],
+)
+def test_tasks_on_a_node_share_its_gpus(
+    device: str, jobs: int | None, rank: int, seen: int, chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tasks on a node with four."""
+    put_in_gpus(seen, monkeypatch)
+    for name, value in {
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_NODEID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_CPUS_PER_TASK": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    assert choose_devices(device, jobs) == chosen
+
+
+def test_a_node_whose_job_has_no_gpus_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_in_gpus(0, monkeypatch)
+    for name, value in {
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_GPUS_ON_NODE": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    assert choose_devices("auto", None) == ["cpu", "cpu", "cpu"]
+
+
 # -- precision ---------------------------------------------------------------------------------------------------------
 
 

@@ -33,11 +33,12 @@ from e2v_cli.history import (
 )
 from e2v_cli.journal import Elapsed, Header, Journal, JournalFile, find_journals
 from e2v_cli.keys import KeyIndex, digest_of, hash_keys
-from e2v_cli.merge import merge, publish, sum_elapsed
-from e2v_cli.output import locked, save_ids
+from e2v_cli.merge import describe_missing, merge, publish, sum_elapsed
+from e2v_cli.output import locked, save_costs, save_ids
 from e2v_cli.process import HOST
 from e2v_cli.records import Entry, Failure, Prediction, Stage, Summary, Utterance
 from e2v_cli.settings import Fingerprint, Shard, TimelineFormat
+from e2v_cli.slurm import Submission, note_submission
 from e2v_cli.tables import make_entry, predictions_row
 
 DEAD = 1 << 22
@@ -201,7 +202,7 @@ def final_files(folder: Path) -> dict[str, str]:
     return {
         name: (folder / name).read_bytes().decode()
         for name in os.listdir(folder)
-        if not others.fullmatch(name) and name != "embeddings"
+        if not others.fullmatch(name) and name not in ("embeddings", "slurm")
     }
 
 
@@ -220,8 +221,23 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
 
     assert summary == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
     assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS, "utt2emo": UTT2EMO}
-    assert merge(tmp_path) == summary  # it may be asked for again
-    assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS, "utt2emo": UTT2EMO}
+
+
+def test_what_is_merged_is_left_alone(tmp_path: Path) -> None:
+    """Until something of it is gone, or a journal says more."""
+    write_run(tmp_path)
+    merge(tmp_path)
+    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.glob("[a-z]*")}
+
+    assert merge(tmp_path) is None
+    assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.glob("[a-z]*")} == before
+
+    (tmp_path / "utt2dur").unlink()
+    assert merge(tmp_path) == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
+    assert (tmp_path / "utt2dur").read_text() == COMMON["utt2dur"]
+    write(tmp_path, [], header(started=9), SECOND, Elapsed(1.0, 0.5, 1.0, 0))
+    assert merge(tmp_path) == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
+    assert merge(tmp_path) is None
 
 
 def test_final_files_with_archives(tmp_path: Path) -> None:
@@ -751,9 +767,9 @@ def test_shards_are_those_of_what_was_not_done_with_another_list(tmp_path: Path)
 
 
 def test_shards_of_segments_are_those_of_their_recordings(tmp_path: Path) -> None:
-    """Of five recordings in turn, the first of two shards has all of 0, 1 and 3, which no block cuts."""
+    """Of five recordings in turn, the first of two shards has all of 0, 1 and 4, which no block cuts."""
     segments = List([f"utt{number}" for number in range(15)], pieces=[number % 5 for number in range(15)])
-    write(tmp_path, some([0, 5, 10, 1, 6, 11, 4]), header(segments), FIRST)
+    write(tmp_path, some([0, 5, 10, 1, 6, 11, 3]), header(segments), FIRST)
     save_ids(tmp_path, segments)
 
     message = (
@@ -762,6 +778,68 @@ def test_shards_of_segments_are_those_of_their_recordings(tmp_path: Path) -> Non
     )
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         merge(tmp_path)
+
+
+def test_shards_are_those_of_the_costs_that_all_agreed_on(tmp_path: Path) -> None:
+    """The last block, of two utterances, is the dearest: the first of three shards has it alone."""
+    write(tmp_path, some([16, 17, 0]), header(LONG_LIST), Shard(3, 1))
+    save_ids(tmp_path, LONG_LIST)
+    save_costs(tmp_path, LONG_LIST.digest, np.array([1] * 16 + [50, 50], np.float32))
+
+    message = (
+        f"{tmp_path} is not complete: 15 of 18 utterances are left; "
+        "run e2v predict again with --shard 2/3 (7 left), 3/3 (8 left)"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+
+
+def submit(folder: Path, array: str, shards: Sequence[int], count: int, started: int = 0) -> None:
+    """Note a submission as ``e2v submit`` does."""
+    (folder / "slurm").mkdir(exist_ok=True)
+    when = f"2026-01-31T09:00:{started:02}+01:00"
+    note_submission(folder, Submission(array, tuple(shards), count, "99", LONG_LIST.digest, when))
+
+
+def test_shards_that_a_job_lost_are_named_with_its_log(tmp_path: Path) -> None:
+    """With that of its newest job; of one that was none's there is no log."""
+    write(tmp_path, some([0, 1, 2, 3, 12, 13, 14]), header(LONG_LIST), Shard(3, 1), end=False)
+    write(tmp_path, some([4, 5, 16, 17]), header(LONG_LIST), Shard(3, 2), end=False)
+    save_ids(tmp_path, LONG_LIST)
+    submit(tmp_path, "12", [1, 2], 3)
+    submit(tmp_path, "14", [2], 3, started=5)
+    submit(tmp_path, "16", [1, 2], 2, started=9)
+
+    log = tmp_path / "log"
+    message = (
+        f"{tmp_path} is not complete: 7 of 18 utterances are left, of shards 1/3 (1 left, see {log}/slurm-12_1.log), "
+        f"2/3 (2 left, see {log}/slurm-14_2.log), 3/3 (4 left); run the same e2v submit command again"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+    assert final_files(tmp_path) == {}
+
+
+def test_shards_of_which_no_job_was_submitted_are_named_as_without_jobs(tmp_path: Path) -> None:
+    """Those that were are of another number of shards."""
+    write(tmp_path, some([0, 1, 2, 3, 12, 13, 14, 15]), header(LONG_LIST), Shard(3, 1))
+    save_ids(tmp_path, LONG_LIST)
+    submit(tmp_path, "12", [1, 2], 2)
+
+    message = (
+        f"{tmp_path} is not complete: 10 of 18 utterances are left; "
+        "run e2v predict again with --shard 2/3 (6 left), 3/3 (4 left)"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+
+
+def test_of_what_is_complete_nothing_is_missing(tmp_path: Path) -> None:
+    """Whatever jobs there were."""
+    write(tmp_path, some(range(18)), header(LONG_LIST), FIRST)
+    submit(tmp_path, "12", [1, 2], 2)
+
+    assert describe_missing(tmp_path, read_record(tmp_path, LONG_LIST), 2, LONG_LIST) == ""
 
 
 def test_a_single_run_that_is_not_complete_is_to_be_gone_on_with(tmp_path: Path) -> None:

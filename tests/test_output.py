@@ -30,15 +30,18 @@ from e2v_cli.output import (
     check_timelines,
     locked,
     make_folder,
+    read_costs,
     read_owner,
     refuse_foreign_files,
     refuse_other_runs,
     remove_other_ids,
     remove_results,
+    save_costs,
     save_ids,
 )
 from e2v_cli.process import HOST
 from e2v_cli.settings import Shard
+from e2v_cli.slurm import Task
 
 WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 
@@ -69,7 +72,7 @@ SEGMENTS = List([b"a", b"b", b"c"], pieces=[0, 1, 0])
 
 
 @contextmanager
-def locked_by_another_process(folder: Path, name: str) -> Iterator[subprocess.Popen[str]]:
+def locked_by_another_process(folder: Path, name: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Have another process take a lock and keep it until its standard input ends."""
     program = (
         "import sys, pathlib; from e2v_cli.output import locked\n"
@@ -77,7 +80,11 @@ def locked_by_another_process(folder: Path, name: str) -> Iterator[subprocess.Po
         "    print('locked', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
@@ -87,9 +94,10 @@ def locked_by_another_process(folder: Path, name: str) -> Iterator[subprocess.Po
             process.kill()
 
 
-def conflict(folder: Path, pid: int) -> str:
+def conflict(folder: Path, pid: int, task: str = "") -> str:
     """Match the message of a conflict; when the other one began can't be foretold."""
-    owner = rf"process {pid} on {re.escape(socket.gethostname())} since \d+-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
+    when = r"\d+-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
+    owner = rf"process {pid} on {re.escape(socket.gethostname())} since {when}{task}"
     return rf"^{re.escape(str(folder))}: another e2v is running there \({owner}\); wait for it, or choose another -o$"
 
 
@@ -137,7 +145,20 @@ def test_an_owner_is_written_as_it_is_read() -> None:
     assert Owner.parse(f"{OWNER}\n") == OWNER
 
 
-@pytest.mark.parametrize("text", ["", "\n", str(OWNER), f"{OWNER}\n\n", f"{OWNER} more\n", "process x on y since z\n"])
+def test_an_owner_is_written_with_its_task() -> None:
+    owner = Owner(17, "host", "2026-01-31T23:59:59+01:00", Task("12_3", 2))
+
+    assert str(owner) == "process 17 on host since 2026-01-31T23:59:59+01:00, start 2 of job 12_3"
+    assert Owner.parse(f"{owner}\n") == owner
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "\n", str(OWNER), f"{OWNER}\n\n", f"{OWNER} more\n", "process x on y since z\n"),
+        *(f"{OWNER}, start 2 of job 12_3", f"{OWNER}, start 2 of job \n", f"{OWNER}, start of job 12_3\n"),
+    ],
+)
 def test_what_is_not_whole_names_no_owner(text: str) -> None:
     assert Owner.parse(text) is None
 
@@ -149,6 +170,92 @@ def test_who_is_alive_on_another_machine_is_not_known() -> None:
     assert Owner(ended.pid, socket.gethostname(), "now").is_dead
     assert not Owner(ended.pid, "far.example.org", "now").is_dead
     assert not Owner(os.getppid(), socket.gethostname(), "now").is_dead
+
+
+def element(start: int, job: int = 12, number: int = 3) -> dict[str, str]:
+    """Name what an element of a job array finds in its environment when it is started for the so many-th time."""
+    return {
+        "SLURM_JOB_ID": "15",
+        "SLURM_ARRAY_JOB_ID": str(job),
+        "SLURM_ARRAY_TASK_ID": str(number),
+        "SLURM_RESTART_COUNT": str(start - 1),
+    }
+
+
+def be(task: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in task.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_task_of_slurm_says_so_in_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    be(element(2), monkeypatch)
+    with locked(tmp_path, "3-of-4"):
+        assert (tmp_path / ".lock.3-of-4").read_text().endswith(", start 2 of job 12_3\n")
+        owner = read_owner(tmp_path, Shard(4, 3))
+
+    assert owner is not None
+    assert (owner.pid, owner.host, owner.task) == (os.getpid(), socket.gethostname(), Task("12_3", 2))
+
+
+@pytest.mark.parametrize("start", [2, 7])
+def test_a_task_that_was_started_again_goes_on_beside_what_was_cut_off(
+    start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a node that was lost it may still be at work, and hold the lock, without anybody being able to end it."""
+    be(element(start), monkeypatch)
+    with locked_by_another_process(tmp_path, "3-of-4", **element(1)):
+        before = (tmp_path / ".lock.3-of-4").read_text().removesuffix("\n")
+        assert before.endswith(", start 1 of job 12_3")
+        with locked(tmp_path, "3-of-4"):
+            owner = read_owner(tmp_path, Shard(4, 3))
+            assert owner is not None
+            assert (owner.pid, owner.task) == (os.getpid(), Task("12_3", start))
+        assert (tmp_path / ".lock.3-of-4").read_bytes() == b""
+
+    message = f"{before} is still at work, perhaps on a node that was lost: going on beside it"
+    assert caplog.messages == [message]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "named"),
+    [
+        # the same start, an earlier one, another element, another job
+        (element(2), element(2), ", start 2 of job 12_3"),
+        (element(3), element(2), ", start 3 of job 12_3"),
+        (element(1), element(2, number=4), ", start 1 of job 12_3"),
+        (element(1), element(2, job=13), ", start 1 of job 12_3"),
+        # one of both is no task
+        (element(1), {}, ", start 1 of job 12_3"),
+        ({}, element(2), ""),
+    ],
+)
+def test_any_other_task_is_kept_out(
+    theirs: dict[str, str],
+    mine: dict[str, str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with locked_by_another_process(tmp_path, "3-of-4", **theirs) as other:
+        before = (tmp_path / ".lock.3-of-4").read_text()
+        be(mine, monkeypatch)
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid, named)):
+            with locked(tmp_path, "3-of-4"):
+                pass
+        assert (tmp_path / ".lock.3-of-4").read_text() == before
+    assert caplog.messages == []
+
+
+def test_who_has_not_said_which_task_it_is_keeps_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e2v_cli.output._OWNER_SECONDS", 0.1)
+    be(element(2), monkeypatch)
+    with locked_by_another_process(tmp_path, "3-of-4", **element(1)):
+        (tmp_path / ".lock.3-of-4").write_bytes(b"")
+        message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
+        with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+            with locked(tmp_path, "3-of-4"):
+                pass
 
 
 def test_a_lock_is_let_go_when_something_goes_wrong(tmp_path: Path) -> None:
@@ -408,6 +515,67 @@ def test_pieces_of_other_lists_are_removed_with_their_ids(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == [f"input.{IDS.digest[:16]}"]
 
 
+def test_costs_are_kept_for_all_who_deal_the_list(tmp_path: Path) -> None:
+    costs = np.array([1.5, 0.0, 3.25, 1e9, 7.0], np.float32)
+    save_costs(tmp_path, IDS.digest, costs)
+
+    assert os.listdir(tmp_path) == [f"input.{IDS.digest[:16]}.costs"]
+    assert (tmp_path / f"input.{IDS.digest[:16]}.costs").read_bytes() == costs.astype("<f4").tobytes()
+    found = read_costs(tmp_path, IDS)
+    assert found is not None
+    assert found.dtype == np.float32
+    assert found.tolist() == [1.5, 0.0, 3.25, 1e9, 7.0]
+
+
+def test_costs_of_another_list_say_nothing(tmp_path: Path) -> None:
+    save_costs(tmp_path, SEGMENTS.digest, np.ones(3, np.float32))
+
+    assert read_costs(tmp_path, IDS) is None
+
+
+def test_costs_are_replaced_whole(tmp_path: Path) -> None:
+    """Shards that begin at the same time may all write them."""
+    path = tmp_path / f"input.{IDS.digest[:16]}.costs"
+    save_costs(tmp_path, IDS.digest, np.zeros(5, np.float32))
+    with path.open("rb") as old:
+        save_costs(tmp_path, IDS.digest, np.ones(5, np.float32))
+
+        assert old.read() == bytes(20)
+    found = read_costs(tmp_path, IDS)
+    assert found is not None
+    assert found.tolist() == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("costs", [[], [1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 1, np.nan, 1, 1], [1, 1, 1, 1, np.inf]])
+def test_costs_that_are_damaged_are_named(costs: list[float], tmp_path: Path) -> None:
+    path = tmp_path / f"input.{IDS.digest[:16]}.costs"
+    np.array(costs, "<f4").tofile(path)
+
+    message = f"{path}: damaged; remove it, and run all shards again to go on"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        read_costs(tmp_path, IDS)
+
+
+def test_costs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / f"input.{IDS.digest[:16]}.costs"
+    path.mkdir()
+
+    message = f"{path}: Is a directory; what is done is safe, run the same command again"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        read_costs(tmp_path, IDS)
+
+
+def test_costs_of_other_lists_are_removed_with_their_ids(tmp_path: Path) -> None:
+    for ids in (IDS, SEGMENTS):
+        save_ids(tmp_path, ids)
+        save_costs(tmp_path, ids.digest, np.ones(len(ids), np.float32))
+    own = f"input.{SEGMENTS.digest[:16]}"
+
+    remove_other_ids(tmp_path, SEGMENTS.digest)
+
+    assert sorted(os.listdir(tmp_path)) == [own, f"{own}.costs", f"{own}.pieces"]
+
+
 def test_folders_are_made_with_those_around_them(tmp_path: Path) -> None:
     make_folder(tmp_path / "exp" / "emotion")
     make_folder(tmp_path / "exp" / "emotion")
@@ -570,14 +738,16 @@ DEAD = 1 << 22
 OURS = [
     *RESULTS,
     *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef", "input.0123456789abcdef.pieces"),
+    "input.0123456789abcdef.costs",
     *(f".{name}.{HOST}-{DEAD}-0123abcd.part" for name in ("predictions.tsv", "timeline.ctm")),
     *(
         f".{name}.{HOST}-{DEAD}-0123abcd.part"
-        for name in ("npy.1-of-1", "input.0123456789abcdef", "input.0123456789abcdef.pieces")
+        for name in ("npy.1-of-1", *(f"input.0123456789abcdef{suffix}" for suffix in ("", ".pieces", ".costs")))
     ),
     *("embeddings.1-of-1.1.ark", "embeddings.2-of-3.10.ark", "embeddings/a.npy", "embeddings/a b%3A.npy"),
     *("timeline.1-of-1.1", "timeline.2-of-3.10", "audacity/a.txt", "audacity/a%2Fb.txt", "textgrid/ü.TextGrid"),
-    *("log/worker.1-of-1.1.log", "log/launcher.1-of-1.log"),
+    *("log/worker.1-of-1.1.log", "log/launcher.1-of-1.log", "log/slurm-12_3.log", "log/slurm-13-merge.log"),
+    *("slurm/shards.sh", "slurm/merge.sh", "slurm/12.json"),
 ]
 
 THEIRS = [
@@ -624,12 +794,12 @@ def test_overwriting_removes_nothing_but_results_where_no_run_was(tmp_path: Path
 
 
 def test_overwriting_leaves_what_is_not_of_a_run(tmp_path: Path) -> None:
-    make_files(tmp_path, [*OURS, *THEIRS, "embeddings/readme", "log/of mine"])
+    make_files(tmp_path, [*OURS, *THEIRS, "embeddings/readme", "log/of mine", "slurm/my.sbatch"])
 
     remove_results(tmp_path)
 
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {*THEIRS, "embeddings/readme", "log/of mine"}
+    assert left == {*THEIRS, "embeddings/readme", "log/of mine", "slurm/my.sbatch"}
 
 
 def test_overwriting_nothing_is_fine(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def predict(out: Path, *options: str, scp: Path = SAMPLE_SCP) -> tuple[str | Pat
 
 
 def test_the_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
-    for index, count in ((3, 11), (1, 15)):
+    for index, count in ((3, 13), (1, 14)):
         done = e2v(*predict(tmp_path, "--shard", f"{index}/3"))
         assert done.returncode == 0
         assert re.fullmatch(
@@ -53,12 +53,12 @@ def test_the_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
     refused = e2v("merge", tmp_path)
     assert refused.returncode == 1
     assert refused.stderr == (
-        f"e2v: {tmp_path} is not complete: 14 of 40 utterances are left; "
-        "run e2v predict again with --shard 2/3 (14 left)\n"
+        f"e2v: {tmp_path} is not complete: 13 of 40 utterances are left; "
+        "run e2v predict again with --shard 2/3 (13 left)\n"
     )
     last = e2v(*predict(tmp_path, "--shard", "2/3"))
     assert last.returncode == 0
-    assert last.stderr.startswith(f"e2v: all 3 shards are complete: {tmp_path} is merged\ne2v: 14 utterances: 14 done")
+    assert last.stderr.startswith(f"e2v: all 3 shards are complete: {tmp_path} is merged\ne2v: 13 utterances: 13 done")
     assert_same(tmp_path, whole)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["counts"] == {"input": 40, "done": 40, "failed": 0}
@@ -67,7 +67,11 @@ def test_the_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
     again = e2v(*predict(tmp_path, "--shard", "2/3"))
     assert again.returncode == 0
     assert again.stderr.startswith(f"e2v: {tmp_path} is complete: nothing to do\n")
+    merged = e2v("merge", tmp_path)
+    assert (merged.returncode, merged.stdout) == (0, "")
+    assert merged.stderr == f"e2v: {tmp_path} is complete: nothing to do\n"
     before = (tmp_path / "predictions.tsv").read_bytes()
+    (tmp_path / "predictions.tsv").unlink()
     merged = e2v("merge", tmp_path)
     assert merged.returncode == 0
     assert merged.stderr.startswith("e2v: 40 utterances: 40 done, 0 failed; 150.2 s of audio in ")
@@ -105,7 +109,7 @@ def test_more_shards_than_blocks(tmp_path: Path, e2v: E2v) -> None:
 
 def test_shards_on_standard_output_are_parts_of_the_whole(whole: Path, e2v: E2v) -> None:
     rows: list[str] = []
-    for index, count in ((1, 22), (2, 18)):
+    for index, count in ((1, 20), (2, 20)):
         done = e2v("predict", SAMPLE_SCP, "-m", "sample", "--shard", f"{index}/2")
         assert done.returncode == 0
         header, *part = done.stdout.splitlines()
@@ -142,10 +146,10 @@ def test_a_list_that_grew_in_the_middle(tmp_path: Path, e2v: E2v) -> None:
     scp.write_text("".join(LINES))
     done = e2v(*predict(out, "--shard", "1/2", scp=scp))
     assert done.returncode == 0
-    assert "e2v: 11 utterances: 11 done" in done.stderr
+    assert "e2v: 10 utterances: 10 done" in done.stderr
     refused = e2v("merge", out)
     assert refused.returncode == 1
-    assert "9 of 40 utterances are left; run e2v predict again with --shard 2/2 (9 left)\n" in refused.stderr
+    assert "10 of 40 utterances are left; run e2v predict again with --shard 2/2 (10 left)\n" in refused.stderr
     assert e2v(*predict(out, "--shard", "2/2", scp=scp)).returncode == 0
     table = (out / "predictions.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in table[1:]] == [line.split()[0] for line in LINES]
@@ -196,13 +200,73 @@ def test_another_run_is_kept_out_while_shards_are_at_work(tmp_path: Path, e2v: E
     other_list = e2v(*predict(out, "--shard", "1/3", scp=shorter))
     assert other_list.returncode == 4
     assert f"e2v: {out}: another e2v is running there (process {shard.pid} on " in other_list.stderr
-    status = e2v("status", out).stdout.splitlines()
-    assert status[0] == f"{out}: not complete"
-    assert re.fullmatch(rf"2/3 .* process {shard.pid} on \S+ since \S+(, last result \d+ s ago)?", status[4])
+    status = e2v("status", out)
+    lines = status.stdout.splitlines()
+    assert status.returncode == 75  # nobody is at work at the others
+    assert lines[0] == f"{out}: not complete"
+    assert re.fullmatch(rf"2/3 .* process {shard.pid} on \S+ since \S+(, last result \d+ s ago)?", lines[4])
     shard.kill()
     shard.communicate()
-    assert f"process {shard.pid} on " in (after := e2v("status", out).stdout)
-    assert ", which is dead: run it again\n" in after
+    after = e2v("status", out)
+    assert after.returncode == 75
+    assert f"process {shard.pid} on " in after.stdout
+    assert ", which is dead: run it again\n" in after.stdout
+
+
+def element(number: int, count: int) -> dict[str, str]:
+    """Name what an element of a job array finds in its environment."""
+    values = {"ID": number, "MIN": 1, "MAX": count, "COUNT": count, "STEP": 1}
+    return {
+        "SLURM_JOB_ID": str(100 + number),
+        "SLURM_ARRAY_JOB_ID": "12",
+        **{f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()},
+    }
+
+
+def test_an_element_of_a_job_array_takes_its_shard(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+    """Whoever says which one it is to be is believed."""
+    done = e2v(*predict(tmp_path), **element(2, 3))
+    assert done.returncode == 0
+    assert done.stderr.startswith(
+        "e2v: shard 2/3, by its place among the tasks of Slurm\n"
+        f"e2v: shard 2/3 is complete; e2v merge {tmp_path} when all are\n"
+    )
+    log = (tmp_path / "log" / "launcher.2-of-3.log").read_text()
+    assert re.search(r" process \d+ on \S+ since \S+, start 1 of job 12_2: shard 2/3 on cpu; GPUs: all\n", log)
+    quiet = e2v(*predict(tmp_path, "-q"), **element(3, 3))
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    done = e2v(*predict(tmp_path, "--shard", "1/3"), **element(2, 3))
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"e2v: all 3 shards are complete: {tmp_path} is merged\n")
+    assert_same(tmp_path, whole)
+
+
+def test_a_part_of_a_job_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
+    done = e2v(*predict(tmp_path / "out"), **{**element(3, 2), "SLURM_ARRAY_TASK_MAX": "7"})
+    assert done.returncode == 2
+    assert "the 2 elements of the array from 1 to 7 are not evenly spaced: say which part this is with" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_are_dealt_by_duration(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+    """As the first one that is there says it; here one utterance is longer than all others together."""
+    folder, out = tmp_path / "data", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(SAMPLE_SCP, folder / "wav.scp")
+    keys = [line.split()[0] for line in LINES]
+    (folder / "utt2dur").write_text("".join(f"{key} {1000 if key == keys[-1] else 1}\n" for key in keys))
+
+    first = e2v(*predict(out, "--shard", "1/2", scp=folder))
+    assert first.returncode == 0
+    assert "e2v: 1 utterance: 1 done, 0 failed" in first.stderr
+    assert len(list(out.glob("input.*.costs"))) == 1
+    (folder / "utt2dur").unlink()
+    second = e2v(*predict(out, "--shard", "2/2", scp=folder))
+    assert second.returncode == 0
+    assert second.stderr.startswith(
+        f"e2v: all 2 shards are complete: {out} is merged\ne2v: 39 utterances: 39 done, 0 failed"
+    )
+    assert_same(out, whole)
 
 
 @pytest.mark.parametrize("command", ["merge", "status"])
