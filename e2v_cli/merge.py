@@ -20,6 +20,7 @@ from e2v_cli.history import describe_sources, find_run, is_published, plan_for, 
 from e2v_cli.journal import LEFT, Elapsed, Header, JournalFile, Record
 from e2v_cli.output import (
     EMBEDDING_LISTS,
+    MERGE,
     RESULTS,
     IdList,
     Ids,
@@ -45,7 +46,7 @@ def merge(output_dir: Path) -> Summary | None:
         OutputConflictError: parts are of different runs, or somebody else is merging.
     """
     run = find_run(output_dir)
-    with locked(output_dir, "merge"):
+    with locked(output_dir, MERGE):
         if is_published(output_dir, run.header.input_sha256):
             return None
         ids = IdList(output_dir, run.header.input_sha256)

@@ -50,6 +50,9 @@ _OTHERS = (
 )
 """What else a run leaves. The journals come first: nothing may speak of what is gone."""
 
+MERGE = "merge"
+"""The name of the lock of who merges; those of shards have the names of shards."""
+
 _OWNER_SECONDS = 1.0
 """For so long a lock whose owner has not said yet who it is is asked again."""
 
@@ -332,14 +335,17 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
             logger.warning("%s is still at work, perhaps on a node that was lost: going on beside it", holder)
         except OSError as error:  # what several writers do together is right all the same, only done twice
             logger.warning("%s: %s: nothing keeps other runs out of OUT", path, error.strerror)
+        own = f"{Owner.of_this_process()}\n".encode()
         with naming(path):
             file.truncate(0)
-            file.write(f"{Owner.of_this_process()}\n".encode())
+            file.write(own)
         try:
             yield
         finally:
             with suppress(OSError):
-                file.truncate(0)
+                file.seek(0)
+                if file.read() == own:  # not that of who goes on beside it
+                    file.truncate(0)
 
 
 def refuse_other_runs(output_dir: Path, shard: Shard, at_other_lists: Set[Shard]) -> None:
@@ -368,10 +374,10 @@ def _refuse_if_held(output_dir: Path, file: BinaryIO) -> None:
         pass  # no locks here: what several writers do together is right all the same
 
 
-def read_owner(output_dir: Path, shard: Shard) -> Owner | None:
-    """Read who is at work at a shard, or was when it was killed."""
+def read_owner(output_dir: Path, name: str) -> Owner | None:
+    """Read who is at what has this name in OUT, or was when it was killed."""
     try:
-        return Owner.parse((output_dir / f".lock.{shard.name}").read_text(encoding="utf-8"))
+        return Owner.parse((output_dir / f".lock.{name}").read_text(encoding="utf-8"))
     except OSError:
         return None
 

@@ -39,6 +39,7 @@ from e2v_cli.launcher import Launcher
 from e2v_cli.logs import log_to_file
 from e2v_cli.merge import describe_missing, publish
 from e2v_cli.output import (
+    MERGE,
     Owner,
     check_archives,
     check_timelines,
@@ -232,7 +233,7 @@ def _publish_after_last(output_dir: Path, corpus: Corpus, record: Record, shard:
     if len(ended) < shard.count:
         logger.warning("shard %s is complete; e2v merge %s when all are", shard, output_dir)
         return None
-    with locked(output_dir, "merge", wait=True):
+    with locked(output_dir, MERGE, wait=True):
         unchanged = record.sizes == read_sizes(output_dir)
         if is_published(output_dir, corpus.digest):
             logger.warning("%s is complete%s", output_dir, ": nothing to do" if unchanged else "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -36,6 +37,9 @@ MAX_RESTARTS = 1000
 
 COMMAND_SECONDS = 60
 """The longest that a command of Slurm's may take to answer."""
+
+_OF_CLUSTERS = frozenset(("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"))
+"""Variables that say where Slurm is; all others are of a job."""
 
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED", "SPECIAL_EXIT"))
 _AT_WORK = frozenset(("RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING"))
@@ -279,9 +283,13 @@ class Submission:
     submitted: str
     """When."""
 
+    def name_of(self, shard: Shard) -> str:
+        """Name a shard's job, as Slurm does."""
+        return f"{self.array}_{shard.index}"
+
     def log_of(self, shard: Shard) -> str:
         """Name the log of a shard's job, relative to OUT."""
-        return f"log/slurm-{self.array}_{shard.index}.log"
+        return f"log/slurm-{self.name_of(shard)}.log"
 
 
 def submit_job(script: Path, waits_for: Sequence[str] = ()) -> str:
@@ -371,24 +379,42 @@ def ask_states(jobs: Sequence[str]) -> dict[str, JobState]:
     """Ask Slurm what became of jobs, by their name; nothing of those that it doesn't know any more.
 
     ``squeue`` knows what waits, runs, or has just ended, ``sacct`` the rest where the cluster keeps accounts.
+
+    Raises:
+        SlurmError: it can't be asked.
     """
-    if not jobs or not shutil.which("squeue"):
+    if not jobs:
         return {}
+    wanted = f"--jobs={','.join(dict.fromkeys(jobs))}"
+    try:
+        ended = _run(
+            ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State,NodeList,Reason", wanted]
+        )
+    except SlurmError as error:  # not all clusters keep accounts
+        logger.info("%s", error)
+        ended = ""
+    try:
+        known = _run(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", wanted])
+    except SlurmError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        known = ""  # there is only one, which it has forgotten
     states = {}
-    commands = (
-        ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State,NodeList,Reason"],
-        ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r"],
-    )
-    for command in commands:  # what squeue says is newer
-        try:
-            text = _run([*command, f"--jobs={','.join(jobs)}"])
-        except SlurmError as error:
-            logger.info("%s", error)
-            continue
-        for line in text.splitlines():
-            name, state, node, reason = line.split("|", 3)
-            states[name] = JobState(name, state.split()[0], node, reason)
+    for line in [*ended.splitlines(), *known.splitlines()]:  # what squeue says is newer
+        name, *cells = line.split("|", 3)
+        if len(cells) == 3 and cells[0]:
+            states[name] = JobState(name, cells[0].split()[0], *cells[1:])
     return states
+
+
+def check_commands() -> None:
+    """Check that jobs can be submitted from this machine.
+
+    Raises:
+        SlurmError: they can't.
+    """
+    if not shutil.which("sbatch"):
+        raise SlurmError("sbatch: no such command here; e2v submit needs a machine of a Slurm cluster")
 
 
 def _run(command: Sequence[str]) -> str:
@@ -397,9 +423,12 @@ def _run(command: Sequence[str]) -> str:
     Raises:
         SlurmError: it isn't there, doesn't answer, or refuses; the message ends with its own words.
     """
+    # Where e2v itself is in a job, what that was given must not reach the jobs that it submits.
+    own = {name for name in os.environ if name.startswith("SLURM_") and name not in _OF_CLUSTERS}
     try:
         done = subprocess.run(  # noqa: S603 — no shell, and the words are ours
             command,
+            env={name: value for name, value in os.environ.items() if name not in own},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -407,7 +436,7 @@ def _run(command: Sequence[str]) -> str:
             timeout=COMMAND_SECONDS,
         )
     except FileNotFoundError:
-        raise SlurmError(f"{command[0]}: no such command here; e2v submit needs a machine of a Slurm cluster") from None
+        raise SlurmError(f"{command[0]}: no such command here") from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} has not answered for {COMMAND_SECONDS} s; try again later") from None
     if done.returncode:

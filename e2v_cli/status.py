@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
-from e2v_cli.errors import OutputError
+from e2v_cli.errors import OutputError, SlurmError
 from e2v_cli.history import find_run, is_published, plan_for, read_record
 from e2v_cli.journal import DONE, LEFT, Elapsed, Record
-from e2v_cli.output import IdList, Owner, read_costs, read_owner
+from e2v_cli.output import MERGE, IdList, Owner, read_costs, read_owner
 from e2v_cli.settings import Shard
-from e2v_cli.slurm import JobState, Submission, ask_states, read_submissions
+from e2v_cli.slurm import JobState, Submission, Task, ask_states, read_submissions
 from e2v_cli.tables import clock, columns
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "who")
 
@@ -71,6 +74,33 @@ class _Part:
         return (str(self.shard), *counts, f"{self.speed:.1f}×" if self.speed else "–", ready_in, self.who)
 
 
+@dataclass(frozen=True)
+class _Crowd:
+    """Who is, or was, at work in OUT, and what Slurm says of them."""
+
+    output_dir: Path
+    submissions: Sequence[Submission]
+    owners: Mapping[str, Owner]
+    """Of locks, by their name."""
+    states: Mapping[str, JobState] | None
+    """Of jobs, by their name; None: Slurm can't be asked."""
+
+    def is_at_work(self, name: str) -> bool:
+        """Say whether somebody is at what has this name, as far as anybody can tell."""
+        owner = self.owners.get(name)
+        if owner is None or owner.is_dead:
+            return False
+        if owner.task is None or self.states is None:
+            return True
+        job = self.states.get(_job_of(owner.task))
+        return job is not None and job.is_at_work
+
+    def find_merge(self) -> JobState | None:
+        """Find the job that merges the shards, where it waits or is at work."""
+        merge = self.states.get(self.submissions[-1].merge) if self.submissions and self.states else None
+        return merge if merge is not None and merge.is_alive else None
+
+
 def describe_run(output_dir: Path) -> Report:
     """Describe a run: its totals, and a line for each shard.
 
@@ -79,10 +109,11 @@ def describe_run(output_dir: Path) -> Report:
     """
     submissions = read_submissions(output_dir)
     digest, num_shards = _find_list(output_dir, submissions)
+    shards = [Shard(num_shards, index) for index in range(1, num_shards + 1)]
+    crowd = _meet(output_dir, submissions, [*(shard.name for shard in shards), MERGE])
     ids = IdList(output_dir, digest)
     record = read_record(output_dir, ids)
     plan = plan_for(record, ids, read_costs(output_dir, ids))
-    states = ask_states([job for submission in submissions for job in (submission.array, submission.merge) if job])
     status = record.status
     done, left = int((status == DONE).sum()), int((status == LEFT).sum())
     members = status[plan.members]
@@ -91,19 +122,34 @@ def describe_run(output_dir: Path) -> Report:
         for chosen in (members == DONE, (members != DONE) & (members != LEFT), members == LEFT)
     ]
     parts = []
-    for index, (shard_done, shard_failed, shard_left) in enumerate(zip(*counts, strict=True), 1):
-        shard = Shard(num_shards, index)
-        who, is_under_way = "", False
-        if shard_left:
-            who, is_under_way = _find_who(output_dir, shard, record, submissions, states)
+    for shard, shard_done, shard_failed, shard_left in zip(shards, *counts, strict=True):
+        who, is_under_way = _find_who(crowd, shard, record) if shard_left else ("", False)
         parts.append(_Part(shard, shard_done, shard_failed, shard_left, _newest(record, shard), who, is_under_way))
-    merge = _find_merge(submissions, states)
-    state = _judge(is_published(output_dir, ids.digest), parts, merge)
+    state = _judge(is_published(output_dir, ids.digest), parts, crowd)
+    plural = "" if len(ids) == 1 else "s"
     head = [
-        f"{output_dir}: {_say_state(state, left, merge)}",
-        f"{len(ids)} utterances: {done} done, {len(ids) - done - left} failed, {left} left{_sum_up(parts)}",
+        f"{output_dir}: {_say_state(state, left, crowd)}",
+        f"{len(ids)} utterance{plural}: {done} done, {len(ids) - done - left} failed, {left} left{_sum_up(parts)}",
     ]
     return Report("\n".join(head) + "\n" + columns([COLUMNS, *(part.row() for part in parts)]), state)
+
+
+def _meet(output_dir: Path, submissions: Sequence[Submission], names: Iterable[str]) -> _Crowd:
+    """Find out who is at what in OUT, and ask Slurm of their jobs."""
+    owners = {name: owner for name in names if (owner := read_owner(output_dir, name))}
+    jobs = [job for item in submissions for job in (item.array, item.merge) if job]
+    jobs += [_job_of(owner.task) for owner in owners.values() if owner.task]
+    states = None
+    try:
+        states = ask_states(jobs)
+    except SlurmError as error:
+        logger.warning("%s", error)
+    return _Crowd(output_dir, submissions, owners, states)
+
+
+def _job_of(task: Task) -> str:
+    """Name the job of a task; those of an ``srun`` are in the same one."""
+    return task.job.partition(".")[0]
 
 
 def _find_list(output_dir: Path, submissions: Sequence[Submission]) -> tuple[str, int]:
@@ -126,38 +172,24 @@ def _newest(record: Record, shard: Shard) -> Elapsed:
     return attempts[-1] if attempts else Elapsed()
 
 
-def _find_who(
-    output_dir: Path,
-    shard: Shard,
-    record: Record,
-    submissions: Sequence[Submission],
-    states: Mapping[str, JobState],
-) -> tuple[str, bool]:
+def _find_who(crowd: _Crowd, shard: Shard, record: Record) -> tuple[str, bool]:
     """Say who is at work at a shard, or waits to be, or that nobody is; and whether somebody is."""
-    submission = next((item for item in reversed(submissions) if shard.index in item.shards), None)
-    if submission is not None and submission.count != shard.count:
-        submission = None
-    name = f"{submission.array}_{shard.index}" if submission else ""
-    job = states.get(name)
-    owner = read_owner(output_dir, shard)
-    if owner is not None and _is_at_work(owner, states):
+    owner = crowd.owners.get(shard.name)
+    if owner is not None and crowd.is_at_work(shard.name):
         return _describe_owner(owner, record, shard), True
-    log = f"see {output_dir / submission.log_of(shard)}" if submission else ""
+    submission = next((item for item in reversed(crowd.submissions) if shard.index in item.shards), None)
+    if submission is None or submission.count != shard.count:
+        return ("nobody: run it (again)" if owner is None else f"{owner}, which is dead: run it again"), False
+    name = submission.name_of(shard)
+    if crowd.states is None:
+        return f"job {name}, of which Slurm can't be asked", True
+    job = crowd.states.get(name)
     if job is not None and job.is_waiting:
         return f"job {name} waits ({job.reason})", True
     if job is not None and job.is_at_work:
         return f"job {name} begins on {job.node}", True
-    if submission is not None:
-        return f"nobody: job {name} {f'is {job.state}' if job else 'is gone'}, {log}; e2v submit again", False
-    if owner is not None:
-        return f"{owner}, which is dead: run it again", False
-    return "nobody: run it (again)", False
-
-
-def _is_at_work(owner: Owner, states: Mapping[str, JobState]) -> bool:
-    """Say whether who holds a shard is alive, as far as anybody can tell."""
-    job = states.get(owner.task.job) if owner.task else None
-    return not owner.is_dead and (job is None or job.is_at_work)
+    end = f"is {job.state}" if job else "is gone"
+    return f"nobody: job {name} {end}, see {crowd.output_dir / submission.log_of(shard)}; e2v submit again", False
 
 
 def _describe_owner(owner: Owner, record: Record, shard: Shard) -> str:
@@ -167,27 +199,26 @@ def _describe_owner(owner: Owner, record: Record, shard: Shard) -> str:
     return f"{owner}, last result {time.time() - paths[-1].stat().st_mtime:.0f} s ago"
 
 
-def _find_merge(submissions: Sequence[Submission], states: Mapping[str, JobState]) -> JobState | None:
-    """Find the job that merges the shards, where it waits or is at work."""
-    merge = states.get(submissions[-1].merge) if submissions else None
-    return merge if merge is not None and (merge.is_waiting or merge.is_at_work) else None
-
-
-def _judge(published: bool, parts: Sequence[_Part], merge: JobState | None) -> State:
+def _judge(published: bool, parts: Sequence[_Part], crowd: _Crowd) -> State:
     """Say how a run stands: under way only if no shard that has something left is forgotten."""
     if published:
         return State.COMPLETE
     left = [part for part in parts if part.left]
-    under_way = all(part.is_under_way for part in left) if left else merge is not None
-    return State.UNDER_WAY if under_way else State.WAITING
+    if left:
+        return State.UNDER_WAY if all(part.is_under_way for part in left) else State.WAITING
+    merging = crowd.find_merge() is not None or any(map(crowd.is_at_work, crowd.owners))
+    return State.UNDER_WAY if merging else State.WAITING
 
 
-def _say_state(state: State, left: int, merge: JobState | None) -> str:
+def _say_state(state: State, left: int, crowd: _Crowd) -> str:
     if state is State.COMPLETE:
         return "complete"
     if left:
         return "not complete"
-    return f"not merged yet: job {merge.name} will do it" if merge else "not merged yet: e2v merge does it"
+    if state is State.WAITING:
+        return "not merged yet: e2v merge does it"
+    merge = crowd.find_merge()
+    return f"not merged yet: job {merge.name} will do it" if merge else "not merged yet: somebody is at it"
 
 
 def _sum_up(parts: Sequence[_Part]) -> str:
@@ -198,4 +229,5 @@ def _sum_up(parts: Sequence[_Part]) -> str:
         return ""
     speed = f"; {sum(part.speed for part in at_work):.1f}× real time"
     known = [seconds for seconds in times if seconds is not None]
-    return f"{speed}, ready in {clock(max(known))}" if len(known) == len(times) else speed
+    all_known = len(known) == len(times) and all(part.is_under_way for part in parts if part.left)
+    return f"{speed}, ready in {clock(max(known))}" if all_known else speed

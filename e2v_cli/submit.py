@@ -59,6 +59,7 @@ from e2v_cli.slurm import (
     Submission,
     ask_states,
     cancel_job,
+    check_commands,
     note_submission,
     ranges,
     read_submissions,
@@ -106,6 +107,8 @@ def submit(options: SubmitOptions) -> str:
     """
     settings = options.settings
     output_dir = _check_options(options)
+    if not options.dry_run:
+        check_commands()
     corpus, model = find_corpus_and_model(settings)
     weights = prepare_weights(model)
     try:

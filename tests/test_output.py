@@ -113,12 +113,12 @@ def test_a_lock_ends_with_its_owner_however_it_ends(tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, "1-of-1") as other:
         pass
     assert other.returncode == -9
-    dead = read_owner(tmp_path, WHOLE)
+    dead = read_owner(tmp_path, WHOLE.name)
     assert dead is not None
     assert (dead.pid, dead.host, dead.is_dead) == (other.pid, socket.gethostname(), True)
 
     with locked(tmp_path, "1-of-1"):
-        owner = read_owner(tmp_path, WHOLE)
+        owner = read_owner(tmp_path, WHOLE.name)
         assert owner is not None
         assert (owner.pid, owner.is_dead) == (os.getpid(), False)
 
@@ -126,7 +126,7 @@ def test_a_lock_ends_with_its_owner_however_it_ends(tmp_path: Path) -> None:
 def test_a_lock_says_who_has_it_and_since_when(tmp_path: Path) -> None:
     before = datetime.now().astimezone().replace(microsecond=0)
     with locked(tmp_path, "2-of-2"):
-        owner = read_owner(tmp_path, SECOND)
+        owner = read_owner(tmp_path, SECOND.name)
         with pytest.raises(OutputConflictError, match=conflict(tmp_path, os.getpid())):
             with locked(tmp_path, "2-of-2"):
                 pass
@@ -134,7 +134,7 @@ def test_a_lock_says_who_has_it_and_since_when(tmp_path: Path) -> None:
     assert owner is not None
     assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
     assert before <= datetime.fromisoformat(owner.since) <= datetime.now().astimezone()
-    assert read_owner(tmp_path, SECOND) is None  # who has left owns nothing any more
+    assert read_owner(tmp_path, SECOND.name) is None  # who has left owns nothing any more
 
 
 OWNER = Owner(17, "host", "2026-01-31T23:59:59+01:00")
@@ -191,7 +191,7 @@ def test_a_task_of_slurm_says_so_in_its_lock(tmp_path: Path, monkeypatch: pytest
     be(element(2), monkeypatch)
     with locked(tmp_path, "3-of-4"):
         assert (tmp_path / ".lock.3-of-4").read_text().endswith(", start 2 of job 12_3\n")
-        owner = read_owner(tmp_path, Shard(4, 3))
+        owner = read_owner(tmp_path, "3-of-4")
 
     assert owner is not None
     assert (owner.pid, owner.host, owner.task) == (os.getpid(), socket.gethostname(), Task("12_3", 2))
@@ -207,7 +207,7 @@ def test_a_task_that_was_started_again_goes_on_beside_what_was_cut_off(
         before = (tmp_path / ".lock.3-of-4").read_text().removesuffix("\n")
         assert before.endswith(", start 1 of job 12_3")
         with locked(tmp_path, "3-of-4"):
-            owner = read_owner(tmp_path, Shard(4, 3))
+            owner = read_owner(tmp_path, "3-of-4")
             assert owner is not None
             assert (owner.pid, owner.task) == (os.getpid(), Task("12_3", start))
         assert (tmp_path / ".lock.3-of-4").read_bytes() == b""
@@ -349,7 +349,7 @@ def test_who_merges_is_no_other_run(tmp_path: Path) -> None:
 
 
 def test_nobody_owns_what_was_never_locked(tmp_path: Path) -> None:
-    assert read_owner(tmp_path, WHOLE) is None
+    assert read_owner(tmp_path, WHOLE.name) is None
 
 
 def test_who_had_a_lock_before_and_is_dead_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from e2v_cli import batching, status
-from e2v_cli.errors import OutputConflictError, OutputError
+from e2v_cli.errors import OutputConflictError, OutputError, SlurmError
 from e2v_cli.journal import Elapsed, Header, Journal
 from e2v_cli.keys import KeyIndex, digest_of, hash_keys
 from e2v_cli.output import locked, save_costs, save_ids
@@ -443,8 +443,8 @@ def test_jobs_that_slurm_does_not_know_any_more(tmp_path: Path) -> None:
         # it was requeued, and who had the lock was cut off
         ("PENDING", "BeginTime", "job 12_2 waits (BeginTime)", State.UNDER_WAY),
         ("NODE_FAIL", "None", "nobody: job 12_2 is NODE_FAIL, see {log}; e2v submit again", State.WAITING),
-        # Slurm can't be asked
-        ("", "", "{owner}, last result 60 s ago", State.UNDER_WAY),
+        # it is so long ago that Slurm has forgotten it
+        ("", "", "nobody: job 12_2 is gone, see {log}; e2v submit again", State.WAITING),
     ],
 )
 def test_whether_who_has_a_lock_on_another_node_is_alive_is_for_slurm_to_say(
@@ -466,6 +466,34 @@ def test_whether_who_has_a_lock_on_another_node_is_alive_is_for_slurm_to_say(
 
     described = who.format(owner=owner, log=tmp_path / "log/slurm-12_2.log")
     assert describe(tmp_path, run)[-1] == f"2/2    1     0       3     1.0×   0:00:15   {described}"
+
+
+def refuse(_: Sequence[str]) -> dict[str, JobState]:
+    raise SlurmError("squeue: no such command here")
+
+
+def test_where_slurm_can_not_be_asked_a_lock_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(status, "ask_states", refuse)
+    submit(tmp_path)
+    write(tmp_path, FIRST)
+    owner = owner_of(tmp_path, FIRST, ", start 1 of job 12_1")
+
+    assert describe(tmp_path, State.UNDER_WAY)[3:] == [
+        f"1/2    0     0       6     –      –         {owner}",
+        "2/2    0     0       4     –      –         job 12_2, of which Slurm can't be asked",
+    ]
+    assert caplog.messages == ["squeue: no such command here"]
+
+
+@pytest.mark.parametrize("name", ["1-of-1", "merge"])
+def test_who_is_about_to_merge_is_waited_for(name: str, tmp_path: Path) -> None:
+    write(tmp_path, WHOLE, range(10), [], Elapsed(10.0, 5.0, 5.0, 10))
+
+    with locked(tmp_path, name):
+        assert describe(tmp_path, State.UNDER_WAY)[0] == "not merged yet: somebody is at it"
+    assert describe(tmp_path, State.WAITING)[0] == "not merged yet: e2v merge does it"
 
 
 def test_who_was_killed_in_a_job_is_looked_up_in_its_log(slurm: dict[str, JobState], tmp_path: Path) -> None:

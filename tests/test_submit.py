@@ -630,7 +630,26 @@ def test_a_machine_without_slurm_is_named(call: Call, tmp_path: Path, monkeypatc
 
     message = "e2v: sbatch: no such command here; e2v submit needs a machine of a Slurm cluster\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
-    assert read_notes(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_queue_that_is_not_known_is_not_taken_for_empty(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    """All shards would be submitted twice."""
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    assert call(*words_of_submit(scp, out)).returncode == 0
+    (slurm.folder / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+
+    done = call(*words_of_submit(scp, out))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("e2v: squeue --noheader ")
+    assert done.stderr.endswith(": Unable to contact slurm controller\n")
+    assert len(slurm.calls("sbatch")) == 2
+    status = call("status", out)
+    assert (status.returncode, status.stdout.splitlines()[-1].split(maxsplit=6)[-1]) == (
+        4,
+        "job 100_3, of which Slurm can't be asked",
+    )
 
 
 def test_what_slurm_says_when_it_refuses_is_handed_on(slurm: Slurm, call: Call, tmp_path: Path) -> None:
