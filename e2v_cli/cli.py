@@ -431,7 +431,7 @@ def status(output_dir: Path, watch: bool) -> int:
     \b
     Examples:
       e2v status exp/emotion
-      e2v status exp/emotion --watch && e2v score exp/emotion/predictions.tsv data/test/utt2emo
+      e2v status exp/emotion --watch && cut -f 2 exp/emotion/predictions.tsv | sort | uniq -c
 
     \b
     Exit codes:
