@@ -18,7 +18,7 @@ demo: $(VENV)/installed ## Recognise the sample corpus with the sample model, an
 
 .PHONY: test
 test: lint ## Check style and types, then run all tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: $(VENV)/installed ## Check style and types

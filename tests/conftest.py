@@ -28,7 +28,16 @@ CACHE = tempfile.mkdtemp(prefix="e2v-cache-")
 os.environ["E2V_CACHE"] = CACHE
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
+LONG = ("kill", "slurm", "faults", "parity")
+"""Marks of tests that take minutes."""
+
 E2v = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: where several processes share the tests, none is left with one at the end."""
+    long = {item.path for name in LONG for item in items if item.get_closest_marker(name)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
