@@ -56,13 +56,16 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SlurmdTimeout=10
 SlurmctldTimeout=30
 PropagateResourceLimits=NONE
 AccountingStorageType=accounting_storage/none
 GresTypes=gpu
 {nodes}
-PartitionName=main Nodes=ALL Default=YES DefaultTime=10 MaxTime=60 State=UP
+PartitionName=main Nodes=ALL Default=YES DefaultTime=10 MaxTime=60 State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL DefaultTime=10 MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -204,7 +207,7 @@ class Cluster:
             return False
 
     def _is_usable(self) -> bool:
-        states = self.try_run("sinfo", "--noheader", "--Node", "--format=%N %T").stdout.splitlines()
+        states = self.try_run("sinfo", "--noheader", "--partition=main", "--Node", "--format=%N %T").stdout.splitlines()
         for line in states:
             node, state = line.split()
             if state.startswith(("down", "drain")):

@@ -188,6 +188,28 @@ def test_a_task_that_comes_to_its_time_limit_goes_on_by_itself(
     assert len(list(out.glob("journal.1-of-1.*"))) == 2
 
 
+def test_a_task_that_has_to_make_room_goes_on_when_there_is_some(
+    cluster: Cluster, corpus: Path, reference: str, tmp_path: Path
+) -> None:
+    """A job of another partition takes both nodes, and the task is back in the queue until it has ended."""
+    out = tmp_path / "out"
+    brake = Brake(tmp_path, 0.5)
+    jobs = submit(cluster, corpus, out, "--jobs", "1", brake=brake)
+    ask(lambda: has_begun(out, 1, 1))
+
+    urgent = cluster.run(
+        *("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive"),
+        *("--output=/dev/null", "--wrap=sleep 1"),
+    ).strip()
+
+    ask(lambda: cluster.states(jobs.array)[jobs.element(1)] == "PENDING")
+    brake.release()
+    assert set(cluster.wait(urgent, jobs.array, jobs.merge).values()) == {"COMPLETED"}
+    assert "e2v: stopped; " in (out / "log" / f"slurm-{jobs.element(1)}.log").read_text()
+    assert len(list(out.glob("journal.1-of-1.*"))) == 2
+    assert digest(out) == reference
+
+
 def test_a_lost_node_whose_task_is_still_alive(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
     """The shard is started again on the other node, beside what still writes: two writers, and the same bytes."""
     out = tmp_path / "out"
