@@ -231,9 +231,20 @@ class _Linear(nn.Linear):
         return [self.weight]
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.write(x, x.new_empty(len(x), self.out_features)) if self.packed else super().forward(x)
+
+    def write(self, x: Tensor, out: Tensor) -> Tensor:
+        """Apply the layer, and have the result written to ``out``."""
         if not self.packed:
-            return super().forward(x)
-        out = x.new_empty(len(x), self.out_features).copy_(self.bias)
+            return torch.addmm(self.bias, x, self.weight.T, out=out)
+        self.packed[0].multiply(x, out.copy_(self.bias), add=True)
+        return out
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Apply the layer, and add the result to what has its shape."""
+        if not self.packed:
+            return residual + super().forward(x)
+        out = residual + self.bias
         self.packed[0].multiply(x, out, add=True)
         return out
 
@@ -308,11 +319,11 @@ class _ConvBlock(nn.Module):
         steps = out.view(pairs, 2, out.shape[1])
         even = self._rows(x, 0, self._channels_in, len(out) + 1)
         middle = even[1::2]
-        shared = out.new_empty(pairs, out.shape[1])
-        _multiply(middle, sum_of_outer, shared, add=False)
-        steps.copy_(shared[:, None])
-        _multiply(even[0:-1:2] - middle, first, steps[:, 0], add=True)
-        _multiply(even[2::2] - middle, third, steps[:, 1], add=True)
+        first_steps, second_steps = steps.unbind(1)
+        _multiply(middle, sum_of_outer, first_steps, add=False)
+        second_steps.copy_(first_steps)
+        _multiply(even[0:-1:2] - middle, first, first_steps, add=True)
+        _multiply(even[2::2] - middle, third, second_steps, add=True)
         _multiply(self._rows(x, 1, self._channels_in, len(out)), second, out, add=True)
 
     def _rows(self, x: Tensor, first: int, size: int, steps: int) -> Tensor:
@@ -383,27 +394,28 @@ class _Block(nn.Module):
         """Run the block; ``attend`` is the attention of all utterances: (tokens, 3 · dim) → (tokens, dim)."""
         tile = CPU_TILE_TOKENS if x.device.type == "cpu" else len(x)
         parts = torch.split(x, tile)
-        attended = attend(torch.cat([self._queries_keys_values(part) for part in parts]))
-        return torch.cat([self._finish(*both) for both in zip(parts, torch.split(attended, tile), strict=True)])
-
-    def _queries_keys_values(self, x: Tensor) -> Tensor:
-        qkv: Tensor = self.attention.qkv(self.norm1(x) if self.layer_norm_first else x)
-        return qkv
+        qkv = x.new_empty(len(x), self.attention.qkv.out_features)
+        for part, out in zip(parts, torch.split(qkv, tile), strict=True):
+            self.attention.qkv.write(self.norm1(part) if self.layer_norm_first else part, out)
+        attended = torch.split(attend(qkv), tile)
+        return torch.cat([self._finish(*both) for both in zip(parts, attended, strict=True)])
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Do with some of the tokens what follows attention."""
-        x = x + self.attention.proj(attended)
+        x = self.attention.proj.add(attended, x)
         if self.layer_norm_first:
-            x = self._mlp(self.norm2(x))
+            x = self.fc2(self._hidden(self.norm2(x)))
             # Upstream adds the output of the MLP to itself, not to its input, and models were trained so.
             return x + x
         x = self.norm1(x)
-        normed: Tensor = self.norm2(x + self._mlp(x))
+        normed: Tensor = self.norm2(self.fc2.add(self._hidden(x), x))
         return normed
 
-    def _mlp(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+    def _hidden(self, x: Tensor) -> Tensor:
+        """Run the first half of the MLP: (rows, dim) → (rows, mlp_dim)."""
+        hidden: Tensor = self.fc1(x)
+        torch.ops.aten.gelu.out(hidden, out=hidden)
+        return hidden
 
 
 class _Attention(nn.Module):
@@ -416,7 +428,7 @@ class _Attention(nn.Module):
 
 
 class _TiledAttention:
-    """Attention of utterances on a CPU, a head, or some queries of it, at a time: their scores stay in the cache."""
+    """Attention of utterances on a CPU, some heads, or some queries of one, at a time: scores stay in the cache."""
 
     def __init__(self, layout: _Layout, num_heads: int, alibi: _Alibi | None) -> None:
         self.counts = [utterance.num_tokens for utterance in layout.utterances]
@@ -425,29 +437,31 @@ class _TiledAttention:
 
     def __call__(self, qkv: Tensor, layer: int) -> Tensor:
         """Attend in a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
-        slopes = self.alibi.slopes(layer).flatten().tolist() if self.alibi is not None else None
+        slopes = self.alibi.slopes(layer) if self.alibi is not None else None
         attended = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
         for rows, out in zip(torch.split(qkv, self.counts), torch.split(attended, self.counts), strict=True):
             self._attend(rows, out, slopes)
         return attended
 
-    def _attend(self, rows: Tensor, out: Tensor, slopes: Sequence[float] | None) -> None:
+    def _attend(self, rows: Tensor, out: Tensor, slopes: Tensor | None) -> None:
         tokens = len(rows)
-        heads = rows.view(tokens, 3, self.num_heads, -1).permute(2, 1, 0, 3)  # (heads, 3, tokens, head_dim)
-        scale = heads.shape[3] ** -0.5
-        size = max(1, CPU_TILE_SCORES // tokens)
-        for head, (qkv, attended) in enumerate(zip(heads, out.view(tokens, self.num_heads, -1).unbind(1), strict=True)):
-            q, k, v = qkv
-            for first, queries, part in zip(
-                range(0, tokens, size), torch.split(q, size), torch.split(attended, size), strict=True
-            ):
-                scores = rows.new_empty(len(queries), tokens)
-                torch.addmm(scores, queries, k.T, beta=0, alpha=scale, out=scores)
+        # Copied, since products are faster where rows of a head are neighbours: each (heads, tokens, head_dim).
+        q, k, v = rows.view(tokens, 3, self.num_heads, -1).permute(1, 2, 0, 3).contiguous()
+        attended = torch.empty_like(q)
+        num_queries = min(tokens, max(1, CPU_TILE_SCORES // tokens))
+        num_heads = max(1, CPU_TILE_SCORES // (num_queries * tokens))
+        for head in range(0, self.num_heads, num_heads):
+            heads = slice(head, head + num_heads)
+            for query in range(0, tokens, num_queries):
+                queries = slice(query, min(query + num_queries, tokens))
+                scores = torch.baddbmm(
+                    q.new_empty(()), q[heads, queries], k[heads].mT, beta=0, alpha=q.shape[2] ** -0.5
+                )
                 if self.alibi is not None and slopes is not None:
-                    distances = self.alibi.distances(slice(first, first + len(queries)), tokens)
-                    scores.add_(distances, alpha=-slopes[head])
+                    scores.addcmul_(self.alibi.distances(queries, tokens), slopes[heads], value=-1)
                 torch.softmax(scores, -1, out=scores)
-                torch.mm(scores, v, out=part)
+                torch.bmm(scores, v[heads], out=attended[heads, queries])
+        out.view(tokens, self.num_heads, -1).copy_(attended.transpose(0, 1))
 
 
 class _PaddedAttention:

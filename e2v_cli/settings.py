@@ -26,7 +26,7 @@ OneChannel = int | Literal["mix"]
 Channel = OneChannel | Literal["split"]
 """The same, or each of them as an utterance of its own."""
 
-NUMERICS = 2
+NUMERICS = 3
 """Raised whenever a change of the code changes a number: results of different numerics are never mixed in one OUT."""
 
 DEFAULT_WINDOW = 60.0
