@@ -52,7 +52,7 @@ class Rate:
     """Seconds of audio in a second."""
 
 
-RATES = (Rate("base, 2 cores", 16.5), Rate("large, 2 cores", 6.6))
+RATES = (Rate("base, 2 cores", 17.5), Rate("large, 2 cores", 7.0))
 
 
 def main() -> None:
