@@ -27,7 +27,7 @@ lint: $(VENV)/installed ## Check style and types
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (about 25 minutes), and draw exp/bench.png
+bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (about half an hour), and draw exp/bench.png
 	$(BIN)/python tests/bench.py --plot exp/bench.png
 
 .PHONY: bench-scale

@@ -447,16 +447,14 @@ class _TiledAttention:
         tokens = len(rows)
         # Copied, since products are faster where rows of a head are neighbours: each (heads, tokens, head_dim).
         q, k, v = rows.view(tokens, 3, self.num_heads, -1).permute(1, 2, 0, 3).contiguous()
-        attended = torch.empty_like(q)
+        attended, scale = torch.empty_like(q), q.shape[2] ** -0.5
         num_queries = min(tokens, max(1, CPU_TILE_SCORES // tokens))
         num_heads = max(1, CPU_TILE_SCORES // (num_queries * tokens))
         for head in range(0, self.num_heads, num_heads):
             heads = slice(head, head + num_heads)
             for query in range(0, tokens, num_queries):
                 queries = slice(query, min(query + num_queries, tokens))
-                scores = torch.baddbmm(
-                    q.new_empty(()), q[heads, queries], k[heads].mT, beta=0, alpha=q.shape[2] ** -0.5
-                )
+                scores = torch.baddbmm(q.new_empty(()), q[heads, queries], k[heads].mT, beta=0, alpha=scale)
                 if self.alibi is not None and slopes is not None:
                     scores.addcmul_(self.alibi.distances(queries, tokens), slopes[heads], value=-1)
                 torch.softmax(scores, -1, out=scores)

@@ -207,6 +207,7 @@ class Cluster:
             return False
 
     def _is_usable(self) -> bool:
+        # of one partition: a node has a line in each
         states = self.try_run("sinfo", "--noheader", "--partition=main", "--Node", "--format=%N %T").stdout.splitlines()
         for line in states:
             node, state = line.split()
