@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := exp/demo
+BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 
 .DEFAULT_GOAL := help
 
@@ -28,19 +29,19 @@ lint: $(VENV)/installed ## Check style and types
 
 .PHONY: bench
 bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (about half an hour), and draw exp/bench.png
-	$(BIN)/python tests/bench.py --plot exp/bench.png
+	$(BENCH).speed --plot exp/bench.png $(ARGS)
 
 .PHONY: bench-scale
 bench-scale: $(VENV)/installed ## Measure e2v on a list of ten million lines (five minutes, 6 GB of disk)
-	$(BIN)/python tests/bench_scale.py
+	$(BENCH).scale $(ARGS)
 
 .PHONY: bench-windows
 bench-windows: $(VENV)/installed ## Measure how far windows of long utterances are from the whole (five minutes)
-	$(BIN)/python tests/bench_windows.py
+	$(BENCH).windows $(ARGS)
 
 .PHONY: bench-cluster
 bench-cluster: $(VENV)/installed ## Work out how long 42,526 hours take on a cluster (a minute, 3 GB of memory)
-	$(BIN)/python tests/bench_cluster.py
+	$(BENCH).cluster $(ARGS)
 
 .PHONY: install
 install: $(VENV)/installed ## Make .venv with e2v in it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2v_cli.signals import StopSignals
+from e2v_cli.system.signals import StopSignals
 
 
 def main() -> None:

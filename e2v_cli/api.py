@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from e2v_cli.audio import AudioOptions, make_waveform
-from e2v_cli.batching import BATCH_SECONDS, make_batches
-from e2v_cli.checkpoint import Model, read_model
-from e2v_cli.containers import AudioError
-from e2v_cli.devices import check_precision, choose_devices
-from e2v_cli.engine import E2vEngine, place_network
-from e2v_cli.hub import find_model
-from e2v_cli.prepared import prepare_weights
+from e2v_cli.audio.decode import AudioOptions, make_waveform
+from e2v_cli.audio.errors import AudioError
+from e2v_cli.inference.batches import BATCH_SECONDS, make_batches
+from e2v_cli.inference.engine import E2vEngine
+from e2v_cli.inference.load import place_network
+from e2v_cli.models.folder import Model, read_model
+from e2v_cli.models.hub import find_model
+from e2v_cli.models.weights import prepare_weights
+from e2v_cli.options import DEFAULT_WINDOW, EngineOptions, Granularity, HubName, LabelLanguage, ModelRequest, Precision
 from e2v_cli.records import SAMPLE_RATE, Failure, Prediction, Utterance, Waveform
-from e2v_cli.settings import DEFAULT_WINDOW, EngineOptions, Granularity, HubName, LabelLanguage, ModelRequest, Precision
-from e2v_cli.spool import whole
+from e2v_cli.system.spool import whole
+from e2v_cli.workers.devices import check_precision, choose_devices
 
 
 @dataclass(frozen=True)

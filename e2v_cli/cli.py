@@ -19,8 +19,7 @@ from click.core import ParameterSource
 
 from e2v_cli import __version__
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
-from e2v_cli.logs import log_to_stderr
-from e2v_cli.settings import (
+from e2v_cli.options import (
     DEFAULT_WINDOW,
     Channel,
     EmbeddingDtype,
@@ -37,7 +36,8 @@ from e2v_cli.settings import (
     Shard,
     TimelineFormat,
 )
-from e2v_cli.signals import StopSignals
+from e2v_cli.system.logs import log_to_stderr
+from e2v_cli.system.signals import StopSignals
 
 if TYPE_CHECKING:
     from e2v_cli.records import Summary
@@ -293,7 +293,7 @@ def predict(stop: StopSignals, /, **options: Any) -> int:
 
     Every option can be set by environment: E2V_MODEL for --model, and so on.
     """  # noqa: D301
-    from e2v_cli.slurm import shard_of_task
+    from e2v_cli.cluster.task import shard_of_task
 
     by_slurm = None if options["shard"] else shard_of_task(os.environ)
     settings = _read_settings(**(options if by_slurm is None else {**options, "shard": by_slurm}))
@@ -306,7 +306,7 @@ def predict(stop: StopSignals, /, **options: Any) -> int:
     if quiet:
         os.environ["TQDM_DISABLE"] = "1"  # for the bars of the hubs' packages
 
-    from e2v_cli.run import run
+    from e2v_cli.commands.predict import run
 
     try:
         summary = run(settings, stop)
@@ -413,7 +413,7 @@ def merge(output_dir: Path) -> None:
     Example:
       e2v merge exp/emotion
     """  # noqa: D301
-    from e2v_cli.merge import merge as merge_shards
+    from e2v_cli.commands.merge import merge as merge_shards
 
     log_to_stderr(logging.WARNING)
     summary = merge_shards(output_dir)
@@ -438,7 +438,7 @@ def status(output_dir: Path, watch: bool) -> int:
       0   complete                    4   in progress: somebody is at work, or in the queue
       1   it can't be read            75  something is left, and nobody will do it: run, submit or merge again
     """  # noqa: D301
-    from e2v_cli.status import State, describe_run
+    from e2v_cli.commands.status import State, describe_run
 
     codes = {State.COMPLETE: 0, State.UNDER_WAY: OutputConflictError.exit_code, State.WAITING: EXIT_STOPPED}
     log_to_stderr(logging.WARNING)
@@ -573,9 +573,9 @@ def submit(
     settings = _read_settings(**predicting.params)
     log_to_stderr(settings.log_level)
 
-    from e2v_cli.slurm import Resources
-    from e2v_cli.submit import SubmitOptions
-    from e2v_cli.submit import submit as submit_jobs
+    from e2v_cli.cluster.slurm import Resources
+    from e2v_cli.commands.submit import SubmitOptions
+    from e2v_cli.commands.submit import submit as submit_jobs
 
     resources = Resources(partition, gpus, cpus, mem, time_limit, account, qos, sbatch_arg)
     _print(submit_jobs(SubmitOptions(settings, words, num_shards, resources, array_limit, dry_run)))
@@ -639,7 +639,7 @@ def plan(
     _refuse_empty(None, model, inputs)
     log_to_stderr(logging.WARNING)
 
-    from e2v_cli.preflight import PlanOptions, forecast
+    from e2v_cli.commands.plan import PlanOptions, forecast
 
     options = PlanOptions(inputs, model, granularity, embeddings, embedding_dtype, jobs, channel, allow_pipes)
     prospect = forecast(options)
@@ -686,8 +686,8 @@ def check(
     _refuse_empty(None, model, inputs)
     log_to_stderr(logging.WARNING)
 
-    from e2v_cli.check import CheckOptions
-    from e2v_cli.check import check as compare
+    from e2v_cli.commands.check import CheckOptions
+    from e2v_cli.commands.check import check as compare
 
     options = CheckOptions(
         inputs=inputs,
@@ -720,7 +720,7 @@ def models(context: click.Context) -> None:
 @models.command("list")
 def list_models() -> None:
     """Say what models can be had, and what is here: revision, size and SHA-256. No network is used."""
-    from e2v_cli.models import describe_models
+    from e2v_cli.commands.models import describe_models
 
     log_to_stderr(logging.WARNING)
     _print(describe_models())
@@ -751,7 +751,7 @@ def pull_model(name: str, hub: HubName, revision: str | None, offline: bool, to:
         raise click.UsageError("To pull is to ask a hub, and --offline (or E2V_OFFLINE) says not to.")
     log_to_stderr(logging.WARNING)
 
-    from e2v_cli.models import pull
+    from e2v_cli.commands.models import pull
 
     folder = pull(ModelRequest(name, hub, revision), None if to is None else Path(to))
     _print(f"{folder}\n")

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.spool import Spool, SpooledSamples, whole
+from e2v_cli.system.spool import Spool, SpooledSamples, whole
 
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform that a model sees."""

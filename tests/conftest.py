@@ -8,16 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 # Threads that wait for each other make a busy machine crawl; one is enough for clips of seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from checkpoints import make_config, make_model
-
-ROOT = Path(__file__).parent.parent
+from support.checkpoints import make_config, make_model
+from support.processes import ROOT, E2v
 
 # Where the tests run as a job of Slurm's, theirs are none of it.
 for name in [name for name in os.environ if name.startswith("SLURM_")]:
@@ -30,8 +28,6 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 LONG = ("kill", "slurm", "faults", "parity")
 """Marks of tests that take minutes."""
-
-E2v = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

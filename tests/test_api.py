@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from audio_files import as_float, encode, noisy_tone
-from checkpoints import TOKENS, make_config, make_model
-from conftest import ROOT, E2v
 from numpy.typing import NDArray
+from support.audio_files import as_float, encode, noisy_tone
+from support.checkpoints import TOKENS, make_config, make_model
+from support.processes import ROOT, E2v
 
 import e2v_cli
 from e2v_cli.api import Recognizer

@@ -1,0 +1,128 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from kaldiio.matio import read_kaldi
+
+from e2v_cli.audio.errors import AudioError, blame
+from e2v_cli.records import SAMPLE_RATE
+
+MAX_FLAC_BLOCKS = 256
+"""The most blocks of metadata before the audio: beyond, it is no FLAC file."""
+
+
+MAX_CHANNELS = 8
+"""A matrix with more rows and columns than this holds features."""
+
+
+UNKNOWN_SIZE = 0x7FFF_F000
+"""A RIFF chunk of this size or a greater one, or of 0, was written to a pipe, by a program that could not know."""
+
+
+CHUNK = 1 << 18
+"""Bytes that are copied at a time."""
+
+
+_MATRIX = re.compile(rb"\0B(?:[FD]V \x04(....)|[FD]M \x04(....)\x04(....)|CM[23]? .{8}(....)(....))", re.DOTALL)
+"""Headers of Kaldi's vectors and matrices, of floats, doubles, or compressed: rows and columns."""
+
+
+def read_record(path: str, offset: int) -> Iterator[bytes]:
+    """Read the audio that begins at a byte of an archive."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise AudioError("unreadable", "not a regular file")
+        with open(path, "rb") as archive:
+            size = os.fstat(archive.fileno()).st_size
+            if offset >= size:
+                raise AudioError("truncated", f"the archive has {size} bytes")
+            archive.seek(offset)
+            head = archive.read(6 + 255)
+            archive.seek(offset)
+            if head.startswith(b"\0B"):
+                yield _read_matrix(archive, head, size - offset)
+                return
+            begin, length = _find_audio(archive, head, size - offset)
+            archive.seek(offset + begin)
+            while length > 0 and (chunk := archive.read(min(CHUNK, length))):
+                length -= len(chunk)
+                yield chunk
+            if length > 0:
+                raise AudioError("truncated", f"the archive ends {length} bytes early")
+    except FileNotFoundError:
+        raise AudioError("missing", "no such file") from None
+    except OSError as error:
+        raise blame(error) from None
+    except MemoryError:
+        raise AudioError("unreadable", "too long for the memory of this machine") from None
+    except ValueError as error:  # a NUL in the path
+        raise AudioError("unreadable", str(error)) from None
+
+
+def _find_audio(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int]:
+    """Say where in a record, of which ``left`` bytes may be there, the audio begins, and how many bytes it has."""
+    begin = 0
+    if head.startswith(b"AUDIO"):  # by kaldiio: how many bytes the size has, the size, and a file of any format
+        begin = 6 + int.from_bytes(head[5:6], "little")
+        size = int.from_bytes(head[6:begin], "little")
+    elif head.startswith(b"RIFF"):
+        size = 8 + int.from_bytes(head[4:8], "little")
+        if size == 8 or size >= UNKNOWN_SIZE:
+            size = min(left, 1 << 32)  # RIFF has no more
+    elif head.startswith(b"fLaC"):
+        size = min(left, _bound_flac(archive, head))
+    else:
+        raise AudioError("not audio", "no WAV or FLAC file, and no vector or matrix of floats, begins at this byte")
+    if begin + size > left:
+        raise AudioError("truncated", f"its header says {size} bytes, {max(0, left - begin)} are there")
+    return begin, size
+
+
+def _bound_flac(archive: BinaryIO, head: bytes) -> int:
+    """Say how many bytes a FLAC file can have at most, which has no size: not all of a large archive is its own."""
+    start = archive.tell()
+    field = int.from_bytes(head[18:26], "big")  # 20 bits of rate, 3 of channels, 5 of bits, 36 of samples
+    bits = (field & (1 << 36) - 1) * ((field >> 41 & 7) + 1) * ((field >> 36 & 31) + 1)
+    size = 4
+    for _ in range(MAX_FLAC_BLOCKS):
+        block = os.pread(archive.fileno(), 4, start + size)
+        size += 4 + int.from_bytes(block[1:], "big")
+        if block[:1] >= b"\x80":  # the last one
+            break
+    return size + bits // 4 + (1 << 16)  # twice the samples: no frame is longer, but for its header
+
+
+def _read_matrix(archive: BinaryIO, head: bytes, left: int) -> bytes:
+    """Read Kaldi's vector of samples, or matrix of samples in channels, as a WAV file at 16 kHz."""
+    found = _MATRIX.match(head)
+    if not found:
+        raise AudioError("not audio", "neither a vector nor a matrix of floats")
+    shape = [int.from_bytes(field, "little", signed=True) for field in found.groups() if field is not None]
+    if min(shape) < 0 or (len(shape) == 2 and min(shape) > MAX_CHANNELS):
+        raise AudioError("not audio", f"a matrix of {' x '.join(map(str, shape))} is no audio")
+    if 0 in shape:
+        raise AudioError("zero length", "holds no samples")
+    width = {b"F": 4, b"D": 8}.get(head[2:3], 2 if head[2:5] == b"CM2" else 1)
+    size = found.end() + math.prod(shape) * width + (8 * shape[1] if head[2:5] == b"CM " else 0)
+    if size > left:  # kaldiio takes what is there of a vector
+        raise AudioError("truncated", f"its header says {size} bytes, {left} are there")
+    samples = read_kaldi(archive)
+    if len(shape) == 2 and shape[0] <= shape[1]:
+        samples = samples.T
+    with np.errstate(all="ignore"):  # what is not finite is found later
+        if np.abs(samples).max() > 1:  # Kaldi's own scale, of 16 bits
+            samples = samples / 2**15
+        samples = samples.astype(np.float32)
+    wav = io.BytesIO()  # libsndfile would say nothing of a full disk
+    soundfile.write(wav, samples, SAMPLE_RATE, "FLOAT", format="WAV")
+    return wav.getvalue()

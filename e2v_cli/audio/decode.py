@@ -1,0 +1,419 @@
+"""Utterances of a recording → Waveforms: decode once, choose a channel, bring to 16 kHz; or say what is wrong.
+
+Half an utterance is worse than none, so audio that ends before its header says so is a failure. A recording is read in
+blocks, and each block given to the utterances that it belongs to, so that memory follows them and not the recording.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from e2v_cli.audio.errors import AudioError, blame
+from e2v_cli.audio.integrity import FORMATS, Claim, read_claim
+from e2v_cli.audio.resample import resample
+from e2v_cli.audio.sources import open_source
+from e2v_cli.options import Channel, OneChannel
+from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
+from e2v_cli.system.spool import SpooledSamples
+
+BLOCK_SAMPLES = 1 << 20
+"""Samples read at a time, over all channels: memory follows the audio that is there, not what a header claims."""
+
+
+SAMPLE_RATES = range(1_000, 1_000_001)
+"""A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
+
+
+MAX_OVERSHOOT = 0.5
+"""Seconds by which a segment may end behind its recording, and is cut, as in Kaldi's ``extract-segments``."""
+
+
+ENTERED_EXACTLY = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "FLAC"))
+"""Formats in which libsndfile finds a sample exactly, without decoding those before it …"""
+
+
+ENTERED_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
+"""… where the samples in them are written so."""
+
+
+UNKNOWN_FRAMES = 2**63 - 1
+"""What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
+
+
+_NOT_SPLIT = "could not be read when channels were counted, and has {} now; run the same command again"
+
+
+@dataclass(frozen=True)
+class AudioOptions:
+    """How audio is read, for all utterances alike."""
+
+    min_samples: int
+    """Samples at 16 kHz that the model needs to give a frame."""
+    window: float
+    """Seconds; a longer utterance is not held in memory."""
+    channel: Channel
+    """Which channel is read of a file with several, unless the list says which; split: it always says."""
+    pipe_seconds: float | None
+    """The time limit of commands in a list; None: they are not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What the header of its recording tells of an utterance."""
+
+    utterance: Utterance
+    duration: float
+    """Seconds."""
+    rate: int
+    """Samples per second of the recording."""
+    num_channels: int
+    """Channels of the recording."""
+
+
+def load_waveforms(
+    utterances: Sequence[Utterance], options: AudioOptions, stopping: Callable[[], bool]
+) -> Iterator[Waveform | Failure]:
+    """Read the audio of utterances of the same recording, each as soon as it is whole; one result for each.
+
+    Raises:
+        OSError: the machine is to blame, not the recording.
+    """
+    waiting = {utterance.index: utterance for utterance in utterances}
+
+    def give(item: Waveform | Failure) -> Waveform | Failure:
+        del waiting[item.utterance.index]
+        return item
+
+    for utterance in utterances:
+        if utterance.fault:
+            yield give(_fail_in_list(utterance))
+    if not waiting:
+        return
+    first = next(iter(waiting.values()))
+    try:
+        with open_source(first.source, first.folder, options.pipe_seconds, stopping) as path:
+            for item in _read_recording(path, list(waiting.values()), options):
+                yield give(item)
+    except AudioError as error:
+        for utterance in list(waiting.values()):
+            yield give(_fail(utterance, error))
+
+
+def make_waveform(utterance: Utterance, samples: NDArray[np.float32], rate: int, options: AudioOptions) -> Waveform:
+    """Make of (samples,) in memory what load_waveforms would make of a file of them.
+
+    Raises:
+        AudioError: they are not finite, or too few.
+    """
+    collector = _Collector(utterance, rate, "mix", options)
+    collector.take(samples, first=0)
+    return collector.finish()
+
+
+def outline_waveforms(utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[Outline | Failure]:
+    """Say of utterances of the same recording what load_waveforms will make of them, as far as the header tells.
+
+    Raises:
+        OSError: the machine is to blame, not the recording.
+    """
+    waiting = []
+    for utterance in utterances:
+        if utterance.fault:
+            yield _fail_in_list(utterance)
+        else:
+            waiting.append(utterance)
+    if not waiting:
+        return
+    first = waiting[0]
+    try:
+        with open_source(first.source, first.folder, options.pipe_seconds, lambda: False) as path, _open(path) as file:
+            claim = _check_header(file, path, at_a_glance=True)
+            num_samples, rate, num_channels = file.frames, file.samplerate, file.channels
+    except AudioError as error:
+        yield from (_fail(utterance, error) for utterance in waiting)
+        return
+    for utterance in waiting:
+        try:
+            channel = _choose_channel(utterance, num_channels, options.channel)
+            duration = _Collector(utterance, rate, channel, options).foresee(num_samples, claim)
+            yield Outline(utterance, duration, rate, num_channels)
+        except AudioError as error:
+            yield _fail(utterance, error)
+
+
+def count_channels(utterance: Utterance, stopping: Callable[[], bool], pipe_seconds: float | None) -> int:
+    """Read how many channels the recording of an utterance has; 0 where it can't be read."""
+    try:
+        with open_source(utterance.source, utterance.folder, pipe_seconds, stopping) as path, _open(path) as file:
+            channels: int = file.channels
+            return channels
+    except AudioError:
+        return 0
+
+
+class _Collector:
+    """Gathers the samples of one utterance while its recording is read."""
+
+    def __init__(self, utterance: Utterance, rate: int, channel: OneChannel, options: AudioOptions) -> None:
+        segment = utterance.segment
+        self.utterance = utterance
+        self.channel = channel
+        self.first = int(segment.start * rate + 0.5) if segment else 0
+        self.end = int(segment.end * rate + 0.5) if segment and segment.end is not None else None
+        self._rate = rate
+        self._options = options
+        self._length = 0
+        self._blocks: list[NDArray[np.float32]] = []
+        self._spooled: SpooledSamples | None = None
+        self._resampler: soxr.ResampleStream | None = None
+
+    def take(self, samples: NDArray[np.float32], first: int) -> None:
+        """Take what belongs to the utterance of a block of (samples,), which is the recording's from ``first`` on.
+
+        Raises:
+            AudioError: it is not finite.
+        """
+        part = samples[max(0, self.first - first) : None if self.end is None else max(0, self.end - first)]
+        if not len(part):
+            return
+        if not np.isfinite(part).all():
+            raise AudioError("not finite", "NaN or infinite samples")
+        self._length += len(part)
+        if self._spooled is not None:
+            self._spool(part)
+            return
+        self._blocks.append(part)
+        if self._length > self._options.window * self._rate:
+            self._spooled = SpooledSamples()
+            if self._rate != SAMPLE_RATE:
+                self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+            for block in self._blocks:
+                self._spool(block)
+            self._blocks = []
+
+    def finish(self, total: int | None = None) -> Waveform:
+        """Make a waveform of all that was taken.
+
+        Args:
+            total: the recording's samples, where it has ended.
+
+        Raises:
+            AudioError: the recording ended too early, or there is too little audio.
+        """
+        self._check_end(total)
+        samples: NDArray[np.float32] | SpooledSamples
+        if self._spooled is not None:
+            if self._resampler is not None:
+                self._spooled.append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
+            samples = self._spooled
+        else:
+            samples = resample(np.concatenate(self._blocks), self._rate)
+        self._check_length(len(samples))
+        return Waveform(self.utterance, samples, self._length / self._rate)
+
+    def foresee(self, total: int, claim: Claim) -> float:
+        """Say how many seconds will be taken of a recording that has so many samples, and claims to have as many.
+
+        Raises:
+            AudioError: ``finish`` will raise it.
+        """
+        if self.end is None or self.end > total:
+            claim.check(total)
+        self._length = max(0, (total if self.end is None else min(self.end, total)) - self.first)
+        self._check_end(total)
+        self._check_length(int(self._length * SAMPLE_RATE / self._rate + 0.5))
+        return self._length / self._rate
+
+    def _check_end(self, total: int | None) -> None:
+        segment = self.utterance.segment
+        if total is not None and segment is not None:
+            seconds = f"the recording ends at {total / self._rate:g} s"
+            if self.first >= total:
+                raise AudioError("beyond the end", f"it begins at {segment.start:g} s, {seconds}")
+            if self.end is not None and self.end - total > MAX_OVERSHOOT * self._rate:
+                raise AudioError("beyond the end", f"it ends at {segment.end:g} s, {seconds}")
+        if not self._length:
+            raise AudioError("zero length", "holds no samples")
+
+    def _check_length(self, num_samples: int) -> None:
+        if num_samples < self._options.min_samples:
+            milliseconds = self._options.min_samples / SAMPLE_RATE * 1000
+            needs = f"the model needs {self._options.min_samples} ({milliseconds:g} ms)"
+            raise AudioError("too short", f"{num_samples} samples at 16 kHz; {needs}")
+
+    def _spool(self, samples: NDArray[np.float32]) -> None:
+        if self._spooled is not None:
+            resampled = samples if self._resampler is None else self._resampler.resample_chunk(samples)
+            self._spooled.append(resampled)
+
+
+def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[Waveform | Failure]:
+    """Read a file once for all its utterances, in the order in which they end."""
+    with _open(path) as file:
+        claim = _check_header(file, path)
+        collectors = []
+        for utterance in utterances:
+            try:
+                channel = _choose_channel(utterance, file.channels, options.channel)
+                collectors.append(_Collector(utterance, file.samplerate, channel, options))
+            except AudioError as error:
+                yield _fail(utterance, error)
+        collectors.sort(key=lambda collector: collector.first)
+        if not collectors:
+            return
+        position = _enter(file, collectors[0].first)
+        ends = [claim.most if collector.end is None else collector.end for collector in collectors]
+        for block in _read_blocks(file, position, min(claim.most, max(ends))):
+            mono: dict[OneChannel, NDArray[np.float32]] = {}
+            end = position + len(block)
+            under_way = []
+            for number, collector in enumerate(collectors):
+                if collector.first >= end:
+                    under_way += collectors[number:]
+                    break
+                try:
+                    if collector.channel not in mono:
+                        mono[collector.channel] = _mix(block, collector.channel)
+                    collector.take(mono[collector.channel], position)
+                    if collector.end is not None and collector.end <= end:
+                        yield collector.finish()
+                    else:
+                        under_way.append(collector)
+                except AudioError as error:
+                    yield _fail(collector.utterance, error)
+            position, collectors = end, under_way
+            if not collectors:
+                return
+        claim.check(position)
+        for collector in collectors:
+            try:
+                yield collector.finish(position)
+            except AudioError as error:
+                yield _fail(collector.utterance, error)
+
+
+def _read_blocks(file: soundfile.SoundFile, position: int, end: int) -> Iterator[NDArray[np.float32]]:
+    """Read from where the file stands: (samples, channels) at a time.
+
+    Blocks end at the same samples wherever reading begins, so that segments are whole in the same order.
+    """
+    size = max(1, BLOCK_SAMPLES // file.channels)
+    while position < end:
+        try:
+            block = file.read(min(size - position % size, end - position), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:
+            # libsndfile says nothing of use here: what it meets at the end of a FLAC file cut short is "error in flush"
+            raise AudioError("truncated", f"the audio is damaged, or ends before sample {file.frames}") from None
+        except OSError as error:
+            raise blame(error) from None
+        except MemoryError:
+            raise AudioError("unreadable", "too many channels for the memory of this machine") from None
+        if not len(block):
+            return
+        yield block
+        position += len(block)
+
+
+def _enter(file: soundfile.SoundFile, first: int) -> int:
+    """Go near a sample, where that is exact, and say which one comes next."""
+    exact = file.format in ENTERED_EXACTLY and file.subtype in ENTERED_SUBTYPES
+    if exact and 0 < first < file.frames:
+        return int(file.seek(first))
+    return 0
+
+
+def _mix(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]:
+    """Choose a channel of (samples, channels), or mix all: (samples,)."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    if channel != "mix":
+        return np.ascontiguousarray(block[:, channel])
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found later
+        mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float32)
+        return mean
+
+
+def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) -> OneChannel:
+    """Choose the channel that the list says, else that of the option.
+
+    Raises:
+        AudioError: there is no such channel.
+    """
+    side = utterance.side if num_channels > 1 else None  # a file of one channel is the recording's already
+    named = next((channel for channel in (utterance.channel, side) if channel is not None), None)
+    channel = option if named is None else named
+    if channel == "split":
+        if num_channels > 1:
+            raise AudioError("unreadable", _NOT_SPLIT.format(num_channels))
+        return "mix"
+    if channel != "mix" and channel >= num_channels:
+        plural = "" if num_channels == 1 else "s"
+        raise AudioError("no such channel", f"channel {channel + 1} of a file with {num_channels} channel{plural}")
+    return channel
+
+
+def _open(path: str) -> soundfile.SoundFile:
+    """Open an audio file.
+
+    Raises:
+        AudioError: it is missing, empty, or not audio.
+    """
+    _check_file(path)
+    try:
+        return soundfile.SoundFile(b"./-" if path == "-" else os.fsencode(path))  # "-" is standard input to libsndfile
+    except TypeError:  # what soundfile raises for a file called .raw
+        raise AudioError("not audio", "no header: sample rate and format are unknown") from None
+    except soundfile.LibsndfileError as error:
+        raise AudioError("not audio", error.error_string) from None
+    except OSError as error:  # the file changed since it was checked, or its disk failed
+        raise blame(error) from None
+
+
+def _check_header(file: soundfile.SoundFile, path: str, at_a_glance: bool = False) -> Claim:
+    """Check what a file says of itself; at a glance, without reading all of a file to know how long it is."""
+    if file.format not in FORMATS:
+        raise AudioError("unreadable", f"whether a {file.format} file is whole can't be told; convert it")
+    if file.samplerate not in SAMPLE_RATES:
+        raise AudioError("not audio", f"a sample rate of {file.samplerate} Hz")
+    if file.frames == UNKNOWN_FRAMES:  # libsndfile then loses the end of the file
+        raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
+    if at_a_glance and file.format in ("OGG", "MP3") and file.frames:
+        return Claim(file.frames, file.frames)
+    try:
+        return read_claim(file, path)
+    except OSError as error:
+        raise blame(error) from None
+
+
+def _check_file(path: str) -> None:
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "rb"):
+                pass
+    except FileNotFoundError:
+        raise AudioError("missing", "no such file") from None
+    except OSError as error:
+        raise blame(error) from None
+    except ValueError as error:  # a NUL in the path
+        raise AudioError("unreadable", str(error)) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioError("unreadable", "not a regular file")
+    if status.st_size == 0:
+        raise AudioError("empty", "0 bytes")
+
+
+def _fail_in_list(utterance: Utterance) -> Failure:
+    return Failure(utterance, "corpus", "bad segment" if utterance.source else "no recording", utterance.fault)
+
+
+def _fail(utterance: Utterance, error: AudioError) -> Failure:
+    return Failure(utterance, "audio", error.reason, f"{utterance.source}: {error}")

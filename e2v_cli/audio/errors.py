@@ -1,0 +1,31 @@
+"""What is wrong with the audio of an utterance, and whether the file or this machine is to blame."""
+
+from __future__ import annotations
+
+import errno
+
+
+class AudioError(Exception):
+    """The audio of an utterance can't be used; ``reason`` is one of a few words, the message has the details."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+MACHINE_ERRORS = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
+)
+"""What no file is to blame for: too many of them are open, or the file system is gone."""
+
+
+def blame(error: OSError) -> AudioError:
+    """Blame the file for an error, unless it is the machine's: then it is raised again, and the run stops."""
+    if error.errno in MACHINE_ERRORS:
+        raise error
+    return AudioError("unreadable", error.strerror or str(error))
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, without characters that a terminal would not show."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

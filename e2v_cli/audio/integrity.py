@@ -1,0 +1,162 @@
+"""Is an audio file whole? What libsndfile does not say of each container that e2v reads.
+
+libsndfile cuts a header's claim to the size of the file, passes over damaged pages, and guesses lengths, in silence.
+Half an utterance is worse than none, so each format has its check here, and a format without one is not read.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+
+import soundfile
+
+from e2v_cli.audio.errors import AudioError
+
+FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "OGG", "MP3", "NIST"))
+"""Formats, in libsndfile's words, of which it can be told whether a file is whole."""
+
+
+MPEG_LENGTH = re.compile(rb"Xing|Info|VBRI")
+"""What stands in the first frame of an MP3 file that says how long it is."""
+
+
+MPEG_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]", re.DOTALL)
+"""What a frame of layer III begins with."""
+
+
+MPEG_KBITS = (
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+)
+"""Thousands of bits a second, by the index in a frame's header: MPEG-2 and MPEG-1, layer III."""
+
+
+UNKNOWN_SIZES = frozenset((0x7FFF_F000, 0x7FFF_FFFF, 0xFFFF_FFFF))
+"""A WAV data chunk of such a size was written to a pipe, by a program that could not know (as Kaldi takes it)."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """How many samples of each channel a file claims to have."""
+
+    least: int
+    most: int
+    reason: str = "truncated"
+    """What a file is that has fewer than the least."""
+
+    def check(self, num_read: int) -> None:
+        """Compare the samples that were read to the end with those that the file claims.
+
+        Raises:
+            AudioError: there are fewer.
+        """
+        if num_read < self.least and self.reason != "truncated":
+            raise AudioError(self.reason, "its header does not say how long it is; decode it and encode it again")
+        if num_read < self.least:
+            raise AudioError(self.reason, f"its header says {self.least} samples, {num_read} are there")
+
+
+def read_claim(file: soundfile.SoundFile, path: str) -> Claim:
+    """Read how many samples a file claims to have.
+
+    Raises:
+        AudioError: they can't be there, or the file is damaged where libsndfile doesn't see it.
+    """
+    claimed: int = file.frames
+    match file.format:
+        case "WAV" | "WAVEX" | "AIFF" | "AU" | "RF64":
+            _check_log(file.extra_info)
+        case "W64":
+            _check_log(file.extra_info)
+            claimed = _w64_samples(file) or claimed
+        case "NIST":
+            claimed = _nist_samples(path) or claimed
+        case "OGG":
+            _check_ogg(path)
+        case "MP3" if in_frames := _count_mp3(path):
+            # libsndfile guesses how long it is from the first frame's bit rate, and reads no further; and a frame or
+            # two at the start may hold no audio
+            return Claim(in_frames - 2 * 1152, 1 << 62, reason="unreadable")
+    return Claim(claimed, claimed)
+
+
+def _check_log(log: str) -> None:
+    """Read in libsndfile's log of a header whether the header claims more than there is."""
+    sizes = re.findall(r"^\s*(?:data|SSND|Data Size|riff) +: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    for there, claim in re.findall(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", log):
+        sizes.append((claim, there))
+    for claim, there in sizes:
+        if int(there) < int(claim) and int(claim) not in UNKNOWN_SIZES:
+            raise AudioError("truncated", f"its header says {claim} bytes of audio, {there} are there")
+
+
+def _nist_samples(path: str) -> int:
+    """Say how many samples the header of a NIST SPHERE file claims; 0 where it doesn't say."""
+    with open(path, "rb") as file:
+        found = re.search(rb"sample_count -i (\d+)", file.read(1024))
+    return int(found.group(1)) if found else 0
+
+
+def _w64_samples(file: soundfile.SoundFile) -> int:
+    """Say how many samples the header of a W64 file claims, as libsndfile reads on to the end of the file; else 0."""
+    data = re.search(r"^data : (\d+)", file.extra_info, re.MULTILINE)
+    frame = re.search(r"^  Block Align +: (\d+)", file.extra_info, re.MULTILINE)
+    if file.format != "W64" or not data or not frame or file.subtype.endswith(("ADPCM", "GSM610")):
+        return 0
+    return (int(data.group(1)) - 24) // int(frame.group(1))
+
+
+def _count_mp3(path: str) -> int:
+    """Count the samples in the frames of an MP3 file that does not say how long it is; 0 where it does say.
+
+    Raises:
+        AudioError: the last frame is not whole.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    start = 0
+    if content.startswith(b"ID3"):
+        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True))
+    start = content.find(b"\xff", start)
+    if start < 0 or MPEG_LENGTH.search(content, start, start + 44):
+        return 0
+    num_samples = 0
+    while frame := MPEG_FRAME.match(content, start):
+        version, bits = frame.group()[1] >> 3 & 3, frame.group()[2]  # version: 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5
+        rate = (44_100, 48_000, 32_000, 32_000)[bits >> 2 & 3] >> (0 if version == 3 else 1 if version == 2 else 2)
+        length = 1152 if version == 3 else 576
+        num_samples += length
+        start += length // 8 * MPEG_KBITS[version == 3][bits >> 4] * 1000 // rate + (bits >> 1 & 1)
+    if start > len(content):
+        raise AudioError("truncated", "its last frame is not whole")
+    return num_samples
+
+
+def _check_ogg(path: str) -> None:
+    """Walk the pages of an Ogg file (RFC 3533, section 6): libsndfile passes over damaged ones, and later streams.
+
+    Raises:
+        AudioError: a page is damaged, or another stream follows, or the page that is marked as the last is not there.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    start, num_streams, last = 0, 0, False
+    while content.startswith(b"OggS", start) and start + 27 <= len(content):
+        end = start + 27 + content[start + 26] + sum(content[start + 27 : start + 27 + content[start + 26]])
+        # CRC-32 with the bits of each byte in the other order than zlib's, and without its inversions
+        page = content[start : start + 22] + bytes(4) + content[start + 26 : end]
+        checksum = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
+        if f"{checksum:032b}"[::-1] != f"{int.from_bytes(content[start + 22 : start + 26], 'little'):032b}":
+            raise AudioError("truncated", f"its Ogg page at byte {start} is damaged, or ends before")
+        num_streams += content[start + 5] >> 1 & 1  # a stream's first page says so
+        last = bool(content[start + 5] & 4)
+        start = end
+    if num_streams > 1:
+        raise AudioError("unreadable", "several Ogg streams one behind the other; make a file of each")
+    if not last:
+        raise AudioError("truncated", "its last Ogg page is not there")
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))

@@ -1,0 +1,77 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from operator import itemgetter
+from pathlib import Path
+
+from e2v_cli.errors import OutputError
+from e2v_cli.options import Shard
+from e2v_cli.system.files import published
+
+FOLDER = "slurm"
+"""Where OUT keeps the scripts, and a note of each submission."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job array for some of the shards of a run, and the job that merges them."""
+
+    array: str
+    """The number of the array's job; empty where only the merge was left."""
+    shards: tuple[int, ...]
+    """Numbers of the shards that it computes, which are those of its elements, too."""
+    count: int
+    """How many shards there are in all."""
+    merge: str
+    """The number of the job that merges; empty where it could not be submitted."""
+    input_sha256: str
+    """Of the list."""
+    submitted: str
+    """When."""
+
+    def name_of(self, shard: Shard) -> str:
+        """Name a shard's job, as Slurm does."""
+        return f"{self.array}_{shard.index}"
+
+    def log_of(self, shard: Shard) -> str:
+        """Name the log of a shard's job, relative to OUT."""
+        return f"log/slurm-{self.name_of(shard)}.log"
+
+
+def note_submission(output_dir: Path, submission: Submission) -> None:
+    """Keep a submission in OUT; what was noted of the same array before is replaced."""
+    path = output_dir / FOLDER / f"{submission.array or submission.merge}.json"
+    with published(path) as file:
+        file.write(json.dumps(asdict(submission), indent=2).encode() + b"\n")
+
+
+def read_submissions(output_dir: Path) -> list[Submission]:
+    """Read the submissions of a run, the oldest one first.
+
+    Raises:
+        OutputError: one can't be read.
+    """
+    found = []
+    for path in (output_dir / FOLDER).glob("*.json"):
+        try:
+            submission = Submission(**json.loads(path.read_bytes()))
+            when = datetime.fromisoformat(submission.submitted).astimezone()
+            found.append((when, replace(submission, shards=tuple(submission.shards))))
+        except (OSError, ValueError, TypeError) as error:
+            raise OutputError(f"{path}: no note of jobs that were submitted ({error}); remove it") from None
+    return [submission for _, submission in sorted(found, key=itemgetter(0))]
+
+
+def find_logs(output_dir: Path, num_shards: int) -> dict[Shard, str]:
+    """Find the log of the newest job for each of so many shards: paths relative to OUT."""
+    logs = {}
+    for submission in read_submissions(output_dir):
+        if submission.count == num_shards:
+            for index in submission.shards:
+                shard = Shard(num_shards, index)
+                logs[shard] = submission.log_of(shard)
+    return logs

@@ -1,0 +1,316 @@
+"""``e2v submit``: everything that can go wrong is looked at once, here; then a job array, and a job that merges.
+
+Jobs go to Slurm by plain ``sbatch`` scripts that stay in ``OUT/slurm``. A library like submitit would pickle a Python
+function and run it in the job: nothing that a user could read, change or submit by hand.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.cluster.slurm import (
+    Job,
+    JobState,
+    Resources,
+    ask_states,
+    cancel_job,
+    check_commands,
+    ranges,
+    submit_job,
+    write_array_script,
+    write_script,
+)
+from e2v_cli.cluster.submissions import FOLDER, Submission, note_submission, read_submissions
+from e2v_cli.commands.predict import find_corpus_and_model
+from e2v_cli.corpus.blocks import Plan, estimate_costs
+from e2v_cli.corpus.corpus import STDIN, Corpus
+from e2v_cli.errors import OutputConflictError, OutputError, SlurmError, UsageError
+from e2v_cli.journal.folder import find_at_other_lists, is_published, plan_for, read_record, refuse_other_fingerprints
+from e2v_cli.journal.history import Record
+from e2v_cli.journal.ids import read_costs, save_costs, save_ids
+from e2v_cli.journal.journal import DONE, LEFT, find_journals
+from e2v_cli.journal.locks import locked, refuse_other_runs
+from e2v_cli.journal.results import check_archives, check_timelines, make_folder, refuse_foreign_files
+from e2v_cli.models.folder import Model
+from e2v_cli.models.weights import prepare_weights
+from e2v_cli.options import Settings, Shard, make_fingerprint
+from e2v_cli.records import SAMPLE_RATE, Utterance
+from e2v_cli.system.files import published, remove_drafts
+
+MEASURED_FILES = 1_000_000
+"""In a list with more files, how large each is doesn't matter: every shard has thousands of them."""
+
+
+MERGE_MEMORY = "4G"
+"""Of the job that merges: ten million lines take a tenth of it."""
+
+
+STATS_AT_ONCE = 32
+"""Threads that ask a file system how large files are."""
+
+
+_CHUNK = 1024
+"""Files that a thread asks for."""
+
+
+ROW_BYTES = 500
+"""Room for a journal's line and a row of each table."""
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """The options of ``e2v submit``: how its jobs are to run."""
+
+    settings: Settings
+    """Of the run."""
+    words: tuple[str, ...]
+    """The same as the words of an ``e2v predict`` command, INPUT and all."""
+    num_shards: int
+    resources: Resources
+    limit: int | None
+    """So many elements of the array may run at once."""
+    dry_run: bool
+
+
+def submit(options: SubmitOptions) -> str:
+    """Submit what is left of a run: what to tell the user.
+
+    Raises:
+        E2vError: the run could not go on, as far as can be seen from here; nothing is submitted then.
+    """
+    settings = options.settings
+    output_dir = _check_options(options)
+    if not options.dry_run:
+        check_commands()
+    corpus, model = find_corpus_and_model(settings)
+    weights = prepare_weights(model)
+    try:
+        with ExitStack() as stack:
+            if not options.dry_run:
+                make_folder(output_dir)
+            refuse_foreign_files(output_dir, bool(find_journals(output_dir)))
+            if not options.dry_run:
+                stack.enter_context(locked(output_dir, "submit"))
+            refuse_other_fingerprints(output_dir, make_fingerprint(settings, weights.sha256, model.labels))
+            refuse_other_runs(output_dir, Shard(options.num_shards, 1), find_at_other_lists(output_dir, corpus.digest))
+            record = read_record(output_dir, corpus)
+            to_retry = settings.retry_failed and bool((record.status != DONE).any())
+            if is_published(output_dir, corpus.digest) and not to_retry:
+                return f"{output_dir} is complete: nothing to submit\n"
+            check_archives(output_dir, record.archives)
+            check_timelines(output_dir, record.timelines)
+            _check_room(output_dir, settings, model, corpus, record)
+            costs = _find_costs(output_dir, corpus)
+            left = _find_left(settings, record, plan_for(record, corpus, costs), options.num_shards)
+            if options.dry_run:
+                return _show(options, output_dir, left)
+            save_ids(output_dir, corpus)
+            if costs is not None:
+                save_costs(output_dir, corpus.digest, costs)
+            return _submit(options, output_dir, corpus.digest, left)
+    except OSError as error:
+        raise OutputError.of(error) from error
+
+
+def _check_options(options: SubmitOptions) -> Path:
+    """Check that jobs on other machines could do what was asked for."""
+    settings = options.settings
+    if settings.output_dir is None:
+        raise UsageError("e2v submit needs a place for results that all nodes see: add -o OUT")
+    if STDIN in settings.inputs:
+        raise UsageError("-: a job has no standard input; save the list in a file whose name ends in .scp")
+    for option in options.resources.others:
+        if not re.fullmatch(r"--[a-z-]+(=.*)?", option, re.DOTALL):
+            raise UsageError(f"--sbatch-arg {option}: say it as one word, like --constraint=ib")
+        if option.partition("=")[0] in ("--array", "--output"):
+            raise UsageError(f"--sbatch-arg {option}: e2v submit says this itself")
+    return settings.output_dir
+
+
+def _find_costs(output_dir: Path, corpus: Corpus) -> NDArray[np.float32] | None:
+    """Find what each utterance takes: as OUT says already, by durations in lists, else by the sizes of files."""
+    costs = read_costs(output_dir, corpus)
+    if costs is not None:
+        return costs
+    sizes = corpus.durations
+    if np.isnan(sizes).all() and len(corpus) <= MEASURED_FILES:
+        sizes = _measure_files(corpus)
+    return estimate_costs(sizes)
+
+
+def _measure_files(corpus: Corpus) -> NDArray[np.float64]:
+    """Ask for the sizes of all files: (utterances,) bytes, NaN for what is none."""
+
+    def measure(first: int) -> list[float]:
+        utterances = (corpus[index] for index in range(first, min(first + _CHUNK, len(corpus))))
+        return [_measure_file(utterance) for utterance in utterances]
+
+    with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
+        sizes = chain.from_iterable(pool.map(measure, range(0, len(corpus), _CHUNK)))
+        return np.fromiter(sizes, dtype=np.float64, count=len(corpus))
+
+
+def _measure_file(utterance: Utterance) -> float:
+    for folder in ("", utterance.folder):
+        with suppress(OSError, ValueError):
+            return float(os.stat(os.path.join(folder, utterance.source)).st_size)
+    return math.nan
+
+
+def _check_room(output_dir: Path, settings: Settings, model: Model, corpus: Corpus, record: Record) -> None:
+    """Check that what is left has room on the disk, as far as is known how much it will be."""
+    values = float(model.config.embed_dim)
+    if settings.embeddings == "none":
+        values = 0.0
+    elif settings.granularity == "frame":
+        known = corpus.durations[~np.isnan(corpus.durations)]
+        seconds = float(known.mean()) if len(known) else 0.0
+        values *= seconds * SAMPLE_RATE / model.config.hop * (0.25 if settings.compress else 1)
+    num_left = int((record.status != DONE).sum())
+    needed = num_left * (values * 4 + ROW_BYTES)
+    place = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OutputError(
+            f"{output_dir}: {needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free; choose another -o"
+        )
+
+
+def _find_left(settings: Settings, record: Record, plan: Plan, num_shards: int) -> list[int]:
+    """Find the shards that have something left."""
+    status = record.status[plan.members]
+    left = (status != DONE) if settings.retry_failed else (status == LEFT)
+    return [int(place) + 1 for place in np.flatnonzero(plan.count_by_shard(left, num_shards))]
+
+
+def _show(options: SubmitOptions, output_dir: Path, shards: Sequence[int]) -> str:
+    """Show the scripts that would be submitted."""
+    array, merge = _make_jobs(options, output_dir)
+    last = write_script(merge)
+    if not shards:
+        return last
+    first = write_array_script(array, shards, options.num_shards, options.limit)
+    return f"{first}\n# Then, when all of them have ended:\n\n{last}"
+
+
+def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: Sequence[int]) -> str:
+    """Submit the shards that have something left and are in no queue, and the job that merges.
+
+    Raises:
+        SlurmError: Slurm refuses.
+        OutputConflictError: there are jobs of a submission with another number of shards.
+    """
+    submissions = read_submissions(output_dir)
+    states = ask_states([job for item in submissions for job in (item.array, item.merge) if job])
+    busy = _find_busy(output_dir, submissions, states, options.num_shards)
+    shards = [shard for shard in left if shard not in busy]
+    merging = [item.merge for item in submissions if item.merge in states and states[item.merge].is_alive]
+    if not shards and merging:
+        return f"nothing to submit: all that is left is in the queue, or at work\n{_next_move(output_dir)}"
+    array, merge = _make_jobs(options, output_dir)
+    folder = output_dir.absolute() / FOLDER  # so that no path begins with a dash
+    folder.mkdir(exist_ok=True)
+    remove_drafts(folder / "*")
+    (output_dir / "log").mkdir(exist_ok=True)
+    said = ""
+    submission = Submission("", tuple(shards), options.num_shards, "", input_sha256, _now())
+    if shards:
+        script = write_array_script(array, shards, options.num_shards, options.limit)
+        submission = replace(submission, array=submit_job(_keep(folder / "shards.sh", script)))
+        note_submission(output_dir, submission)
+        said = f"job {submission.array}: shards {ranges(shards)} of {options.num_shards}\n"
+    for job in merging:  # it would not wait for those
+        cancel_job(job)
+    waits_for = [job for job in dict.fromkeys([*busy.values(), submission.array]) if job]
+    try:
+        submission = replace(submission, merge=submit_job(_keep(folder / "merge.sh", write_script(merge)), waits_for))
+    except SlurmError as error:
+        raise SlurmError(f"{error}. {said}When it has ended: e2v merge {output_dir}") from None
+    note_submission(output_dir, submission)
+    return f"{said}job {submission.merge}: merge, when they have ended\n{_next_move(output_dir)}"
+
+
+def _find_busy(
+    output_dir: Path, submissions: Sequence[Submission], states: Mapping[str, JobState], num_shards: int
+) -> dict[int, str]:
+    """Find shards that are in the queue or at work already, and the array of each.
+
+    Raises:
+        OutputConflictError: they are those of another number of shards.
+    """
+    busy = {}
+    for item in submissions:
+        for shard in item.shards:
+            job = states.get(f"{item.array}_{shard}")
+            if job is not None and job.is_alive:
+                busy[shard] = item.array
+                if item.count != num_shards:
+                    raise OutputConflictError(
+                        f"{output_dir}: job {item.array} of {item.count} shards is in the queue, or at work; "
+                        f"say --jobs {item.count}, or end it first: scancel {item.array}"
+                    )
+    return busy
+
+
+def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[Job, Job]:
+    """Say what runs in the jobs for the shards, and in the one that merges them."""
+    folder = output_dir.resolve()
+    here = Path.cwd()
+    log = str(folder / "log").replace("%", "%%")
+    variables = {name: value for name, value in os.environ.items() if re.fullmatch(r"E2V_[A-Z0-9_]+", name)}
+    predict = Job(
+        name=f"e2v-{folder.name}",
+        words=(*_command(), "predict", *options.words, "--offline"),
+        folder=here,
+        log=f"{log}/slurm-%A_%a.log",
+        resources=options.resources,
+        variables=variables,
+    )
+    merge = Job(
+        name=f"e2v-{folder.name}-merge",
+        words=(*_command(), "merge", str(folder)),
+        folder=here,
+        log=f"{log}/slurm-%j-merge.log",
+        resources=replace(options.resources, gpus="", cpus=None, mem=MERGE_MEMORY),
+        variables=variables,
+    )
+    return predict, merge
+
+
+def _command() -> tuple[str, ...]:
+    """Say how this e2v is called from anywhere."""
+    script = Path(sys.argv[0])
+    if script.name == "e2v" and script.exists():
+        return (str(script.absolute()),)
+    return (sys.executable, "-m", "e2v_cli")
+
+
+def _now() -> str:
+    """Say when it is, so that submissions of the same second are known in their order."""
+    return datetime.now().astimezone().isoformat()
+
+
+def _keep(path: Path, script: str) -> Path:
+    with published(path) as file:
+        file.write(os.fsencode(script))
+    return path
+
+
+def _next_move(output_dir: Path) -> str:
+    name = str(output_dir)
+    return f"{shlex.join(['e2v', 'status', f'./{name}' if name.startswith('-') else name, '--watch'])}\n"

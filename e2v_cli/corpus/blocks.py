@@ -1,0 +1,140 @@
+"""Utterances → blocks → batches, by rules that see nothing but the list and the audio.
+
+What is in a batch decides the last bits of its results. So that results don't depend on who computed what, or when,
+the input is cut into blocks from the list alone, and a block into batches from its audio alone. Segments of the same
+recording are in the same block, however they stand in the list, so that it is decoded once for all of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.options import Shard
+from e2v_cli.records import Utterance
+
+BLOCKS = 1024
+"""A long list is cut into about so many blocks: enough for many workers."""
+
+
+BLOCK_SIZES = (8, 256)
+"""Between these lies the largest block of a list: enough for batches of short utterances, and to be decoded at once."""
+
+
+TAPER = 8
+"""A block takes at most one in so many of the utterances that are left, so that blocks get smaller towards the end of
+a list, down to a single utterance, and workers end at about the same time."""
+
+
+class Share(NamedTuple):
+    """A block that is not read yet."""
+
+    number: int
+    places: NDArray[np.int64]
+    """(utterances,): where they stand in the list."""
+
+
+class Plan:
+    """Which utterances of a list are computed, and in which blocks: fixed by the list alone."""
+
+    def __init__(
+        self,
+        members: NDArray[np.int64],
+        pieces: NDArray[np.int64] | None = None,
+        costs: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Plan for some utterances.
+
+        Args:
+            members: (members,) their places in the list.
+            pieces: (utterances,) numbers of what is decoded together, which blocks don't cut; None: each by itself.
+            costs: (utterances,) what each takes, in any unit: no part of the blocks, only of how they are dealt; None:
+                all the same.
+        """
+        self.members = members
+        """(members,): their places in the list, in the order in which they are computed."""
+        self._firsts = _cut_blocks(len(members))
+        """(blocks,): where in that order each block begins."""
+        if pieces is not None:
+            self.members = members[np.argsort(pieces[members], kind="stable")]
+            first_of_piece = np.flatnonzero(np.diff(pieces[self.members], prepend=-1))
+            block_of_piece = np.searchsorted(self._firsts, first_of_piece, side="right")
+            self._firsts = first_of_piece[np.flatnonzero(np.diff(block_of_piece, prepend=-1))]
+        self._costs = costs
+
+    def deal_blocks(self, shard: Shard) -> Iterator[Share]:
+        """Deal blocks to shards: those that this one gets, in order."""
+        for number in np.flatnonzero(self._deal(shard.count) == shard.index - 1).tolist():
+            end = self._firsts[number + 1] if number + 1 < len(self._firsts) else None
+            yield Share(number, self.members[self._firsts[number] : end])
+
+    def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+        """Count how many of the chosen (members,) each of so many shards has: (count,)."""
+        blocks = np.searchsorted(self._firsts, np.flatnonzero(members), side="right") - 1
+        return np.bincount(self._deal(count)[blocks], minlength=count)
+
+    def cost_by_shard(self, count: int) -> NDArray[np.float64]:
+        """Sum up what each of so many shards takes: (count,)."""
+        return np.bincount(self._deal(count), self._block_costs(), minlength=count).astype(np.float64)
+
+    def _deal(self, count: int) -> NDArray[np.int64]:
+        """Give each block to one of so many shards: (blocks,), from 0.
+
+        The dearest goes first, each to the shard that has least until then: none ends later than another by more than a
+        block (Graham, Bounds on multiprocessing timing anomalies, 1969).
+        """
+        dealt = np.zeros(len(self._firsts), dtype=np.int64)
+        if count == 1:
+            return dealt
+        costs = self._block_costs()
+        loads = [(0.0, shard) for shard in range(count)]
+        for block in np.argsort(-costs, kind="stable").tolist():
+            load, shard = loads[0]
+            dealt[block] = shard
+            heapq.heapreplace(loads, (load + float(costs[block]), shard))
+        return dealt
+
+    def _block_costs(self) -> NDArray[np.float64]:
+        """Sum up what each block takes: (blocks,)."""
+        if self._costs is None:
+            return np.diff(self._firsts, append=len(self.members)).astype(np.float64)
+        if not len(self._firsts):
+            return np.zeros(0)
+        return np.add.reduceat(self._costs[self.members].astype(np.float64), self._firsts)
+
+
+def estimate_costs(sizes: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Make costs of the durations of utterances, or of anything they grow with; None where nothing is known.
+
+    Args:
+        sizes: (utterances,) of each; NaN where it is not known, which is taken for the mean of all others.
+    """
+    known = ~np.isnan(sizes)
+    if not known.any():
+        return None
+    return np.where(known, sizes, sizes[known].mean()).astype(np.float32)
+
+
+def _cut_blocks(count: int) -> NDArray[np.int64]:
+    """Cut so many utterances into blocks: (blocks,), the place of the first of each."""
+    fewest, most = BLOCK_SIZES
+    largest = min(max(-(-count // BLOCKS), fewest), most)
+    bulk = max(0, -(-(count - TAPER * largest) // largest))
+    firsts = np.arange(bulk) * largest
+    tail = []
+    first = bulk * largest
+    while first < count:
+        tail.append(first)
+        first += max(1, (count - first) // TAPER)
+    return np.concatenate([firsts, np.array(tail, dtype=np.int64)])
+
+
+def group_recordings(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, ...]]:
+    """Group neighbours that are decoded together: segments and channels of one recording."""
+    for _, group in groupby(utterances, lambda utterance: utterance.recording):
+        yield tuple(group)

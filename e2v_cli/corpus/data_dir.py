@@ -1,0 +1,108 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.corpus.ids import KeyIndex, hash_keys
+from e2v_cli.corpus.lists import BLANKS, BYTE_ORDER_MARK
+from e2v_cli.errors import CorpusError
+
+_CHUNK_BYTES = 1 << 20
+"""Of lines that are looked up together."""
+
+
+MAX_TIME = 1e9
+"""Seconds: where no recording has anything."""
+
+
+NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
+
+_DURATION = re.compile(rb"[ \t\v\f]*(\S+)[ \t\v\f]+(%b)\s*$" % NUMBER.replace(rb"[+-]?", b"", 1))
+
+
+def read_sides(folder: Path) -> dict[bytes, int]:
+    """Read ``reco2file_and_channel``, where there is one: which channel of its file each recording is, from 0.
+
+    Raises:
+        CorpusError: it can't be read, or a line has another form.
+    """
+    path = folder / "reco2file_and_channel"
+    sides: dict[bytes, int] = {}
+    if not path.exists():
+        return sides
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        cells = line.split()
+        if not cells:
+            continue
+        if len(cells) != 3 or not re.fullmatch(rb"[A-H]|[1-8]", cells[2]):
+            raise CorpusError(f"{path}:{number}: a line is: recording-id file A, or B, 1, 2 …")
+        if cells[0] in sides:
+            raise CorpusError(f'{path}:{number}: recording "{cells[0].decode(errors="backslashreplace")}" again')
+        sides[cells[0]] = parse_channel(cells[2]) if cells[2].isalpha() else int(cells[2]) - 1
+    return sides
+
+
+def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Read ``utt2dur``, where there is one: (utterances,) seconds, NaN for those it says nothing of.
+
+    Args:
+        folder: where it may be.
+        hashes: (utterances,) of their ids.
+
+    Raises:
+        CorpusError: it can't be read, or a line has another form.
+    """
+    path = folder / "utt2dur"
+    durations = np.full(len(hashes), np.nan)
+    index: KeyIndex | None = None
+    place, number = 0, 1
+    try:
+        with path.open("rb") as file:
+            while lines := file.readlines(_CHUNK_BYTES):
+                keys, seconds = _parse_durations(lines, str(path), number)
+                number += len(lines)
+                if np.array_equal(keys, hashes[place : place + len(keys)]):  # the list and it are in the same order
+                    durations[place : place + len(keys)] = seconds
+                    place += len(keys)
+                    continue
+                index = index or KeyIndex(hashes)
+                places = index.find(keys)
+                durations[places[places >= 0]] = seconds[places >= 0]
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from None
+    return durations
+
+
+def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Parse lines of ``utt2dur``, the first of which has a number: hashes of the ids, and seconds."""
+    cells = b"".join(lines).split()
+    if len(cells) == 2 * len(lines) and not lines[0].startswith(BYTE_ORDER_MARK):
+        with suppress(ValueError):
+            seconds = np.fromiter(map(float, cells[1::2]), dtype=np.float64)
+            if ((seconds >= 0) & (seconds <= MAX_TIME)).all():
+                return hash_keys(cells[::2]), seconds
+    matches = []
+    for number, line in enumerate(lines, first):
+        if line.strip(BLANKS):
+            match = _DURATION.match(line.removeprefix(BYTE_ORDER_MARK))
+            if not match:
+                text = line.strip().decode(errors="backslashreplace")
+                raise CorpusError(f"{name}:{number}: {text!r}; a line is: utt-id seconds")
+            matches.append(match)
+    seconds = np.array([min(float(match.group(2)), MAX_TIME) for match in matches], dtype=np.float64)
+    return hash_keys(match.group(1) for match in matches), seconds
+
+
+def parse_channel(text: bytes) -> int:
+    """Read ``A``, ``B`` …, or a number that counts from 0."""
+    return ord(text) - ord("A") if text.isalpha() else int(text)

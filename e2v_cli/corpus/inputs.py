@@ -1,0 +1,278 @@
+"""INPUT → Utterance: audio files, folders of them, ``.scp`` lists, Kaldi data directories, URLs, standard input.
+
+Lists are read as Kaldi reads them: split at the first white space, relative paths against the current folder (and
+against the list's own, where only that has them). A byte order mark, CRLF, blank lines and a missing final newline do
+no harm. Ids are UTF-8; paths may be any bytes. What is wrong with a whole list stops e2v before any work; what is wrong
+with a segment alone is its own failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from e2v_cli.audio.sources import is_pipe, is_url
+from e2v_cli.corpus.corpus import STDIN, Corpus, Part, Recordings
+from e2v_cli.corpus.data_dir import read_sides
+from e2v_cli.corpus.lists import (
+    BYTE_ORDER_MARK,
+    check_entry,
+    check_id,
+    index_lines,
+    make_list,
+    open_list,
+    split_line,
+    spool,
+)
+from e2v_cli.corpus.segments import read_segments
+from e2v_cli.errors import CorpusError
+
+AUDIO_SUFFIXES = frozenset(
+    (".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
+)
+"""What is taken for audio in a folder; a file that is named itself may be called anything."""
+
+
+_PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|-][^|]*$")
+"""A line that needs no closer look: an id of plain letters that is no comment, and a path without a ``|``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An audio file that was named or found in a folder; its id depends on what else there is."""
+
+    path: str
+    relative: str
+    """The path as an id, where its stem alone is ambiguous: within the folder that was named, or from here."""
+
+    @property
+    def stem(self) -> str:
+        """Its name without folder and suffix."""
+        name = self.path
+        if is_url(name):
+            with suppress(ValueError):  # an address that can't be one fails when it is asked for
+                name = unquote(urlsplit(name).path)
+        return Path(name).stem or self.relative
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Audio files that were named one by one, or found."""
+
+    found: list[_Found]
+    folder: str = ""
+    """Where relative paths are looked for that the current folder doesn't have."""
+
+
+def read_corpus(inputs: Sequence[str], allow_pipes: bool = False) -> Corpus:
+    """Read all inputs, in order.
+
+    Args:
+        inputs: as on the command line.
+        allow_pipes: whether a list may hold commands to be run.
+
+    Raises:
+        CorpusError: an input doesn't exist, a line can't be read, an id stands twice, or there is nothing at all.
+    """
+    reader = _Reader(allow_pipes, stdin_is_list=STDIN in inputs)
+    parts: list[Part | _Files] = []
+    for item in inputs:
+        part = reader.read(item)
+        last = parts[-1] if parts else None
+        if isinstance(part, _Files) and isinstance(last, _Files) and part.folder == last.folder:
+            last.found.extend(part.found)
+        else:
+            parts.append(part)
+    if not any(len(part.found) if isinstance(part, _Files) else len(part.hashes) for part in parts):
+        raise CorpusError(
+            f"{', '.join(inputs)}: no utterances there; a list has lines like: utt-id path, "
+            f"and folders are searched for {' '.join(sorted(AUDIO_SUFFIXES))}"
+        )
+    ids = _choose_ids(parts)
+    return Corpus([_list_files(part, ids) if isinstance(part, _Files) else part for part in parts], reader.waits)
+
+
+class _Reader:
+    """Reads inputs, and notes what is to be known of all of them together."""
+
+    def __init__(self, allow_pipes: bool, stdin_is_list: bool) -> None:
+        self.waits = False
+        """There are commands or URLs, whose audio is waited for."""
+        self._allow_pipes = allow_pipes
+        self._stdin_is_list = stdin_is_list
+        self._stdin_audio = ""
+        """Where the audio on standard input was copied to."""
+
+    def read(self, item: str) -> Part | _Files:
+        """Read an input."""
+        path = Path(item)
+        if item == STDIN:
+            with spool(_standard_input()) as file:
+                return self._read_scp(file, "<stdin>", "", {})
+        if is_url(item):
+            self.waits = True
+            return _Files([_Found(item, item)])
+        if is_pipe(item):
+            raise CorpusError(f"{item}: a command can only stand in a list: echo 'utt1 {item}' | e2v predict - …")
+        if path.is_dir():
+            return self._read_folder(path)
+        if path.suffix == ".scp":
+            return self._open_scp(path, {})
+        if path.exists() or path.suffix.lower() in AUDIO_SUFFIXES:  # audio that is missing fails alone, later
+            return _Files([_Found(item, os.path.relpath(item))])
+        raise CorpusError(f"{item}: no such file or folder")
+
+    def _read_folder(self, folder: Path) -> Part | _Files:
+        """Read a Kaldi data directory (it holds ``wav.scp``), or all audio below a folder, sorted by path."""
+        if not (folder / "wav.scp").exists():
+            if (folder / "segments").exists():
+                raise CorpusError(f"{folder / 'wav.scp'}: no such file, but there are segments of its recordings")
+            return _Files(_search(folder))
+        recordings = self._open_scp(folder / "wav.scp", read_sides(folder))
+        if not (folder / "segments").exists():
+            return recordings
+        if not isinstance(recordings, Recordings):
+            raise CorpusError(f"{folder / 'wav.scp'}: one column, but segments need recording ids before the paths")
+        index = Corpus([recordings]).index  # refuses an id that stands twice
+        return read_segments(folder / "segments", recordings, index)
+
+    def _open_scp(self, path: Path, sides: dict[bytes, int]) -> Recordings | _Files:
+        try:
+            with open_list(str(path)) as file:
+                return self._read_scp(file, str(path), str(path.parent), sides)
+        except OSError as error:
+            raise CorpusError(
+                f"{path}: {error.strerror}; INPUT is audio, a folder, a .scp list or - for standard input"
+            ) from None
+
+    def _read_scp(self, file: BinaryIO, name: str, folder: str, sides: dict[bytes, int]) -> Recordings | _Files:
+        if _has_one_column(file):
+            return _Files(list(self._read_paths(file, name)), folder)
+        lines = index_lines(file, name, _PLAIN_LINE, self._look_closely)
+        return Recordings(lines, folder, sides, self._stdin_audio)
+
+    def _look_closely(self, line: bytes, origin: str) -> bytes:
+        """Check a line, and give its id."""
+        key, *rest = split_line(line)
+        check_id(key, origin)
+        if not rest:
+            raise CorpusError(f'{origin}: no path behind utt-id "{key.decode()}"; a line is: utt-id path')
+        source = os.fsdecode(rest[0])
+        self._look_at_source(source, origin)
+        if source == STDIN:
+            self._keep_standard_input(origin)
+        return key
+
+    def _look_at_source(self, source: str, origin: str) -> None:
+        """Refuse commands that are not allowed, and note whether the audio is waited for."""
+        if is_pipe(source) and not self._allow_pipes:
+            raise CorpusError(
+                f"{origin}: {source!r} is a command; --allow-pipes lets e2v run the commands of a list, "
+                "for lists that you trust"
+            )
+        self.waits = self.waits or is_pipe(source) or is_url(source)
+
+    def _read_paths(self, file: BinaryIO, name: str) -> Iterator[_Found]:
+        """Read a list of one column."""
+        for number, line in enumerate(file, 1):
+            cells = split_line(line.removeprefix(BYTE_ORDER_MARK))
+            if cells == [b""]:
+                continue
+            if len(cells) > 1:
+                raise CorpusError(f"{name}:{number}: two columns, but the first line has one: write an utt-id in each")
+            path = os.fsdecode(check_entry(cells[0], f"{name}:{number}"))
+            self._look_at_source(path, f"{name}:{number}")
+            yield _Found(path, path if is_url(path) else os.path.normpath(path))
+
+    def _keep_standard_input(self, origin: str) -> None:
+        """Copy the audio on standard input to where workers can read it."""
+        if self._stdin_is_list or self._stdin_audio:
+            other = "the list itself" if self._stdin_is_list else "the audio of another line"
+            raise CorpusError(f"{origin}: - is audio on standard input, but that is {other}")
+        try:
+            keeper = tempfile.TemporaryDirectory(prefix="e2v-")
+            path = Path(keeper.name, "standard input")
+            with path.open("wb") as file:
+                shutil.copyfileobj(_standard_input(), file)
+        except OSError as error:
+            raise CorpusError(
+                f"{tempfile.gettempdir()}: {error.strerror}; the audio on standard input is kept there: set TMPDIR"
+            ) from None
+        _KEPT.append(keeper)  # removed when e2v ends
+        self._stdin_audio = str(path)
+
+
+_KEPT: list[object] = []
+"""Temporary folders that are there for as long as the process."""
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise CorpusError("-: standard input is closed")
+    return sys.stdin.buffer
+
+
+def _has_one_column(file: BinaryIO) -> bool:
+    """Say whether a list is one of paths alone: its first line has one column, which looks like one."""
+    first = next((cells for line in file if (cells := split_line(line.removeprefix(BYTE_ORDER_MARK))) != [b""]), [])
+    file.seek(0)
+    return len(first) == 1 and (b"/" in first[0] or Path(os.fsdecode(first[0])).suffix.lower() in AUDIO_SUFFIXES)
+
+
+def _search(folder: Path) -> list[_Found]:
+    """Find all audio below a folder, also in linked folders, sorted by path."""
+    found = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to where the walk has been, perhaps to a folder around it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith("."):
+                path = os.path.join(parent, name)
+                found.append(_Found(path, os.path.relpath(path, folder)))
+    return found
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise CorpusError(f"{error.filename}: {error.strerror}") from None
+
+
+def _choose_ids(parts: Sequence[Part | _Files]) -> Iterator[str]:
+    """Choose the ids of all files that were found: their stem where nothing else has it, else their relative path."""
+    found = [item for part in parts if isinstance(part, _Files) for item in part.found]
+    stems = Counter(item.stem for item in found)
+    relatives = Counter(item.relative for item in found)
+    by_hash = {hash(os.fsencode(stem)): stem for stem in stems}
+    for part in parts:
+        if not isinstance(part, _Files) and stems:
+            stems.update(by_hash[value] for value in part.hashes if value in by_hash)
+    for item in found:
+        elsewhere = item.path if is_url(item.path) else os.path.relpath(item.path)
+        ambiguous = item.relative if relatives[item.relative] == 1 else elsewhere
+        yield _as_id(item.stem if stems[item.stem] == 1 else ambiguous)
+
+
+def _list_files(files: _Files, ids: Iterator[str]) -> Recordings:
+    """Make a list of files that were found."""
+    lines = make_list((next(ids).encode(), os.fsencode(item.path)) for item in files.found)
+    return Recordings(lines, files.folder, {}, "")
+
+
+def _as_id(name: str) -> str:
+    """Make an id of a file's name: what would break a line or a column, or is not UTF-8, is percent-encoded."""
+    unsafe = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
+    return unsafe.sub(lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match.group())), name)

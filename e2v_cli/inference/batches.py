@@ -1,0 +1,43 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from e2v_cli.records import SAMPLE_RATE, Batch, Waveform
+from e2v_cli.system.spool import SpooledSamples
+
+PORTION_SECONDS = 1200.0
+"""Audio of a block that is held in memory and sorted by length (77 MB)."""
+
+
+BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
+"""Audio in one forward pass, by kind of device: what stays in a CPU's cache, and what fills a GPU."""
+
+
+def make_batches(block: Iterable[Waveform], batch_seconds: float) -> Iterator[Batch]:
+    """Pack a block's waveforms into batches of at most so many seconds; one that is longer, or spooled, goes alone.
+
+    The block is read in portions. Within a portion the shortest come first, so that utterances of the same length,
+    which attention takes together, are in one batch.
+    """
+    for portion in _cut(block, PORTION_SECONDS):
+        by_length = sorted(portion, key=lambda waveform: (len(waveform.samples), waveform.utterance.index))
+        for batch in _cut(by_length, batch_seconds):
+            yield Batch(tuple(batch))
+
+
+def _cut(waveforms: Iterable[Waveform], seconds: float) -> Iterator[list[Waveform]]:
+    """Cut neighbours into runs of at most so many seconds, and at least one waveform."""
+    run: list[Waveform] = []
+    num_samples = 0.0
+    for waveform in waveforms:
+        length = math.inf if isinstance(waveform.samples, SpooledSamples) else len(waveform.samples)
+        if run and num_samples + length > seconds * SAMPLE_RATE:
+            yield run
+            run, num_samples = [], 0.0
+        run.append(waveform)
+        num_samples += length
+    if run:
+        yield run

@@ -1,0 +1,238 @@
+"""Batch → Prediction on one device: our engine, and upstream's own code beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from e2v_cli.inference.windows import cut_windows, window_frames
+from e2v_cli.models.folder import Model
+from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.options import EngineOptions, Precision
+from e2v_cli.records import Batch, Failure, Prediction, Waveform
+from e2v_cli.system.spool import Spool, SpooledSamples
+
+Pending = Callable[[], list[Prediction | Failure]]
+"""Waits for the results of a batch, in its order."""
+
+
+class Engine(Protocol):
+    """What computes predictions, on one device."""
+
+    device: torch.device
+    busy_seconds: float
+    """So long it has computed what has been waited for."""
+
+    def start(self, batch: Batch) -> Pending:
+        """Begin to compute the predictions of a batch: a GPU goes on by itself, a CPU is ready when this returns."""
+
+
+LOWER: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def multiplying(precision: Precision) -> Iterator[None]:
+    """Say how float32 matrices are multiplied: exactly, or as TensorFloat-32, which keeps 10 bits of the mantissa.
+
+    PyTorch has switches for all of a process, by default that of convolutions on GPUs is on, and a notebook may have
+    allowed CPUs to multiply as bfloat16.
+    """
+    backends: Any = torch.backends
+    on_gpu = "tf32" if precision == "tf32" else "ieee"
+    settings = [(backends.cuda.matmul, on_gpu), (backends.cudnn.conv, on_gpu)]
+    settings += [(backends.mkldnn.matmul, "ieee"), (backends.mkldnn.conv, "ieee")]
+    before = [switch.fp32_precision for switch, _ in settings]
+    for switch, setting in settings:
+        switch.fp32_precision = setting
+    try:
+        yield
+    finally:
+        for (switch, _), setting in zip(settings, before, strict=True):
+            switch.fp32_precision = setting
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Take numbers below 1e-38 for zero: a CPU may take twenty times as long for them, and attention makes many."""
+    were_kept = bool(torch.full((), 1e-40, dtype=torch.float32, device="cpu") * 1 != 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if were_kept:
+            torch.set_flush_denormal(False)
+
+
+class E2vEngine:
+    """Our engine: the whole batch at once."""
+
+    def __init__(self, model: Model, network: Emotion2vec, options: EngineOptions) -> None:
+        self.device = network.device
+        self.busy_seconds = 0.0
+        self.network = network
+        self.classes = torch.tensor(model.classes, dtype=torch.long, device=self.device)
+        self.options = options
+
+    @torch.inference_mode()
+    def start(self, batch: Batch) -> Pending:
+        """Begin to compute the predictions of a batch; one too large for the GPU is halved."""
+        try:
+            stopwatch = _Stopwatch(self.device)
+            with multiplying(self.options.precision), _without_denormals():
+                results = self._start(batch.waveforms)
+            stopwatch.stop()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        else:
+
+            def finish() -> list[Prediction | Failure]:
+                self.busy_seconds += stopwatch.wait()
+                return results()
+
+            return finish
+        if len(batch.waveforms) == 1:
+            (waveform,) = batch.waveforms
+            detail = f"{waveform.duration:.1f} s are too long for the memory of {self.device}; try a smaller --window"
+            failure = Failure(waveform.utterance, "model", "out of memory", detail)
+            return lambda: [failure]
+        middle = len(batch.waveforms) // 2
+        halves = [self.start(Batch(half)) for half in (batch.waveforms[:middle], batch.waveforms[middle:])]
+        return lambda: [result for half in halves for result in half()]
+
+    def _start(self, waveforms: Sequence[Waveform]) -> Pending:
+        """Begin to encode utterances together, each of them whole; or one that is longer than a window."""
+        first = waveforms[0]
+        if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
+            result = self._encode_windows(first, first.samples)
+            return lambda: [result]
+        features = self.network([torch.from_numpy(waveform.whole) for waveform in waveforms])
+        pooled = torch.stack([frames.mean(dim=0) for frames in features])
+        posteriors = _fetch(self._posteriors(pooled)) if len(self.classes) else None
+        embeddings = [_fetch(frames) for frames in features] if self.options.granularity == "frame" else _fetch(pooled)
+        timelines: list[NDArray[np.float32] | None] = [None] * len(features)
+        if self.options.span_samples is not None:
+            timelines = [self._make_timeline([(0, frames)]) for frames in features]
+        num_frames = [len(frames) for frames in features]
+        return lambda: [
+            make_prediction(
+                waveform,
+                num_frames[index],
+                None if posteriors is None else posteriors[index].numpy(),
+                embeddings[index].numpy(),
+                timelines[index],
+            )
+            for index, waveform in enumerate(waveforms)
+        ]
+
+    def _encode_windows(self, waveform: Waveform, samples: SpooledSamples) -> Prediction | Failure:
+        """Encode a long utterance window by window, and pool over the frames of all."""
+        config = self.network.config
+        num_frames = config.num_frames(len(samples))
+        windows = list(cut_windows(num_frames, *window_frames(config, self.options.window)))
+        total = torch.zeros(config.embed_dim, dtype=torch.float64, device=self.device)
+        all_frames = Spool((config.embed_dim,)) if self.options.granularity == "frame" else None
+
+        def kept_frames() -> Iterator[tuple[int, Tensor]]:
+            for window in windows:
+                part = torch.from_numpy(samples.read(window.samples(config)))
+                (frames,) = self.network.encode([self.network.normalize(part, samples.mean, samples.variance)])
+                kept = frames[window.first_kept - window.first : window.end_kept - window.first]
+                total.add_(kept.sum(dim=0, dtype=torch.float64))
+                if all_frames is not None:
+                    all_frames.append(kept.cpu().numpy())
+                yield window.first_kept, kept
+
+        timeline = self._make_timeline(kept_frames())
+        pooled = (total / num_frames).float()
+        posteriors = self._posteriors(pooled[None])[0].cpu().numpy() if len(self.classes) else None
+        prediction = make_prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), timeline, len(windows))
+        if all_frames is not None and isinstance(prediction, Prediction):
+            return replace(prediction, embedding=all_frames)
+        return prediction
+
+    def _posteriors(self, pooled: Tensor) -> Tensor:
+        """Apply the head to means of frames, (spans, dim): (spans, labels).
+
+        A softmax over the classes in use is upstream's, which sets the logits of the others to -inf.
+        """
+        return self.network.logits(pooled)[:, self.classes].softmax(dim=1)
+
+    def _make_timeline(self, parts: Iterable[tuple[int, Tensor]]) -> NDArray[np.float32] | None:
+        """Average frames over each span of the timeline, and apply the head: (spans, labels).
+
+        Args:
+            parts: the frames of an utterance, in order: the place of the first, and (frames, dim).
+        """
+        span_samples = self.options.span_samples
+        if span_samples is None:
+            for _ in parts:
+                pass
+            return None
+        posteriors = []
+        span, total, count = 0, torch.zeros(self.network.config.embed_dim, device=self.device), 0
+        for first, frames in parts:
+            spans = torch.arange(first, first + len(frames)) * self.network.config.hop // span_samples
+            numbers, sizes = (counted.tolist() for counted in torch.unique_consecutive(spans, return_counts=True))
+            means = []
+            for number, run in zip(numbers, torch.split(frames, sizes), strict=True):
+                if number != span:
+                    means.append(total / count)
+                    span, total, count = number, torch.zeros_like(total), 0
+                total, count = total + run.sum(dim=0), count + len(run)
+            if means:
+                posteriors.append(self._posteriors(torch.stack(means)).cpu().numpy())
+        posteriors.append(self._posteriors((total / count)[None]).cpu().numpy())
+        return np.concatenate(posteriors)
+
+
+def _fetch(tensor: Tensor) -> Tensor:
+    """Have a tensor copied to the CPU; from a GPU, it is there once its stopwatch has stopped."""
+    return tensor.to("cpu", non_blocking=True)
+
+
+class _Stopwatch:
+    """Times what a device does from now on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: list[Any] = []
+        if device.type == "cuda":
+            cuda: Any = torch.cuda
+            self._events = [cuda.Event(enable_timing=True) for _ in range(2)]
+            self._events[0].record()
+        self._started, self._stopped = time.perf_counter(), 0.0
+
+    def stop(self) -> None:
+        """Have it stop after all that the device was told to do."""
+        self._stopped = time.perf_counter()
+        if self._events:
+            self._events[1].record()
+
+    def wait(self) -> float:
+        """Wait until it has stopped: seconds."""
+        if not self._events:
+            return self._stopped - self._started
+        started, stopped = self._events
+        stopped.synchronize()
+        return float(started.elapsed_time(stopped)) / 1000
+
+
+def make_prediction(
+    waveform: Waveform,
+    num_frames: int,
+    posteriors: NDArray[np.float32] | None,
+    embedding: NDArray[np.float32],
+    timeline: NDArray[np.float32] | None,
+    num_windows: int = 1,
+) -> Prediction | Failure:
+    """Make a prediction of what a network gave, unless that is not finite."""
+    if not np.isfinite(embedding).all() or (posteriors is not None and not np.isfinite(posteriors).all()):
+        return Failure(waveform.utterance, "model", "not finite", "the model gives NaN or infinite numbers for it")
+    return Prediction(waveform.utterance, waveform.duration, num_frames, num_windows, posteriors, embedding, timeline)

@@ -1,0 +1,79 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import copy
+import io
+import time
+from contextlib import redirect_stdout
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from e2v_cli.errors import ModelError
+from e2v_cli.inference.engine import Pending, make_prediction, multiplying
+from e2v_cli.models.checkpoint import read_tensors
+from e2v_cli.models.folder import Model
+from e2v_cli.options import EngineOptions
+from e2v_cli.records import Batch, Failure, Prediction, Waveform
+
+
+class FunasrEngine:
+    """Upstream's own network and inference code, one utterance after the other.
+
+    Only its loading is ours: upstream's evaluates ``feature_encoder_spec`` from the model's folder as Python, installs
+    its requirements if its config says so, and keeps random weights where a checkpoint lacks some.
+    """
+
+    def __init__(self, model: Model, device: torch.device, options: EngineOptions) -> None:
+        with redirect_stdout(io.StringIO()):  # upstream greets on standard output
+            from funasr.models.emotion2vec.model import Emotion2vec as UpstreamEmotion2vec
+        model_conf: dict[str, Any] = copy.deepcopy(dict(model.raw_config["model_conf"]))
+        model_conf["norm_eps"] = model.config.norm_eps
+        model_conf["mlp_ratio"] = (model.config.mlp_dim + 0.5) / model.config.embed_dim  # of which it takes int()
+        audio = model_conf["modalities"]["audio"]
+        audio["feature_encoder_spec"] = repr([(c.channels, c.kernel, c.stride) for c in model.config.conv_layers])
+        audio["decoder"] = None
+        try:
+            upstream = UpstreamEmotion2vec(model_conf=model_conf, vocab_size=len(model.tokens))
+        except Exception as error:  # upstream reads keys of pretraining, too, and meets whatever they hold
+            raise ModelError(
+                f"{model.folder}: upstream's code can't make its network of config.yaml: {error}"
+            ) from None
+        shapes = {name: tuple(tensor.shape) for name, tensor in upstream.state_dict().items()}
+        upstream.load_state_dict(read_tensors(model, shapes))
+        self.upstream = upstream.eval().to(device)
+        self.device = device
+        self.busy_seconds = 0.0
+        self.tokenizer = SimpleNamespace(token_list=list(model.tokens))
+        self.config = model.config
+        self.granularity = options.granularity
+
+    @torch.inference_mode()
+    def start(self, batch: Batch) -> Pending:
+        """Compute the predictions of a batch."""
+        started = time.perf_counter()
+        with multiplying("fp32"):
+            results = [self._encode_one(waveform) for waveform in batch.waveforms]
+        self.busy_seconds += time.perf_counter() - started
+        return lambda: results
+
+    def _encode_one(self, waveform: Waveform) -> Prediction | Failure:
+        results, _ = self.upstream.inference(
+            [torch.from_numpy(waveform.whole)],
+            key=[waveform.utterance.utt_id],
+            tokenizer=self.tokenizer,
+            device=self.device,
+            granularity=self.granularity,
+            extract_embedding=True,
+        )
+        scores = results[0]["scores"]
+        return make_prediction(
+            waveform,
+            self.config.num_frames(len(waveform.samples)),
+            np.array(scores, dtype=np.float32) if scores else None,
+            results[0]["feats"],
+            timeline=None,
+        )

@@ -1,0 +1,52 @@
+"""A long utterance → overlapping windows, each encoded by itself, of which every frame is kept once.
+
+Attention over an hour would take time and memory that grow with the square of it. A frame hears its neighbours best, so
+every frame is taken from a window in which it has context on both sides, except where the utterance itself ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from e2v_cli.network.config import NetworkConfig
+from e2v_cli.records import SAMPLE_RATE
+
+CONTEXT_SECONDS = 2.0
+"""Frames that a window encodes on either side of those that are kept of it; a tenth of a window where that is less."""
+
+
+class Window(NamedTuple):
+    """A window of an utterance, in frames of the whole."""
+
+    first: int
+    end: int
+    """Frames ``first`` to ``end`` are encoded."""
+    first_kept: int
+    end_kept: int
+    """Frames ``first_kept`` to ``end_kept`` are kept."""
+
+    def samples(self, config: NetworkConfig) -> slice:
+        """Say which samples of the utterance the window is made of."""
+        return slice(self.first * config.hop, (self.end - 1) * config.hop + config.receptive_field)
+
+
+def cut_windows(num_frames: int, window_frames: int, context_frames: int) -> Iterator[Window]:
+    """Cut an utterance into windows of about the same length, at most ``window_frames``.
+
+    Args:
+        num_frames: frames of the utterance, more than ``window_frames``.
+        window_frames: frames of a window, more than twice the context.
+        context_frames: frames on either side that are encoded with a window, and kept of its neighbours.
+    """
+    num_windows = -(-num_frames // (window_frames - 2 * context_frames))
+    for number in range(num_windows):
+        first_kept, end_kept = (num_frames * edge // num_windows for edge in (number, number + 1))
+        first, end = max(0, first_kept - context_frames), min(num_frames, end_kept + context_frames)
+        yield Window(first, end, first_kept, end_kept)
+
+
+def window_frames(config: NetworkConfig, seconds: float) -> tuple[int, int]:
+    """Say how many frames fit into a window of so many seconds, and how many of them are context on either side."""
+    frames = max(1, config.num_frames(int(seconds * SAMPLE_RATE)))
+    return frames, int(min(CONTEXT_SECONDS * SAMPLE_RATE / config.hop, frames / 10))

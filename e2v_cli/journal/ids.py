@@ -1,0 +1,133 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.corpus.ids import KeyIndex, digest_of
+from e2v_cli.errors import OutputError
+from e2v_cli.system.files import published
+
+IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs"))
+
+
+class Ids(Protocol):
+    """The ids of a list, in order."""
+
+    index: KeyIndex
+
+    @property
+    def pieces(self) -> NDArray[np.int64] | None:
+        """(utterances,) numbers of what is decoded together; None: each by itself."""
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of both."""
+
+    def __len__(self) -> int: ...
+
+    def ids(self) -> Iterator[list[bytes]]:
+        """Read them, some thousand at a time."""
+
+
+class IdList:
+    """The ids of the list that OUT is of, as ``save_ids`` left them for who has not the list itself."""
+
+    def __init__(self, output_dir: Path, digest: str) -> None:
+        """Open and check them.
+
+        Raises:
+            OutputError: they are missing or damaged.
+        """
+        self.digest = digest
+        self.pieces: NDArray[np.int64] | None = None
+        self._path = _ids_path(output_dir, digest)
+        hashes = array("q")
+        try:
+            with suppress(FileNotFoundError):
+                self.pieces = np.fromfile(_pieces_path(self._path), dtype="<i8")
+            found = digest_of(self._hashed_ids(hashes), self.pieces)
+        except OSError as error:
+            raise OutputError(f"{self._path}: {error.strerror}; run e2v predict again to go on") from None
+        if found != digest:
+            raise OutputError(f"{self._path}: damaged; remove it, and run e2v predict again to go on")
+        self.index = KeyIndex(np.frombuffer(hashes, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _hashed_ids(self, hashes: array[int]) -> Iterator[list[bytes]]:
+        """Read them, and note their hashes."""
+        for keys in self.ids():
+            hashes.extend(map(hash, keys))
+            yield keys
+
+    def ids(self) -> Iterator[list[bytes]]:
+        """Read them, some thousand at a time."""
+        with self._path.open("rb") as file:
+            while lines := file.readlines(1 << 16):
+                yield [line[:-1] for line in lines]
+
+
+def save_ids(output_dir: Path, ids: Ids) -> None:
+    """Keep the ids of a list in OUT, under a name made of their digest."""
+    path = _ids_path(output_dir, ids.digest)
+    if path.exists():
+        return
+    if ids.pieces is not None:
+        with published(_pieces_path(path)) as file:
+            file.write(ids.pieces.astype("<i8").tobytes())
+    with published(path) as file:
+        file.writelines(b"\n".join(keys) + b"\n" for keys in ids.ids())
+
+
+def save_costs(output_dir: Path, digest: str, costs: NDArray[np.float32]) -> None:
+    """Keep the costs by which a list is dealt to shards in OUT, for all who deal it."""
+    with published(_costs_path(_ids_path(output_dir, digest))) as file:
+        file.write(costs.astype("<f4").tobytes())
+
+
+def read_costs(output_dir: Path, ids: Ids) -> NDArray[np.float32] | None:
+    """Read the costs by which a list is dealt to shards: (utterances,); None where all are the same.
+
+    Raises:
+        OutputError: they can't be read.
+    """
+    path = _costs_path(_ids_path(output_dir, ids.digest))
+    try:
+        costs = np.fromfile(path, dtype="<f4").astype(np.float32)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError.of(error) from None
+    if len(costs) != len(ids) or not np.isfinite(costs).all():
+        raise OutputError(f"{path}: damaged; remove it, and run all shards again to go on")
+    return costs
+
+
+def remove_other_ids(output_dir: Path, digest: str) -> None:
+    """Remove the ids of lists that OUT was of before."""
+    own = _ids_path(output_dir, digest)
+    for path in chain.from_iterable(map(output_dir.glob, IDS_PATTERNS)):
+        if path not in (own, _pieces_path(own), _costs_path(own)):
+            path.unlink(missing_ok=True)
+
+
+def _ids_path(output_dir: Path, digest: str) -> Path:
+    return output_dir / f"input.{digest[:16]}"
+
+
+def _pieces_path(ids_path: Path) -> Path:
+    return ids_path.with_name(f"{ids_path.name}.pieces")
+
+
+def _costs_path(ids_path: Path) -> Path:
+    return ids_path.with_name(f"{ids_path.name}.costs")

@@ -1,0 +1,148 @@
+"""OUT as a whole: whose it is, who is at work there, which list it is of, and what is thrown away with it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+from e2v_cli.cluster.task import Task
+from e2v_cli.errors import OutputConflictError
+from e2v_cli.options import Shard
+from e2v_cli.system.files import naming
+from e2v_cli.system.process import HOST, is_dead, now
+
+logger = logging.getLogger(__name__)
+
+
+MERGE = "merge"
+"""The name of the lock of who merges; those of shards have the names of shards."""
+
+
+_OWNER_SECONDS = 1.0
+"""For so long a lock whose owner has not said yet who it is is asked again."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who is at work in OUT."""
+
+    pid: int
+    host: str
+    since: str
+    task: Task | None = None
+    """Of Slurm's."""
+
+    @classmethod
+    def of_this_process(cls) -> Owner:
+        """Say who this process is."""
+        return cls(os.getpid(), HOST, now(), Task.of_this_process(os.environ))
+
+    @classmethod
+    def parse(cls, text: str) -> Owner | None:
+        """Read what an owner wrote into its lock; None where there is none."""
+        match = re.fullmatch(r"process (\d+) on (\S+) since (\S+?)(?:, start (\d+) of job (\S+))?\n", text)
+        if not match:
+            return None
+        pid, host, since, start, job = match.groups()
+        return cls(int(pid), host, since, Task(job, int(start)) if job else None)
+
+    def __str__(self) -> str:
+        task = f", {self.task}" if self.task else ""
+        return f"process {self.pid} on {self.host} since {self.since}{task}"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is certain that it is dead."""
+        return is_dead(self.host, self.pid)
+
+
+@contextmanager
+def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
+    """Let no other process at what has this name in OUT.
+
+    Raises:
+        OutputConflictError: another one is there, and there was no word of waiting for it.
+    """
+    path = output_dir / f".lock.{name}"
+    with path.open("a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder, task = _read_holder(file), Task.of_this_process(os.environ)
+            if holder is None or holder.task is None or task is None or not task.follows(holder.task):
+                raise _conflict(output_dir, holder) from None
+            logger.warning("%s is still at work, perhaps on a node that was lost: going on beside it", holder)
+        except OSError as error:  # what several writers do together is right all the same, only done twice
+            logger.warning("%s: %s: nothing keeps other runs out of OUT", path, error.strerror)
+        own = f"{Owner.of_this_process()}\n".encode()
+        with naming(path):
+            file.truncate(0)
+            file.write(own)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                file.seek(0)
+                if file.read() == own:  # not that of who goes on beside it
+                    file.truncate(0)
+
+
+def refuse_other_runs(output_dir: Path, shard: Shard, at_other_lists: Set[Shard]) -> None:
+    """Check that nobody is at work in OUT but other shards of the same run, at the same list.
+
+    Raises:
+        OutputConflictError: somebody is.
+    """
+    for path in output_dir.glob(".lock.*-of-*"):
+        match = re.fullmatch(r"\.lock\.(\d+)-of-(\d+)", path.name)
+        if not match:
+            continue
+        other = Shard(count=int(match.group(2)), index=int(match.group(1)))
+        same_run = other.count == shard.count and other not in at_other_lists
+        if other != shard and not same_run:
+            with path.open("rb") as file:
+                _refuse_if_held(output_dir, file)
+
+
+def _refuse_if_held(output_dir: Path, file: BinaryIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _conflict(output_dir, _read_holder(file)) from None
+    except OSError:
+        pass  # no locks here: what several writers do together is right all the same
+
+
+def read_owner(output_dir: Path, name: str) -> Owner | None:
+    """Read who is at what has this name in OUT, or was when it was killed."""
+    try:
+        return Owner.parse((output_dir / f".lock.{name}").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+
+
+def _read_holder(file: BinaryIO | FileIO) -> Owner | None:
+    """Read who holds a lock; None where it doesn't say so soon."""
+    deadline = time.monotonic() + _OWNER_SECONDS
+    while True:
+        file.seek(0)
+        owner = Owner.parse(file.read().decode(errors="replace"))
+        if owner is not None and not owner.is_dead:  # one that is dead had it before
+            return owner
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.02)
+
+
+def _conflict(output_dir: Path, holder: Owner | None) -> OutputConflictError:
+    who = f" ({holder})" if holder else ""
+    return OutputConflictError(f"{output_dir}: another e2v is running there{who}; wait for it, or choose another -o")

@@ -1,0 +1,208 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from e2v_cli.errors import ModelError
+from e2v_cli.network.config import NetworkConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from e2v_cli.network.emotion2vec import Emotion2vec
+
+from e2v_cli.models.folder import Model
+
+logger = logging.getLogger(__name__)
+
+
+def make_network(model: Model, state: Mapping[str, Tensor] | None = None) -> Emotion2vec:
+    """Make a model's network around its weights, by our names, without copying them; None: those of its checkpoint.
+
+    Raises:
+        ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
+    """
+    import torch
+
+    from e2v_cli.network.emotion2vec import Emotion2vec
+
+    with torch.device("meta"):  # neither memory nor time for weights that are replaced at once
+        network = Emotion2vec(model.config, num_classes=len(model.tokens))
+    if state is None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        upstream = {name: upstream_name(name, model.config) for name in shapes}
+        stored = {upstream[name]: _stored_shape(upstream[name], shape) for name, shape in shapes.items()}
+        tensors = read_tensors(model, stored)
+        state = {name: _shaped(tensors[upstream[name]], upstream[name], shape) for name, shape in shapes.items()}
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def read_tensors(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read weights from a model's checkpoint, float32 on CPU; those that are so there stay memory-mapped.
+
+    Args:
+        model: whose.
+        shapes: which, by upstream's names, and the shapes that upstream has for them: encoder and head in full.
+
+    Raises:
+        ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
+    """
+    checkpoint = _read_checkpoint(model.weights)
+    has_head = _find("proj.weight", checkpoint, model.scope_map) is not None
+    if has_head and not model.tokens and model.declares_head:
+        raise ModelError(f"{model.folder / 'tokens.txt'} is missing, but {model.weights} has a head: copy it there too")
+    tensors = {}
+    used = set()
+    for name, shape in shapes.items():
+        found = _find(name, checkpoint, model.scope_map)
+        if found is None:
+            raise ModelError(f"{model.weights}: tensor {name!r} is missing; the file is incomplete or another model's")
+        used.add(found)
+        tensors[name] = _checked(checkpoint[found], name, shape, model)
+    _warn_of_unused(checkpoint.keys() - used, model)
+    return tensors
+
+
+def upstream_name(name: str, config: NetworkConfig) -> str:
+    """Say what upstream calls a tensor of our network.
+
+    Upstream nests by modality and lays the prenet beside the blocks; ours is flat, and the prenet is the first blocks.
+    """
+    audio = "modality_encoders.AUDIO."
+    norm = "2.1" if config.conv_norm == "layer" else "2"
+    positional = "relative_positional_encoder." + ("1." if config.conv_pos_pre_ln else "")
+    match name.split("."):
+        case ["local_encoder", layer, "weight"]:
+            return f"{audio}local_encoder.conv_layers.{layer}.0.weight"
+        case ["local_encoder", layer, "norm", kind]:
+            return f"{audio}local_encoder.conv_layers.{layer}.{norm}.{kind}"
+        case ["feature_norm", kind]:
+            return f"{audio}project_features.1.{kind}"
+        case ["feature_proj", kind]:
+            return f"{audio}project_features.2.{kind}"
+        case ["positional_norm", kind]:
+            return f"{audio}relative_positional_encoder.0.{kind}"
+        case ["positional_encoder", layer, kind]:
+            return f"{audio}{positional}{int(layer) + 1}.0.{kind}"
+        case ["extra_tokens"]:
+            return f"{audio}extra_tokens"
+        case ["alibi", "scale"]:
+            return f"{audio}alibi_scale"
+        case ["norm", kind]:
+            return f"norm.{kind}" if config.layer_norm_first else f"{audio}context_encoder.norm.{kind}"
+        case ["head", kind]:
+            return f"proj.{kind}"
+        case ["blocks", block, *rest]:
+            index = int(block)
+            place = f"{audio}context_encoder.blocks.{index}" if index < config.prenet_depth else ""
+            place = place or f"blocks.{index - config.prenet_depth}"
+            part = {"attention": "attn", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}.get(rest[0], rest[0])
+            return ".".join([place, part, *rest[1:]])
+    raise AssertionError(name)
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    """Read the tensors of a checkpoint by name, whatever it is wrapped in."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():  # of pickle protocols, which the error says better
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        thing = found.group(1) if found else "more than tensors"
+        raise ModelError(
+            f"{path} holds {thing}, which could run code when read, so it was not: "
+            "save the checkpoint again as torch.save({'model': state_dict}) where you trust it"
+        ) from None
+    except Exception as error:  # torch.load raises whatever its zip reader, unpickler and C++ core meet
+        cause = (str(error) or "it is empty").splitlines()[0]
+        raise ModelError(f"{path} can't be read as a checkpoint: {cause}") from None
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and wrapper in content:
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+
+
+def _find(name: str, checkpoint: Mapping[str, Tensor], scope_map: tuple[tuple[str, str], ...]) -> str | None:
+    """Find upstream's ``name`` in a checkpoint, under the prefixes that a training script may have left."""
+    return next((candidate for candidate in _candidates(name, scope_map) if candidate in checkpoint), None)
+
+
+def _candidates(name: str, scope_map: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    for source, target in reversed([*scope_map, ("module.", "")]):  # upstream lets the last match win
+        if name.startswith(target):
+            yield source + name.removeprefix(target)
+    yield name
+    yield from (prefix + name for prefix in ("d2v_model.", "module.d2v_model."))
+
+
+def _checked(tensor: Tensor, name: str, shape: tuple[int, ...], model: Model) -> Tensor:
+    """Check upstream's tensor ``name``, and give it this shape, float32.
+
+    Raises:
+        ModelError: its shape is not what the config says.
+    """
+    import torch
+
+    is_old = name.endswith("alibi_scale") and tensor.dim() == 4 and shape[0] == 1  # without a dimension for layers
+    stored = shape[1:] if is_old else shape
+    if tuple(tensor.shape) != stored:
+        cause = f"{model.folder / 'config.yaml'} says {stored}"
+        if name.startswith("proj."):
+            cause = f"{model.folder / 'tokens.txt'} has {len(model.tokens)} lines: {stored}"
+        raise ModelError(f"{model.weights}: tensor {name!r} is {tuple(tensor.shape)}, but {cause}")
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        raise ModelError(f"{model.weights}: tensor {name!r} is no plain tensor of floating-point numbers")
+    return tensor.to(torch.float32).reshape(shape)
+
+
+def _shaped(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Bring upstream's tensor ``name`` into the shape that it has in our network."""
+    if _is_convolution(name, shape):
+        return tensor.permute(0, 2, 1).contiguous()
+    return tensor.reshape(shape)
+
+
+def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Say in which shape upstream stores what has ``shape`` in our network."""
+    if name.endswith("extra_tokens"):
+        return (1, *shape)
+    if name.endswith("alibi_scale"):
+        layers, heads = shape
+        return (layers, 1, heads, 1, 1)
+    if _is_convolution(name, shape):
+        channels, kernel, channels_in = shape
+        return (channels, channels_in, kernel)
+    return shape
+
+
+def _is_convolution(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether it is a kernel of the local encoder: channels last in our network, not upstream."""
+    return ".local_encoder." in name and len(shape) == 3
+
+
+def _warn_of_unused(names: set[str], model: Model) -> None:
+    """Warn of tensors that look like the encoder's but have no place in it; those of pretraining go in silence."""
+    encoder = re.compile(r"(^|\.)(blocks\.\d+|local_encoder|project_features|proj)\.")
+    pretraining = re.compile(r"decoder|_ema|(^|\.)ema\.")
+    unused = sorted(name for name in names if encoder.search(name) and not pretraining.search(name))
+    if unused:
+        logger.warning(
+            "%s: tensors without a place in the network that config.yaml describes are left out: %d, %r first",
+            model.weights,
+            len(unused),
+            unused[0],
+        )

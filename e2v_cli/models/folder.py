@@ -1,0 +1,251 @@
+"""A model folder in FunASR's format → its labels, its config and its weights. Strict and safe.
+
+Strict: every tensor of the encoder and the head must be in the checkpoint with its shape, where upstream keeps random
+weights in silence. Safe: no code from the folder is ever run; YAML and checkpoint are read as plain data, and nothing
+outside the folder is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from e2v_cli.errors import ModelError
+from e2v_cli.models.config import ConfigValueError, parse_config, shorten
+from e2v_cli.network.config import NetworkConfig
+from e2v_cli.options import LabelLanguage
+
+if TYPE_CHECKING:
+    pass
+
+
+UNUSED = "unuse"
+"""Tokens that begin so are classes of the head that the model was not trained for."""
+
+
+DEFAULT_FILES = {"config": "config.yaml", "init_param": "model.pt", "token_list": "tokens.txt"}
+"""What the files of a model are called where its ``configuration.json`` says nothing else, by its keys."""
+
+
+MAX_NODES = 100_000
+"""Values of a config.yaml; published ones have some hundred."""
+
+
+_CODE_KEYS = ("trust_remote_code", "remote_code")
+"""What makes upstream import a file of the folder, and install its requirements."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder, read except for its weights."""
+
+    name: str
+    folder: Path
+    weights: Path
+    config: NetworkConfig
+    raw_config: Mapping[str, Any]
+    """``config.yaml`` as it stands, for upstream's own code."""
+    tokens: tuple[str, ...]
+    """One per class of the head, as in ``tokens.txt``; empty where the model has no head."""
+    scope_map: tuple[tuple[str, str], ...]
+    """Prefixes of names: (in the checkpoint, in upstream's network)."""
+    language: LabelLanguage
+
+    @property
+    def declares_head(self) -> bool:
+        """Whether the config speaks of labels, as upstream's does where the model has a head."""
+        return self.raw_config.get("tokenizer") is not None
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Those classes of the head that the output shows."""
+        return tuple(index for index, token in enumerate(self.tokens) if not token.startswith(UNUSED))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Their names: a side of the token's ``/``, or all of it, and ``unknown`` for ``<unk>`` in English."""
+        return tuple(_label(self.tokens[index], self.language) for index in self.classes)
+
+
+def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model:
+    """Read a model folder: ``configuration.json`` where there is one, ``config.yaml``, ``tokens.txt``.
+
+    Raises:
+        ModelError: a file is missing, says what can't be used, or would have code run; the message names the file and
+            the thing.
+    """
+    _refuse_requirements(folder)
+    files = DEFAULT_FILES | read_configuration(folder)
+    config_path = model_file(folder, files["config"])
+    weights = model_file(folder, files["init_param"])
+    raw_config = _read_yaml(config_path)
+    try:
+        config = parse_config(raw_config)
+        _refuse_code(raw_config, config_path)
+        scope_map = _parse_scope_map(raw_config.get("scope_map"))
+        has_tokens = raw_config.get("tokenizer") is not None and (folder / files["token_list"]).exists()
+        tokens = _read_tokens(model_file(folder, files["token_list"]), language) if has_tokens else ()
+    except ConfigValueError as error:
+        raise ModelError(f"{config_path}: {error}") from None
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}") from None
+    return Model(name, folder, weights, config, raw_config, tokens, scope_map, language)
+
+
+def read_configuration(folder: Path) -> dict[str, str]:
+    """Read the names of files that ``configuration.json`` gives, where there is one, by the keys of DEFAULT_FILES.
+
+    Raises:
+        ModelError: it is no such file, or names one outside the folder.
+    """
+    if not (folder / "configuration.json").exists():
+        return {}
+    path = model_file(folder, "configuration.json")
+    try:
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+        metas = configuration.get("file_path_metas", {})
+        named = {**metas, **metas.get("tokenizer_conf", {})}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: not the JSON of a model folder: {error}") from None
+    for keys in (configuration, named):
+        _refuse_code(keys, path)
+    names = {key: named[key] for key in DEFAULT_FILES if isinstance(named.get(key), str)}
+    for name in names.values():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"{path}: {name!r} lies outside the model's folder")
+        if not name.isprintable() or not Path(name).name:
+            raise ModelError(f"{path}: {name!r} is no file name")
+    return names
+
+
+def missing_files(folder: Path) -> list[str]:
+    """List the files that a model's folder ought to have and hasn't.
+
+    Raises:
+        ModelError: its ``configuration.json`` can't be used.
+    """
+    required = {key: DEFAULT_FILES[key] for key in ("config", "init_param")} | read_configuration(folder)
+    return [name for name in required.values() if not (folder / name).is_file()]
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 — it is a SafeLoader
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    except Exception as error:  # PyYAML raises whatever its constructors meet
+        raise ModelError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from None
+    if sum(1 for _ in islice(_nodes(content), MAX_NODES)) == MAX_NODES:
+        raise ModelError(f"{path}: its aliases make more than {MAX_NODES} values of it")
+    return content
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain YAML, without merge keys: they would multiply while they are read."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Do what is to be done with merge keys."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.YAMLError("it has merge keys (<<)")
+
+
+def _nodes(content: object) -> Iterator[object]:
+    """List the values of a parsed YAML, those behind aliases as often as they are named: as upstream copies them."""
+    waiting = [content]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, Mapping):
+            waiting.extend(node.values())
+        elif isinstance(node, (list, tuple, set)):
+            waiting.extend(node)
+
+
+def _refuse_requirements(folder: Path) -> None:
+    path = folder / "requirements.txt"
+    if path.exists() or path.is_symlink():
+        raise ModelError(
+            f"{path}: a model has no use for packages of its own, and e2v installs none: "
+            "remove the file if you trust the rest of the folder"
+        )
+
+
+def _refuse_code(keys: Mapping[str, object], path: Path) -> None:
+    """Refuse a file that would have upstream run code of the folder."""
+    for key in _CODE_KEYS:
+        if keys.get(key):
+            raise ModelError(
+                f"{path}: {key} is {shorten(keys[key])}, but e2v runs no code from a model's folder, and none is "
+                "needed for emotion2vec: remove the key if you trust the rest of the folder"
+            )
+
+
+def model_file(folder: Path, name: str) -> Path:
+    """Find a file of a model's folder; a link is followed if it does not lead out of it.
+
+    In Hugging Face's cache the files of a snapshot are links to the blobs beside it.
+    """
+    path = folder / name
+    if not path.is_file():
+        what = "is no regular file" if os.path.lexists(path) else "is missing"
+        raise ModelError(
+            f"{path} {what}: a model folder holds config.yaml, model.pt, tokens.txt and configuration.json"
+        )
+    real_folder, real_path = folder.resolve(), path.resolve()
+    inside = [real_folder]
+    if real_folder.parent.name == "snapshots":
+        inside.append(real_folder.parent.parent / "blobs")
+    if not any(real_path.is_relative_to(place) for place in inside):
+        raise ModelError(f"{path} is a link to {real_path}, outside the model's folder: copy the file there")
+    return path
+
+
+def _read_tokens(path: Path, language: LabelLanguage) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        listed = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        if not isinstance(listed, list):
+            raise TypeError(f"a {type(listed).__name__}")
+        tokens = tuple(line.rstrip() for line in listed)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: not a list of labels: {error}") from None
+    labels = [_label(token, language) for token in tokens if not token.startswith(UNUSED)]
+    for number, line in enumerate(tokens, 1):
+        if not line or not line.isprintable():
+            raise ModelError(f"{path}:{number}: {line!r} is no label")
+    if not labels:
+        raise ModelError(f"{path}: holds no label that is in use")
+    label, count = Counter(labels).most_common(1)[0]
+    if count > 1:
+        raise ModelError(f"{path}: label {label!r} is listed more than once")
+    return tokens
+
+
+def _label(token: str, language: LabelLanguage) -> str:
+    chinese, _, english = token.partition("/")
+    match language:
+        case "en":
+            return english or ("unknown" if token == "<unk>" else token)  # noqa: S105 — no password
+        case "zh":
+            return chinese or token
+        case "both":
+            return token
+
+
+def _parse_scope_map(scope_map: object) -> tuple[tuple[str, str], ...]:
+    """Read pairs of prefixes, (in the checkpoint, in the network): a list, or a text with commas."""
+    if scope_map is None:
+        return ()
+    parts = scope_map.split(",") if isinstance(scope_map, str) else scope_map
+    if not isinstance(parts, list) or len(parts) % 2:
+        raise ConfigValueError(f"scope_map is {shorten(scope_map)}, not a list of pairs of prefixes")
+    prefixes = ["" if part is None or str(part).lower() == "none" else str(part) for part in parts]
+    return tuple(zip(prefixes[0::2], prefixes[1::2], strict=True))

@@ -1,0 +1,243 @@
+"""A model's name → its folder on this machine; downloaded from a hub where it is not there.
+
+The hubs' own packages look for models, download them and keep them (``downloads.py``). What they have found is noted in
+e2v's cache, so that a model that is here costs neither their import nor a word to the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from e2v_cli.errors import ModelError, OutputError, UsageError
+from e2v_cli.models.cache import cache_folder, hash_file
+from e2v_cli.models.catalog import HUB_TITLES, PUBLISHED_MODELS, SAMPLE, find_published
+from e2v_cli.models.folder import DEFAULT_FILES, missing_files, model_file, read_configuration
+from e2v_cli.options import HubName, ModelRequest
+from e2v_cli.system.files import published
+
+logger = logging.getLogger(__name__)
+
+
+_ENDPOINTS: dict[HubName, tuple[str, ...]] = {
+    "ms": ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN", "https://www.modelscope.cn"),
+    "hf": ("HF_ENDPOINT", "https://huggingface.co"),
+}
+"""Where the hubs' packages look: what one of these variables says, or the default."""
+
+
+CHECKSUMS = "SHA256SUMS"
+"""What ``sha256sum -c`` reads, in a folder that is to be carried elsewhere."""
+
+
+_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+
+
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./+@-]*", re.ASCII)
+"""What ModelScope's package makes a path of, so nothing that leads anywhere else."""
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model on a hub."""
+
+    hub: HubName
+    id: str
+    revision: str | None
+    """None: whatever the hub calls its newest."""
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.revision}" if self.revision else self.id
+
+
+def find_model(request: ModelRequest) -> Path:
+    """Find the folder of a model: ``sample``, a local folder, or one that a hub's package keeps; else download it.
+
+    Raises:
+        ModelError: there is no such folder or model, or it can't be downloaded; the message says what to do.
+        UsageError: a folder has no revisions.
+    """
+    folder = Path(__file__).parent.parent / "sample" if request.name == SAMPLE else Path(request.name)
+    if folder.is_dir():
+        if request.revision is not None:
+            raise UsageError(f"--revision {request.revision}: {request.name} is a folder here, and has none")
+        return folder
+    remote = find_remote(request)
+    (found,) = find_here([remote])
+    if found is None and request.offline:
+        raise ModelError(_explain(remote, "is not on this machine, and no hub was asked"))
+    return found or _download(remote)
+
+
+def find_remote(request: ModelRequest) -> RemoteModel:
+    """Find a model on a hub by the name or an id of one of the family, or by any other id.
+
+    Raises:
+        ModelError: there is none; the message lists the names.
+    """
+    if request.revision is not None and not _REVISION.fullmatch(request.revision):
+        raise ModelError(f"--revision {request.revision!r} is no branch, tag or commit")
+    published = find_published(request.name)
+    if published is None:
+        if Path(request.name).exists():
+            raise ModelError(f"{request.name} is a file: name the model's folder")
+        if not _ID.fullmatch(request.name):
+            known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
+            raise ModelError(f"{request.name}: no such folder, and no model of that name (known: {known})")
+        return RemoteModel(request.hub, request.name, request.revision)
+    if request.hub not in published.ids:
+        others = ", ".join(f"--hub {hub}" for hub in published.ids)
+        raise ModelError(f"{published.name} is not on {HUB_TITLES[request.hub]}: choose {others}")
+    return RemoteModel(request.hub, published.ids[request.hub], request.revision)
+
+
+def find_here(remotes: Sequence[RemoteModel]) -> list[Path | None]:
+    """Find the folders of models, of the same hub, on this machine; None where one isn't here."""
+    found = [_read_note(remote) for remote in remotes]
+    unknown = [remote for remote, folder in zip(remotes, found, strict=True) if folder is None]
+    if unknown:
+        answers = dict(zip(unknown, _run_package("find", unknown), strict=True))
+        for place, remote in enumerate(remotes):
+            if folder := answers.get(remote, {}).get("folder"):
+                found[place] = _note(remote, Path(folder))
+    return found
+
+
+def pull_model(request: ModelRequest) -> Path:
+    """Find the folder of a model; of one on a hub, the hub is asked for its newest state.
+
+    Raises:
+        ModelError: there is no such folder or model, or it can't be downloaded.
+    """
+    is_folder = request.name == SAMPLE or Path(request.name).is_dir()
+    if is_folder and find_published(request.name) is None:  # of a name of the family, a folder is perhaps half a copy
+        return find_model(request)
+    return _download(find_remote(request))
+
+
+def copy_model(folder: Path, to: Path) -> None:
+    """Copy the files of a model into a folder that stands by itself, with their SHA-256 digests.
+
+    Raises:
+        ModelError: one of them leads out of the folder.
+        OutputError: there is another file of that name, or it can't be written.
+    """
+    files = DEFAULT_FILES | read_configuration(folder) | {"configuration": "configuration.json"}
+    sources = {name: model_file(folder, name) for name in files.values() if (folder / name).is_file()}
+    try:
+        digests = {name: hash_file(source) for name, source in sources.items()}
+        for name in sources:
+            path = to / name
+            if path.exists() and hash_file(path) != digests[name]:
+                raise OutputError(f"{path} is there already, and another file: choose another --to, or remove it")
+        for name, source in sources.items():
+            if not (to / name).exists():
+                (to / name).parent.mkdir(parents=True, exist_ok=True)
+                with source.open("rb") as original, published(to / name) as file:
+                    shutil.copyfileobj(original, file, 1 << 20)
+        with published(to / CHECKSUMS) as file:
+            file.write("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode())
+    except OSError as error:
+        raise OutputError(f"{error.filename or to}: {error.strerror or error}") from error
+
+
+def _download(remote: RemoteModel) -> Path:
+    """Let a hub's package download what is new of a model.
+
+    Raises:
+        ModelError: it can't be had.
+    """
+    *variables, default = _ENDPOINTS[remote.hub]
+    endpoint = next(filter(None, map(os.environ.get, variables)), default)
+    source = f"{HUB_TITLES[remote.hub]} ({endpoint})"
+    logger.warning("looking for %s on %s", remote, source)
+    (answer,) = _run_package("pull", [remote])
+    if "refused" in answer:
+        raise ModelError(answer["refused"])
+    if "folder" not in answer:
+        raise ModelError(_explain(remote, f"can't be had from {source}: {answer['error']}"))
+    return _note(remote, Path(answer["folder"]))
+
+
+def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) -> list[dict[str, str]]:
+    """Run a hub's package, in a process of its own: for each model its "folder", an "error", or why it is "refused".
+
+    There it may import PyTorch, print what it likes, and be stopped at any moment, in which threads that download would
+    not have themselves be interrupted.
+    """
+    # an endpoint that is set to nothing is none
+    environment = {name: value for name, value in os.environ.items() if value or not name.endswith("_ENDPOINT")}
+    has_terminal = sys.stderr is not None and sys.stderr.isatty()
+    # modules come from where they come from here, and not from the current folder
+    start = "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from e2v_cli.downloads import main; main()"
+    request = json.dumps([(remote.id, remote.revision) for remote in remotes])
+    with subprocess.Popen(  # noqa: S603 — Python itself, and no shell
+        [
+            *(sys.executable, "-c", start, ":".join(filter(None, sys.path))),
+            *(str(os.getpid()), verb, remotes[0].hub, request),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment if has_terminal else {**environment, "TQDM_DISABLE": "1"},
+        start_new_session=True,  # signals of the terminal are heeded here
+    ) as process:
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    try:
+        answers: list[dict[str, str]] = json.loads(output)
+    except ValueError:
+        error = f"its package ended with exit code {process.returncode}"
+        answers = [{"error": f"{error}; see above"}] * len(remotes)
+    return answers
+
+
+def _explain(remote: RemoteModel, problem: str) -> str:
+    """Say what is the matter with a model, and the two ways out."""
+    subject = f"{remote}" if find_published(remote.id) else f"{remote}: there is no such folder, and it"
+    options = "" if remote.hub == "ms" else f" --hub {remote.hub}"
+    options += f" --revision {remote.revision}" if remote.revision else ""
+    return (
+        f"{subject} {problem}\n"
+        f"Where there is a network, 'e2v models pull {remote.id}{options} --to DIR' makes a folder to carry here; "
+        "name that, or any other folder of a model: --model DIR"
+    )
+
+
+def _note(remote: RemoteModel, folder: Path) -> Path:
+    """Note which folder a model is in."""
+    with suppress(OSError):  # then its hub's package is asked again next time
+        path = _note_of(remote)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with published(path) as file:
+            file.write(json.dumps({"hub": remote.hub, "id": remote.id, "folder": str(folder)}).encode())
+    return folder
+
+
+def _read_note(remote: RemoteModel) -> Path | None:
+    try:
+        folder = Path(json.loads(_note_of(remote).read_bytes())["folder"])
+        return None if missing_files(folder) else folder
+    except ModelError:  # it is there, and whoever reads it says why it can't be used
+        return folder
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _note_of(remote: RemoteModel) -> Path:
+    """Say where it is noted which folder a model is in."""
+    digest = hashlib.sha256(repr(remote).encode()).hexdigest()
+    return cache_folder() / "models" / f"{digest[:32]}.json"

@@ -1,0 +1,188 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from e2v_cli.network.config import NetworkConfig
+from e2v_cli.network.layout import Layout, to
+
+CPU_TILE_SCORES = 1 << 18
+"""Attention scores that are computed, and used, at once on CPU (1 MB)."""
+
+
+GPU_SCORES = 1 << 28
+"""Attention scores of utterances that go together; their bias has as many elements (1 GB of float32)."""
+
+
+ALIBI_CACHED_TOKENS = 4096
+"""Up to this many tokens (80 s) their distances are kept (64 MB); of longer utterances, those of a few rows at a time
+are made, so that memory grows with the length of an utterance and not with its square."""
+
+
+class TiledAttention:
+    """Attention of utterances on a CPU, some heads, or some queries of one, at a time: scores stay in the cache."""
+
+    def __init__(self, layout: Layout, num_heads: int, alibi: Alibi | None) -> None:
+        self.counts = [utterance.num_tokens for utterance in layout.utterances]
+        self.num_heads = num_heads
+        self.alibi = alibi
+
+    def __call__(self, qkv: Tensor, layer: int) -> Tensor:
+        """Attend in a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
+        slopes = self.alibi.slopes(layer) if self.alibi is not None else None
+        attended = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+        for rows, out in zip(torch.split(qkv, self.counts), torch.split(attended, self.counts), strict=True):
+            self._attend(rows, out, slopes)
+        return attended
+
+    def _attend(self, rows: Tensor, out: Tensor, slopes: Tensor | None) -> None:
+        tokens = len(rows)
+        # Copied, since products are faster where rows of a head are neighbours: each (heads, tokens, head_dim).
+        q, k, v = rows.view(tokens, 3, self.num_heads, -1).permute(1, 2, 0, 3).contiguous()
+        attended, scale = torch.empty_like(q), q.shape[2] ** -0.5
+        num_queries = min(tokens, max(1, CPU_TILE_SCORES // tokens))
+        num_heads = max(1, CPU_TILE_SCORES // (num_queries * tokens))
+        for head in range(0, self.num_heads, num_heads):
+            heads = slice(head, head + num_heads)
+            for query in range(0, tokens, num_queries):
+                queries = slice(query, min(query + num_queries, tokens))
+                scores = torch.baddbmm(q.new_empty(()), q[heads, queries], k[heads].mT, beta=0, alpha=scale)
+                if self.alibi is not None and slopes is not None:
+                    scores.addcmul_(self.alibi.distances(queries, tokens), slopes[heads], value=-1)
+                torch.softmax(scores, -1, out=scores)
+                torch.bmm(scores, v[heads], out=attended[heads, queries])
+        out.view(tokens, self.num_heads, -1).copy_(attended.transpose(0, 1))
+
+
+class PaddedAttention:
+    """Attention of utterances on a GPU: those of about the same length go together, what is added is masked."""
+
+    def __init__(self, layout: Layout, num_heads: int, alibi: Alibi | None, device: torch.device) -> None:
+        self.groups = [_Group.of(counts, device) for counts in layout.group()]
+        self.num_heads = num_heads
+        self.alibi = alibi
+        self._masks: dict[int, Tensor | None] = {}
+
+    def __call__(self, qkv: Tensor, layer: int) -> Tensor:
+        """Attend in a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
+        if self.alibi is not None and not self.alibi.is_same_in_all_layers:
+            self._masks.clear()
+        parts = torch.split(qkv, [sum(group.counts) for group in self.groups])
+        return torch.cat([self._attend(rows, number, layer) for number, rows in enumerate(parts)])
+
+    def _attend(self, rows: Tensor, number: int, layer: int) -> Tensor:
+        group = self.groups[number]
+        count, longest = len(group.counts), group.longest
+        padded = rows
+        if group.places is not None:
+            padded = rows.new_zeros(count * longest, rows.shape[1]).index_copy_(0, group.places, rows)
+        # (3, utterances, heads, tokens, head_dim): views, no copies
+        q, k, v = padded.view(count, longest, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        block = max(1, GPU_SCORES // (count * self.num_heads * longest))
+        if block >= longest:
+            if number not in self._masks:
+                self._masks[number] = self._make_mask(group, layer, slice(0, longest), qkv=rows)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._masks[number])
+        else:
+            parts = [
+                F.scaled_dot_product_attention(
+                    queries, k, v, attn_mask=self._make_mask(group, layer, slice(first, first + queries.shape[2]), rows)
+                )
+                for first, queries in zip(range(0, longest, block), torch.split(q, block, dim=2), strict=True)
+            ]
+            out = torch.cat(parts, dim=2)
+        attended = out.transpose(1, 2).reshape(count * longest, -1)
+        return attended if group.places is None else attended.index_select(0, group.places)
+
+    def _make_mask(self, group: _Group, layer: int, queries: slice, qkv: Tensor) -> Tensor | None:
+        """Make what is added to scores: (utterances or 1, heads or 1, queries or 1, keys), or nothing."""
+        mask = group.padding
+        if self.alibi is not None:
+            bias = -self.alibi.slopes(layer) * self.alibi.distances(queries, group.longest)
+            mask = bias[None] if mask is None else mask + bias
+        return None if mask is None else mask.to(qkv.dtype)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Utterances whose attention is computed together."""
+
+    counts: list[int]
+    """Tokens of each, the longest last."""
+    places: Tensor | None
+    """Where each token is once all are as long as the longest; None where they are."""
+    padding: Tensor | None
+    """(utterances, 1, 1, longest): 0 for a token, -inf for what is added; None where nothing is."""
+
+    @property
+    def longest(self) -> int:
+        return self.counts[-1]
+
+    @classmethod
+    def of(cls, counts: list[int], device: torch.device) -> _Group:
+        """Group utterances of so many tokens each, the longest last."""
+        longest = counts[-1]
+        if counts[0] == longest:
+            return cls(counts, None, None)
+        is_added = torch.arange(longest) >= torch.tensor(counts)[:, None]
+        padding = torch.zeros(is_added.shape).masked_fill_(is_added, -torch.inf)[:, None, None]
+        return cls(counts, to(device, (~is_added).flatten().nonzero()[:, 0]), to(device, padding))
+
+
+class Alibi(nn.Module):
+    """The attention bias of ALiBi (Press et al., 2022), symmetric, with learned scales: -slope · scale · |i - j|.
+
+    It is zero on the rows and columns of the extra tokens, which stand before the frames.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.num_heads, self.num_extra_tokens = config.num_heads, config.num_extra_tokens
+        self.unscaled_slopes = alibi_slopes(config.num_alibi_heads)
+        self.scale = nn.Parameter(torch.ones(config.alibi_scales))
+        self._kept: Tensor | None = None
+
+    @property
+    def is_same_in_all_layers(self) -> bool:
+        """Whether layers share their scales."""
+        return len(self.scale) == 1
+
+    def slopes(self, layer: int) -> Tensor:
+        """Give the scaled slopes of a layer, counted from 0: (heads, 1, 1)."""
+        scale = self.scale[0 if self.is_same_in_all_layers else layer].clamp_min(0)
+        slopes = F.pad(scale.new_tensor(self.unscaled_slopes) * scale, (0, self.num_heads - len(self.unscaled_slopes)))
+        return slopes[:, None, None]
+
+    def distances(self, queries: slice, tokens: int) -> Tensor:
+        """How far some of so many tokens are from all of them: (queries, tokens)."""
+        if tokens > ALIBI_CACHED_TOKENS:
+            return self._measure(queries.start, queries.stop, tokens)
+        if self._kept is None or tokens > len(self._kept):
+            self._kept = self._measure(0, tokens, tokens)
+        return self._kept[queries, :tokens]
+
+    def _measure(self, first: int, end: int, tokens: int) -> Tensor:
+        positions = torch.arange(tokens, device=self.scale.device, dtype=self.scale.dtype)
+        distances = (positions[first:end, None] - positions).abs_()
+        distances[:, : self.num_extra_tokens] = 0
+        distances[: max(0, self.num_extra_tokens - first)] = 0
+        return distances
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Slopes of ALiBi, as ``get_alibi`` makes them upstream.
+
+    They are a geometric series for a power of two; else that of the power below, and then every other slope of the
+    power above.
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (head + 1) / power) for head in range(power)]
+    if power < heads:
+        slopes += alibi_slopes(2 * power)[0::2][: heads - power]
+    return slopes

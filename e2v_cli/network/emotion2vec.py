@@ -1,0 +1,415 @@
+"""The emotion2vec encoder and its head, exact over utterances of any lengths at once.
+
+The network is that of emotion2vec (Ma et al., 2023, https://arxiv.org/abs/2312.15185), a data2vec 2.0
+audio model; the reference implementation is ``funasr/models/emotion2vec`` in FunASR, which encodes one
+utterance at a time. This one encodes many, and computes no padding:
+
+1.  Every waveform is normalised over its own samples.
+2.  The waveforms are laid end to end in one stream, each starting on a multiple of the hop, so that the
+    strided convolutions of the local encoder see every utterance at its own phase. The few frames that
+    straddle two utterances are dropped. A strided convolution without padding is a matrix product over
+    (overlapping) rows of a channels-last signal, and exact in chunks, which keeps it in the cache.
+3.  Frames are *tokens* from here on: one row each, of all utterances, and every linear layer is one matrix
+    product over all of them.
+4.  The positional convolutions reach into neighbours, so before each of them the tokens are written into a
+    buffer with rows of zeros between the utterances that nothing else ever writes to.
+5.  Attention is per utterance, in tiles that stay in the cache; on a GPU, utterances of about the same length go
+    together, and what is added to the shorter ones is masked.
+
+On a CPU one thread does this best in pieces whose intermediate results stay in its L2 cache, and with weights that are
+packed for it once.
+
+The module knows tensors only: no files, no names of models, no labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from e2v_cli.network.attention import Alibi, PaddedAttention, TiledAttention
+from e2v_cli.network.config import ConvLayer, NetworkConfig
+from e2v_cli.network.layout import Layout, to
+from e2v_cli.network.packed import PackedWeight, pack_weights
+
+CPU_CHUNK_FRAMES = 128
+"""Output frames (20 ms each) of one chunk of the local encoder on CPU."""
+
+
+GPU_CHUNK_FRAMES = 2500
+"""The same on a GPU: 50 s of audio, for which the first convolution gives 330 MB of float32."""
+
+
+CPU_TILE_ROWS = 512
+"""Rows of a convolution's output that go through its norm and GELU on CPU while they are in the L2 cache (1 MB)."""
+
+
+CPU_TILE_TOKENS = 256
+"""Tokens that go through a block's MLP at once on CPU: the number of rows for which MKL is fastest."""
+
+
+_NORM_EPS = 1e-5
+"""What ``torch.nn.functional.layer_norm`` adds to the variance."""
+
+
+class Emotion2vec(nn.Module):
+    """The encoder (local encoder, positional encoder, transformer) and, where the model has one, its head."""
+
+    def __init__(self, config: NetworkConfig, num_classes: int) -> None:
+        """Make the network of a config; ``num_classes`` is 0 for a model without a head."""
+        super().__init__()
+        self.config = config
+        in_channels = [1] + [layer.channels for layer in config.conv_layers[:-1]]
+        self.local_encoder = nn.ModuleList(
+            _ConvBlock(channels_in, layer, _make_conv_norm(config, index))
+            for index, (channels_in, layer) in enumerate(zip(in_channels, config.conv_layers, strict=True))
+        )
+        self.feature_norm = nn.LayerNorm(config.conv_layers[-1].channels)
+        self.feature_proj = _Linear(config.conv_layers[-1].channels, config.embed_dim)
+        self.positional_norm = nn.LayerNorm(config.embed_dim) if config.conv_pos_pre_ln else None
+        self.positional_encoder = nn.ModuleList(_PositionalConv(config) for _ in range(config.conv_pos_depth))
+        self.extra_tokens = (
+            nn.Parameter(torch.zeros(config.num_extra_tokens, config.embed_dim)) if config.num_extra_tokens else None
+        )
+        self.alibi = Alibi(config) if config.num_alibi_heads else None
+        # Upstream norms the tokens before the first block of a post-norm model, and after the last of a pre-norm one.
+        self.norm = nn.LayerNorm(config.embed_dim, config.norm_eps, config.norm_affine)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.prenet_depth + config.depth))
+        self.head = nn.Linear(config.embed_dim, num_classes) if num_classes else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.feature_proj.weight.device
+
+    def lower(self, dtype: torch.dtype) -> Emotion2vec:
+        """Let the encoder compute in a lower precision; waveforms are normalised, and the head applied, in float32."""
+        for name, module in self.named_children():
+            if name not in ("alibi", "head"):
+                module.to(dtype)
+        if self.extra_tokens is not None:
+            self.extra_tokens.data = self.extra_tokens.to(dtype)
+        return self
+
+    def pack(self) -> Emotion2vec:
+        """Pack the weights of an encoder in float32 on a CPU, once and for all."""
+        modules = [module for module in self.modules() if isinstance(module, (_ConvBlock, _Linear))]
+        packed = pack_weights([factor for module in modules for factor in module.factors()])
+        if packed is not None:
+            rest = iter(packed)
+            for module in modules:
+                module.packed = list(islice(rest, len(module.factors())))
+        return self
+
+    def forward(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Encode utterances, each exactly as if it were alone.
+
+        Args:
+            waveforms: float32 mono waveforms at 16 kHz, each (samples,), of any lengths and in any order.
+
+        Returns:
+            The last layer's frame features of each, (frames, embed_dim), float32, in the same order.
+
+        Raises:
+            UtteranceTooShortError: one has fewer samples than ``config.receptive_field``.
+        """
+        waveforms = torch.split(to(self.device, torch.cat(list(waveforms))), [len(waveform) for waveform in waveforms])
+        if self.config.normalize:
+            waveforms = [F.layer_norm(waveform, waveform.shape) for waveform in waveforms]
+        return self.encode(waveforms)
+
+    def normalize(self, samples: Tensor, mean: float, variance: float) -> Tensor:
+        """Normalise a part of a waveform, (samples,), by the moments of the whole, as ``forward`` does."""
+        samples = to(self.device, samples)
+        return (samples - mean) / math.sqrt(variance + _NORM_EPS) if self.config.normalize else samples
+
+    def encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+        """Encode waveforms that are normalised already, as ``forward`` does: for windows of a longer utterance."""
+        layout = Layout.of([len(waveform) for waveform in waveforms], self.config)
+        stream = torch.zeros(layout.num_samples, dtype=self.feature_proj.weight.dtype, device=self.device)
+        for utterance in layout.utterances:
+            waveform = waveforms[utterance.index]
+            stream[utterance.first_sample : utterance.first_sample + len(waveform)] = waveform
+
+        local = self._encode_locally(stream, layout)
+        x = self.feature_proj(self.feature_norm(local))
+        x = x + self._encode_positions(x, layout)
+        x = self._with_extra_tokens(x, layout)
+        if not self.config.layer_norm_first:
+            x = self.norm(x)
+        attend = (
+            TiledAttention(layout, self.config.num_heads, self.alibi)
+            if _is_float32_on_cpu(x)
+            else PaddedAttention(layout, self.config.num_heads, self.alibi, x.device)
+        )
+        for index, block in enumerate(self.blocks):
+            x = block(x, partial(attend, layer=index))
+        if self.config.layer_norm_first:
+            x = self.norm(x)
+
+        tokens = torch.split(x.float(), [utterance.num_tokens for utterance in layout.utterances])
+        features = {
+            utterance.index: part[self.config.num_extra_tokens :]
+            for utterance, part in zip(layout.utterances, tokens, strict=True)
+        }
+        return [features[index] for index in range(len(waveforms))]
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """Apply the head to the mean over frames: (utterances, embed_dim) → (utterances, num_classes)."""
+        if self.head is None:
+            raise ValueError("this network has no head")
+        logits: Tensor = self.head(pooled)
+        return logits
+
+    def _encode_locally(self, stream: Tensor, layout: Layout) -> Tensor:
+        """Run the convolution stack over the stream: (samples,) → (frames of all utterances, channels)."""
+        if self.config.conv_norm == "group":  # statistics over an utterance: it can't be cut
+            return torch.cat(
+                [self._run_convolutions(stream[u.first_sample :][: u.num_samples]) for u in layout.utterances]
+            )
+        hop, field = self.config.hop, self.config.receptive_field
+        num_frames = (len(stream) - field) // hop + 1
+        chunk = CPU_CHUNK_FRAMES if stream.device.type == "cpu" else GPU_CHUNK_FRAMES
+        frames = torch.cat(
+            [
+                self._run_convolutions(stream[first * hop : (min(first + chunk, num_frames) - 1) * hop + field])
+                for first in range(0, num_frames, chunk)
+            ]
+        )
+        return frames[layout.stream_rows(stream.device)]
+
+    def _run_convolutions(self, samples: Tensor) -> Tensor:
+        x = samples[:, None]
+        for layer in self.local_encoder:
+            x = layer(x)
+        return x
+
+    def _encode_positions(self, x: Tensor, layout: Layout) -> Tensor:
+        """Run the positional convolutions over tokens (rows, embed_dim), each utterance between zeros."""
+        if self.positional_norm is not None:
+            x = self.positional_norm(x)
+        rows = layout.gapped_rows(x.device)
+        gapped = x.new_zeros(layout.num_gapped_rows, x.shape[1])
+        for conv in self.positional_encoder:
+            gapped[rows] = x
+            x = conv(gapped)[rows]
+            x = F.gelu(F.layer_norm(x, x.shape[1:]))
+        return x
+
+    def _with_extra_tokens(self, x: Tensor, layout: Layout) -> Tensor:
+        if self.extra_tokens is None:
+            return x
+        utterances = torch.split(x, [utterance.num_frames for utterance in layout.utterances])
+        return torch.cat([part for utterance in utterances for part in (self.extra_tokens, utterance)])
+
+
+class _Linear(nn.Linear):
+    """A linear layer whose weight may be packed: (rows, channels_in) → (rows, channels_out)."""
+
+    packed: Sequence[PackedWeight] = ()
+
+    def factors(self) -> list[Tensor]:
+        """What ``packed`` holds, each (channels_out, channels_in)."""
+        return [self.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.write(x, x.new_empty(len(x), self.out_features)) if self.packed else super().forward(x)
+
+    def write(self, x: Tensor, out: Tensor) -> Tensor:
+        """Apply the layer, and have the result written to ``out``."""
+        if not self.packed:
+            return torch.addmm(self.bias, x, self.weight.T, out=out)
+        self.packed[0].multiply(x, out.copy_(self.bias), add=True)
+        return out
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Apply the layer, and add the result to what has its shape."""
+        if not self.packed:
+            return residual + super().forward(x)
+        out = residual + self.bias
+        self.packed[0].multiply(x, out, add=True)
+        return out
+
+
+class _ConvBlock(nn.Module):
+    """A strided convolution without padding or bias, its norm and GELU, channels last.
+
+    (time, channels_in) → (floor((time - kernel) / stride) + 1, channels).
+    """
+
+    packed: Sequence[PackedWeight] = ()
+
+    def __init__(self, channels_in: int, layer: ConvLayer, norm: nn.Module) -> None:
+        super().__init__()
+        self.kernel, self.stride = layer.kernel, layer.stride
+        self.weight = nn.Parameter(torch.empty(layer.channels, layer.kernel, channels_in))
+        self.norm = norm
+
+    def factors(self) -> list[Tensor]:
+        """What its products multiply by, and ``packed`` holds, each (channels, taps · channels_in)."""
+        if self._in_pairs:
+            first, second, third = self.weight.unbind(1)
+            return [first, second, third, first + third]
+        taps = self.kernel if self._channels_in == 1 else self.stride
+        return [self.weight[:, tap : tap + taps].flatten(1) for tap in range(0, self.kernel, taps)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        time = (len(x) - self.kernel) // self.stride + 1
+        factors = self.packed or self.factors()
+        y = x.new_empty(time, len(self.weight))
+        # Statistics over time can't be taken of a part of it.
+        tile = CPU_TILE_ROWS if x.device.type == "cpu" and not isinstance(self.norm, _ChannelNorm) else time
+        for first, out in zip(range(0, time, tile), torch.split(y, tile), strict=True):
+            self._convolve(x[first * self.stride :], out, factors)
+            torch.ops.aten.gelu.out(self.norm(out), out=out)
+        return y
+
+    @property
+    def _channels_in(self) -> int:
+        return self.weight.shape[2]
+
+    @property
+    def _in_pairs(self) -> bool:
+        return (self.kernel, self.stride) == (3, 2) and self._channels_in > 1 and _is_float32_on_cpu(self.weight)
+
+    def _convolve(self, x: Tensor, out: Tensor, factors: Sequence[Tensor | PackedWeight]) -> None:
+        """Make so many steps of the convolution as ``out`` has rows."""
+        if self._in_pairs:
+            even = len(out) // 2 * 2
+            self._convolve_pairs(x, out[:even], factors)
+            x, out = x[even * self.stride :], out[even:]  # there may be one left
+        # Rows t · stride … t · stride + taps - 1 of a contiguous signal are one row of a matrix without a copy, as
+        # long as taps ≤ stride (BLAS wants rows that don't overlap). So a kernel of 3 with stride 2 is two products.
+        taps = factors[0].shape[1] // self._channels_in
+        for tap, factor in zip(range(0, self.kernel, taps), factors, strict=False):
+            rows = self._rows(x, tap, factor.shape[1], len(out))
+            _multiply(rows.contiguous() if taps > self.stride else rows, factor, out, add=tap > 0)
+
+    def _convolve_pairs(self, x: Tensor, out: Tensor, factors: Sequence[Tensor | PackedWeight]) -> None:
+        """Make an even number of steps of a convolution of kernel 3 and stride 2, two of them by five products.
+
+        With the taps a, b, c the first two steps are
+
+            a·x0 + b·x1 + c·x2  =  (a + c)·x2 + a·(x0 - x2) + b·x1
+            a·x2 + b·x3 + c·x4  =  (a + c)·x2 + c·(x4 - x2) + b·x3
+
+        which is F(2, 2) of Winograd (1980) over the even rows.
+        """
+        first, second, third, sum_of_outer = factors
+        pairs = len(out) // 2
+        steps = out.view(pairs, 2, out.shape[1])
+        even = self._rows(x, 0, self._channels_in, len(out) + 1)
+        middle = even[1::2]
+        first_steps, second_steps = steps.unbind(1)
+        _multiply(middle, sum_of_outer, first_steps, add=False)
+        second_steps.copy_(first_steps)
+        _multiply(even[0:-1:2] - middle, first, first_steps, add=True)
+        _multiply(even[2::2] - middle, third, second_steps, add=True)
+        _multiply(self._rows(x, 1, self._channels_in, len(out)), second, out, add=True)
+
+    def _rows(self, x: Tensor, first: int, size: int, steps: int) -> Tensor:
+        """What taps from ``first`` on see at every step: (steps, taps · channels_in)."""
+        channels_in = self._channels_in
+        return x.as_strided((steps, size), (self.stride * channels_in, 1), x.storage_offset() + first * channels_in)
+
+
+def _multiply(x: Tensor, factor: Tensor | PackedWeight, out: Tensor, *, add: bool) -> None:
+    """Multiply ``x @ factor.T`` into ``out``, or add it there."""
+    if isinstance(factor, PackedWeight):
+        factor.multiply(x, out, add=add)
+    elif add:
+        out.addmm_(x, factor.T)
+    else:
+        torch.mm(x, factor.T, out=out)
+
+
+def _is_float32_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _make_conv_norm(config: NetworkConfig, index: int) -> nn.Module:
+    """Make the norm behind convolution ``index``."""
+    channels = config.conv_layers[index].channels
+    if config.conv_norm == "layer":
+        return nn.LayerNorm(channels)
+    return _ChannelNorm(channels) if index == 0 else nn.Identity()
+
+
+class _ChannelNorm(nn.GroupNorm):
+    """GroupNorm with one group per channel, channels last: statistics of a channel over the time of one utterance."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.T[None])[0].T
+
+
+class _PositionalConv(nn.Conv1d):
+    """A grouped convolution over tokens, (rows, embed_dim) → (rows, embed_dim), channels last."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        kernel, groups = config.conv_pos_kernel, config.conv_pos_groups
+        super().__init__(config.embed_dim, config.embed_dim, kernel, padding=kernel // 2, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # That channels stand last is known for images only: one of one row. So its kernels must stand, too.
+        image, kernels = x.T[None, :, None], self.weight[:, :, None].contiguous(memory_format=torch.channels_last)
+        padding = (0, self.kernel_size[0] // 2)
+        return F.conv2d(image, kernels, self.bias, padding=padding, groups=self.groups)[0, :, 0].T
+
+
+class _Block(nn.Module):
+    """A transformer block over the tokens of all utterances, upstream's ``AltBlock``: (tokens, dim) → (tokens, dim)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.layer_norm_first = config.layer_norm_first
+        self.norm1 = nn.LayerNorm(config.embed_dim, config.norm_eps, config.norm_affine)
+        self.attention = _Attention(config)
+        self.norm2 = nn.LayerNorm(config.embed_dim, config.norm_eps, config.norm_affine)
+        self.fc1 = _Linear(config.embed_dim, config.mlp_dim)
+        self.fc2 = _Linear(config.mlp_dim, config.embed_dim)
+
+    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run the block; ``attend`` is the attention of all utterances: (tokens, 3 · dim) → (tokens, dim)."""
+        tile = CPU_TILE_TOKENS if x.device.type == "cpu" else len(x)
+        parts = torch.split(x, tile)
+        qkv = x.new_empty(len(x), self.attention.qkv.out_features)
+        for part, out in zip(parts, torch.split(qkv, tile), strict=True):
+            self.attention.qkv.write(self.norm1(part) if self.layer_norm_first else part, out)
+        attended = torch.split(attend(qkv), tile)
+        return torch.cat([self._finish(*both) for both in zip(parts, attended, strict=True)])
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Do with some of the tokens what follows attention."""
+        x = self.attention.proj.add(attended, x)
+        if self.layer_norm_first:
+            x = self.fc2(self._hidden(self.norm2(x)))
+            # Upstream adds the output of the MLP to itself, not to its input, and models were trained so.
+            return x + x
+        x = self.norm1(x)
+        normed: Tensor = self.norm2(self.fc2.add(self._hidden(x), x))
+        return normed
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """Run the first half of the MLP: (rows, dim) → (rows, mlp_dim)."""
+        hidden: Tensor = self.fc1(x)
+        torch.ops.aten.gelu.out(hidden, out=hidden)
+        return hidden
+
+
+class _Attention(nn.Module):
+    """The weights of multi-head self-attention."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.qkv = _Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = _Linear(config.embed_dim, config.embed_dim)

@@ -1,0 +1,185 @@
+"""Prediction → its embedding and its timeline on disk: a ``.npy`` per utterance or a Kaldi archive; rows of a table."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from kaldiio.matio import write_array, write_array_ascii
+from numpy.typing import NDArray
+
+from e2v_cli.options import EmbeddingDtype, EmbeddingOptions, Shard
+from e2v_cli.records import Prediction
+from e2v_cli.results.tables import file_name, kaldi_key
+from e2v_cli.system.files import draft_of, drafted, naming, sync_file, sync_folder
+from e2v_cli.system.spool import Spool, whole
+
+AUTOMATIC_COMPRESSION = 1
+"""Kaldi's default for matrices: 8 bits a value with a scale for each column, 16 bits where rows are few."""
+
+
+TEXT_DIGITS = ".8e"
+"""Nine digits tell any two 32-bit floats apart, and each number has a point, by which kaldiio tells floats."""
+
+
+class EmbeddingWriter(Protocol):
+    """What puts embeddings on disk."""
+
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
+        """Put embeddings on disk for good, and say where each is, relative to OUT.
+
+        Raises:
+            OSError: they can't be written.
+        """
+
+
+def open_writer(output_dir: Path, options: EmbeddingOptions, shard: Shard) -> EmbeddingWriter:
+    """Open the writer of a format of embeddings."""
+    match options.format:
+        case "none":
+            return NoWriter()
+        case "npy":
+            return NpyWriter(output_dir, options.dtype, shard)
+        case "ark" | "ark,t":
+            return ArkWriter(output_dir, options, shard)
+
+
+class NoWriter:
+    """Embeddings are not asked for."""
+
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
+        """Write nothing."""
+        return [""] * len(predictions)
+
+
+class NpyWriter:
+    """``embeddings/ID.npy``: float32 or float16, (dim,) or (frames, dim).
+
+    A file gets its name when it is whole, so whoever else writes the same utterance at the same time does no harm.
+    """
+
+    def __init__(self, output_dir: Path, dtype: EmbeddingDtype, shard: Shard) -> None:
+        self.output_dir = output_dir
+        self.dtype = dtype
+        self._draft = draft_of(output_dir / npy_draft_name(shard))
+        (output_dir / "embeddings").mkdir(exist_ok=True)
+        sync_folder(output_dir)
+
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
+        """Write a file each, and the folder's entries, to the disk itself."""
+        places = [f"embeddings/{file_name(prediction.utterance.utt_id)}.npy" for prediction in predictions]
+        for place, prediction in zip(places, predictions, strict=True):
+            with drafted(self.output_dir / place, self._draft) as file:
+                file.write(self._header(prediction.embedding.shape))
+                for block in _blocks(prediction.embedding):
+                    file.write(_rounded(block, self.dtype).tobytes())
+        if places:
+            sync_folder(self.output_dir / "embeddings")
+        return places
+
+    def _header(self, shape: tuple[int, ...]) -> bytes:
+        header = BytesIO()
+        dtype = np.dtype(np.float16 if self.dtype == "fp16" else np.float32)
+        np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+        return header.getvalue()
+
+
+class ArkWriter:
+    """``embeddings.2-of-3.N.ark``: Kaldi float vectors (dim,) or float matrices (frames, dim).
+
+    Every worker of every attempt at a shard writes a new N, so nothing that a journal speaks of is ever touched again.
+    """
+
+    def __init__(self, output_dir: Path, options: EmbeddingOptions, shard: Shard) -> None:
+        self.options = options
+        self._file = GrowingFile(output_dir, f"embeddings.{shard.name}.", ".ark")
+
+    def write(self, predictions: Sequence[Prediction]) -> list[str]:
+        """Append to the archive, to the disk itself. A place is the offset behind the key, as in a Kaldi scp."""
+        places: list[str] = []
+        if not predictions:
+            return places
+        with self._file.growing() as file:
+            for prediction in predictions:
+                file.write(f"{kaldi_key(prediction.utterance.utt_id)} ".encode())
+                places.append(f"{self._file.name}:{file.tell()}")
+                for part in self._record(prediction.embedding):
+                    file.write(part)
+        return places
+
+    def _record(self, embedding: NDArray[np.float32] | Spool) -> Iterator[bytes]:
+        """Make what stands behind the key.
+
+        Kaldi has no 16-bit floats: values are rounded, so that they are those of the .npy, and stored in 32.
+        """
+        if self.options.format == "ark" and not self.options.compress and isinstance(embedding, Spool):
+            # A matrix that is too large for memory, as Kaldi's Matrix::Write has it; kaldiio wants it in one piece.
+            yield b"\0BFM " + b"".join(struct.pack("<bi", 4, size) for size in embedding.shape)
+            for block in embedding.blocks():
+                yield _rounded(block, self.options.dtype).astype(np.float32).tobytes()
+            return
+        array = _rounded(whole(embedding), self.options.dtype).astype(np.float32)
+        record = BytesIO()
+        if self.options.format == "ark,t":
+            write_array_ascii(record, array, digit=TEXT_DIGITS)
+        else:
+            method = AUTOMATIC_COMPRESSION if self.options.compress else None
+            write_array(record, array, compression_method=method)
+        yield record.getvalue()
+
+
+class GrowingFile:
+    """A file that this process alone appends to, created once there is something to write."""
+
+    def __init__(self, output_dir: Path, prefix: str, suffix: str) -> None:
+        self._output_dir, self._prefix, self._suffix = output_dir, prefix, suffix
+
+    @property
+    def name(self) -> str:
+        """Its name: a number that no other file has between what all of them have."""
+        return self._path.name
+
+    @contextmanager
+    def growing(self) -> Iterator[BinaryIO]:
+        """Append to it, to the disk itself."""
+        with naming(self._path), self._path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            yield file
+            sync_file(file)
+
+    @cached_property
+    def _path(self) -> Path:
+        number = 1
+        while True:
+            path = self._output_dir / f"{self._prefix}{number}{self._suffix}"
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:
+                number += 1
+            else:
+                sync_folder(self._output_dir)
+                return path
+
+
+def npy_draft_name(shard: Shard) -> str:
+    """Name what the drafts of a shard's ``.npy`` files are of."""
+    return f"npy.{shard.name}"
+
+
+def _blocks(embedding: NDArray[np.float32] | Spool) -> Iterator[NDArray[np.float32]]:
+    """Read an embedding in parts that fit into memory."""
+    if isinstance(embedding, Spool):
+        yield from embedding.blocks()
+    else:
+        yield embedding
+
+
+def _rounded(embedding: NDArray[np.float32], dtype: EmbeddingDtype) -> NDArray[np.floating]:
+    return embedding.astype(np.float16 if dtype == "fp16" else np.float32)

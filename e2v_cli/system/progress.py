@@ -1,0 +1,45 @@
+"""How far a run is, on standard error: a bar on a terminal, a plain line every half minute elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from e2v_cli.options import ProgressStyle
+
+LINE_SECONDS = 30.0
+
+
+_BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} utterances{postfix}, {elapsed} gone, {remaining} left"
+
+
+class Progress:
+    """Counts utterances and seconds of audio, and shows them."""
+
+    def __init__(self, total: int, style: ProgressStyle) -> None:
+        """Begin to count up to ``total`` utterances."""
+        self.total, self.style = total, style
+        self.count, self.seconds = 0, 0.0
+        self.started = time.monotonic()
+        self._next_line = self.started + LINE_SECONDS
+        self._bar = tqdm(total=total, bar_format=_BAR, disable=style != "bar", leave=False)
+
+    def advance(self, count: int, seconds: float) -> None:
+        """Count utterances that are finished, and the audio of those that are done."""
+        self.count += count
+        self.seconds += seconds
+        now = time.monotonic()
+        speed = f"{self.seconds / max(now - self.started, 1e-9):.1f}× real time"
+        self._bar.set_postfix_str(speed, refresh=False)
+        self._bar.update(count)
+        if self.style == "lines" and now >= self._next_line:
+            self._next_line = now + LINE_SECONDS
+            left = tqdm.format_interval((now - self.started) / self.count * (self.total - self.count))
+            percent = 100 * self.count // self.total
+            sys.stderr.write(f"e2v: {self.count}/{self.total} utterances ({percent}%), {speed}, {left} left\n")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()

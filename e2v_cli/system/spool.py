@@ -1,0 +1,106 @@
+"""Rows that are too many for memory: in a temporary file without a name, which is gone when its user is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.system.files import naming
+
+_BLOCK_BYTES = 1 << 24
+
+
+class Spool:
+    """float32 rows, appended and read back in parts."""
+
+    def __init__(self, row_shape: tuple[int, ...] = ()) -> None:
+        """Begin with no rows.
+
+        Args:
+            row_shape: the shape of a row: () for samples, (dim,) for frames.
+        """
+        self._descriptor = -1
+        with tempfile.TemporaryFile() as file:
+            self._descriptor = os.dup(file.fileno())
+        self._row_shape = row_shape
+        self._row_bytes = 4 * int(np.prod(row_shape))
+        self._length = 0
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that an array of all rows would have."""
+        return (self._length, *self._row_shape)
+
+    def append(self, rows: NDArray[np.float32]) -> None:
+        """Add (rows, …).
+
+        Raises:
+            OSError: there is no room in TMPDIR.
+        """
+        content = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1).data.cast("B")
+        with naming(Path(tempfile.gettempdir())):
+            while content:
+                content = content[os.write(self._descriptor, content) :]
+        self._length += len(rows)
+
+    def read(self, part: slice = slice(None)) -> NDArray[np.float32]:
+        """Read some of the rows."""
+        first, end, _ = part.indices(self._length)
+        rows = np.empty((end - first, *self._row_shape), dtype=np.float32)
+        view, offset = rows.reshape(-1).data.cast("B"), first * self._row_bytes
+        while view:
+            count = os.preadv(self._descriptor, [view], offset)
+            view, offset = view[count:], offset + count
+        return rows
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Read all rows, some megabytes at a time."""
+        size = max(1, _BLOCK_BYTES // self._row_bytes)
+        for first in range(0, self._length, size):
+            yield self.read(slice(first, first + size))
+
+
+def whole(rows: NDArray[np.float32] | Spool) -> NDArray[np.float32]:
+    """Have all rows in memory, wherever they are."""
+    return rows.read() if isinstance(rows, Spool) else rows
+
+
+class SpooledSamples(Spool):
+    """A mono waveform at 16 kHz, 230 MB per hour, and what normalisation over all of it needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sum = self._sum_of_squares = 0.0
+
+    def append(self, rows: NDArray[np.float32]) -> None:
+        """Add (samples,), all of them finite.
+
+        Raises:
+            OSError: there is no room in TMPDIR.
+        """
+        super().append(rows)
+        exact = rows.astype(np.float64)
+        self._sum += float(exact.sum())
+        self._sum_of_squares += float(exact @ exact)
+
+    @property
+    def mean(self) -> float:
+        """The mean of all samples."""
+        return self._sum / len(self)
+
+    @property
+    def variance(self) -> float:
+        """Their variance, of the population."""
+        return max(0.0, self._sum_of_squares / len(self) - self.mean**2)

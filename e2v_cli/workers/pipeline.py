@@ -1,0 +1,170 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Protocol
+
+from e2v_cli.audio.decode import AudioOptions
+from e2v_cli.audio.prefetch import decode_ahead
+from e2v_cli.corpus.blocks import group_recordings
+from e2v_cli.inference.batches import make_batches
+from e2v_cli.records import Block, Entry, Failure, Prediction, Utterance, Waveform
+
+if TYPE_CHECKING:
+    from e2v_cli.inference.engine import Engine, Pending
+
+
+logger = logging.getLogger(__name__)
+
+
+FINISHING = 2
+"""Batches, or ends of blocks, that may wait for their results being on disk while the next one is begun."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Worker → launcher: utterances whose embeddings are on disk, and such as failed."""
+
+    entries: tuple[Entry, ...]
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """Worker → launcher: there is nothing left of a block."""
+
+    number: int
+
+
+class Writer(Protocol):
+    """What puts results on disk."""
+
+    def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
+        """Put results on disk for good, and make what the journal is to say of them."""
+
+
+class Reporter(Protocol):
+    """Whom the loop tells what it has done."""
+
+    def report(self, message: Results | BlockDone) -> None:
+        """Take in results, or the end of a block."""
+
+    def stopping(self) -> bool:
+        """Say whether to stop."""
+
+
+def work(
+    blocks: Iterable[Block],
+    engine: Engine,
+    writer: Writer,
+    reporter: Reporter,
+    audio: AudioOptions,
+    batch_seconds: float,
+    decoders: int,
+) -> None:
+    """Recognise the utterances of blocks that are not finished yet, until there are no more or told to stop.
+
+    A block is decoded and batched whole, so that its batches are those of a run that was never interrupted; a batch
+    that is finished is not computed again.
+    """
+    in_hand: deque[Block] = deque()
+    decoding = decode_ahead(_recordings(blocks, in_hand), audio, decoders, reporter.stopping)
+    with closing(decoding) as decoded, _Finisher(writer, reporter) as finisher:
+        for first in decoded:
+            block = in_hand.popleft()
+            failures: list[Failure] = []
+            items = chain([first], islice(decoded, len(block.utterances) - 1))
+            for batch in make_batches(_sound(items, failures, reporter), batch_seconds):
+                if reporter.stopping():
+                    return
+                if all(waveform.utterance.index in block.finished for waveform in batch.waveforms):
+                    continue
+                logger.info("encoding %s", " ".join(waveform.utterance.utt_id for waveform in batch.waveforms))
+                finisher.finish(block, engine.start(batch), failures)
+            if failures:
+                finisher.finish(block, list, failures)
+            if reporter.stopping():
+                return
+            finisher.end(block)
+
+
+def _recordings(blocks: Iterable[Block], in_hand: deque[Block]) -> Iterator[tuple[Utterance, ...]]:
+    """Pass on what is decoded together: segments and channels of one recording."""
+    for block in blocks:
+        in_hand.append(block)
+        yield from group_recordings(block.utterances)
+
+
+def _sound(decoded: Iterable[Waveform | Failure], failures: list[Failure], reporter: Reporter) -> Iterator[Waveform]:
+    """Pass waveforms on, and set failures aside, until told to stop."""
+    for item in decoded:
+        if reporter.stopping():
+            return
+        if isinstance(item, Waveform):
+            yield item
+        else:
+            failures.append(item)
+
+
+class _Finisher:
+    """Waits for results, puts them on disk and reports them, in a thread, while the engine is at the next batch."""
+
+    def __init__(self, writer: Writer, reporter: Reporter) -> None:
+        self._writer = writer
+        self._reporter = reporter
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finish")
+        self._pending: deque[Future[None]] = deque()
+        self._failed = False
+
+    def __enter__(self) -> _Finisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish what is pending, also where the work ends early."""
+        with self._thread:
+            self._wait_for_all_but(0)
+
+    def finish(self, block: Block, pending: Pending, failures: list[Failure]) -> None:
+        """Finish a batch, and take over the failures so far.
+
+        Raises:
+            E2vError: results of a batch before it could not be put on disk.
+            LauncherGoneError: nobody wants to know.
+        """
+        self._submit(partial(self._finish, block, pending, tuple(failures)))
+        failures.clear()
+
+    def end(self, block: Block) -> None:
+        """Report, after all its results, that there is nothing left of a block."""
+        self._submit(partial(self._reporter.report, BlockDone(block.number)))
+
+    def _submit(self, task: Callable[[], None]) -> None:
+        self._pending.append(self._thread.submit(self._run, task))
+        self._wait_for_all_but(FINISHING)
+
+    def _run(self, task: Callable[[], None]) -> None:
+        """Do one thing after the other, and nothing after one that failed."""
+        if not self._failed:
+            self._failed = True
+            task()
+            self._failed = False
+
+    def _wait_for_all_but(self, count: int) -> None:
+        while len(self._pending) > count:
+            self._pending.popleft().result()
+
+    def _finish(self, block: Block, pending: Pending, failures: Iterable[Failure]) -> None:
+        """Put results on disk and report them, and failures, unless they were finished before."""
+        results = [result for result in (*pending(), *failures) if result.utterance.index not in block.finished]
+        predictions = [result for result in results if isinstance(result, Prediction)]
+        new_failures = tuple(result for result in results if isinstance(result, Failure))
+        if not block.trial and results:
+            self._reporter.report(Results(self._writer.write(predictions), new_failures))

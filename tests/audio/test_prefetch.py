@@ -1,0 +1,271 @@
+"""Recordings are decoded a few ahead of who asks for them, in the order of the list."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.audio_files import RATE, encode, noisy_tone
+
+from e2v_cli.audio import prefetch as decoding
+from e2v_cli.audio.decode import AudioOptions
+from e2v_cli.audio.prefetch import AHEAD_WAVEFORMS, decode_ahead
+from e2v_cli.records import Failure, Segment, Utterance, Waveform
+from e2v_cli.system.spool import SpooledSamples
+
+OPTIONS = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
+TONE = noisy_tone(2 * RATE)
+
+Recording = tuple[Utterance, ...]
+Load = Callable[[Sequence[Utterance], AudioOptions, Callable[[], bool]], Iterator[Waveform | Failure]]
+
+
+def go_on() -> bool:
+    """Never stop."""
+    return False
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    """Forty utterances, of growing length; every third is missing."""
+    for index in range(40):
+        if index % 3:
+            (tmp_path / f"{index}.wav").write_bytes(encode(TONE[: 400 + index]))
+    return [Utterance(index, f"utt{index}", str(tmp_path / f"{index}.wav")) for index in range(40)]
+
+
+@pytest.fixture
+def recordings(utterances: list[Utterance]) -> list[Recording]:
+    """Each of them by itself."""
+    return [(utterance,) for utterance in utterances]
+
+
+def waveform(utterance: Utterance, num_samples: int = 400) -> Waveform:
+    return Waveform(utterance, np.zeros(num_samples, np.float32), num_samples / RATE)
+
+
+def decoding_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def load_with(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "load_waveforms", load)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 8, 100])
+def test_the_order_is_kept_and_failures_are_passed_on(num_threads: int, recordings: list[Recording]) -> None:
+    results = list(decode_ahead(recordings, OPTIONS, num_threads, go_on))
+
+    assert [result.utterance for (result, recording) in zip(results, recordings, strict=True)] == [
+        utterance for (utterance,) in recordings
+    ]
+    lengths = [len(result.samples) if isinstance(result, Waveform) else result.reason for result in results]
+    assert lengths == [400 + index if index % 3 else "missing" for index in range(40)]
+    assert decoding_threads() == []
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 8])
+def test_segments_of_recordings_follow_each_other(num_threads: int, tmp_path: Path) -> None:
+    """Those of each recording in the order in which they end, more of them than wait for being asked for."""
+    recordings = []
+    for number in range(5):
+        path = tmp_path / f"{number}.wav"
+        path.write_bytes(encode(TONE))
+        segments = [Segment(0.05 * (19 - place), 0.05 * (20 - place)) for place in range(20)]
+        recordings.append(
+            tuple(Utterance(20 * number + place, "", str(path), segment=part) for place, part in enumerate(segments))
+        )
+
+    results = list(decode_ahead(recordings, OPTIONS, num_threads, go_on))
+
+    assert [result.utterance.index // 20 for result in results] == sorted(list(range(5)) * 20)
+    assert {result.utterance.index for result in results} == set(range(100))
+    assert all(isinstance(result, Waveform) for result in results)
+
+
+def test_the_order_is_kept_when_later_ones_are_ready_first(
+    recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third_is_ready = threading.Event()
+
+    def load(part: Sequence[Utterance], _: AudioOptions, __: Callable[[], bool]) -> Iterator[Waveform]:
+        if part == recordings[1]:
+            assert third_is_ready.wait(10)
+        if part == recordings[2]:
+            third_is_ready.set()
+        yield from map(waveform, part)
+
+    load_with(load, monkeypatch)
+
+    results = decode_ahead(recordings, OPTIONS, 2, go_on)
+    assert [(result.utterance,) for result in results] == recordings
+    assert third_is_ready.is_set()
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_few_are_read_ahead_and_no_more(num_threads: int, recordings: list[Recording]) -> None:
+    asked: list[Recording] = []
+
+    def source() -> Iterator[Recording]:
+        for recording in recordings * 100:
+            asked.append(recording)
+            yield recording
+
+    decoded = decode_ahead(source(), OPTIONS, num_threads, go_on)
+    for _ in range(5):
+        next(decoded)
+    decoded.close()
+
+    assert 5 < len(asked) <= 5 + 2 * num_threads
+
+
+def test_no_more_are_begun_while_much_waits(recordings: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audio that is decoded and not yet asked for takes memory, however few files it is of."""
+    monkeypatch.setattr(decoding, "AHEAD_SAMPLES", 1000)
+    load_with(lambda part, _, __: iter([waveform(part[0], 600)]), monkeypatch)
+    asked: list[Recording] = []
+
+    def source() -> Iterator[Recording]:
+        for recording in recordings:
+            asked.append(recording)
+            yield recording
+            time.sleep(0.02)  # it is decoded meanwhile
+
+    decoded = decode_ahead(source(), OPTIONS, 8, go_on)
+    next(decoded)
+    decoded.close()
+
+    assert 2 <= len(asked) <= 8  # threads alone would allow 17
+
+
+def test_of_one_recording_a_few_waveforms_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read on when they are asked for."""
+    made: list[int] = []
+    segments = tuple(Utterance(index, f"utt{index}", "a.wav", segment=Segment(0, None)) for index in range(100))
+
+    def load(part: Sequence[Utterance], _: AudioOptions, __: Callable[[], bool]) -> Iterator[Waveform]:
+        for utterance in part:
+            made.append(utterance.index)
+            yield waveform(utterance)
+
+    load_with(load, monkeypatch)
+    decoded = decode_ahead([segments], OPTIONS, 2, go_on)
+    assert next(decoded).utterance.index == 0
+    wait_for(lambda: len(made) == AHEAD_WAVEFORMS + 2)  # one was taken, one has no place to wait at
+    time.sleep(0.1)
+    assert len(made) == AHEAD_WAVEFORMS + 2
+    assert [result.utterance.index for result in decoded] == list(range(1, 100))
+
+
+def test_spooled_waveforms_are_passed_on(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
+    spooled = SpooledSamples()
+    spooled.append(np.zeros(5000, np.float32))
+    load_with(lambda part, _, __: iter([Waveform(part[0], spooled, 5000 / RATE)]), monkeypatch)
+
+    (result,) = decode_ahead([(utterances[0],)], OPTIONS, 1, go_on)
+
+    assert isinstance(result, Waveform)
+    assert result.samples is spooled
+
+
+@pytest.mark.parametrize("segments", [1, 50])
+def test_threads_end_when_their_user_stops(segments: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was waiting is not read any more, also if there is no place where what is read could wait."""
+    read: list[int] = []
+    recordings = [
+        tuple(Utterance(segments * number + place, "", f"{number}.wav") for place in range(segments))
+        for number in range(40)
+    ]
+
+    def slowly(part: Sequence[Utterance], _: AudioOptions, __: Callable[[], bool]) -> Iterator[Waveform]:
+        read.append(part[0].index)
+        if part[0].index:
+            time.sleep(0.5)
+        yield from map(waveform, part)
+
+    load_with(slowly, monkeypatch)
+    decoded = decode_ahead(recordings, OPTIONS, 2, go_on)
+    next(decoded)
+    decoded.close()
+
+    assert decoding_threads() == []
+    assert len(read) <= 3  # the one that was taken, and one in each thread
+
+
+def test_what_takes_long_is_told_to_stop(recordings: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a command or a download is."""
+    stopped: list[bool] = []
+    begun = threading.Event()
+
+    def endless(part: Sequence[Utterance], _: AudioOptions, stopping: Callable[[], bool]) -> Iterator[Waveform]:
+        if part[0].index == 0:
+            yield waveform(part[0])
+            return
+        begun.set()
+        wait_for(stopping)
+        stopped.append(True)
+
+    load_with(endless, monkeypatch)
+    decoded = decode_ahead(recordings, OPTIONS, 2, go_on)
+    next(decoded)
+    assert begun.wait(10)
+    decoded.close()
+
+    assert decoding_threads() == []
+    assert stopped
+
+
+def test_of_nothing_there_is_nothing() -> None:
+    assert list(decode_ahead([], OPTIONS, 2, go_on)) == []
+
+
+def test_who_is_told_to_stop_waits_for_no_command(tmp_path: Path) -> None:
+    waiting = Utterance(0, "utt", f"touch {tmp_path}/begun; sleep 60; cat a.wav |")
+    begun = time.monotonic()
+
+    options = dataclasses.replace(OPTIONS, pipe_seconds=60.0)
+    assert list(decode_ahead([(waiting,)], options, 1, (tmp_path / "begun").exists)) == []
+
+    assert time.monotonic() - begun < 10
+    assert decoding_threads() == []
+
+
+@pytest.mark.parametrize("error", [MemoryError("a.wav"), OSError(28, "No space left on device", "/scratch")])
+def test_an_error_that_is_not_the_files_is_raised_where_it_is_asked_for(
+    error: Exception, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(part: Sequence[Utterance], _: AudioOptions, __: Callable[[], bool]) -> Iterator[Waveform]:
+        if part[0].index == 3:
+            raise error
+        yield from map(waveform, part)
+
+    load_with(fail, monkeypatch)
+    decoded = decode_ahead(recordings, OPTIONS, 2, go_on)
+
+    assert [next(decoded).utterance.index for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(type(error)) as caught:
+        next(decoded)
+    assert caught.value is error
+    assert decoding_threads() == []
+
+
+def test_an_error_where_recordings_come_from_ends_the_threads(recordings: list[Recording]) -> None:
+    def source() -> Iterator[Recording]:
+        yield from recordings[:2]
+        raise KeyError("list")
+
+    with pytest.raises(KeyError, match="list"):
+        list(decode_ahead(source(), OPTIONS, 2, go_on))
+    assert decoding_threads() == []

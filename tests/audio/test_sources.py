@@ -1,0 +1,807 @@
+"""Whatever a list names is fetched whole, or fails with the reason; and nothing is left of it."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import re
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import kaldi_native_io
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from support.audio_files import RATE, as_float, encode, noisy_tone
+from support.processes import find_group, wait_until
+
+from e2v_cli.audio import urls
+from e2v_cli.audio.errors import AudioError, blame
+from e2v_cli.audio.sources import is_pipe, is_url, open_source
+
+TONE = noisy_tone(RATE)
+STEREO = noisy_tone(RATE, 2)
+WAV = encode(TONE)
+FLAC = encode(TONE, "FLAC")
+MATRIX = np.stack([as_float(TONE), as_float(TONE[::-1])])
+
+
+def never() -> bool:
+    return False
+
+
+def fetch(name: str | Path, folder: str = "", pipe_seconds: float | None = 10.0) -> bytes:
+    with open_source(str(name), folder, pipe_seconds, never) as path:
+        return Path(path).read_bytes()
+
+
+def fetch_audio(name: str | Path) -> tuple[NDArray[np.float32], int]:
+    with open_source(str(name), "", None, never) as path:
+        samples, rate = soundfile.read(path, dtype="float32")
+    return samples, rate
+
+
+def failure(
+    name: str | Path, folder: str = "", pipe_seconds: float | None = 10.0, stopping: Callable[[], bool] = never
+) -> tuple[str, str]:
+    """Fetch what can't be fetched: (reason, detail)."""
+    with pytest.raises(AudioError) as caught, open_source(str(name), folder, pipe_seconds, stopping):
+        pass
+    return caught.value.reason, str(caught.value)
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def read_scp(path: Path) -> dict[str, str]:
+    return dict(line.split(" ", 1) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "pipe", "url"),
+    [
+        ("a.wav", False, False),
+        ("cat a.wav |", True, False),
+        ("cat a.wav|", True, False),
+        ("cat a.wav | \t\r", True, False),
+        ("curl http://x/a.wav |", True, False),
+        ("|", True, False),
+        ("| cat", False, False),
+        ("a|b.wav", False, False),
+        ("http://x/a.wav", False, True),
+        ("HTTPS://x/a.wav", False, True),
+        ("ftp://x/a.wav", False, False),
+        ("a/http://x/a.wav", False, False),
+        ("http:/x/a.wav", False, False),
+        ("", False, False),
+    ],
+)
+def test_the_text_alone_says_what_it_is(name: str, pipe: bool, url: bool) -> None:
+    assert (is_pipe(name), is_url(name)) == (pipe, url)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "/nowhere/a.wav", "-", "a.wav:", "a.wav:1x", "a\0b.wav", "| cat", "a\udcff"])
+def test_a_plain_path_is_left_as_it_is(name: str, tmp_path: Path) -> None:
+    """Also where there is no such file: who reads it says so."""
+    with open_source(name, str(tmp_path), None, never) as path:
+        assert path == name
+
+
+def test_a_relative_path_may_mean_the_folder_of_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "list").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write(tmp_path / "here" / "both", b"here")
+    for name in ("both", "beside"):
+        write(tmp_path / "list" / name, b"list")
+    folder = str(tmp_path / "list")
+
+    assert fetch("both", folder) == b"here"
+    assert fetch("beside", folder) == b"list"
+    with open_source("neither", folder, None, never) as path:
+        assert path == "neither"
+    with open_source("beside", "", None, never) as path:
+        assert path == "beside"
+
+
+def test_a_path_of_any_bytes_is_found(tmp_path: Path) -> None:
+    name = b"\xff caf\xe9.wav"
+    with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+        file.write(b"key " + WAV)
+
+    assert fetch(os.fsdecode(name), str(tmp_path)) == b"key " + WAV
+    assert fetch(os.fsdecode(name + b":4"), str(tmp_path)) == WAV
+
+
+def test_a_file_on_a_dropped_mount_is_not_looked_for_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may well be there, and its reader sees that the mount is not."""
+    real, mount = os.stat, str(tmp_path / "mount")
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(mount):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+
+    with open_source("a.wav", mount, None, never) as path:
+        assert path == f"{mount}/a.wav"
+    with pytest.raises(OSError, match="Stale file handle"), open_source(f"{mount}/a.ark:4", "", None, never) as path:
+        os.stat(path)
+
+
+@pytest.mark.parametrize(
+    "samples", [TONE, STEREO, (TONE // 256 + 128).astype(np.uint8)], ids=["mono", "stereo", "8 bit"]
+)
+def test_wav_records_of_kaldiio_are_cut_out_exactly(samples: NDArray[Any], tmp_path: Path) -> None:
+    ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
+    kaldiio.save_ark(str(ark), {key: (RATE, samples[length:]) for key, length in (("a", 0), ("b", 1))}, scp=str(scp))
+
+    for value in read_scp(scp).values():
+        rate, expected = kaldiio.load_mat(value)
+        with open_source(value, "", None, never) as path:
+            dtype = "int16"
+            got, got_rate = soundfile.read(path, dtype=dtype)
+            assert os.stat(path).st_size == 44 + expected.nbytes
+        if expected.dtype == np.uint8:
+            expected = (expected.astype(np.int16) - 128) << 8
+        assert got_rate == rate
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+def test_files_that_kaldiio_wrapped_are_cut_out_exactly(kind: str, tmp_path: Path) -> None:
+    ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
+    audio = {"a": (44_100, TONE), "b": (RATE, TONE[:5000])}
+    kaldiio.save_ark(str(ark), audio, scp=str(scp), write_function="soundfile", write_kwargs={"format": kind})
+
+    for value in read_scp(scp).values():
+        rate, expected = kaldiio.load_mat(value)
+        samples, got_rate = fetch_audio(value)
+        assert got_rate == rate
+        np.testing.assert_array_equal(samples, expected.astype(np.float32))
+
+
+def test_wav_records_of_kaldi_are_cut_out_exactly(tmp_path: Path) -> None:
+    ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
+    with kaldi_native_io.WaveWriter(f"ark,scp:{ark},{scp}") as writer:
+        for key, rate, samples in (("a", 8_000, TONE[None]), ("b", RATE, STEREO.T)):
+            writer[key] = kaldi_native_io.WaveData(rate, samples.astype(np.float32))
+
+    for value in read_scp(scp).values():
+        rate, expected = kaldiio.load_mat(value)
+        samples, got_rate = fetch_audio(value)
+        assert got_rate == rate
+        np.testing.assert_array_equal(samples, as_float(expected))
+
+
+@pytest.mark.parametrize("between", [b"", b"utt2 ", b"utt2 \0BFV "], ids=["nothing", "a key", "a vector"])
+def test_a_flac_file_within_an_archive_is_read_to_its_own_end(between: bytes, tmp_path: Path) -> None:
+    other = encode(TONE[::-1].copy(), "FLAC")
+    ark = write(tmp_path / "a.ark", b"utt1 " + FLAC + between + other)
+
+    first, _ = fetch_audio(f"{ark}:5")
+    second, _ = fetch_audio(f"{ark}:{5 + len(FLAC) + len(between)}")
+
+    np.testing.assert_array_equal(first, as_float(TONE))
+    np.testing.assert_array_equal(second, as_float(TONE[::-1]))
+
+
+@pytest.mark.parametrize("bits", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("num_samples", [1, 100, 50_000])
+@pytest.mark.parametrize("num_channels", [1, 2, 8])
+def test_of_a_large_archive_no_more_is_copied_than_a_flac_file_can_need(
+    num_channels: int, num_samples: int, bits: str, tmp_path: Path
+) -> None:
+    """Noise is the longest of all; a picture may stand before it."""
+    noise = np.random.default_rng(0).integers(-(2**31), 2**31, (num_samples, num_channels), dtype=np.int32)
+    flac = encode(noise, "FLAC", bits)
+    assert flac[4] == 0
+    flac = flac[:42] + b"\x06" + (100_000).to_bytes(3, "big") + bytes(100_000) + flac[42:]
+    ark = write(tmp_path / "a.ark", flac + b"x" * 10_000_000)
+
+    content = fetch(f"{ark}:0")
+
+    assert content.startswith(flac)
+    assert len(content) < 300_000 + 2.1 * noise.nbytes
+
+
+def test_a_flac_header_without_an_end_takes_no_time(tmp_path: Path) -> None:
+    ark = write(tmp_path / "a.ark", b"fLaC" + bytes(20_000_000))
+    started = time.monotonic()
+
+    assert len(fetch(f"{ark}:0")) < 100_000
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFF_F000, 0x7FFF_F024, 0x7FFF_FFFF, 0xFFFF_FFFF])
+def test_a_wav_record_that_was_written_to_a_pipe_goes_to_the_end(size: int, tmp_path: Path) -> None:
+    wav = WAV[:4] + struct.pack("<I", size) + WAV[8:]
+
+    assert fetch(f"{write(tmp_path / 'a.ark', b'utt ' + wav)}:4") == wav
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "samples", [MATRIX[0], MATRIX[:1], MATRIX, MATRIX.T], ids=["vector", "one row", "rows", "columns"]
+)
+def test_vectors_and_matrices_are_samples_at_16_khz(
+    samples: NDArray[np.float32], dtype: type[Any], tmp_path: Path
+) -> None:
+    ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
+    kaldiio.save_ark(str(ark), {"a": samples.astype(dtype), "b": samples[..., :50].astype(dtype)}, scp=str(scp))
+    expected = samples.T if samples.shape[0] <= 2 else samples
+
+    got, rate = fetch_audio(read_scp(scp)["a"])
+
+    assert rate == 16_000
+    np.testing.assert_array_equal(got, np.squeeze(expected))
+
+
+def test_matrices_of_kaldi_are_read_as_kaldiio_reads_them(tmp_path: Path) -> None:
+    ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
+    with kaldi_native_io.FloatMatrixWriter(f"ark,scp:{ark},{scp}") as writer:
+        writer["a"] = MATRIX
+
+    got, _ = fetch_audio(read_scp(scp)["a"])
+
+    np.testing.assert_array_equal(got, kaldiio.load_mat(read_scp(scp)["a"]).T)
+    np.testing.assert_array_equal(got, MATRIX.T)
+
+
+@pytest.mark.parametrize("method", [2, 3, 4, 5])
+@pytest.mark.parametrize("columns", [False, True])
+def test_compressed_matrices_are_read(columns: bool, method: int, tmp_path: Path) -> None:
+    """Of all three formats; as near to the samples as these can be."""
+    ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
+    samples = np.ascontiguousarray(STEREO if columns else STEREO.T).astype(np.float32)
+    kaldiio.save_ark(str(ark), {"a": samples, "b": samples}, scp=str(scp), compression_method=method)
+    expected = kaldiio.load_mat(read_scp(scp)["b"])
+
+    got, rate = fetch_audio(read_scp(scp)["a"])
+
+    assert rate == 16_000
+    np.testing.assert_allclose(got, (expected if columns else expected.T) / 2**15, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(got, as_float(STEREO), rtol=0, atol=0.02)
+
+
+def test_matrices_that_kaldi_compressed_are_read(tmp_path: Path) -> None:
+    ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
+    with kaldi_native_io.CompressedMatrixWriter(f"ark,scp:{ark},{scp}") as writer:
+        writer["a"] = STEREO.T.astype(np.float32)
+
+    got, _ = fetch_audio(read_scp(scp)["a"])
+
+    np.testing.assert_allclose(got, as_float(STEREO), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ([0.5, -1.0, 1.0], [0.5, -1.0, 1.0]),
+        ([16384.0, -32768.0, 0.5], [0.5, -1.0, 0.5 / 32768]),
+        ([0.0, -1.5], [0.0, -1.5 / 32768]),
+        ([0.5, np.nan], [0.5, np.nan]),
+        ([1.0, np.inf], [1.0 / 32768, np.inf]),
+        ([1e300, 32768.0], [np.inf, 1.0]),
+    ],
+)
+def test_samples_on_the_scale_of_16_bits_are_scaled(
+    written: list[float], expected: list[float], tmp_path: Path
+) -> None:
+    kaldiio.save_ark(str(tmp_path / "a.ark"), {"a": np.array(written)})
+
+    got, _ = fetch_audio(f"{tmp_path}/a.ark:2")
+
+    np.testing.assert_array_equal(got, np.array(expected, np.float32))
+
+
+def kaldi(kind: bytes, *shape: int, content: bytes = b"") -> bytes:
+    """Make the header of a vector or matrix, and what follows."""
+    if kind.startswith(b"CM"):
+        return b"\0B" + kind + b" " + struct.pack("<ffii", 0, 1, *shape) + content
+    return b"\0B" + kind + b" " + b"".join(b"\4" + struct.pack("<i", size) for size in shape) + content
+
+
+NO_AUDIO = "no WAV or FLAC file, and no vector or matrix of floats, begins at this byte"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "detail"),
+    [
+        (b"", "truncated", "the archive has 4 bytes"),
+        (WAV[:-1], "truncated", "its header says 32044 bytes, 32043 are there"),
+        (WAV[:8], "truncated", "its header says 32044 bytes, 8 are there"),
+        (b"AUDIO\x02\x00\x01" + bytes(255), "truncated", "its header says 256 bytes, 255 are there"),
+        (b"AUDIO\xff" + b"\1" * 100, "truncated", f"its header says {int('01' * 100, 16)} bytes, 0 are there"),
+        (kaldi(b"FV", 10, content=bytes(36)), "truncated", "its header says 50 bytes, 46 are there"),
+        (kaldi(b"DV", 10, content=bytes(79)), "truncated", "its header says 90 bytes, 89 are there"),
+        (kaldi(b"FM", 2, 5, content=bytes(32)), "truncated", "its header says 55 bytes, 47 are there"),
+        (kaldi(b"FV", 2**31 - 1), "truncated", "its header says 8589934598 bytes, 10 are there"),
+        (kaldi(b"CM", 5, 2, content=bytes(25)), "truncated", "its header says 47 bytes, 46 are there"),
+        (kaldi(b"CM2", 5, 2, content=bytes(19)), "truncated", "its header says 42 bytes, 41 are there"),
+        (kaldi(b"CM3", 5, 2, content=bytes(9)), "truncated", "its header says 32 bytes, 31 are there"),
+        (kaldi(b"FV", 0), "zero length", "holds no samples"),
+        (kaldi(b"FM", 0, 0), "zero length", "holds no samples"),
+        (kaldi(b"FM", 1000, 80, content=bytes(320_000)), "not audio", "a matrix of 1000 x 80 is no audio"),
+        (kaldi(b"CM", 9, 9), "not audio", "a matrix of 9 x 9 is no audio"),
+        (kaldi(b"FM", -1, 80), "not audio", "a matrix of -1 x 80 is no audio"),
+        (kaldi(b"FV", -5), "not audio", "a matrix of -5 is no audio"),
+        (b"\0B\4\3\0\0\0" + b"\4\0\0\0\0" * 3, "not audio", "neither a vector nor a matrix of floats"),
+        (b"\0BFV ", "not audio", "neither a vector nor a matrix of floats"),
+        (b" [ 1.0 2.0 ]\n", "not audio", NO_AUDIO),
+        (b"NPY\x01\x20" + bytes(32), "not audio", NO_AUDIO),
+        (b"OggS" + bytes(100), "not audio", NO_AUDIO),
+        (b"R", "not audio", NO_AUDIO),
+    ],
+)
+def test_what_is_no_whole_audio_in_an_archive_fails_and_says_why(
+    content: bytes, reason: str, detail: str, tmp_path: Path
+) -> None:
+    assert failure(f"{write(tmp_path / 'a.ark', b'utt ' + content)}:4") == (reason, detail)
+
+
+@pytest.mark.parametrize("kind", ["tuple", "soundfile", "vector", "matrix", "compressed"])
+def test_no_part_of_a_record_passes_for_the_whole(kind: str, tmp_path: Path) -> None:
+    records: dict[str, tuple[Any, dict[str, Any]]] = {
+        "tuple": ((RATE, TONE), {}),
+        "soundfile": ((RATE, TONE), {"write_function": "soundfile"}),
+        "vector": (MATRIX[0], {}),
+        "matrix": (MATRIX, {}),
+        "compressed": (MATRIX, {"compression_method": 2}),
+    }
+    record, options = records[kind]
+    ark = tmp_path / "a.ark"
+    kaldiio.save_ark(str(ark), {"a": record}, **options)
+    content = ark.read_bytes()
+    assert fetch(f"{ark}:2")
+
+    for size in (*range(7, 60), len(content) // 2, *range(len(content) - 9, len(content))):
+        write(ark, content[:size])
+        assert failure(f"{ark}:2")[0] in {"truncated", "not audio"}
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_no_code_of_an_archive_is_run(tmp_path: Path) -> None:
+    witness, ark = tmp_path / "witness", tmp_path / "a.ark"
+    kaldiio.save_ark(str(ark), {"a": Bomb(witness)}, write_function="pickle")
+
+    assert failure(f"{ark}:2") == ("not audio", NO_AUDIO)
+    assert not witness.exists()
+
+    kaldiio.load_mat(f"{ark}:2")
+    assert witness.exists()
+
+
+def test_an_offset_need_not_be_one(tmp_path: Path) -> None:
+    """A file may be called so."""
+    write(tmp_path / "a:4", b"utt " + WAV)
+    write(tmp_path / "a", b"utt " + FLAC)
+
+    assert fetch(f"{tmp_path}/a:4") == b"utt " + WAV
+    assert fetch("a:4", str(tmp_path)) == b"utt " + WAV
+    assert fetch(f"{tmp_path}/a:4:4") == WAV
+    assert fetch_audio(f"{tmp_path}/a:0004")[1] == RATE
+
+
+def test_an_archive_may_stand_beside_its_list(tmp_path: Path) -> None:
+    write(tmp_path / "a.ark", b"utt " + WAV)
+
+    assert fetch("a.ark:4", str(tmp_path)) == WAV
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "detail"),
+    [
+        ("{}/none.ark:4", "missing", "no such file"),
+        ("none.ark:4", "missing", "no such file"),
+        ("{}:4", "unreadable", "not a regular file"),
+        ("{}/fifo:4", "unreadable", "not a regular file"),
+        ("{}/a.ark/b.ark:4", "unreadable", "Not a directory"),
+        ("{}/a\0.ark:4", "unreadable", "embedded null byte"),
+        ("{}/a.ark:32048", "truncated", "the archive has 32048 bytes"),
+        ("{}/a.ark:999999999999999999", "truncated", "the archive has 32048 bytes"),
+        ("{}/a.ark:4[0:5]", "unreadable", "[0:5]: a part of an archive's record can't be read"),
+        ("{}/none.ark:4[,3]", "unreadable", "[,3]: a part of an archive's record can't be read"),
+    ],
+)
+def test_archives_that_cannot_be_read_fail_and_say_why(name: str, reason: str, detail: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.ark", b"utt " + WAV)
+    os.mkfifo(tmp_path / "fifo")
+
+    assert failure(name.format(tmp_path)) == (reason, detail)
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("cat 'it is.wav' |", WAV),
+        ('cat "it is.wav"|  ', WAV),
+        (r"cat it\ is.wav | cat |", WAV),
+        ("for part in a b; do printf '%s' $part; done |", b"ab"),
+        ('printf %s "$VARIABLE" |', b"its value"),
+        ("cat < 'it is.wav'; exit 0 |", WAV),
+        ("cat 'it is.wav' > /dev/stdout |", WAV),
+        ("echo careful >&2; echo x |", b"x\n"),
+        ("yes | head -n 1 |", b"y\n"),
+    ],
+)
+def test_a_command_gives_its_standard_output(
+    command: str, output: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is run by a shell, in the current folder."""
+    write(tmp_path / "it is.wav", WAV)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VARIABLE", "its value")
+
+    assert fetch(command) == output
+
+
+def test_a_command_of_any_bytes_is_run(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff caf\xe9.wav"
+    with open(path, "wb") as file:
+        file.write(WAV)
+
+    assert fetch(os.fsdecode(b"cat '" + path + b"' |")) == WAV
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16")],
+)
+def test_audio_from_a_command_is_opened_again_and_again(kind: str, subtype: str, tmp_path: Path) -> None:
+    audio = write(tmp_path / "audio", encode(TONE, kind, subtype))
+    expected, _ = soundfile.read(audio)
+
+    with open_source(f"cat {audio} |", "", 10, never) as path:
+        for _ in range(3):
+            samples, rate = soundfile.read(path)
+            assert rate == RATE
+            np.testing.assert_array_equal(samples, expected)
+
+
+def test_a_command_may_write_much() -> None:
+    with open_source("head -c 50000000 /dev/zero |", "", 10, never) as path:
+        assert os.stat(path).st_size == 50_000_000
+
+
+def test_commands_run_side_by_side() -> None:
+    with ExitStack() as stack:
+        paths = [stack.enter_context(open_source(f"echo {number} |", "", 10, never)) for number in range(20)]
+
+        assert [Path(path).read_text() for path in paths] == [f"{number}\n" for number in range(20)]
+
+
+def test_a_command_has_no_input_and_hears_no_terminal() -> None:
+    """What the terminal sends goes to the sessions of its own."""
+    assert failure("cat |") == ("empty", "0 bytes of output")
+    pid, session = fetch("cut -d ' ' -f 1,6 /proc/$$/stat; exit 0 |").split()
+    assert pid == session
+
+
+def test_commands_are_run_only_where_they_are_allowed(tmp_path: Path) -> None:
+    reason = ("not allowed", "commands are run only with --allow-pipes")
+
+    assert failure(f"touch {tmp_path}/witness |", pipe_seconds=None) == reason
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "reason", "detail"),
+    [
+        ("cat {wav}; exit 3 |", "pipe failed", "exit code 3"),
+        ("cat {wav}; echo no more >&2; exit 3 |", "pipe failed", "exit code 3: no more"),
+        ("cat {wav} | false |", "pipe failed", "exit code 1"),
+        ("printf 'a\\tb\\r\\n\\033c\\0d\\377\\n\\n' >&2; exit 1 |", "pipe failed", "exit code 1: a b c d\ufffd"),
+        ("printf '\\n \\033' >&2; exit 1 |", "pipe failed", "exit code 1"),
+        ("cat {wav}; kill -KILL $$ |", "pipe failed", "killed by SIGKILL"),
+        ("cat {wav}; echo oh >&2; kill -TERM $$ |", "pipe failed", "killed by SIGTERM: oh"),
+        ("cat {wav}; kill -40 $$ |", "pipe failed", "killed by signal 40"),
+        ("if |", "pipe failed", "exit code 2: /bin/sh: "),
+        ("nosuchcommand |", "pipe failed", "exit code 127: /bin/sh: "),
+        ("true |", "empty", "0 bytes of output"),
+        ("echo nothing to say >&2 |", "empty", "0 bytes of output: nothing to say"),
+        ("|", "empty", "0 bytes of output"),
+        ("cat a\0b |", "pipe failed", "embedded null byte"),
+        ("cat " + 200_000 * "x" + " |", "pipe failed", "Argument list too long"),
+    ],
+)
+def test_a_command_that_fails_does_so_whatever_it_wrote(command: str, reason: str, detail: str, tmp_path: Path) -> None:
+    wav = write(tmp_path / "a.wav", WAV)
+
+    got = failure(command.replace("{wav}", str(wav)))
+
+    assert (got[0], got[1][: len(detail)]) == (reason, detail)
+    assert got[1] == detail or detail.endswith(" ")
+
+
+def test_of_what_a_command_complains_the_end_is_kept() -> None:
+    reason, detail = failure("seq 100000 >&2; exit 1 |")
+
+    assert reason == "pipe failed"
+    assert re.fullmatch(r"exit code 1: [0-9 ]{500}", detail)
+    assert detail.endswith(" 99998 99999 100000")
+
+
+def test_a_command_that_does_not_end_is_killed_with_all_its_children(tmp_path: Path) -> None:
+    command = f"echo $$ > {tmp_path}/pid; echo waiting >&2; sleep 100 & sleep 100 | cat |"
+    started = time.monotonic()
+
+    assert failure(command, pipe_seconds=0.5) == ("pipe timed out", "no end after 0.5 s: waiting")
+    assert 0.5 <= time.monotonic() - started < 5
+    wait_until(lambda: not find_group(int((tmp_path / "pid").read_text())))
+
+
+def test_a_command_is_killed_when_the_run_is_stopped(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    command = f"sleep 100 & echo $$ > {pid}; wait |"
+
+    assert failure(command, stopping=lambda: pid.exists() and bool(pid.read_text())) == (
+        "stopped",
+        "the run was stopped",
+    )
+    wait_until(lambda: not find_group(int(pid.read_text())))
+
+
+def test_what_a_command_leaves_behind_is_not_waited_for_and_ends(tmp_path: Path) -> None:
+    """Though it keeps the output open, and would write to it."""
+    pid = tmp_path / "pid"
+    started = time.monotonic()
+
+    assert fetch(f"(sleep 100; echo late) & echo $$ > {pid}; echo done |") == b"done\n"
+    assert time.monotonic() - started < 5
+    wait_until(lambda: not find_group(int(pid.read_text())))
+
+
+class Site(BaseHTTPRequestHandler):
+    """Answers as the path says."""
+
+    server: SiteServer
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        what, _, rest = self.path.removeprefix("/").partition("/")
+        times = self.server.requests.count(self.path)
+        match what:
+            case "status":
+                self.answer(int(rest), b"<html>")
+            case "busy-twice":
+                self.answer(200 if times > 2 else 503, WAV, retry_after="3600")
+            case "to":
+                self.answer(302, location=rest)
+            case "loop":
+                self.answer(302, location=self.path)
+            case "cut":
+                self.answer(200, WAV[:1000], content_length="32044")
+            case "chunks":
+                self.answer(200, b"a\r\nsome bytes\r\n5\r\n more\r\n0\r\n\r\n", transfer_encoding="chunked")
+            case "cut-chunks":
+                self.answer(200, b"a\r\nsome bytes\r\n5\r\n mo", transfer_encoding="chunked")
+            case "zipped":
+                self.answer(200, gzip.compress(WAV), content_encoding="gzip")
+            case "slow":
+                self.answer(200, WAV[:10], content_length="32044")
+                self.server.closing.wait(20)
+            case "large":
+                self.answer(200, WAV * 300)
+            case _:
+                self.answer(200, WAV)
+
+    def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+class SiteServer(ThreadingHTTPServer):
+    """Notes what was asked for."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.closing = threading.Event()
+        super().__init__(("127.0.0.1", 0), Site)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[SiteServer]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with SiteServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.closing.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("a.wav", WAV),
+        ("a b.wav?x=1#part", WAV),
+        ("to//a.wav", WAV),
+        ("chunks", b"some bytes more"),
+        ("zipped", WAV),
+        ("large", WAV * 300),
+    ],
+)
+def test_a_url_is_downloaded(path: str, content: bytes, site: SiteServer) -> None:
+    assert fetch(f"{site.url}/{path}") == content
+
+
+def test_a_url_of_any_bytes_is_asked_for(site: SiteServer) -> None:
+    assert fetch(os.fsdecode(f"HTTP{site.url[4:]}/".encode() + b"caf\xe9.wav")) == WAV
+    assert fetch(f"{site.url}/café.wav") == WAV
+    assert site.requests == ["/caf%E9.wav", "/caf%C3%A9.wav"]
+
+
+def test_a_busy_server_is_asked_again(site: SiteServer) -> None:
+    """Soon, whatever it asks for: nothing could be stopped meanwhile."""
+    assert fetch(f"{site.url}/busy-twice") == WAV
+    assert len(site.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "detail"),
+    [
+        ("status/404", "missing", "HTTP 404 Not Found"),
+        ("status/410", "missing", "HTTP 410 Gone"),
+        ("status/403", "download failed", "HTTP 403 Forbidden"),
+        ("status/204", "download failed", "HTTP 204 No Content"),
+        ("status/599", "download failed", "HTTP 599"),
+        ("cut", "download failed", "IncompleteRead(1000 bytes read, 31044 more expected)"),
+        ("cut-chunks", "download failed", "IncompleteRead("),
+        ("to/file:///etc/passwd", "download failed", "No connection adapters were found for 'file:///etc/passwd'"),
+        ("to/ftp://127.0.0.1/a", "download failed", "No connection adapters were found for 'ftp://127.0.0.1/a'"),
+        ("to/http://127.0.0.1:99999/", "download failed", "Port out of range 0-65535"),
+        ("loop", "download failed", "Exceeded 30 redirects."),
+    ],
+)
+def test_a_url_that_cannot_be_downloaded_fails_and_says_why(
+    path: str, reason: str, detail: str, site: SiteServer
+) -> None:
+    got = failure(f"{site.url}/{path}")
+
+    assert (got[0], got[1][: len(detail)]) == (reason, detail)
+
+
+@pytest.mark.parametrize(
+    ("url", "detail"),
+    [
+        ("http://", "Invalid URL 'http://': No host supplied"),
+        ("http://127.0.0.1:99999/", "Failed to parse: http://127.0.0.1:99999/"),
+        ("http://[x/", "Failed to parse: '[x' is not a valid host or port"),
+    ],
+)
+def test_what_is_no_url_fails_and_says_why(url: str, detail: str) -> None:
+    assert failure(url) == ("download failed", detail)
+
+
+def test_a_server_that_always_is_busy_fails(site: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
+
+    assert failure(f"{site.url}/status/503") == ("download failed", "HTTP 503 Service Unavailable")
+    assert len(site.requests) == 4
+
+
+def test_a_server_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+
+        detail = failure(f"http://127.0.0.1:{unused.getsockname()[1]}/a.wav")
+
+    assert detail == ("download failed", "Connection refused")
+
+
+def test_a_silent_server_is_given_up(site: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert urls.READ_SECONDS == 60
+    monkeypatch.setattr(urls, "READ_SECONDS", 0.2)
+
+    assert failure(f"{site.url}/slow") == ("download failed", "timed out")
+
+
+def test_a_slow_server_is_given_up(site: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert urls.DOWNLOAD_SECONDS == 3600
+    monkeypatch.setattr(urls, "DOWNLOAD_SECONDS", 0)
+
+    assert failure(f"{site.url}/slow") == ("download failed", "no end after 0 s")
+
+
+def test_a_download_ends_when_the_run_is_stopped(site: SiteServer) -> None:
+    """Though only a few bytes have come."""
+    started = time.monotonic()
+
+    assert failure(f"{site.url}/slow", stopping=lambda: True) == ("stopped", "the run was stopped")
+    assert time.monotonic() - started < 5
+
+
+def test_a_proxy_of_the_environment_is_used(site: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", site.url)
+
+    assert fetch("http://nowhere.invalid/a.wav") == WAV
+    assert site.requests == ["http://nowhere.invalid/a.wav"]
+
+
+@pytest.fixture(params=["command", "archive", "url"])
+def fetched(request: pytest.FixtureRequest, site: SiteServer, tmp_path: Path) -> str:
+    """One name of each kind that needs a temporary file."""
+    ark = write(tmp_path / "a.ark", WAV)
+    return {"command": f"cat {ark} |", "archive": f"{ark}:0", "url": f"{site.url}/a.wav"}[request.param]
+
+
+def test_nothing_is_left_of_what_was_fetched(fetched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if nobody tidies up: its file has no name."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+    with open_source(fetched, "", 10, never) as path:
+        assert Path(path).read_bytes() == WAV
+        assert list((tmp_path / "tmp").iterdir()) == []
+        assert os.stat(path).st_dev == tmp_path.stat().st_dev
+    assert not Path(path).exists()
+
+
+def test_a_full_disk_is_not_blamed_on_the_source(fetched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+
+    with pytest.raises(OSError, match="No space left on device"), open_source(fetched, "", 10, never):
+        pass
+
+
+@pytest.mark.parametrize("fetched", ["archive", "url"], indirect=True)
+def test_a_disk_that_gets_full_is_not_blamed_on_the_source(fetched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
+
+    with pytest.raises(OSError, match="No space left on device"), open_source(fetched, "", 10, never):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENAMETOOLONG])
+def test_a_file_is_to_blame_for_most_errors(code: int) -> None:
+    error = blame(OSError(code, os.strerror(code)))
+
+    assert (error.reason, str(error)) == ("unreadable", os.strerror(code))
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN])
+def test_the_machine_is_to_blame_for_some(code: int) -> None:
+    with pytest.raises(OSError, match=os.strerror(code)):
+        blame(OSError(code, os.strerror(code)))

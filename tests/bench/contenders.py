@@ -1,0 +1,361 @@
+"""What ``bench.py`` lets run side by side: FunASR's own loop, e2v and bare matrix products, each as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+
+from e2v_cli.options import EngineName, Precision
+from e2v_cli.records import SAMPLE_RATE
+
+ROOT = Path(__file__).parent.parent.parent
+
+Device = Literal["cpu", "cuda"]
+
+FUNASR_THREADS = 4
+"""What AutoModel takes unless it is told otherwise, whatever the machine has."""
+
+CRAWL = 15
+"""Where that is more than there are cores, its threads wait for each other: it gets every so-manieth clip only."""
+
+GEMM_SIZE: dict[Device, int] = {"cpu": 2048, "cuda": 8192}
+GEMM_SECONDS = 2.0
+
+SAMPLING_SECONDS = 0.2
+"""Between two looks at how much memory processes have."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An utterance to be encoded."""
+
+    utt_id: str
+    path: str
+    num_samples: int
+    """At 16 kHz."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What all run on."""
+
+    name: str
+    clips: tuple[Clip, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {len(self.clips)} clips, {self.seconds:.0f} s"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio."""
+        return sum(clip.num_samples for clip in self.clips) / SAMPLE_RATE
+
+    def part(self, first: int, of: int) -> Corpus:
+        """Take every so-manieth clip."""
+        return replace(self, clips=self.clips[first::of])
+
+    @property
+    def first(self) -> Corpus:
+        """The first clip alone."""
+        return replace(self, clips=self.clips[:1])
+
+    def repeat(self, times: int) -> Corpus:
+        """Make it longer: the same clips again, with other ids."""
+        clips = (replace(clip, utt_id=f"{clip.utt_id}-{again}") for again in range(times) for clip in self.clips)
+        return replace(self, clips=tuple(clips))
+
+    def write(self, path: Path) -> Path:
+        """Write its wav.scp."""
+        path.write_text("".join(f"{clip.utt_id} {clip.path}\n" for clip in self.clips), encoding="utf-8")
+        return path
+
+
+def make_noise(folder: Path, count: int, low: float, high: float) -> Corpus:
+    """Make clips of noise, 16 kHz WAV, of lengths that are spread evenly."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    clips = []
+    for index in range(count):
+        num_samples = int(rng.uniform(low, high) * SAMPLE_RATE)
+        path = folder / f"clip{index}.wav"
+        soundfile.write(path, 0.1 * rng.standard_normal(num_samples), SAMPLE_RATE)
+        clips.append(Clip(path.stem, str(path), num_samples))
+    lengths = f"{low:g} s" if low == high else f"{low:g}–{high:g} s"
+    return Corpus(f"noise of {lengths}", tuple(clips))
+
+
+def read_corpus(scp: Path) -> Corpus:
+    """Read a wav.scp of plain paths, against the current folder."""
+    clips = []
+    for line in scp.read_text(encoding="utf-8").splitlines():
+        utt_id, path = line.split(maxsplit=1)
+        clips.append(Clip(utt_id, os.path.abspath(path), round(soundfile.info(path).duration * SAMPLE_RATE)))
+    return Corpus(scp.name, tuple(clips))
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Products of large matrices, in as many processes as there are cores to be used: what a machine can do at most."""
+
+    device: Device
+    precision: Precision
+    processes: int
+
+    def __str__(self) -> str:
+        if self.device == "cuda":
+            return f"in {self.precision}"
+        return f"on {self.processes} core{'s' if self.processes > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run took."""
+
+    audio_seconds: float
+    encode_seconds: float
+    """From the model loaded to the last result, of the slowest process."""
+    whole_seconds: float
+    """From the start of the first process to the end of the last."""
+    memory: int
+    """Bytes of all processes at their largest, what they share counted once; 0 where that was not looked at."""
+
+    @property
+    def speed(self) -> float:
+        """How many seconds of audio a second encodes: × real time."""
+        return self.audio_seconds / self.encode_seconds
+
+    @property
+    def start_seconds(self) -> float:
+        """What is not encoding: imports, the model, the end."""
+        return self.whole_seconds - self.encode_seconds
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to encode a corpus."""
+
+    label: str
+    engine: EngineName
+    processes: int
+    gemm: Gemm
+    threads: int = 1
+    """Of each process."""
+    every: int = 1
+    """It gets every so-manieth clip."""
+
+    def part(self, corpus: Corpus) -> Corpus:
+        """Take what it gets of a corpus."""
+        return corpus.part(0, self.every)
+
+    def run(self, model: Path, corpus: Corpus, *, weigh: bool = False) -> Run:
+        """Encode a corpus, with utterance embeddings; ``weigh``: look at its memory all the while, which slows it."""
+        part = self.part(corpus)
+        with tempfile.TemporaryDirectory() as out:
+            run = self._run_e2v if self.engine == "e2v" else self._run_funasr
+            return run(model, part, Path(out), weigh)
+
+    def _run_e2v(self, model: Path, corpus: Corpus, out: Path, weigh: bool) -> Run:
+        scp = corpus.write(out / "wav.scp")
+        command = [sys.executable, "-m", "e2v_cli", "predict", str(scp), "-q", "--embeddings", "npy"]
+        command += ["-m", str(model), "-o", str(out / "out"), "-j", str(self.processes)]
+        command += ["--device", self._device, "--precision", self.gemm.precision]
+        cost = run_processes([command], weigh=weigh)
+        run = json.loads((out / "out" / "run.json").read_text(encoding="utf-8"))
+        return Run(corpus.seconds, run["encode_seconds"], cost.seconds, cost.memory)
+
+    def _run_funasr(self, model: Path, corpus: Corpus, out: Path, weigh: bool) -> Run:
+        folders = [out / str(number) for number in range(self.processes)]
+        for number, folder in enumerate(folders):
+            folder.mkdir()
+            corpus.part(number, self.processes).write(folder / "wav.scp")
+        command = [sys.executable, __file__, "funasr", str(model), self._device, str(self.threads)]
+        cost = run_processes(
+            [[*command, str(folder)] for folder in folders], weigh=weigh, OMP_NUM_THREADS=str(self.threads)
+        )
+        encode = max(float((folder / "seconds").read_text()) for folder in folders)
+        return Run(corpus.seconds, encode, cost.seconds, cost.memory)
+
+    @property
+    def _device(self) -> str:
+        return "cpu" if self.gemm.device == "cpu" else "cuda:0"
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """All that run in turn."""
+
+    contenders: tuple[Contender, ...]
+    fair: Contender
+    """What the others are compared with."""
+    ours: Contender
+    """e2v as it is meant to be used, with numbers as exact."""
+
+    @property
+    def gemms(self) -> tuple[Gemm, ...]:
+        """What they could reach at most."""
+        return tuple(dict.fromkeys(contender.gemm for contender in self.contenders))
+
+
+def line_up(device: Device, jobs: int, cores: int) -> Lineup:
+    """Line up FunASR and e2v for a device."""
+    if device == "cuda":
+        precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
+        gpu = [Contender(f"e2v --precision {name}", "e2v", 1, Gemm(device, name, 1)) for name in precisions]
+        loop = Contender("FunASR, one process", "funasr", 1, gpu[0].gemm, threads=FUNASR_THREADS)
+        return Lineup((loop, *gpu), fair=loop, ours=gpu[0])
+    used = min(FUNASR_THREADS, cores)
+    installed = Contender(
+        f"FunASR as installed: 1 process, {FUNASR_THREADS} threads",
+        "funasr",
+        1,
+        Gemm(device, "fp32", used),
+        threads=FUNASR_THREADS,
+        every=1 if used == FUNASR_THREADS else CRAWL,
+    )
+    several = f"{jobs} processes, 1 thread each" if jobs > 1 else "1 process, 1 thread"
+    fair = Contender(f"FunASR, fair: {several}", "funasr", jobs, Gemm(device, "fp32", jobs))
+    alone, ours = (Contender(f"e2v -j {count}", "e2v", count, Gemm(device, "fp32", count)) for count in (1, jobs))
+    return Lineup(tuple(dict.fromkeys((installed, fair, alone, ours))), fair, ours)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What processes took together."""
+
+    seconds: float
+    memory: int
+    """Bytes; 0 where they were not weighed."""
+
+
+def make_environment() -> dict[str, str]:
+    """Make what a process of Python needs to find e2v."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run_processes(commands: Sequence[Sequence[str]], *, weigh: bool = False, **environment: str) -> Cost:
+    """Run processes at the same time, and time them."""
+    environment = make_environment() | environment
+    ended = threading.Event()
+    with tempfile.TemporaryFile("w+") as errors, ThreadPoolExecutor(1) as pool:
+        started = time.monotonic()
+        processes = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors) for command in commands
+        ]
+        weighing = pool.submit(find_peak_memory, [process.pid for process in processes], ended) if weigh else None
+        try:
+            for process in processes:
+                if process.wait():
+                    errors.seek(0)
+                    raise SystemExit(f"{errors.read()[-2000:]}\n{process.args!r} ended with {process.returncode}")
+            seconds = time.monotonic() - started
+        finally:
+            ended.set()
+            for process in processes:
+                process.terminate()
+        return Cost(seconds, weighing.result() if weighing else 0)
+
+
+def find_peak_memory(pids: Sequence[int], ended: threading.Event) -> int:
+    """Look at the memory of processes and all that they start, until they have ended: bytes of all at their largest."""
+    peak = 0
+    while not ended.wait(SAMPLING_SECONDS):
+        peak = max(peak, sum(read_memory(member) for pid in pids for member in find_family(pid)))
+    return peak
+
+
+def find_family(pid: int) -> Iterator[int]:
+    """Find a process and all that it started."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has just ended
+            for child in children.read_text().split():
+                yield from find_family(int(child))
+
+
+def read_memory(pid: int) -> int:
+    """Read how many bytes a process has, with its share of what others map, too."""
+    with suppress(OSError):  # it has just ended
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
+def measure_gemm(gemm: Gemm) -> float:
+    """Measure how many floating point operations a second all processes do at the same time."""
+    command = [sys.executable, __file__, "gemm", gemm.device, gemm.precision]
+    processes = [
+        subprocess.Popen(command, env=make_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(gemm.processes)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is warm
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return sum(float(process.communicate()[0]) for process in processes)
+
+
+def gemm_loop(device: Device, precision: Precision) -> None:
+    """Be a process of ``measure_gemm``."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    size = GEMM_SIZE[device]
+    a, b, product = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(3))
+
+    def multiply() -> float:
+        started = time.perf_counter()
+        torch.mm(a, b, out=product)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    for _ in range(2):
+        multiply()
+    print("warm", flush=True)
+    sys.stdin.readline()
+    times = []
+    end = time.monotonic() + GEMM_SECONDS
+    while time.monotonic() < end:
+        times.append(multiply())
+    print(2 * size**3 / statistics.median(times))
+
+
+def funasr_loop(model: str, device: str, threads: int, folder: Path) -> None:
+    """Be a process of FunASR: ``AutoModel.generate`` on one clip after the other."""
+    from funasr import AutoModel
+
+    loaded = AutoModel(model=model, device=device, ncpu=threads, disable_update=True, disable_pbar=True)
+    started = time.monotonic()
+    for line in (folder / "wav.scp").read_text(encoding="utf-8").splitlines():
+        path = line.split(maxsplit=1)[1]
+        loaded.generate(path, output_dir=str(folder), granularity="utterance", extract_embedding=True)
+    (folder / "seconds").write_text(str(time.monotonic() - started))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["gemm", "cpu" | "cuda" as device, "fp32" | "tf32" | "bf16" | "fp16" as precision]:
+            gemm_loop(device, precision)
+        case ["funasr", model, device, threads, folder]:
+            funasr_loop(model, device, int(threads), Path(folder))

@@ -1,0 +1,287 @@
+"""The command line itself: help, usage, pipes, environment."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.processes import ROOT, E2v, on_opening, start_e2v, wait_until
+
+from e2v_cli import __version__
+
+pytestmark = pytest.mark.e2e
+
+CLIP = "sample_data/wav/f1-0001.wav"
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Run a pipeline of bash, in which ``e2v`` is the command."""
+    script = f'e2v() {{ "{sys.executable}" -m e2v_cli "$@"; }}; {command}'
+    return subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_version(e2v: E2v) -> None:
+    assert e2v("--version").stdout == f"e2v {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "examples", "command"),
+    [
+        (["--help"], "Examples", "predict"),
+        (["-h"], "Examples", "predict"),
+        (["predict", "--help"], "Examples", "predict"),
+        (["merge", "--help"], "Example", "merge"),
+        (["status", "-h"], "Examples", "status"),
+        (["submit", "--help"], "Examples", "submit"),
+    ],
+)
+def test_help_has_examples_and_imports_nothing_heavy(args: list[str], examples: str, command: str, e2v: E2v) -> None:
+    done = e2v(*args, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert f"  {examples}:\n" in done.stdout
+    assert f"  e2v {command} " in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "e2v_cli.cli" in imported
+    assert imported.isdisjoint({"torch", "numpy", "soundfile", "kaldiio", "funasr", "yaml"})
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Usage: e2v [OPTIONS] COMMAND [ARGS]..."),
+        (["predict", "-m", "sample"], "Missing argument 'INPUT...'"),
+        (["predict", CLIP, "--granularity", "word"], "'word' is not one of 'utterance', 'frame'"),
+        (["predict", CLIP, "--batch-seconds", "0"], "--batch-seconds 0.0: must be a positive number"),
+        (["predict", CLIP, "--batch-seconds", "nan"], "--batch-seconds nan: must be a positive number"),
+        (["predict", CLIP, "-o", ""], "is empty: is a variable of the shell not set?"),
+        (["predict", CLIP, ""], "is empty: is a variable of the shell not set?"),
+        (["predict", CLIP, "-m", ""], "is empty: is a variable of the shell not set?"),
+        (["predict", CLIP, "--max-failures", "some"], "'some' is neither a number nor a percentage like 1%."),
+        (["predict", CLIP, "--max-failures", "101%"], "'101%' is out of range."),
+        (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range."),
+        (["predict", CLIP, "--embeddings", "npy"], "need a place for results: add -o OUT"),
+        (["predict", CLIP, "--overwrite"], "need a place for results: add -o OUT"),
+        (["predict", CLIP, "--retry-failed"], "need a place for results: add -o OUT"),
+        (["predict", CLIP, "--shard", "3"], "'3' is not a part and a number of parts like 2/3, counted from 1."),
+        (["predict", CLIP, "--shard", "0/3"], "'0/3' is not a part and a number of parts like 2/3, counted from 1."),
+        (["predict", CLIP, "--shard", "4/3"], "'4/3' is not a part and a number of parts like 2/3, counted from 1."),
+        (["predict", CLIP, "--shard", "1/3 "], "'1/3 ' is not a part and a number of parts like 2/3, counted from 1."),
+        (
+            ["predict", CLIP, "-o", "out", "--overwrite", "--shard", "1/3"],
+            "--overwrite with --shard would throw away what other shards do: remove OUT first instead",
+        ),
+        (["predict", CLIP, "--jobs", "0"], "0 is not in the range x>=1."),
+        (["predict", CLIP, "--window", "0.5"], "--window 0.5: must be at least 1 s"),
+        (["predict", CLIP, "--window", "inf"], "--window inf: must be at least 1 s"),
+        (["predict", CLIP, "--window", "nan"], "--window nan: must be at least 1 s"),
+        (["predict", CLIP, "--channel", "0"], "'0' is not mix, split, A, B, or a number counted from 1."),
+        (["predict", CLIP, "--channel", "left"], "'left' is not mix, split, A, B, or a number counted from 1."),
+        (["predict", CLIP, "--timeline", "1"], "--timeline needs a place for it: add -o OUT"),
+        (
+            ["predict", CLIP, "-o", "out", "--timeline", "0.01"],
+            "--timeline 0.01: must be from 0.02 s, one frame, to 86400 s",
+        ),
+        (
+            ["predict", CLIP, "-o", "out", "--timeline", "nan"],
+            "--timeline nan: must be from 0.02 s, one frame, to 86400 s",
+        ),
+        (
+            ["predict", CLIP, "-o", "out", "--timeline", "1", "--engine", "funasr"],
+            "--timeline is not upstream's: leave out --engine funasr",
+        ),
+        (
+            ["predict", CLIP, "-o", "out", "--timeline-format", "rttm"],
+            "--timeline-format and --join need a timeline: add --timeline 1",
+        ),
+        (["predict", CLIP, "-o", "out", "--join"], "--timeline-format and --join need a timeline: add --timeline 1"),
+        (
+            ["predict", CLIP, "-o", "out", "--timeline", "1", "--timeline-format", "srt"],
+            "'srt' is not one of 'rttm', 'ctm', 'audacity', 'textgrid'",
+        ),
+        (
+            ["predict", CLIP, "-o", "out", "--compress", "--embeddings", "npy", "--granularity", "frame"],
+            "--compress is for matrices in archives: add --granularity frame --embeddings ark",
+        ),
+        (["predict", CLIP, "--allow-pipes", "--pipe-timeout", "0"], "--pipe-timeout 0.0: must be a positive number"),
+        (["predict", CLIP, "--allow-pipes", "--pipe-timeout", "nan"], "--pipe-timeout nan: must be a positive number"),
+        (["merge"], "Missing argument 'OUT'"),
+        (["merge", "nothing"], "'OUT': Directory 'nothing' does not exist."),
+        (["merge", "README.md"], "'OUT': Directory 'README.md' is a file."),
+        (["status"], "Missing argument 'OUT'"),
+        (["status", "nothing"], "'OUT': Directory 'nothing' does not exist."),
+        (["submit", CLIP, "-o", "out"], "Missing option '--jobs'."),
+        (["submit", CLIP, "-o", "out", "--jobs", "2", "--colour", "red"], "No such option '--colour'."),
+        (["submit", CLIP, "-m", "sample", "--jobs", "2"], "needs a place for results that all nodes see: add -o OUT"),
+        (["predict", CLIP, "-q", "-v"], "--quiet and --verbose exclude each other."),
+        (["predict", CLIP, "--colour", "red"], "No such option"),
+    ],
+)
+def test_wrong_use_exits_2_and_says_why(args: list[str], message: str, e2v: E2v) -> None:
+    done = e2v(*args)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["nothing.scp"],
+            "e2v: nothing.scp: No such file or directory; "
+            "INPUT is audio, a folder, a .scp list or - for standard input\n",
+        ),
+        (["nothing"], "e2v: nothing: no such file or folder\n"),
+        ([CLIP, "--device", "tpu"], "e2v: --device tpu: unknown; choose auto, cpu, cuda or cuda:0,2\n"),
+        ([CLIP, "--device", "meta"], "e2v: --device meta: unknown; choose auto, cpu, cuda or cuda:0,2\n"),
+        (
+            [CLIP, "-m", "emotion2vec"],
+            "e2v: emotion2vec: no such folder, and no model of that name (known: sample, emotion2vec_plus_seed, "
+            "emotion2vec_plus_base, emotion2vec_plus_large, emotion2vec_base_finetuned, emotion2vec_base)\n",
+        ),
+    ],
+)
+def test_what_cannot_go_on_exits_1_and_says_why(args: list[str], message: str, e2v: E2v) -> None:
+    done = e2v("predict", *args, E2V_MODEL="sample")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+@pytest.mark.parametrize("command", ["merge", "status"])
+def test_a_folder_without_a_run_exits_1(command: str, tmp_path: Path, e2v: E2v) -> None:
+    done = e2v(command, tmp_path)
+    message = f"e2v: {tmp_path} holds no run: name the folder that was e2v predict's -o\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+def test_standard_output_is_clean_tsv() -> None:
+    done = shell(f"e2v predict {CLIP} -m sample | cut -f 2,5")
+    assert done.stdout == "label\twindows\nsurprised\t1\n"
+
+
+@pytest.mark.parametrize("engine", ["e2v", "funasr"])
+def test_a_reader_that_has_enough_ends_it_quietly(engine: str) -> None:
+    done = shell(
+        f"set -o pipefail; e2v predict sample_data/wav.scp -q -m sample --engine {engine} | head -1 | cut -f 1"
+    )
+    assert done.stdout == "utt_id\n"
+    assert "Traceback" not in done.stderr
+    assert "roken pipe" not in done.stderr
+    assert done.returncode == 0
+
+
+def test_a_full_standard_output_is_an_error() -> None:
+    done = shell(f"e2v predict {CLIP} -m sample -q > /dev/full")
+    assert (done.returncode, done.stderr) == (1, "e2v: standard output: No space left on device\n")
+
+
+def test_closed_standard_output_needs_another_place(tmp_path: Path) -> None:
+    done = shell(f"e2v predict {CLIP} -m sample >&-")
+    assert done.returncode == 2
+    assert "Standard output is closed, and there is no other place for results: add -o OUT." in done.stderr
+    assert shell(f"e2v predict {CLIP} -m sample -o '{tmp_path}' >&-").returncode == 0
+
+
+def test_closed_standard_input_and_names_too_long_are_errors() -> None:
+    done = shell("e2v predict - -m sample <&-")
+    assert (done.returncode, done.stderr) == (1, "e2v: -: standard input is closed\n")
+    name = "x" * 300
+    done = shell(f"e2v predict {name} -m sample")
+    assert (done.returncode, done.stderr) == (1, f"e2v: {name}: File name too long\n")
+
+
+def test_options_may_come_from_the_environment(e2v: E2v) -> None:
+    done = e2v("predict", CLIP, E2V_MODEL="sample", E2V_QUIET="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 2
+
+
+def test_quiet_says_nothing_and_verbose_more(e2v: E2v) -> None:
+    assert e2v("predict", CLIP, "-m", "sample", "-q").stderr == ""
+    assert "1 utterance: 1 done, 0 failed" in e2v("predict", CLIP, "-m", "sample").stderr
+    verbose = e2v("predict", CLIP, "-m", "sample", "-v", "--device", "cpu").stderr
+    assert re.match(
+        r"e2v: sample is loaded on cpu\n"
+        r"e2v: encoding f1-0001\n"
+        r"e2v: the encoder was busy for \d+\.\d of \d+\.\d s \(\d+\.\d %\)\n"
+        r"e2v: 1 utterance: 1 done, 0 failed",
+        verbose,
+    )
+
+
+@pytest.mark.parametrize(
+    ("to_folder", "options", "says_why"),
+    [
+        (False, [], True),
+        (False, ["-q"], False),
+        (True, [], False),
+        (True, ["-v"], True),
+        (True, ["-q"], False),
+    ],
+)
+def test_why_utterances_failed_is_said_where_no_file_says_it(
+    to_folder: bool, options: list[str], says_why: bool, tmp_path: Path, e2v: E2v
+) -> None:
+    place = ["-o", str(tmp_path / "out")] if to_folder else []
+    done = e2v("predict", CLIP, "gone.wav", "-m", "sample", *place, *options)
+    assert done.returncode == 3
+    assert ("e2v: gone: audio: missing: gone.wav: no such file\n" in done.stderr) == says_why
+
+
+def test_a_run_is_described_and_merged_again(tmp_path: Path, e2v: E2v) -> None:
+    assert e2v("predict", CLIP, "gone.wav", "-m", "sample", "-o", tmp_path, "--max-failures", "50%").returncode == 0
+    predictions = (tmp_path / "predictions.tsv").read_bytes()
+    (tmp_path / "predictions.tsv").unlink()
+
+    status = e2v("status", tmp_path)
+
+    assert (status.returncode, status.stderr) == (75, "")
+    assert status.stdout.startswith(
+        f"{tmp_path}: not merged yet: e2v merge does it\n2 utterances: 1 done, 1 failed, 0 left\nshard  done  failed  "
+    )
+    merged = e2v("merge", tmp_path)
+    assert (merged.returncode, merged.stdout) == (0, "")
+    assert merged.stderr.startswith("e2v: 2 utterances: 1 done, 1 failed; 1.5 s of audio in ")
+    assert (tmp_path / "predictions.tsv").read_bytes() == predictions
+    status = e2v("status", tmp_path)
+    assert (status.returncode, status.stderr) == (0, "")
+    assert status.stdout.startswith(f"{tmp_path}: complete\n")
+    assert shell(f"e2v status {tmp_path} | true; exit ${{PIPESTATUS[0]}}").returncode == 0
+    again = e2v("merge", tmp_path)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", f"e2v: {tmp_path} is complete: nothing to do\n")
+
+
+WATCH = "from e2v_cli import cli; cli.WATCH_SECONDS = 0.2; from e2v_cli.__main__ import main; main()"
+"""The command, with less patience."""
+
+
+def test_a_run_is_watched_until_nobody_is_at_work(tmp_path: Path) -> None:
+    """Here that is when it is killed."""
+    out = tmp_path / "out"
+    slow = on_opening(tmp_path / "hook", "f1-0001", "time.sleep(600)")
+    run = start_e2v("predict", CLIP, "-m", "sample", "-o", out, **slow)
+    wait_until(lambda: any(path.stat().st_size for path in out.glob("journal.*")))
+    command = [sys.executable, "-c", WATCH, "status", str(out), "--watch"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watch:
+        try:
+            assert watch.stdout is not None
+            for _ in range(2):
+                assert watch.stdout.readline() == f"{out}: not complete\n"
+                assert re.fullmatch(r"1 utterances?: 0 done, 0 failed, 1 left\n", watch.stdout.readline())
+                assert watch.stdout.readline().startswith("shard  ")
+                assert re.fullmatch(rf"1/1 .*  process {run.pid} on \S+ since .*\n", watch.stdout.readline())
+            assert shell(f"e2v status {out}").returncode == 4
+        finally:
+            run.kill()
+            run.communicate()
+        assert watch.stdout.read().endswith(", which is dead: run it again\n")
+        assert watch.wait(timeout=60) == 75
+
+
+def test_what_is_complete_is_not_watched(tmp_path: Path, e2v: E2v) -> None:
+    assert e2v("predict", CLIP, "-m", "sample", "-o", tmp_path).returncode == 0
+    watched = e2v("status", tmp_path, "--watch")
+    assert (watched.returncode, watched.stderr) == (0, "")
+    assert watched.stdout == e2v("status", tmp_path).stdout

@@ -1,0 +1,333 @@
+"""``e2v models``: what can be had, what is here, and getting it, also to be carried elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.checkpoints import make_model
+from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
+from support.processes import ROOT, E2v
+
+from e2v_cli.errors import OutputError
+from e2v_cli.models.hub import copy_model
+
+pytestmark = pytest.mark.e2e
+
+CLIP = "sample_data/wav/f1-0001.wav"
+NAME = "emotion2vec_plus_base"
+NEEDED = ["config.yaml", "configuration.json", "model.pt", "tokens.txt"]
+SAMPLE = ROOT / "e2v_cli" / "sample"
+
+FAMILY = """\
+name                        size           head                   ModelScope                      Hugging Face
+emotion2vec_plus_seed       base, ~90 M    9 classes              iic/emotion2vec_plus_seed       emotion2vec/emotion2vec_plus_seed
+emotion2vec_plus_base       base, ~90 M    9 classes              iic/emotion2vec_plus_base       emotion2vec/emotion2vec_plus_base
+emotion2vec_plus_large      large, ~300 M  9 classes              iic/emotion2vec_plus_large      emotion2vec/emotion2vec_plus_large
+emotion2vec_base_finetuned  base           9 classes              iic/emotion2vec_base_finetuned  –
+emotion2vec_base            base           none: embeddings only  iic/emotion2vec_base            emotion2vec/emotion2vec_base
+sample                      tiny, 0.45 M   9 classes; a toy       in the package
+"""  # noqa: E501
+
+
+@pytest.fixture(params=["ms", "hf"])
+def hub(request: pytest.FixtureRequest, tiny: Path) -> Iterator[HubServer]:
+    """A hub that has emotion2vec_plus_base, in a tiny shape."""
+    with HubServer(request.param, {PLUS_BASE[request.param]: Repository(publish(tiny))}) as server:
+        yield server
+
+
+@pytest.fixture
+def run(hub: HubServer, e2v: E2v, tmp_path: Path) -> E2v:
+    """Run e2v on a machine with empty caches, whose only hub is the stand-in."""
+    own = {"E2V_CACHE": f"{tmp_path / 'e2v'}", "E2V_HUB": hub.protocol}
+    return partial(e2v, **hub.environment(tmp_path), **IMPATIENCE, **own)
+
+
+@pytest.fixture(scope="module")
+def rows(tiny: Path) -> str:
+    """What the model says of a clip."""
+    command = [sys.executable, "-m", "e2v_cli", "predict", CLIP, "-m", str(tiny)]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def pull(run: E2v, *options: str | Path, name: str | Path = NAME) -> Path:
+    """Pull a model that can be had, and give its folder."""
+    done = run("models", "pull", name, *options)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.removesuffix("\n"))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_here(text: str) -> list[list[str]]:
+    """Read the table of what is here."""
+    return [re.split(" {2,}", line) for line in text.split("\n\n")[1].splitlines()]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """See what is in a folder."""
+    return {f"{path.relative_to(folder)}": digest(path) for path in folder.rglob("*") if path.is_file()}
+
+
+# -- what is here ------------------------------------------------------------------------------------------------------
+
+
+def test_what_can_be_had_and_what_is_here(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+    sample = ["sample", "the package", "–", "2 MB", digest(SAMPLE / "model.pt"), str(SAMPLE)]
+    with (
+        HubServer("ms", {PLUS_BASE["ms"]: Repository(publish(tiny))}) as ms,
+        HubServer("hf", {PLUS_BASE["hf"]: Repository(publish(tiny))}) as hf,
+    ):
+        run = partial(e2v, **{**ms.environment(tmp_path), **hf.environment(tmp_path), "E2V_CACHE": f"{tmp_path}/e2v"})
+        nothing = run("models")
+        family, _, cache = nothing.stdout.split("\n\n")
+        assert (nothing.returncode, nothing.stderr, ms.requests, hf.requests) == (0, "", [], [])
+        assert f"{family}\n" == FAMILY
+        assert read_here(nothing.stdout)[1:] == [sample]
+        assert cache == f"e2v's own cache: {tmp_path}/e2v\n"
+
+        folders = {hub: pull(run, "--hub", hub) for hub in ("ms", "hf")}
+        asked = len(ms.requests + hf.requests)
+        done = run("models", "list")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(ms.requests + hf.requests) == asked
+    sha256 = digest(tiny / "model.pt")
+    assert done.stdout.startswith(f"{FAMILY}\n")
+    assert read_here(done.stdout) == [
+        ["here", "from", "revision", "size", "SHA-256 of the weights", "folder"],
+        sample,
+        [NAME, "ModelScope", "master", "2 MB", sha256, str(folders["ms"])],
+        [NAME, "Hugging Face", hf.commit(PLUS_BASE["hf"]), "2 MB", sha256, str(folders["hf"])],
+    ]
+
+
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
+@pytest.mark.parametrize("damage", ["config.yaml", "configuration.json"])
+@pytest.mark.usefixtures("hub")
+def test_a_model_that_can_not_be_used_does_not_hide_the_others(damage: str, run: E2v) -> None:
+    folder = pull(run)
+    (folder / damage).unlink()
+    (folder / damage).write_text("[")
+    done = run("models")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(FAMILY)
+    _, sample, *others = read_here(done.stdout)
+    assert sample[0] == "sample"
+    (broken,) = others
+    assert broken[0] == NAME
+    assert "can't be used" in broken
+    assert broken[-1].startswith(f"{folder / damage}: ")
+
+
+# -- pull --------------------------------------------------------------------------------------------------------------
+
+
+def test_pull_asks_the_hub_and_gets_what_is_new(hub: HubServer, run: E2v, tmp_path: Path) -> None:
+    first = pull(run)
+    asked = len(hub.requests)
+    assert pull(run) == first
+    assert len(hub.requests) > asked
+    assert not any(request.path.startswith("/lfs/") for request in hub.requests[asked:])
+
+    new = make_model(tmp_path / "new", seed=1)
+    hub.repositories[PLUS_BASE[hub.protocol]].files = publish(new)
+    assert digest(pull(run) / "model.pt") == digest(new / "model.pt")
+
+
+def test_a_folder_to_carry_elsewhere(hub: HubServer, run: E2v, rows: str, tmp_path: Path) -> None:
+    carried = tmp_path / "on" / "a disk"
+    done = run("models", "pull", NAME, "--to", carried)
+    assert (done.returncode, done.stdout) == (0, f"{carried}\n"), done.stderr
+    assert sorted(path.name for path in carried.rglob("*")) == ["SHA256SUMS", *NEEDED]
+    assert all(path.is_file() and not path.is_symlink() for path in carried.iterdir())
+    check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=carried, capture_output=True, text=True, check=False)
+    assert (check.returncode, check.stderr) == (0, "")
+    assert sorted(check.stdout.splitlines()) == [f"{name}: OK" for name in NEEDED]
+
+    before = {path: path.stat().st_mtime_ns for path in carried.iterdir() if path.name in NEEDED}
+    assert pull(run, "--to", carried) == carried
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+    if hub.protocol == "ms":
+        return  # what is carried is the same
+    hub.stop()
+    elsewhere = {**hub.environment(tmp_path / "elsewhere"), "E2V_CACHE": f"{tmp_path / 'elsewhere' / 'e2v'}"}
+    there = run("predict", CLIP, "-m", carried, "--offline", **elsewhere)
+    assert (there.returncode, there.stdout) == (0, rows)
+
+
+def test_half_a_copy_in_the_current_folder_is_not_taken_for_the_model(
+    hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    half = here / NAME
+    half.mkdir(parents=True)
+    shutil.copy(tiny / "config.yaml", half)
+
+    first = run("models", "pull", NAME, cwd=here)
+
+    assert first.returncode == 0, first.stderr
+    assert digest(Path(first.stdout.removesuffix("\n")) / "model.pt") == digest(tiny / "model.pt")
+    assert [path.name for path in half.iterdir()] == ["config.yaml"]
+    for _ in range(2):
+        hub.requests.clear()
+        done = run("models", "pull", NAME, "--to", NAME, cwd=here)
+        assert (done.returncode, done.stdout) == (0, f"{NAME}\n"), done.stderr
+        assert hub.requests
+        assert snapshot(half).keys() == {"SHA256SUMS", *NEEDED}
+        assert digest(half / "model.pt") == digest(tiny / "model.pt")
+
+
+OFFLINE = "To pull is to ask a hub, and --offline (or E2V_OFFLINE) says not to."
+EMPTY = "NAME or --to is empty: is a variable of the shell not set?"
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "message"),
+    [
+        ((NAME, "--offline"), {}, OFFLINE),
+        ((NAME,), {"E2V_OFFLINE": "1"}, OFFLINE),
+        (("sample", "--offline"), {}, OFFLINE),
+        (("",), {}, EMPTY),
+        ((NAME, "--to", ""), {}, EMPTY),
+        ((NAME,), {"E2V_TO": ""}, None),
+    ],
+)
+def test_a_pull_that_can_not_be_meant_is_refused(
+    args: tuple[str, ...], environment: dict[str, str], message: str | None, run: E2v, hub: HubServer
+) -> None:
+    done = run("models", "pull", *args, **environment)
+    if message is None:  # an empty variable is none
+        assert done.returncode == 0, done.stderr
+        return
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == f"Error: {message}"
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("args", [("predict", CLIP, "-m", "sample"), ("models", "pull", "sample")])
+def test_the_sample_has_no_revisions(args: tuple[str, ...], e2v: E2v) -> None:
+    done = e2v(*args, "--revision", "v1.0")
+    message = "e2v: --revision v1.0: sample is a folder here, and has none\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+def test_the_sample_and_a_folder_can_be_carried_too(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+    for name, folder in (("sample", SAMPLE), (tiny, tiny)):
+        to = tmp_path / folder.name
+        assert pull(e2v, "--to", to, name=name) == to
+        assert {path.name for path in to.iterdir()} == {"SHA256SUMS", *NEEDED}
+        for file in NEEDED:
+            assert (to / file).read_bytes() == (folder / file).read_bytes()
+        assert pull(e2v, name=name) == folder
+
+
+def test_another_model_is_not_overwritten(tiny: Path, e2v: E2v, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", seed=1)
+    before = snapshot(other)
+    done = e2v("models", "pull", tiny, "--to", other)
+    message = f"e2v: {other / 'model.pt'} is there already, and another file: choose another --to, or remove it\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+    assert snapshot(other) == before
+
+
+def test_a_folder_that_can_not_be_written_is_named(tiny: Path, e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = e2v("models", "pull", tiny, "--to", tmp_path / "file" / "folder")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(f"e2v: {re.escape(str(tmp_path / 'file'))}\\S*: Not a directory\n", done.stderr)
+    assert e2v("models", "pull", tiny, "--to", tmp_path / "file").returncode == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_not_ours_is_named(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    with pytest.raises(OutputError, match=f"^{re.escape(str(tmp_path / 'theirs'))}/.*: Permission denied$"):
+        copy_model(tiny, tmp_path / "theirs")
+
+
+def test_links_become_files(tiny: Path, tmp_path: Path) -> None:
+    """Those of Hugging Face's cache lead out of the folder of a snapshot."""
+    shutil.copytree(tiny, tmp_path / "blobs")
+    folder = tmp_path / "snapshots" / "0123"
+    folder.mkdir(parents=True)
+    for name in NEEDED:
+        (folder / name).symlink_to(f"../../blobs/{name}")
+    copy_model(folder, tmp_path / "to")
+    sums = (tmp_path / "to" / "SHA256SUMS").read_text()
+    assert sorted(sums.splitlines()) == sorted(f"{digest(tiny / name)}  {name}" for name in NEEDED)
+    assert snapshot(tmp_path / "to").keys() == {"SHA256SUMS", *NEEDED}
+    assert not any(path.is_symlink() for path in (tmp_path / "to").iterdir())
+
+
+# -- what a configuration.json may name --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metas", "problem"),
+    [
+        ({"init_param": "../evil.pt"}, "'../evil.pt' lies outside the model's folder"),
+        ({"init_param": "/tmp/evil.pt"}, "'/tmp/evil.pt' lies outside the model's folder"),  # noqa: S108 — not used
+        ({"config": "conf/../../evil"}, "'conf/../../evil' lies outside the model's folder"),
+        ({"tokenizer_conf": {"token_list": "../evil"}}, "'../evil' lies outside the model's folder"),
+        ({"remote_code": "model.py"}, "remote_code is 'model.py', but e2v runs no code from a model's folder"),
+        ({"trust_remote_code": True}, "trust_remote_code is True, but e2v runs no code from a model's folder"),
+    ],
+)
+def test_a_model_on_a_hub_that_leads_elsewhere_is_refused(
+    metas: dict[str, object], problem: str, tiny: Path, e2v: E2v, tmp_path: Path
+) -> None:
+    """On Hugging Face, whose package starts sooner; e2v reads the file before it asks either for what it names."""
+    configuration = json.dumps({"file_path_metas": metas}).encode()
+    evil = {"../evil.pt": b"evil", "../evil": b"evil", "model.py": b"raise SystemExit"}
+    files = {**publish(tiny), **evil, "configuration.json": configuration}
+    home, to = tmp_path / "home", tmp_path / "carried"
+    with HubServer("hf", {PLUS_BASE["hf"]: Repository(files)}) as hub:
+        environment = {**hub.environment(home), "E2V_CACHE": f"{home / 'e2v'}"}
+        done = e2v("models", "pull", NAME, "--hub", "hf", "--to", to, **environment)
+        asked = " ".join(request.path for request in hub.requests)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"/configuration.json: {problem}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert not list(home.rglob("*evil*"))
+    assert "evil" not in asked
+    assert "model.py" not in asked
+
+
+def test_files_of_other_names_are_pulled_and_carried(
+    hub: HubServer, run: E2v, rows: str, tiny: Path, tmp_path: Path
+) -> None:
+    metas = {"init_param": "weights/best.pt", "config": "conf.yaml", "tokenizer_conf": {"token_list": "labels.txt"}}
+    hub.repositories[PLUS_BASE[hub.protocol]].files = {
+        "configuration.json": json.dumps({"file_path_metas": metas}).encode(),
+        "weights/best.pt": tiny / "model.pt",
+        "weights/last.pt": b"other weights",
+        "conf.yaml": tiny / "config.yaml",
+        "labels.txt": tiny / "tokens.txt",
+        "[x].txt": b"",
+    }
+    to = tmp_path / "carried"
+    pull(run, "--to", to)
+    assert snapshot(to).keys() == {"SHA256SUMS", "configuration.json", "conf.yaml", "labels.txt", "weights/best.pt"}
+    assert "last.pt" not in " ".join(request.path for request in hub.requests)
+
+    if hub.protocol == "ms":
+        return  # what is carried is the same
+    hub.stop()
+    shutil.rmtree(tmp_path / "e2v")
+    done = run("predict", CLIP, "--offline")
+    assert (done.returncode, done.stdout) == (0, rows)
+    assert run("predict", CLIP, "-m", to).stdout == rows

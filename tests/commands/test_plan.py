@@ -1,0 +1,425 @@
+"""A run is foreseen from lists and headers: the whole text, what would fail, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+import pytest
+from support.audio_files import RATE, as_float, encode, noisy_tone, with_wav_rate, with_wav_size
+from support.processes import ROOT, E2v
+
+pytestmark = pytest.mark.e2e
+
+WAV = encode(noisy_tone(2 * RATE))
+
+
+def write(folder: Path, **lists: str) -> None:
+    """Write the lists of a data directory."""
+    folder.mkdir(exist_ok=True)
+    for name, content in lists.items():
+        (folder / name.replace("_", ".")).write_text(content)
+
+
+def write_audio(folder: Path, **files: bytes) -> None:
+    for name, content in files.items():
+        (folder / f"{name}.wav").write_bytes(content)
+
+
+def rows(text: str) -> dict[str, str]:
+    """Read the facts: everything above the table of failures."""
+    lines = text.partition("\nutt_id ")[0].splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.strip().partition("  ") for line in lines)}
+
+
+def failures(text: str) -> list[list[str]]:
+    """Read the table of failures: (reason, detail) of each."""
+    table = text.partition("\nutt_id ")[2].partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.split("  ") if cell] for line in table[1:]]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory of three recordings, of different rates and channels."""
+    write_audio(tmp_path, a=WAV, b=encode(noisy_tone(44_100, 2, 44_100), rate=44_100), c=encode(noisy_tone(RATE // 2)))
+    write(
+        tmp_path / "data",
+        wav_scp="a a.wav\nb b.wav\nc c.wav\n",
+        utt2spk="a s1\nb s2\nc s1\n",
+        spk2utt="s1 a c\ns2 b\n",
+    )
+    return tmp_path
+
+
+def test_the_whole_text(data: Path, e2v: E2v) -> None:
+    done = e2v("plan", "data", "-j", "2", cwd=data)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "utterances    3\n"
+        "recordings    3\n"
+        "speakers      2\n"
+        "audio         0.00 hours (0:00:04)\n"
+        "sample rates  16000 Hz: 2, 44100 Hz: 1\n"
+        "channels      1: 2, 2: 1\n"
+        "would fail    0\n"
+        "\n"
+        "model         emotion2vec_plus_base: 768 dimensions\n"
+        "embeddings    none\n"
+        "time          0:00:00 on 2 CPU cores, at 16.8 × real time: a rough guess\n"
+        "\n"
+        "e2v predict data -m emotion2vec_plus_base -o OUT --jobs 2\n"
+    )
+
+
+def test_the_whole_text_with_failures(data: Path, e2v: E2v) -> None:
+    write_audio(data, empty=b"", text=b"not audio at all", short=encode(noisy_tone(399)))
+    write(data / "data", wav_scp="a a.wav\nz gone.wav\ny empty.wav\nx text.wav\nw short.wav\nv gone too.wav\n")
+
+    done = e2v("plan", "data", "-m", "emotion2vec_plus_large", "--embeddings", "npy", "-j", "1", cwd=data)
+
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == (
+        "utterances    6\n"
+        "recordings    6\n"
+        "speakers      1; utterances without one: 5\n"
+        "audio         0.00 hours (0:00:02)\n"
+        "sample rates  16000 Hz: 1\n"
+        "channels      1: 1\n"
+        "would fail    5\n"
+        "  missing     2\n"
+        "  empty       1\n"
+        "  not audio   1\n"
+        "  too short   1\n"
+        "\n"
+        "model         emotion2vec_plus_large: 1024 dimensions\n"
+        "embeddings    4.2 kB, as vectors in 1 file\n"
+        "time          0:00:01 on 1 CPU core, at 3.2 × real time: a rough guess\n"
+        "\n"
+        "utt_id  reason     detail\n"
+        "z       missing    gone.wav: no such file\n"
+        "y       empty      empty.wav: 0 bytes\n"
+        "x       not audio  text.wav: Format not recognised.\n"
+        "w       too short  short.wav: 399 samples at 16 kHz; the model needs 400 (25 ms)\n"
+        "v       missing    gone too.wav: no such file\n"
+        "\n"
+        "e2v predict data -m emotion2vec_plus_large -o OUT --embeddings npy --jobs 1\n"
+    )
+
+
+def test_failures_are_those_of_the_run(data: Path, e2v: E2v) -> None:
+    """Word for word, of everything that a header tells; audio that is damaged further on is not seen."""
+    stereo = encode(noisy_tone(RATE, 2))
+    ogg = encode(noisy_tone(RATE), "OGG", "VORBIS")
+    nist = encode(noisy_tone(RATE), "NIST")
+    flac = encode(noisy_tone(RATE), "FLAC")
+    write_audio(
+        data,
+        empty=b"",
+        text=b"x" * 500,
+        claims=with_wav_size(WAV, 10**9),
+        cut=WAV[:1000],
+        nist=nist[: len(nist) // 2],
+        ogg=ogg[: len(ogg) // 2],
+        none=encode(noisy_tone(0)),
+        short=encode(noisy_tone(1102, rate=44_100), rate=44_100),
+        enough=encode(noisy_tone(1103, rate=44_100), rate=44_100),
+        rate=with_wav_rate(WAV, 1),
+        caf=encode(noisy_tone(RATE), "CAF"),
+        stereo=stereo,
+        flac=flac[: len(flac) // 2],
+    )
+    (data / "folder").mkdir()
+    names = ("empty", "text", "claims", "cut", "nist", "ogg", "none", "short", "enough", "rate", "caf", "stereo")
+    lines = [f"{name} {name}.wav\n" for name in names]
+    lines += [
+        "gone gone.wav\n",
+        "folder folder\n",
+        "archive a.wav:5\n",
+        "range a.wav:0[0:5]\n",
+        "beyond a.wav:999999\n",
+    ]
+    write(data / "data", wav_scp="".join(lines))
+    plan = ("plan", "data", "-m", "sample", "--channel", "2")
+    predict = ("predict", "data", "-m", "sample", "--channel", "2", "-o", "out", "-q", "-j", "1")
+
+    done, ran = e2v(*plan, cwd=data), e2v(*predict, cwd=data)
+
+    assert (done.returncode, ran.returncode) == (3, 3)
+    table = [line.split("\t") for line in (data / "out/failures.tsv").read_text().splitlines()[1:]]
+    assert len(table) == 16
+    assert failures(done.stdout) == [[utt_id, reason, detail] for utt_id, _, reason, detail in table[:10]]
+    facts = rows(done.stdout)
+    assert facts["would fail"] == "16"
+    for reason in {reason for _, _, reason, _ in table}:
+        assert facts[reason] == str(sum(other == reason for _, _, other, _ in table))
+    write(data / "data", wav_scp="".join(reversed(lines)))
+    done = e2v(*plan, cwd=data)
+    by_id = {utt_id: [utt_id, reason, detail] for utt_id, _, reason, detail in table}
+    assert failures(done.stdout) == [by_id[utt_id] for utt_id in reversed(list(by_id))][:10]
+
+    write(data / "data", wav_scp="flac flac.wav\n")
+    assert e2v("plan", "data", cwd=data).returncode == 0
+
+
+SEGMENTS = (
+    "a-1 a 0.5 1.5\n"
+    "b-1 b 0.25 0.75\n"
+    "a-2 a 1 -1\n"
+    "a-3 a 1.5 2.4\n"  # cut at the end
+    "x-1 x 0 1\n"
+    "a-4 a 2 3\n"
+    "a-5 a 1 3\n"
+    "a-6 a 1 1\n"
+    "a-7 a 1 1.01\n"
+    "g-1 g 0 1\n"
+    "g-2 g 1 2\n"
+)
+
+
+def test_segments(data: Path, e2v: E2v) -> None:
+    write(data / "data", segments=SEGMENTS, wav_scp="a a.wav\nb b.wav\nc c.wav\ng gone.wav\n")
+    (data / "data/utt2spk").unlink()
+
+    done = e2v("plan", "data", "-m", "sample", cwd=data)
+    e2v("predict", "data", "-m", "sample", "-o", "out", "-q", "-j", "1", cwd=data)
+
+    assert done.returncode == 3
+    table = [line.split("\t") for line in (data / "out/failures.tsv").read_text().splitlines()[1:]]
+    assert failures(done.stdout) == [[utt_id, reason, detail] for utt_id, _, reason, detail in table]
+    assert rows(done.stdout) == {
+        "utterances": "11",
+        "recordings": "3",
+        "audio": "0.00 hours (0:00:03)",  # 1 + 0.5 + 1 + 0.5
+        "sample rates": "16000 Hz: 1, 44100 Hz: 1",
+        "channels": "1: 1, 2: 1",
+        "would fail": "7",
+        "beyond the end": "2",
+        "missing": "2",
+        "bad segment": "1",
+        "no recording": "1",
+        "too short": "1",
+        "": "",
+        "model": "sample: 96 dimensions",
+        "embeddings": "none",
+        "time": "not estimated: a toy",
+    }
+    assert json.loads((data / "out/run.json").read_text())["audio_seconds"] == pytest.approx(3.0)
+
+
+def test_the_header_of_a_recording_is_read_once(data: Path, e2v: E2v) -> None:
+    (data / "sitecustomize.py").write_text(
+        "import os, soundfile\n"
+        "real = soundfile.SoundFile.__init__\n"
+        "def opened(self, file, *args, **kwargs):\n"
+        "    os.write(2, os.fsencode(file) + b'\\n')\n"
+        "    real(self, file, *args, **kwargs)\n"
+        "soundfile.SoundFile.__init__ = opened\n"
+    )
+    path = os.pathsep.join([str(data), os.environ.get("PYTHONPATH", ""), str(ROOT)])
+    segments = "".join(f"u{number} {'ab'[number % 2]} 0.1 0.9\n" for number in range(400))
+    write(data / "data", segments=segments)
+
+    done = e2v("plan", "data", cwd=data, PYTHONPATH=path)
+
+    assert (done.returncode, sorted(done.stderr.split())) == (0, ["a.wav", "b.wav"])
+    assert rows(done.stdout)["audio"] == "0.09 hours (0:05:20)"
+
+
+def test_segments_by_the_thousand(data: Path, e2v: E2v) -> None:
+    """More than are in memory at once, which changes no number."""
+    segments = "".join(f"u{number} {'abx'[number % 3]} 0.1 0.9\n" for number in range(4500))
+    write(data / "data", segments=segments)
+    facts = rows(e2v("plan", "data", "-m", "sample", cwd=data).stdout)
+    assert (facts["recordings"], facts["sample rates"]) == ("2", "16000 Hz: 1, 44100 Hz: 1")
+    assert (facts["utterances"], facts["no recording"]) == ("4500", "1500")
+
+
+def test_commands_are_not_run_and_urls_not_fetched(data: Path, e2v: E2v) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x.wav"
+        lines = f"a a.wav\np touch ran; cat a.wav |\nq touch ran |\nr touch ran |\nu {url}\nw {url}\n"
+        write(data / "data", wav_scp=lines, utt2dur="a 99\np 3600\nq 1800.5\nu 1799.5\n")
+        (data / "data/utt2spk").unlink()
+        for channel in ("mix", "split"):
+            done = e2v("plan", "data", "--allow-pipes", "--channel", channel, "-j", "1", cwd=data)
+            assert (done.returncode, done.stderr) == (0, "")
+            facts = rows(done.stdout)
+            assert facts["not looked at"] == "commands: 3, URLs: 2; of unknown duration: 2"
+            assert facts["audio"] == "at least 2.00 hours (2:00:02)"
+            assert facts["time"] == "at least 0:14:17 on 1 CPU core, at 8.4 × real time: a rough guess"
+            assert facts["sample rates"] == "16000 Hz: 1"
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert not (data / "ran").exists()
+    assert done.stdout.endswith("-o OUT --jobs 1 --channel split --allow-pipes\n")
+
+
+def test_segments_of_commands_have_the_durations_that_lists_tell(data: Path, e2v: E2v) -> None:
+    segments = "p-1 p 0 1800\np-2 p 1800 -1\np-3 p 7 -1\np-4 p 5 5\n"
+    write(data / "data", wav_scp="p touch ran |\n", segments=segments, utt2dur="p-2 1800\n")
+    (data / "data/utt2spk").unlink()
+
+    done = e2v("plan", "data", "--allow-pipes", cwd=data)
+
+    facts = rows(done.stdout)
+    assert facts["audio"] == "at least 1.00 hours (1:00:00)"
+    assert facts["not looked at"] == "commands: 3; of unknown duration: 1"
+    assert (facts["recordings"], facts["bad segment"]) == ("1", "1")
+    assert (done.returncode, (data / "ran").exists()) == (3, False)
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"wav_scp": "a a.wav\nb b.wav\na c.wav\n"},
+        {"wav_scp": "a a.wav\nb touch ran |\n"},
+        {"wav_scp": "a\nb b.wav\n"},
+        {"wav_scp": "\n"},
+        {"segments": "a-1 a 0\n"},
+        {"segments": "a-1 a 0 1\na-1 a 1 2\n"},
+    ],
+)
+def test_lists_that_cannot_be_read_are_refused_as_by_the_run(lists: dict[str, str], data: Path, e2v: E2v) -> None:
+    write(data / "data", **lists)
+    done, ran = (e2v(command, "data", "-m", "sample", cwd=data) for command in ("plan", "predict"))
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", ran.stderr)
+    assert done.stderr.startswith("e2v: data")
+    assert not (data / "ran").exists()
+
+
+def test_a_duplicate_is_named_with_both_lines(data: Path, e2v: E2v) -> None:
+    write(data / "data", wav_scp="a a.wav\nb b.wav\na c.wav\n")
+    done = e2v("plan", "data", cwd=data)
+    message = 'e2v: data/wav.scp:3: utt-id "a" again (first on line 1)\n'
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"utt2spk": "\na\n"}, "data/utt2spk:2: a line is: utt-id speaker"),
+        ({"utt2dur": "\na long\n"}, "data/utt2dur:2: 'a long'; a line is: utt-id seconds"),
+    ],
+)
+def test_what_stands_beside_a_list_is_refused_by_line(
+    lists: dict[str, str], message: str, data: Path, e2v: E2v
+) -> None:
+    write(data / "data", wav_scp="a http://127.0.0.1:9/a.wav\n", **lists)
+    done = e2v("plan", "data", cwd=data)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"e2v: {message}\n")
+
+
+def test_models_that_are_not_there_exit_1(data: Path, e2v: E2v) -> None:
+    done = e2v("plan", "data", "-m", "emotion3vec", cwd=data)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("e2v: emotion3vec: no such folder, and no model of that name (known: sample, ")
+    done = e2v("plan", "data", "-m", "data", cwd=data)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "data/config.yaml is missing" in done.stderr
+
+
+def test_wrong_use_exits_2(data: Path, e2v: E2v) -> None:
+    for args in ([], ["data", "--embeddings", "mp3"], ["data", "-m", ""], ["data", "-j", "0"]):
+        done = e2v("plan", *args, cwd=data)
+        assert (done.returncode, done.stdout == "") == (2, True)
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+@pytest.mark.parametrize(("embeddings", "dtype"), [("npy", "fp32"), ("npy", "fp16"), ("ark", "fp32"), ("ark", "fp16")])
+def test_the_disk_that_embeddings_take_is_what_they_take(
+    granularity: str, embeddings: str, dtype: str, data: Path, e2v: E2v
+) -> None:
+    options = ("--granularity", granularity, "--embeddings", embeddings, "--embedding-dtype", dtype, "-m", "sample")
+    (data / "häßlich.wav").write_bytes(WAV)
+
+    done = e2v("plan", "data", "häßlich.wav", *options, cwd=data, E2V_JOBS="1")
+    command = done.stdout.splitlines()[-1]
+    assert command.startswith("e2v predict data ")
+    e2v("predict", "data", "häßlich.wav", *options, "-o", "out", "-q", "-j", "1", cwd=data)
+
+    files = list((data / "out").glob("embeddings/*.npy" if embeddings == "npy" else "*.ark"))
+    size = sum(path.stat().st_size for path in files)
+    place = "4 files" if embeddings == "npy" else "archives"
+    shape = "vectors" if granularity == "utterance" else "matrices"
+    assert rows(done.stdout)["embeddings"] == f"{size / 1000:.1f} kB, as {shape} in {place}"
+
+
+def test_matrices_of_unknown_length_take_at_least_so_much(data: Path, e2v: E2v) -> None:
+    write(data / "data", wav_scp="a a.wav\nu http://127.0.0.1:9/a.wav\n")
+    for granularity, least in (("frame", True), ("utterance", False)):
+        done = e2v("plan", "data", "--embeddings", "ark", "--granularity", granularity, cwd=data)
+        assert rows(done.stdout)["embeddings"].startswith("at least ") == least
+
+
+def test_archives_and_channels(data: Path, e2v: E2v) -> None:
+    with (data / "x.ark").open("wb") as file:
+        places = []
+        for key, content in (("a", WAV), ("b", encode(noisy_tone(RATE, 2)))):
+            file.write(f"{key} ".encode())
+            places.append(file.tell())
+            file.write(content)
+        file.write(b"m ")
+        places.append(file.tell())
+        kaldiio.matio.write_array(file, as_float(noisy_tone(RATE)).astype(np.float32))
+    write(data / "data", wav_scp="".join(f"{key} x.ark:{at}\n" for key, at in zip("abm", places, strict=True)))
+    (data / "data/utt2spk").unlink()
+
+    facts = rows(e2v("plan", "data", cwd=data).stdout)
+    assert (facts["audio"], facts["channels"]) == ("0.00 hours (0:00:04)", "1: 2, 2: 1")
+    done = e2v("plan", "data", "--channel", "split", cwd=data)
+    facts = rows(done.stdout)
+    assert (facts["utterances"], facts["recordings"], facts["audio"]) == ("4", "3", "0.00 hours (0:00:05)")
+    facts = rows(e2v("plan", "data", "--channel", "B", cwd=data).stdout)
+    assert (facts["would fail"], facts["no such channel"]) == ("2", "2")
+
+
+def test_what_split_makes_of_an_id_may_be_there_already(data: Path, e2v: E2v) -> None:
+    write(data / "data", wav_scp="b b.wav\nb-2 a.wav\n")
+    done = e2v("plan", "data", "--channel", "split", cwd=data)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert 'utt-id "b-2" again' in done.stderr
+
+
+def test_lists_come_from_standard_input_and_paths_may_be_any_bytes(data: Path, e2v: E2v) -> None:
+    done = e2v("plan", "-", "-m", "sample", cwd=data, stdin="a a.wav\nü gone 'ß.wav\n", PYTHONIOENCODING="ascii")
+    assert done.returncode == 3
+    assert failures(done.stdout) == [["ü", "missing", "gone 'ß.wav: no such file"]]
+    assert done.stdout.endswith("\ne2v predict - -m sample -o OUT\n")
+
+    command = [sys.executable, "-m", "e2v_cli", "plan", "a b.wav", os.fsdecode(b"\xff.wav"), "-m", "sample"]
+    raw = subprocess.run(
+        command, cwd=data, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
+    )
+    assert raw.returncode == 3
+    assert raw.stdout.endswith(b"\ne2v predict 'a b.wav' '\xff.wav' -m sample -o OUT\n")
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(data: Path) -> None:
+    script = f'"{sys.executable}" -m e2v_cli plan data | true; exit ${{PIPESTATUS[0]}}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", script], cwd=data, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_nothing_heavy_is_imported(data: Path, e2v: E2v) -> None:
+    done = e2v("plan", "data", "-m", "sample", cwd=data, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "e2v_cli.preflight" in imported
+    assert imported.isdisjoint({"torch", "funasr", "modelscope", "huggingface_hub", "requests", "tqdm"})
+
+
+def test_help_has_examples(e2v: E2v) -> None:
+    done = e2v("plan", "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert "  Examples:\n    e2v plan data/train\n" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert imported.isdisjoint({"torch", "numpy", "soundfile", "e2v_cli.preflight"})

@@ -1,0 +1,1074 @@
+"""Runs that are handed to Slurm, from the user's side; its commands are scripts that note how they were called."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support.processes import ROOT, E2v, start_e2v, wait_until
+
+from e2v_cli import cli
+from e2v_cli.cli import run_command_line
+from e2v_cli.commands.submit import SubmitOptions
+from e2v_cli.system.signals import StopSignals
+
+pytestmark = pytest.mark.e2e
+
+LINES = [
+    f"{key} {ROOT / path}\n"
+    for key, path in (line.split() for line in (ROOT / "sample_data" / "wav.scp").read_text().splitlines())
+]
+
+SBATCH = """#!/bin/bash
+here=${0%/*} script=${!#}
+number=$((100 + $(find "$here" -name 'sbatch.words.*' | wc -l)))
+while [ -e "$here/hold.${script##*/}" ]; do touch "$here/held"; sleep 0.02; done
+cat "$here/refuse.${script##*/}" >&2 2>/dev/null && exit 1
+cp -- "$script" "$here/script.$number"
+printf '%s\\0' "$@" > "$here/sbatch.words.$number"
+echo "$number;cluster"
+"""
+"""Holds on, or refuses, as long as there is a file that says so."""
+
+OTHERS = """#!/bin/bash
+printf '%s\\0' "$@" > "$0.words.$((100 + $(find "${0%/*}" -name "${0##*/}.words.*" | wc -l)))"
+cat "$0.answer" 2>/dev/null || true
+"""
+
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+E2V = """#!/bin/bash
+printf '%s\\0' "$@" > "${0%/*}/e2v.words"
+env -0 > "${0%/*}/e2v.environment"
+"""
+
+
+class Slurm:
+    """Stands in for Slurm."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in ("squeue", "sacct", "scancel", "scontrol"):
+            self._make(name, OTHERS)
+        self._make("sbatch", SBATCH)
+        self.e2v = self._make("e2v", E2V)
+        self.path = f"{folder}:{os.environ['PATH']}"
+
+    def _make(self, name: str, script: str) -> Path:
+        path = self.folder / name
+        path.write_text(script)
+        path.chmod(0o755)
+        return path
+
+    def calls(self, name: str) -> list[list[str]]:
+        """Say with which words a command was called, each time."""
+        return [_read_words(path) for path in sorted(self.folder.glob(f"{name}.words.*"))]
+
+    def script(self, job: int) -> str:
+        """Read what ``sbatch`` was given."""
+        return (self.folder / f"script.{job}").read_text()
+
+    def answer(self, *lines: str, command: str = "squeue") -> None:
+        """Say what a command answers from now on."""
+        (self.folder / f"{command}.answer").write_text("".join(f"{line}\n" for line in lines))
+
+    def refuse(self, script: str, words: str) -> None:
+        """Let ``sbatch`` refuse a script."""
+        (self.folder / f"refuse.{script}").write_text(words)
+
+    def accept(self, script: str) -> None:
+        """Let it accept it again."""
+        (self.folder / f"refuse.{script}").unlink()
+
+    def run(self, job: int, *elements: int) -> list[int]:
+        """Run a job, or some elements of an array, as Slurm would, from another folder: their exit codes."""
+        options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", self.script(job), re.MULTILINE))
+        pattern = options["output"].strip('"')
+        codes = []
+        for element in elements or [0]:
+            numbers = {"%%": "%", "%A": str(job), "%a": str(element), "%j": str(job)}
+            log = re.sub("%.", lambda match, numbers=numbers: numbers[match.group()], pattern)  # type: ignore[misc]
+            array = {"SLURM_ARRAY_JOB_ID": str(job), "SLURM_ARRAY_TASK_ID": str(element)} if elements else {}
+            environment = {
+                **{name: value for name, value in os.environ.items() if not name.startswith("E2V_")},
+                **array,
+                "SLURM_JOB_ID": str(job + element),
+                "PYTHONPATH": str(ROOT),
+                "PATH": self.path,
+            }
+            with Path(log).open("ab") as file:
+                done = subprocess.run(
+                    ["bash", self.folder / f"script.{job}"],
+                    cwd="/",
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    timeout=120,
+                )
+            codes.append(done.returncode)
+        return codes
+
+
+def _read_words(path: Path) -> list[str]:
+    return os.fsdecode(path.read_bytes()).split("\0")[:-1]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """A machine of a cluster, whose queue is empty."""
+    slurm = Slurm(tmp_path / "bin")
+    monkeypatch.setenv("PATH", slurm.path)
+    return slurm
+
+
+@pytest.fixture
+def call(slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """Run the command in this process, from the root of the repository; it is called as the stand-in for e2v."""
+    package = logging.getLogger("e2v_cli")
+    before = package.handlers[:], package.propagate, package.level, logging.raiseExceptions
+    monkeypatch.chdir(ROOT)
+
+    def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [str(slurm.e2v), *map(str, args)])
+            patch.setattr(sys, "stderr", sys.stderr)  # it makes one of its own
+            code = run_command_line(StopSignals())
+            sys.stderr.flush()
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(args, code, out, err)
+
+    yield run
+    package.handlers[:], package.propagate, package.level, logging.raiseExceptions = before
+
+
+def write_scp(folder: Path, count: int, *more: str) -> Path:
+    """Write a list of so many utterances of the sample corpus, and of others."""
+    path = folder / "wav.scp"
+    path.write_text("".join([*LINES[:count], *more]))
+    return path
+
+
+def words_of_submit(scp: Path, out: Path, *options: str | Path, jobs: int = 3) -> list[str]:
+    return ["submit", *map(str, (scp, "-o", out, "-m", "sample", "--jobs", jobs, *options))]
+
+
+def read_notes(out: Path) -> dict[str, tuple[str, list[int], int, str]]:
+    """Read what was noted of submissions: array, shards, how many there are, merge."""
+    notes = {path.stem: json.loads(path.read_text()) for path in (out / "slurm").glob("*.json")}
+    return {name: (note["array"], note["shards"], note["count"], note["merge"]) for name, note in notes.items()}
+
+
+# -- from submit to the results ----------------------------------------------------------------------------------------
+
+
+def test_jobs_give_what_a_run_alone_does(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
+    """From a folder of its own, to an OUT with an odd name, with a model that only a variable names."""
+    here = tmp_path / "it's here"
+    here.mkdir()
+    (here / "wav").symlink_to(ROOT / "sample_data" / "wav")
+    (here / "lists").mkdir()
+    names = [line.split("/")[-1] for line in LINES[:9]]
+    (here / "lists" / "wav.scp").write_text("".join(f"utt{number} wav/{name}" for number, name in enumerate(names)))
+    out = here / "our 100% 'best' %A"
+    variables = {"PATH": slurm.path, "E2V_MODEL": "sample"}
+
+    done = e2v("submit", "lists/wav.scp", "-o", out.name, "--jobs", "2", "--embeddings", "ark", cwd=here, **variables)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "job 100: shards 1-2 of 2\njob 101: merge, when they have ended\n"
+        "e2v status 'our 100% '\"'\"'best'\"'\"' %A' --watch\n"
+    )
+    scripts = [str(out / "slurm" / name) for name in ("shards.sh", "merge.sh")]
+    assert slurm.calls("sbatch") == [
+        ["--parsable", scripts[0]],
+        ["--parsable", "--dependency=afterany:100", scripts[1]],
+    ]
+    assert f"#SBATCH --output=\"{here}/our 100%% 'best' %%A/log/slurm-%A_%a.log\"\n" in slurm.script(100)
+    assert read_notes(out) == {"100": ("100", [1, 2], 2, "101")}
+
+    assert slurm.run(100, 2, 1) == [0, 0]
+    assert slurm.run(101) == [0]
+
+    logs = sorted(path.name for path in out.glob("log/slurm-*"))
+    assert logs == ["slurm-100_1.log", "slurm-100_2.log", "slurm-101-merge.log"]
+    assert (out / "log" / "slurm-101-merge.log").read_text() == f"e2v: {out} is complete: nothing to do\n"
+    alone = e2v("predict", "lists/wav.scp", "-o", "alone", "-j", "1", "--embeddings", "ark", cwd=here, **variables)
+    assert alone.returncode == 0
+    for name in ("predictions.tsv", "failures.tsv", "utt2dur"):
+        assert (out / name).read_bytes() == (here / "alone" / name).read_bytes()
+    assert e2v("status", out, "--watch").returncode == 0
+    again = e2v("submit", "lists/wav.scp", "-o", out.name, "--jobs", "7", "--embeddings", "ark", cwd=here, **variables)
+    assert (again.returncode, again.stdout) == (0, f"{out.name} is complete: nothing to submit\n")
+    assert len(slurm.calls("sbatch")) == 2
+
+
+def test_the_whole_of_what_is_submitted(
+    slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    monkeypatch.setenv("E2V_LABELS", "both")
+    resources = (
+        *("--partition", "short,long", "--account", "our lab", "--qos", "high", "--gpus", "a100:2", "--cpus", "8"),
+        *("--mem", "32G", "--time", "4:00:00", "--array-limit", "5"),
+        *("--sbatch-arg", "--constraint=ib&big", "--sbatch-arg=--exclusive"),
+    )
+
+    done = call(*words_of_submit(scp, out, "--granularity=frame", *resources, "--dry-run", jobs=4))
+
+    cache = shlex.quote(os.environ["E2V_CACHE"])
+    others = (
+        "#SBATCH --time=4:00:00\n"
+        '#SBATCH --constraint="ib&big"\n'
+        "#SBATCH --exclusive\n"
+        "\n"
+        f"cd {shlex.quote(str(ROOT))} || exit\n"
+        f"export E2V_CACHE={cache}\n"
+        "export E2V_LABELS=both\n"
+        "\n"
+    )
+    first, last = done.stdout.split("# Then, when all of them have ended:\n\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert first.startswith(
+        "#!/bin/bash\n"
+        "#SBATCH --job-name=e2v-out\n"
+        f"#SBATCH --output={out}/log/slurm-%A_%a.log\n"
+        "#SBATCH --nodes=1\n"
+        "#SBATCH --ntasks=1\n"
+        "#SBATCH --array=1-4%5\n"
+        "#SBATCH --requeue\n"
+        "#SBATCH --open-mode=append\n"
+        "#SBATCH --signal=B:USR1@60\n"
+        "#SBATCH --partition=short,long\n"
+        '#SBATCH --account="our lab"\n'
+        "#SBATCH --qos=high\n"
+        "#SBATCH --gres=gpu:a100:2\n"
+        "#SBATCH --cpus-per-task=8\n"
+        "#SBATCH --mem=32G\n"
+        f"{others}#"
+    )
+    command = f"{slurm.e2v} predict {scp} -o {out} -m sample --granularity=frame --offline"
+    assert f'\n{command} --shard "$SLURM_ARRAY_TASK_ID/4" &\n' in first
+    assert last == (
+        "#!/bin/bash\n"
+        "#SBATCH --job-name=e2v-out-merge\n"
+        f"#SBATCH --output={out}/log/slurm-%j-merge.log\n"
+        "#SBATCH --nodes=1\n"
+        "#SBATCH --ntasks=1\n"
+        "#SBATCH --partition=short,long\n"
+        '#SBATCH --account="our lab"\n'
+        "#SBATCH --qos=high\n"
+        "#SBATCH --mem=4G\n"
+        f"{others}exec {slurm.e2v} merge {out}\n"
+    )
+    subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
+    assert not out.exists()
+    assert slurm.calls("sbatch") == slurm.calls("squeue") == []
+
+    assert call(*words_of_submit(scp, out, "--granularity=frame", *resources, jobs=4)).returncode == 0
+    assert slurm.script(100) == (out / "slurm" / "shards.sh").read_text() == first.removesuffix("\n")
+    assert slurm.script(101) == (out / "slurm" / "merge.sh").read_text() == last
+
+
+def test_words_and_variables_come_as_they_are_and_nothing_of_them_is_run(
+    slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = "$(touch pwned) `touch pwned`; touch pwned & 'touch pwned' | \\ %A ~ * é 感情 \n#SBATCH --hold"
+    folder = tmp_path / f"it's {bad.replace('/', '')}"
+    folder.mkdir()
+    scp = write_scp(folder, 3)
+    monkeypatch.setenv("E2V_CACHE_NAME", f"it's {bad}")
+    monkeypatch.setenv("E2V_A;touch pwned;B", "x")
+    monkeypatch.setenv("HARMLESS", bad)
+    monkeypatch.chdir(tmp_path)
+    options = ["--device", "cpu", "--labels=zh", "-q", "--hub", "hf", "--pipe-timeout", "7", "-m", "sample"]
+    words = [str(scp), *options, str(scp.with_name("-x.wav")), "-o", str(tmp_path / "out $(touch pwned)")]
+
+    done = call("submit", "--partition", "$(touch pwned)`'", *words, "--jobs", "2", "--account", "x;touch pwned")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    monkeypatch.delenv("E2V_A;touch pwned;B")
+    monkeypatch.delenv("E2V_CACHE_NAME")
+    assert slurm.run(100, 2) == [0]
+    assert _read_words(slurm.folder / "e2v.words") == ["predict", *words, "--offline", "--shard", "2/2"]
+    environment = (slurm.folder / "e2v.environment").read_text().split("\0")
+    assert f"E2V_CACHE_NAME=it's {bad}" in environment
+    assert not [variable for variable in environment if variable.startswith(("E2V_A", "E2V_B"))]
+    assert slurm.run(101) == [0]
+    assert _read_words(slurm.folder / "e2v.words") == ["merge", str(tmp_path / "out $(touch pwned)")]
+    assert '#SBATCH --partition="$(touch pwned)`\'"\n' in slurm.script(100)
+    assert not [*tmp_path.rglob("pwned"), *Path("/").glob("pwned")]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [('say "hello"', []), ("back\\slash", []), ("out", ["--partition", "a\n#SBATCH --hold"])],
+)
+def test_what_a_script_cannot_say_is_refused(
+    name: str, options: list[str], slurm: Slurm, call: Call, tmp_path: Path
+) -> None:
+    done = call(*words_of_submit(write_scp(tmp_path, 3), tmp_path / name, *options))
+
+    assert done.returncode == 2
+    assert done.stderr.endswith(": a script of Slurm can't say this; choose a name without quotes and backslashes\n")
+    assert slurm.calls("sbatch") == []
+
+
+def test_a_submit_inside_of_a_job_is_like_any_other(
+    slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_RESTART_COUNT": "1"}
+    array = {f"SLURM_ARRAY_TASK_{name}": value for name, value in (("COUNT", "3"), ("MIN", "1"), ("MAX", "3"))}
+    step = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_CPUS_PER_TASK": "16"}
+    for variable, value in (variables | array | step).items():
+        monkeypatch.setenv(variable, value)
+
+    done = call(*words_of_submit(write_scp(tmp_path, 9), tmp_path / "out", jobs=2))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("job 100: shards 1-2 of 2\njob 101: merge, when they have ended\n")
+    assert '--shard "$SLURM_ARRAY_TASK_ID/2" &\n' in slurm.script(100)
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
+    """What was to be submitted: nothing is."""
+    asked: list[SubmitOptions] = []
+
+    def note(options: SubmitOptions) -> str:
+        asked.append(options)
+        return ""
+
+    monkeypatch.setattr("e2v_cli.commands.submit.submit", note)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("a.scp -o out --jobs 2", "a.scp -o out"),
+        ("--jobs 2 -o out a.scp b.scp", "-o out a.scp b.scp"),
+        ("-o out --jobs=2 a.scp --model=sample", "-o out a.scp --model=sample"),
+        ("-oout/the/home a.scp -mhub/h --jobs 2", "-oout/the/home a.scp -mhub/h"),
+        ("-vo out a.scp --jobs 2 -vmh", "-vo out a.scp -vmh"),
+        ("a.scp --jobs 2 -o -hello", "a.scp -o -hello"),
+        ("a.scp --jobs 2 -o --time", "a.scp -o --time"),
+        ("a.scp -o out --jobs 2 --revision --jobs --hub hf", "a.scp -o out --revision --jobs --hub hf"),
+        ("a.scp --jobs 2 --output-dir=--time=3", "a.scp --output-dir=--time=3"),
+        ("a.scp --no-progress -o out --time 3 --jobs 2 b.scp", "a.scp --no-progress -o out b.scp"),
+        ("a.scp -o out --jobs 2 --sbatch-arg --time -- -x.wav - --jobs", "a.scp -o out ./-x.wav - ./--jobs"),
+        ("-o -- --jobs 2 a.scp", "-o -- a.scp"),
+        ("a.scp -o out --jobs 2 'it is' --gpus 1 é", "a.scp -o out 'it is' é"),
+        ("a.scp -o out --jobs 2 --jobs 2 --max-failures 1%", "a.scp -o out --max-failures 1%"),
+    ],
+)
+def test_options_of_predict_are_handed_on_word_by_word(
+    line: str, words: str, call: Call, asked: list[SubmitOptions]
+) -> None:
+    done = call("submit", *shlex.split(line))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [options.words for options in asked] == [tuple(shlex.split(words))]
+    assert asked[0].num_shards == 2
+    again = cli.predict.make_context("predict", shlex.split(words)).params
+    assert asked[0].settings.inputs == again["inputs"]
+    assert asked[0].settings.output_dir == Path(again["output_dir"])
+
+
+def test_options_may_come_from_the_environment(
+    call: Call, asked: list[SubmitOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {
+        "JOBS": "5",
+        "TIME": "4:00:00",
+        "GPUS": "2",
+        "CPUS": "3",
+        "MEM": "8G",
+        "PARTITION": "long",
+        "ACCOUNT": "lab",
+        "QOS": "high",
+        "ARRAY_LIMIT": "4",
+        "SBATCH_ARG": "--requeue --constraint=ib",
+        "DRY_RUN": "1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"E2V_SUBMIT_{name}", value)
+    monkeypatch.setenv("E2V_OUTPUT_DIR", "out")
+    monkeypatch.setenv("E2V_MODEL", "sample")
+
+    assert call("submit", "a.scp").returncode == 0
+
+    (options,) = asked
+    assert (options.num_shards, options.limit, options.dry_run, options.words) == (5, 4, True, ("a.scp",))
+    assert list(options.resources.directives()) == [
+        *("--partition=long", "--account=lab", "--qos=high", "--gres=gpu:2", "--cpus-per-task=3", "--mem=8G"),
+        *("--time=4:00:00", "--requeue", "--constraint=ib"),
+    ]
+    assert (options.settings.output_dir, options.settings.model.name) == (Path("out"), "sample")
+
+
+@pytest.mark.parametrize(
+    ("line", "variables", "message"),
+    [
+        ("a.scp -o out", {}, "Missing option '--jobs'."),
+        ("a.scp -o out --jobs 0", {}, "Invalid value for '--jobs': 0 is not in the range 1<=x<=99999."),
+        ("a.scp -o out --jobs 100000", {}, "Invalid value for '--jobs': 100000 is not in the range 1<=x<=99999."),
+        ("a.scp -o out --jobs", {}, "Option '--jobs' requires an argument."),
+        ("a.scp --jobs 2 -o", {}, "Option '-o' requires an argument."),
+        ("--jobs 2", {}, "Missing argument 'INPUT... -o OUT'."),
+        ("-o out --jobs 2", {}, "Missing argument 'INPUT...'."),
+        ("a.scp -o out --jobs 2 --colour red", {}, "No such option '--colour'."),
+        ("a.scp -o out --jobs 2 -x", {}, "No such option '-x'."),
+        ("a.scp -o out --jobs 2 --dry-run=no", {}, "Option '--dry-run' does not take a value."),
+        (
+            "a.scp -o out --jobs 2 --labels fr",
+            {},
+            "Invalid value for '--labels': 'fr' is not one of 'en', 'zh', 'both'.",
+        ),
+        ("a.scp -o out --jobs 2 -q -v", {}, "--quiet and --verbose exclude each other."),
+        (
+            "a.scp -o out --jobs 2 -m ''",
+            {},
+            "INPUT, --output-dir or --model is empty: is a variable of the shell not set?",
+        ),
+        (
+            "a.scp -o out --jobs 2 -j 3",
+            {},
+            "-j is not for e2v submit: a job has a worker for each of its --gpus or --cpus.",
+        ),
+        (
+            "a.scp -o out --jobs 2",
+            {"E2V_JOBS": "3"},
+            "E2V_JOBS is not for e2v submit: a job has a worker for each of its --gpus or --cpus.",
+        ),
+        (
+            "a.scp -o out --jobs 2 --shard 1/1",
+            {},
+            "--shard is not for e2v submit, which deals the shards itself.",
+        ),
+        (
+            "a.scp -o out --jobs 2",
+            {"E2V_SHARD": "1/2"},
+            "E2V_SHARD is not for e2v submit, which deals the shards itself.",
+        ),
+        (
+            "a.scp -o out --jobs 2 --overwrite",
+            {},
+            "--overwrite is not for e2v submit, which goes on with what OUT holds: remove it first instead.",
+        ),
+    ],
+)
+def test_wrong_use_is_refused(
+    line: str,
+    variables: dict[str, str],
+    message: str,
+    call: Call,
+    asked: list[SubmitOptions],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    done = call("submit", *shlex.split(line))
+
+    assert (done.returncode, done.stdout, asked) == (2, "", [])
+    usage = (
+        "Usage: e2v submit [OPTIONS] [OPTIONS OF PREDICT] INPUT... -o OUT\nTry 'e2v submit --help' for help.\n\n",
+        "Usage: e2v submit [OPTIONS] INPUT...\nTry 'e2v submit --help' for help.\n\n",
+        "",
+    )
+    assert done.stderr in [f"{head}Error: {message}\n" for head in usage]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--jobs", "2"], "e2v submit needs a place for results that all nodes see: add -o OUT"),
+        (
+            ["-", "-o", "out", "--jobs", "2"],
+            "-: a job has no standard input; save the list in a file whose name ends in .scp",
+        ),
+        (
+            ["-o", "out", "--jobs", "2", "--", "-"],
+            "-: a job has no standard input; save the list in a file whose name ends in .scp",
+        ),
+        (
+            ["-o", "out", "--jobs", "2", "--sbatch-arg", "constraint=ib"],
+            "--sbatch-arg constraint=ib: say it as one word, like --constraint=ib",
+        ),
+        (
+            ["-o", "out", "--jobs", "2", "--sbatch-arg", "--constraint ib"],
+            "--sbatch-arg --constraint ib: say it as one word, like --constraint=ib",
+        ),
+        (
+            ["-o", "out", "--jobs", "2", "--sbatch-arg", "--array=2-7"],
+            "--sbatch-arg --array=2-7: e2v submit says this itself",
+        ),
+    ],
+)
+def test_what_no_job_could_do_is_refused(
+    words: list[str], message: str, slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scp = write_scp(tmp_path, 3)
+
+    done = call("submit", scp.name, "-m", "sample", *words)
+
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"e2v: {message}\n")
+    assert sorted(os.listdir(tmp_path)) == ["bin", "wav.scp"]
+    assert slurm.calls("sbatch") == []
+
+
+def test_help_is_that_of_submit(call: Call, asked: list[SubmitOptions]) -> None:
+    for words in (["-h"], ["a.scp", "-o", "out", "--help"], []):
+        done = call("submit", *words)
+        assert (done.returncode, asked) == (0 if words else 2, [])
+        assert "Usage: e2v submit [OPTIONS] [OPTIONS OF PREDICT] INPUT... -o OUT\n" in done.stdout + done.stderr
+
+
+# -- what stops a submit -----------------------------------------------------------------------------------------------
+
+
+def test_a_list_that_cannot_be_read_stops_it(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    gone = call(*words_of_submit(tmp_path / "gone.scp", out))
+    twice = call(*words_of_submit(write_scp(tmp_path, 3, LINES[0]), out))
+
+    hint = "INPUT is audio, a folder, a .scp list or - for standard input"
+    assert (gone.returncode, gone.stderr) == (1, f"e2v: {tmp_path}/gone.scp: No such file or directory; {hint}\n")
+    assert twice.returncode == 1
+    assert twice.stderr == f'e2v: {tmp_path}/wav.scp:4: utt-id "f1-0001" again (first on line 1)\n'
+    assert not out.exists()
+    assert slurm.calls("sbatch") == []
+
+
+def test_a_file_that_is_missing_stops_nothing(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    """It is a failure of its own, and counts like the mean of the others."""
+    out = tmp_path / "out"
+
+    done = call(*words_of_submit(write_scp(tmp_path, 2, "gone nowhere.wav\n", "pipe nowhere.wav:17\n"), out, jobs=9))
+
+    sizes = [os.stat(line.split()[1]).st_size for line in LINES[:2]]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("job 100: shards 1-4 of 9\n")
+    assert read_costs(out) == [*sizes, sum(sizes) / 2, sum(sizes) / 2]
+    assert len(slurm.calls("sbatch")) == 2
+
+
+def test_no_room_on_the_disk_stops_it(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row takes 500 bytes, beside the vector."""
+    scp, out = write_scp(tmp_path, 10), tmp_path / "not" / "there"
+    asked = []
+
+    def disk_usage(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    free = 10 * (find_embed_dim() * 4 + 500) - 1
+    refused = call(*words_of_submit(scp, out, "--embeddings", "npy", "--dry-run"))
+    free += 1
+    enough = call(*words_of_submit(scp, out, "--embeddings", "npy", "--dry-run"))
+    free = 10 * 500 - 1
+    without = call(*words_of_submit(scp, out, "--dry-run"))
+
+    assert refused.returncode == without.returncode == 1
+    message = f"e2v: {out}: 0.0 GB are needed, and 0.0 GB are free; choose another -o\n"
+    assert refused.stderr == without.stderr == message
+    assert enough.returncode == 0
+    assert asked == [tmp_path] * 3
+    assert not out.parent.exists()
+
+
+def find_embed_dim() -> int:
+    from e2v_cli.models.folder import read_model
+    from e2v_cli.models.hub import find_model
+    from e2v_cli.options import ModelRequest
+
+    return read_model("sample", find_model(ModelRequest("sample")), "en").config.embed_dim
+
+
+def test_frames_take_room_by_their_number(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it is known how long all is; compressed, a quarter of it."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    scp = write_scp(folder, 4)
+    (folder / "utt2dur").write_text(
+        "".join(f"{line.split()[0]} {seconds}\n" for line, seconds in zip(LINES[:2], (100, 300), strict=True))
+    )
+    matrices = 4 * 200 * 50 * find_embed_dim() * 4
+    options = ("--granularity", "frame", "--embeddings", "ark", "--dry-run")
+    for needed, more in ((matrices + 2000, ()), (matrices // 4 + 2000, ("--compress",))):
+        for free, code in ((needed - 1, 1), (needed, 0)):
+            monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+            assert call(*words_of_submit(scp, tmp_path / "out", *options, *more)).returncode == code
+
+
+def test_a_machine_without_slurm_is_named(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    done = call(*words_of_submit(write_scp(tmp_path, 9), tmp_path / "out"))
+
+    message = "e2v: sbatch: no such command here; e2v submit needs a machine of a Slurm cluster\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_queue_that_is_not_known_is_not_taken_for_empty(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    """All shards would be submitted twice."""
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    assert call(*words_of_submit(scp, out)).returncode == 0
+    (slurm.folder / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+
+    done = call(*words_of_submit(scp, out))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("e2v: squeue --noheader ")
+    assert done.stderr.endswith(": Unable to contact slurm controller\n")
+    assert len(slurm.calls("sbatch")) == 2
+    status = call("status", out)
+    assert (status.returncode, status.stdout.splitlines()[-1].split(maxsplit=6)[-1]) == (
+        4,
+        "job 100_3, of which Slurm can't be asked",
+    )
+
+
+def test_what_slurm_says_when_it_refuses_is_handed_on(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    slurm.refuse("shards.sh", "sbatch: error: invalid partition specified: here\nsbatch: error: Batch job failed\n")
+
+    done = call(*words_of_submit(scp, out))
+
+    words = "sbatch: error: invalid partition specified: here sbatch: error: Batch job failed"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"e2v: sbatch --parsable {out}/slurm/shards.sh: {words}\n"
+    assert read_notes(out) == {}
+    slurm.accept("shards.sh")
+    again = call(*words_of_submit(scp, out))
+    assert again.stdout.startswith("job 100: shards 1-3 of 3\njob 101: merge, when they have ended\n")
+    assert slurm.calls("scancel") == []
+
+
+def test_a_merge_that_is_refused_is_submitted_the_next_time(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    slurm.refuse("merge.sh", "sbatch: error: too many jobs\n")
+
+    done = call(*words_of_submit(scp, out))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"e2v: sbatch --parsable --dependency=afterany:100 {out}/slurm/merge.sh: sbatch: error: too many jobs. "
+        f"job 100: shards 1-3 of 3\nWhen it has ended: e2v merge {out}\n"
+    )
+    assert read_notes(out) == {"100": ("100", [1, 2, 3], 3, "")}
+    slurm.accept("merge.sh")
+    slurm.answer("100_1|RUNNING|n1|None", "100_2|PENDING||Resources", "100_3|PENDING||Resources")
+    again = call(*words_of_submit(scp, out))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == f"job 101: merge, when they have ended\ne2v status {out} --watch\n"
+    assert slurm.calls("sbatch")[1:] == [["--parsable", "--dependency=afterany:100", f"{out}/slurm/merge.sh"]]
+    assert read_notes(out) == {"100": ("100", [1, 2, 3], 3, ""), "101": ("", [], 3, "101")}
+
+
+def test_an_out_that_begins_with_a_dash(
+    slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scp(tmp_path, 9)
+
+    done = call("submit", "wav.scp", "-o", "-out", "-m", "sample", "--jobs", "2")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\ne2v status ./-out --watch\n")
+    assert slurm.calls("sbatch")[0] == ["--parsable", f"{tmp_path}/-out/slurm/shards.sh"]
+    assert call("status", "./-out").returncode == 75
+
+
+# -- again, and again --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of nine utterances, one of which is missing, with its list beside it; nothing is to be changed there."""
+    folder = tmp_path_factory.mktemp("finished")
+    scp = write_scp(folder, 8, "gone nowhere.wav\n")
+    process = start_e2v("predict", scp, "-m", "sample", "-o", folder / "out", "-j", "1")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3, errors
+    return folder
+
+
+def test_a_second_submit_submits_what_is_lost(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    words = words_of_submit(scp, out)
+    watch = f"e2v status {out} --watch\n"
+    assert call(*words).stdout == f"job 100: shards 1-3 of 3\njob 101: merge, when they have ended\n{watch}"
+
+    slurm.answer("100_1|PENDING||Resources", "100_2|RUNNING|n1|None", "100_3|FAILED|n1|None", "101|PENDING||Dependency")
+    status = call("status", out)
+    assert status.returncode == 75
+    assert [line.split(maxsplit=6)[-1] for line in status.stdout.splitlines()[3:]] == [
+        "job 100_1 waits (Resources)",
+        "job 100_2 begins on n1",
+        f"nobody: job 100_3 is FAILED, see {out}/log/slurm-100_3.log; e2v submit again",
+    ]
+    second = call(*words)
+    assert (second.returncode, second.stderr) == (0, "")
+    assert second.stdout == f"job 102: shards 3 of 3\njob 103: merge, when they have ended\n{watch}"
+    assert slurm.calls("scancel") == [["--quiet", "101"]]
+    assert slurm.calls("sbatch")[3][:-1] == ["--parsable", "--dependency=afterany:100:102"]
+    assert "#SBATCH --array=3\n" in slurm.script(102)
+    assert read_notes(out) == {"100": ("100", [1, 2, 3], 3, "101"), "102": ("102", [3], 3, "103")}
+
+    slurm.answer(
+        "100_1|PENDING||Resources", "100_2|RUNNING|n1|None", "102_3|PENDING||Priority", "103|PENDING||Dependency"
+    )
+    third = call(*words)
+    nothing = "nothing to submit: all that is left is in the queue, or at work\n"
+    assert (third.returncode, third.stdout, third.stderr) == (0, f"{nothing}{watch}", "")
+    other = call(*words_of_submit(scp, out, jobs=4))
+    assert (other.returncode, other.stdout) == (4, "")
+    assert other.stderr == (
+        f"e2v: {out}: job 100 of 3 shards is in the queue, or at work; say --jobs 3, or end it first: scancel 100\n"
+    )
+    assert len(slurm.calls("sbatch")) == 4
+    assert call("status", out).returncode == 4
+
+    slurm.answer("102_3|PENDING||Priority")  # the others and the merge are gone
+    fourth = call(*words)
+    assert fourth.stdout == f"job 104: shards 1-2 of 3\njob 105: merge, when they have ended\n{watch}"
+    assert slurm.calls("sbatch")[-1][:-1] == ["--parsable", "--dependency=afterany:102:104"]
+
+    slurm.answer()  # all are gone, and so may be cut anew
+    fifth = call(*words_of_submit(scp, out, jobs=2))
+    assert fifth.stdout == f"job 106: shards 1-2 of 2\njob 107: merge, when they have ended\n{watch}"
+    status = call("status", out)
+    assert status.returncode == 75
+    assert status.stdout.splitlines()[-1].endswith(
+        f"nobody: job 106_2 is gone, see {out}/log/slurm-106_2.log; e2v submit again"
+    )
+
+
+def test_shards_that_are_done_are_not_submitted(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
+    """A merge says which one it misses, and where to read why."""
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    words = words_of_submit(scp, out, "--sbatch-arg=--hold")
+    assert e2v(*words, PATH=slurm.path).returncode == 0
+    assert slurm.run(100, 1, 3) == [0, 0]
+
+    assert slurm.run(101) == [1]
+
+    log = out / "log" / "slurm-101-merge.log"
+    left = left_of(out, 3)
+    assert (left[0], left[2]) == (0, 0)
+    assert left[1] > 0
+    assert log.read_text() == (
+        f"e2v: {out} is not complete: {left[1]} of 9 utterances are left, of shards 2/3 "
+        f"({left[1]} left, see {out}/log/slurm-100_2.log); run the same e2v submit command again\n"
+    )
+    dry = call(*words, "--dry-run")
+    assert "#SBATCH --array=2\n" in dry.stdout
+    again = call(*words)
+    assert again.stdout.startswith("job 102: shards 2 of 3\njob 103: merge, when they have ended\n")
+    assert (
+        call("status", out)
+        .stdout.splitlines()[-2]
+        .endswith(f"nobody: job 102_2 is gone, see {out}/log/slurm-102_2.log; e2v submit again")
+    )
+
+
+def left_of(out: Path, count: int) -> list[int]:
+    """Say how many utterances are left of each shard, as the table of ``status`` does."""
+    from e2v_cli.commands.status import describe_run
+
+    rows = [line.split() for line in describe_run(out).text.splitlines()[3:]]
+    assert len(rows) == count
+    return [int(row[3]) for row in rows]
+
+
+def test_a_merge_alone(slurm: Slurm, call: Call, finished: Path, tmp_path: Path) -> None:
+    """Nothing is left of a folder that was moved, but its lists name places in it."""
+    out = tmp_path / "moved"
+    shutil.copytree(finished / "out", out)
+    words = words_of_submit(finished / "wav.scp", out)
+
+    assert call(*words, "--dry-run").stdout.startswith("#!/bin/bash\n#SBATCH --job-name=e2v-moved-merge\n")
+    done = call(*words)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"job 100: merge, when they have ended\ne2v status {out} --watch\n"
+    assert slurm.calls("sbatch") == [["--parsable", f"{out}/slurm/merge.sh"]]
+    slurm.answer("100|PENDING||Priority")
+    status = call("status", out)
+    assert status.returncode == 4
+    assert status.stdout.startswith(f"{out}: not merged yet: job 100 will do it\n")
+    assert call(*words).stdout.startswith("nothing to submit: ")
+    assert len(slurm.calls("sbatch")) == 1
+
+
+def test_what_failed_is_submitted_again_when_asked_for(slurm: Slurm, call: Call, finished: Path) -> None:
+    out = finished / "out"
+    words = words_of_submit(finished / "wav.scp", out)
+
+    assert call(*words).stdout == f"{out} is complete: nothing to submit\n"
+    assert call(*words, "--dry-run").stdout == f"{out} is complete: nothing to submit\n"
+    done = call(*words, "--retry-failed", "--dry-run")
+
+    assert done.returncode == 0
+    (array,) = re.findall(r"^#SBATCH --array=(.*)$", done.stdout, re.MULTILINE)
+    assert array in {"1", "2", "3"}
+    assert " --retry-failed --offline --shard " in done.stdout
+    assert slurm.calls("sbatch") == []
+
+
+def test_where_nothing_failed_nothing_is_tried_again(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
+    scp, out = write_scp(tmp_path, 2), tmp_path / "out"
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "-j", "1").returncode == 0
+
+    done = call(*words_of_submit(scp, out, "--retry-failed"))
+
+    assert (done.returncode, done.stdout) == (0, f"{out} is complete: nothing to submit\n")
+    assert slurm.calls("sbatch") == []
+
+
+def test_a_list_that_grew_is_submitted_for_what_is_new(call: Call, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+
+    done = call(*words_of_submit(write_scp(tmp_path, 11), out, jobs=5))
+
+    assert done.stdout.startswith("job 100: shards 1-3 of 5\njob 101: merge, when they have ended\n")
+    assert left_of(out, 5) == [1, 1, 1, 0, 0]
+    assert call("status", out).stdout.splitlines()[1].startswith("11 utterances: 8 done, 0 failed, 3 left")
+
+
+def test_another_run_is_kept_out_before_anything_is_submitted(
+    slurm: Slurm, call: Call, finished: Path, tmp_path: Path
+) -> None:
+    out, folder = finished / "out", tmp_path / "data"
+    folder.mkdir()
+    scp = write_scp(folder, 3)
+    hint = "Choose another -o, or throw away what is there with --overwrite\n"
+
+    frames = call(*words_of_submit(finished / "wav.scp", out, "--granularity", "frame"))
+    window = call(*words_of_submit(finished / "wav.scp", out, "--window", "30", "--dry-run"))
+    corpus = call(*words_of_submit(scp, folder))
+
+    assert (frames.returncode, window.returncode, corpus.returncode) == (4, 4, 4)
+    assert frames.stderr == f"e2v: {out} holds a different run: granularity was utterance, is frame. {hint}"
+    assert window.stderr == f"e2v: {out} holds a different run: window was 60.0, is 30.0. {hint}"
+    assert corpus.stderr.startswith(f"e2v: {folder} is a Kaldi data directory, ")
+    assert os.listdir(folder) == ["wav.scp"]
+    assert slurm.calls("sbatch") == []
+
+
+def test_archives_that_are_gone_are_noticed_before_anything_is_submitted(
+    slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v
+) -> None:
+    scp, out = write_scp(tmp_path, 1), tmp_path / "out"
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "-j", "1", "--embeddings", "ark").returncode == 0
+    (archive,) = out.glob("embeddings.*.ark")
+    archive.unlink()
+
+    done = call(*words_of_submit(write_scp(tmp_path, 2), out, "--embeddings", "ark"))
+
+    message = f"e2v: {archive} is gone, but the journal speaks of it: bring it back, or use --overwrite\n"
+    assert (done.returncode, done.stderr) == (1, message)
+    assert slurm.calls("sbatch") == []
+
+
+# -- costs -------------------------------------------------------------------------------------------------------------
+
+
+def read_costs(out: Path) -> list[float]:
+    (path,) = out.glob("input.*.costs")
+    return [float(cost) for cost in np.fromfile(path, dtype="<f4")]
+
+
+def test_shards_are_balanced_by_the_sizes_of_files(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    """Beside the list, and from the current folder; what is in them is nobody's business yet."""
+    folder = tmp_path / "data"
+    (folder / "wav").mkdir(parents=True)
+    sizes = [800, 100, 100, 100, 100, 100, 100, 100, 100, 400]
+    for number, size in enumerate(sizes):
+        (folder / "wav" / f"{number}.wav").write_bytes(bytes(size))
+    scp = folder / "wav.scp"
+    scp.write_text("".join(f"utt{number} wav/{number}.wav\n" for number in range(len(sizes))))
+    out = tmp_path / "out"
+
+    assert call(*words_of_submit(scp, out)).returncode == 0
+
+    assert read_costs(out) == sizes
+    assert left_of(out, 3) == [1, 3, 6]
+    (folder / "wav" / "0.wav").write_bytes(b"")  # what was dealt once stays so
+    slurm.answer("100_1|RUNNING|n1|None")
+    assert call(*words_of_submit(scp, out)).stdout.startswith("job 102: shards 2-3 of 3\n")
+    assert read_costs(out) == sizes
+
+
+def test_shards_are_balanced_by_durations_where_these_are_known(call: Call, tmp_path: Path) -> None:
+    keys = [line.split()[0] for line in LINES[:4]]
+    timed = tmp_path / "timed"
+    timed.mkdir()
+    write_scp(timed, 4)
+    (timed / "utt2dur").write_text(f"{keys[1]} 30\n{keys[2]} 1.5\n{keys[3]} 6\n")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    write_scp(cut, 1)
+    (cut / "segments").write_text(f"a {keys[0]} 0 0.25\nb {keys[0]} 0.25 1.25\n")
+
+    assert call(*words_of_submit(timed, tmp_path / "out1", jobs=2)).returncode == 0
+    assert call(*words_of_submit(cut, tmp_path / "out2", jobs=2)).stdout.startswith("job 102: shards 1 of 2\n")
+
+    assert read_costs(tmp_path / "out1") == [12.5, 30, 1.5, 6]
+    assert left_of(tmp_path / "out1", 2) == [1, 3]
+    assert read_costs(tmp_path / "out2") == [0.25, 1]
+
+
+def test_a_list_that_is_too_long_is_not_measured(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e2v_cli.commands.submit.MEASURED_FILES", 8)
+
+    assert call(*words_of_submit(write_scp(tmp_path, 9), tmp_path / "out1")).returncode == 0
+    assert call(*words_of_submit(write_scp(tmp_path, 8), tmp_path / "out2")).returncode == 0
+
+    assert not list((tmp_path / "out1").glob("input.*.costs"))
+    assert left_of(tmp_path / "out1", 3) == [3, 3, 3]
+    assert len(read_costs(tmp_path / "out2")) == 8
+
+
+# -- status ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_watch_ends_by_itself(
+    slurm: Slurm, call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    assert call(*words_of_submit(write_scp(tmp_path, 11), out, jobs=2)).returncode == 0
+    alive = ["100_1|PENDING||Resources", "100_2|RUNNING|n1|None", "101|PENDING||Dependency"]
+    answers = [alive, ["100_1|OUT_OF_MEMORY|n1|None", *alive[1:]]]
+    slurm.answer(*alive)
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        slurm.answer(*answers.pop(0))
+
+    monkeypatch.setattr(cli, "time", SimpleNamespace(sleep=sleep))
+    assert call("status", out).returncode == 4
+    done = call("status", out, "--watch")
+
+    assert (done.returncode, waits, answers) == (75, [10, 10], [])
+    assert done.stdout.count(f"{out}: not complete\n") == 3
+    assert f"nobody: job 100_1 is OUT_OF_MEMORY, see {out}/log/slurm-100_1.log; e2v submit again\n" in done.stdout
+    assert call("status", finished / "out", "--watch").returncode == 0
+
+
+def test_what_squeue_forgot_sacct_knows(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    assert call(*words_of_submit(scp, out, jobs=2)).returncode == 0
+    slurm.answer("100_2|TIMEOUT|n1|None", "100_1|RUNNING|n1|None", command="sacct")
+    slurm.answer("100_1|CANCELLED|n1|None")
+
+    status = call("status", out)
+
+    assert status.returncode == 75
+    assert [re.findall("job (.*?),", line) for line in status.stdout.splitlines()[3:]] == [
+        ["100_1 is CANCELLED"],
+        ["100_2 is TIMEOUT"],
+    ]
+    (asked,) = slurm.calls("squeue")[-1:]
+    assert asked[-1] == "--jobs=100,101"
+
+
+# -- several at once, and killed ---------------------------------------------------------------------------------------
+
+
+def test_two_at_once_and_one_that_is_killed_before_it_is_answered(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    hold = slurm.folder / "hold.shards.sh"
+    hold.touch()
+    first = start_e2v(*words_of_submit(scp, out), PATH=slurm.path)
+    wait_until((slurm.folder / "held").exists)
+
+    second = call(*words_of_submit(scp, out))
+
+    assert (second.returncode, second.stdout) == (4, "")
+    assert second.stderr.startswith(f"e2v: {out}: another e2v is running there (process {first.pid} on ")
+    assert slurm.calls("sbatch") == []
+    first.kill()
+    first.communicate()
+    hold.unlink()
+    wait_until(lambda: slurm.calls("sbatch"))  # the job was taken, and nobody knows
+    third = call(*words_of_submit(scp, out))
+    assert third.stdout.startswith("job 101: shards 1-3 of 3\njob 102: merge, when they have ended\n")
+    assert read_notes(out) == {"101": ("101", [1, 2, 3], 3, "102")}
+
+
+def test_one_that_is_killed_between_its_jobs(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    hold = slurm.folder / "hold.merge.sh"
+    hold.touch()
+    first = start_e2v(*words_of_submit(scp, out), PATH=slurm.path)
+    wait_until((slurm.folder / "held").exists)
+    os.killpg(first.pid, signal.SIGKILL)  # with its sbatch
+    first.communicate()
+    hold.unlink()
+    assert read_notes(out) == {"100": ("100", [1, 2, 3], 3, "")}
+    slurm.answer(*(f"100_{shard}|PENDING||Priority" for shard in (1, 2, 3)))
+
+    second = call(*words_of_submit(scp, out))
+
+    assert second.stdout.startswith("job 101: merge, when they have ended\n")
+    assert slurm.calls("sbatch")[-1][:-1] == ["--parsable", "--dependency=afterany:100"]
+
+
+# -- a shard by its place among tasks ----------------------------------------------------------------------------------
+
+
+def test_a_shard_is_known_by_its_place_in_an_array(tmp_path: Path, e2v: E2v) -> None:
+    """What is said by an option, or by a variable, counts more."""
+    scp = write_scp(tmp_path, 3)
+    array = {"ID": "4", "COUNT": "2", "MIN": "2", "MAX": "4", "STEP": "2"}
+    variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+
+    by_place = e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "1", **variables)
+    by_variable = e2v("predict", scp, "-m", "sample", "-j", "1", E2V_SHARD="1/3", **variables)
+
+    assert by_place.returncode == by_variable.returncode == 0
+    assert by_place.stderr.startswith("e2v: shard 2/2, by its place among the tasks of Slurm\n")
+    assert [path.name for path in (tmp_path / "out").glob("journal.*")] == ["journal.2-of-2.1"]
+    assert "by its place" not in by_variable.stderr
+    assert by_variable.stdout.count("\n") == 2
+
+
+def test_a_part_of_an_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
+    array = {"ID": "3", "COUNT": "2", "MIN": "3", "MAX": "7", "STEP": "1"}
+    variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+
+    done = e2v("predict", write_scp(tmp_path, 3), "-m", "sample", "-o", tmp_path / "out", **variables)
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "e2v: SLURM_ARRAY_TASK_ID is 3, but the 2 elements of the array from 3 to 7 are not evenly spaced: "
+        "say which part this is with --shard I/N\n"
+    )
+    assert not (tmp_path / "out").exists()

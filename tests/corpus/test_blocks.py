@@ -1,0 +1,477 @@
+"""Blocks and batches follow from the list and the audio alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from e2v_cli.corpus import blocks as batching
+from e2v_cli.corpus.blocks import BLOCKS, Plan, estimate_costs
+from e2v_cli.inference.batches import make_batches
+from e2v_cli.options import Shard
+from e2v_cli.records import SAMPLE_RATE, Utterance, Waveform
+from e2v_cli.system.spool import SpooledSamples
+
+WHOLE = Shard(1, 1)
+
+
+def make_waveforms(seconds: list[float]) -> list[Waveform]:
+    """Make waveforms of so many seconds; they take no memory."""
+    zeros = np.zeros(round(max(seconds, default=0) * SAMPLE_RATE), np.float32)
+    return [
+        Waveform(Utterance(index, f"utt{index}", f"{index}.wav"), zeros[: round(duration * SAMPLE_RATE)], duration)
+        for index, duration in enumerate(seconds)
+    ]
+
+
+def indices(waveforms: list[Waveform], batch_seconds: float) -> list[list[int]]:
+    """Make batches: the places of their waveforms in the input."""
+    return [
+        [waveform.utterance.index for waveform in batch.waveforms] for batch in make_batches(waveforms, batch_seconds)
+    ]
+
+
+def random_lengths(seed: int) -> list[float]:
+    """A block of a few to many utterances, some of the same length, some longer than a batch may be."""
+    generator = random.Random(seed)
+    return [
+        generator.choice([1.0, 2.5, generator.uniform(0.03, 8), generator.uniform(8, 30)])
+        for _ in range(generator.randrange(1, 100))
+    ]
+
+
+def deal(plan: Plan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
+    """Deal the blocks of a shard: the number of each, and its places."""
+    return [(number, places.tolist()) for number, places in plan.deal_blocks(shard)]
+
+
+@pytest.fixture
+def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short lists are cut into blocks of four, to their end."""
+    monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
+    monkeypatch.setattr(batching, "TAPER", 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "sizes"),
+    [
+        (0, []),
+        (1, [1]),
+        (2, [1, 1]),
+        (15, [1] * 15),
+        (16, [2, *[1] * 14]),
+        (60, [7, 6, 5, 5, 4, 4, 3, 3, 2, 2, 2, 2, *[1] * 15]),
+        (64, [8, 7, 6, 5, 4, 4, 3, 3, 3, 2, 2, 2, *[1] * 15]),
+        (65, [8, 7, 6, 5, 4, 4, 3, 3, 3, 2, 2, 2, 2, *[1] * 14]),
+        (80, [8, 8, 8, 7, 6, 5, 4, 4, 3, 3, 3, 2, 2, 2, *[1] * 15]),
+    ],
+)
+def test_blocks_worked_out_by_hand(number: int, sizes: list[int]) -> None:
+    """Each has at most one in eight of what is left: workers end at about the same time."""
+    assert [len(places) for _, places in deal(Plan(np.arange(number)))] == sizes
+
+
+@pytest.mark.parametrize(
+    ("number", "largest"),
+    [
+        (64, 8),
+        (1000, 8),
+        (8 * BLOCKS, 8),
+        (8 * BLOCKS + 1, 9),
+        (9 * BLOCKS, 9),
+        (100 * BLOCKS - 1, 100),
+        (256 * BLOCKS, 256),
+        (256 * BLOCKS + 1, 256),
+        (10_000_000, 256),
+    ],
+)
+def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: int, largest: int) -> None:
+    sizes = [len(places) for _, places in Plan(np.arange(number)).deal_blocks(WHOLE)]
+
+    left, expected = number, []
+    while left:
+        expected.append(min(largest, max(1, left // 8)))
+        left -= expected[-1]
+    assert sizes[0] == largest
+    assert sizes == expected
+
+
+def test_blocks_hold_one_to_some_hundred_utterances() -> None:
+    """A size is part of what makes results: whoever changes it changes their last bits."""
+    assert (BLOCKS, batching.BLOCK_SIZES, batching.TAPER) == (1024, (8, 256), 8)
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 7, 8, 9, 63, 64, 65, 200, 8 * BLOCKS, 8 * BLOCKS + 1, 20_011])
+def test_blocks_are_neighbours_that_hold_everything_and_get_smaller(number: int) -> None:
+    plan = Plan(np.arange(number))
+
+    blocks = deal(plan)
+
+    assert list(itertools.chain(*(places for _, places in blocks))) == list(range(number))
+    assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
+    sizes = [len(places) for _, places in blocks]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(size == 1 or 8 * size <= sum(sizes[place:]) for place, size in enumerate(sizes))
+
+
+@pytest.mark.usefixtures("_fours")
+def test_blocks_are_of_those_that_are_computed_alone() -> None:
+    """What was done when the list was another has no part in them."""
+    members = np.array([0, 2, 3, 8, 9, 10, 50, 51, 99])
+
+    assert deal(Plan(members)) == [(0, [0, 2, 3, 8]), (1, [9, 10, 50, 51]), (2, [99])]
+
+
+@pytest.mark.usefixtures("_fours")
+def test_shards_get_blocks_in_turn() -> None:
+    plan = Plan(np.arange(18))
+
+    assert [deal(plan, Shard(3, index)) for index in (1, 2, 3)] == [
+        [(0, [0, 1, 2, 3]), (3, [12, 13, 14, 15])],
+        [(1, [4, 5, 6, 7]), (4, [16, 17])],
+        [(2, [8, 9, 10, 11])],
+    ]
+
+
+@pytest.mark.usefixtures("_fours")
+def test_there_may_be_more_shards_than_blocks() -> None:
+    plan = Plan(np.arange(5))
+
+    assert [deal(plan, Shard(4, index)) for index in (1, 2, 3, 4)] == [[(0, [0, 1, 2, 3])], [(1, [4])], [], []]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("number", [1, 4, 63, 8193, 20_000])
+def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) -> None:
+    plan = Plan(np.arange(number) * 3)
+
+    shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
+
+    assert sorted(itertools.chain(*shards)) == deal(plan)
+    sizes = [sum(len(places) for _, places in shard) for shard in shards]
+    assert max(sizes) - min(sizes) <= max(len(places) for _, places in deal(plan))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 100])
+def test_blocks_of_the_same_size_are_dealt_in_turn(count: int) -> None:
+    """The first 1017 of so many are of 64 utterances each; those behind them get smaller."""
+    plan = Plan(np.arange(65_536))
+    assert [len(places) for _, places in deal(plan)][1015:1019] == [64, 64, 56, 49]
+
+    for place in range(count):
+        dealt = [number for number, _ in deal(plan, Shard(count, place + 1))]
+        assert [number for number in dealt if number < 1017] == list(range(place, 1017, count))
+
+
+@pytest.mark.usefixtures("_fours")
+@pytest.mark.parametrize(
+    ("costs", "count", "shards"),
+    [
+        # blocks of 8, 2, 1, 6 and 5: the dearest first, each to who has least; 8 | 6 5, then 2 to the first
+        ([2, 2, 2, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 6, 0, 0, 5, 0], 2, [[0, 1, 2], [3, 4]]),
+        # 8 | 6 1 | 5 2
+        ([2, 2, 2, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 6, 0, 0, 5, 0], 3, [[0], [2, 3], [1, 4]]),
+        # the last one is the dearest by far
+        ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 50, 50], 2, [[4], [0, 1, 2, 3]]),
+        # more shards than blocks
+        ([1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0], 7, [[4], [3], [2], [1], [0], [], []]),
+        # of those that have the same, the first
+        ([0.5, 0.25, 0, 0, 0.5, 0, 0, 0, 0.25, 0, 0, 0, 0.125, 0, 0, 0, 0.125, 0], 2, [[0, 3], [1, 2, 4]]),
+    ],
+)
+def test_the_dearest_blocks_go_first_each_to_who_has_least(
+    costs: list[float], count: int, shards: list[list[int]]
+) -> None:
+    """The blocks are of four utterances, and of the last two."""
+    plan = Plan(np.arange(18), costs=np.array(costs, np.float32))
+
+    dealt = [[number for number, _ in deal(plan, Shard(count, index))] for index in range(1, count + 1)]
+
+    assert dealt == shards
+    assert plan.cost_by_shard(count).tolist() == [
+        sum(sum(costs[4 * number : 4 * number + 4]) for number in shard) for shard in shards
+    ]
+
+
+@pytest.mark.usefixtures("_fours")
+def test_costs_are_those_of_places_in_the_list() -> None:
+    """Of what is computed alone, in the order in which it is: pieces together."""
+    costs = np.array([9, 1, 100, 2, 4, 8, 16, 100, 32], np.float32)
+    members = np.array([1, 3, 4, 5, 6, 8])
+    pieces = np.array([0, 1, 1, 2, 3, 1, 4, 4, 2])
+
+    plan = Plan(members, pieces, costs)
+
+    # blocks of 1 and 5 and 3 and 8; of 4 and 6
+    assert plan.members.tolist() == [1, 5, 3, 8, 4, 6]
+    assert deal(plan, Shard(3, 1)) == [(0, [1, 5, 3, 8])]
+    assert deal(plan, Shard(3, 2)) == [(1, [4, 6])]
+    assert plan.cost_by_shard(3).tolist() == [1 + 8 + 2 + 32, 4 + 16, 0]
+
+
+def test_costs_are_no_part_of_blocks() -> None:
+    """Whoever computes an utterance computes it with the same ones."""
+    costs = np.random.default_rng(0).lognormal(0, 2, 5000).astype(np.float32)
+
+    assert deal(Plan(np.arange(5000), costs=costs)) == deal(Plan(np.arange(5000)))
+
+
+def test_without_costs_all_utterances_take_the_same() -> None:
+    ones = Plan(np.arange(5000), costs=np.full(5000, 3, np.float32))
+    plain = Plan(np.arange(5000))
+
+    for count in (1, 2, 7, 64):
+        for index in range(1, count + 1):
+            assert deal(plain, Shard(count, index)) == deal(ones, Shard(count, index))
+        assert (3 * plain.cost_by_shard(count)).tolist() == ones.cost_by_shard(count).tolist()
+        assert plain.cost_by_shard(count).sum() == 5000
+
+
+@pytest.mark.parametrize("count", [2, 3, 16, 100])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_shard_ends_later_than_another_by_more_than_a_block(seed: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    costs = generator.lognormal(0, 1.5, 20_000).astype(np.float32)
+    members = np.flatnonzero(generator.random(20_000) < 0.8)
+    plan = Plan(members, np.repeat(np.arange(4000), 5), costs)
+
+    by_block = [float(costs[places].sum(dtype=np.float64)) for _, places in plan.deal_blocks(WHOLE)]
+    by_shard = plan.cost_by_shard(count)
+
+    assert by_shard.max() - by_shard.min() <= max(by_block)
+    assert by_shard.sum() == pytest.approx(costs[members].sum(dtype=np.float64))
+    for index in range(1, count + 1):
+        dealt = [by_block[number] for number, _ in plan.deal_blocks(Shard(count, index))]
+        assert by_shard[index - 1] == pytest.approx(sum(dealt))
+
+
+def test_of_an_empty_plan_every_shard_costs_nothing() -> None:
+    for costs in (None, np.ones(5, np.float32)):
+        plan = Plan(np.arange(0), costs=costs)
+
+        assert plan.cost_by_shard(3).tolist() == [0, 0, 0]
+        assert plan.count_by_shard(np.zeros(0, np.bool_), 3).tolist() == [0, 0, 0]
+        assert deal(plan, Shard(3, 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "costs"),
+    [
+        ([], None),
+        ([np.nan], None),
+        ([np.nan, np.nan], None),
+        ([2.5], [2.5]),
+        ([1, 2, 6], [1, 2, 6]),
+        ([1, np.nan, 3, np.nan, 5], [1, 3, 3, 3, 5]),
+        ([np.nan, 0.5, 0], [0.25, 0.5, 0]),
+    ],
+)
+def test_what_is_not_known_costs_as_much_as_the_mean(sizes: list[float], costs: list[float] | None) -> None:
+    estimated = estimate_costs(np.array(sizes, np.float64))
+
+    if costs is None:
+        assert estimated is None
+    else:
+        assert estimated is not None
+        assert estimated.dtype == np.float32
+        assert estimated.tolist() == costs
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("number", [0, 1, 4, 63, 8193])
+def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> None:
+    members = np.flatnonzero(np.random.default_rng(number).random(2 * number) < 0.5)
+    chosen = np.random.default_rng(count).random(2 * number) < 0.3
+    plan = Plan(members)
+
+    counted = plan.count_by_shard(chosen[members], count)
+
+    assert counted.tolist() == [
+        sum(int(chosen[places].sum()) for _, places in plan.deal_blocks(Shard(count, index)))
+        for index in range(1, count + 1)
+    ]
+
+
+@pytest.mark.usefixtures("_fours")
+@pytest.mark.parametrize(
+    ("pieces", "blocks"),
+    [
+        # each by itself: as without pieces
+        ([0, 1, 2, 3, 4, 5], [[0, 1, 2, 3], [4, 5]]),
+        # all of one: however many they are
+        ([0, 0, 0, 0, 0, 0], [[0, 1, 2, 3, 4, 5]]),
+        # a piece that begins in a block is not cut where the block would end
+        ([0, 0, 0, 1, 1, 1, 2, 2, 2], [[0, 1, 2, 3, 4, 5], [6, 7, 8]]),
+        ([0, 0, 0, 0, 1, 1, 1, 2, 2], [[0, 1, 2, 3], [4, 5, 6, 7, 8]]),
+        ([0, 0, 0, 0, 0, 1, 2, 3, 4], [[0, 1, 2, 3, 4], [5, 6, 7], [8]]),
+        # a large one leaves the places of blocks that it fills to nobody
+        ([0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3], [[0, 1, 2, 3, 4, 5, 6, 7, 8], [9, 10]]),
+        # by first appearance, however they stand in the list
+        ([0, 1, 0, 2, 1, 0], [[0, 2, 5, 1, 4], [3]]),
+        ([0, 1, 2, 3, 0, 1, 2, 3], [[0, 4, 1, 5], [2, 6, 3, 7]]),
+    ],
+)
+def test_what_is_decoded_together_is_in_the_same_block(pieces: list[int], blocks: list[list[int]]) -> None:
+    plan = Plan(np.arange(len(pieces)), np.array(pieces))
+
+    assert deal(plan) == list(enumerate(blocks))
+    assert plan.members.tolist() == list(itertools.chain(*blocks))
+
+
+def test_blocks_that_get_smaller_do_not_cut_what_is_decoded_together() -> None:
+    """Of twenty utterances, blocks begin at 0, 2, 4, 6, 7, 8 and so on; a piece is where its first utterance is."""
+    pieces = np.array([0, 0, 0, 1, 2, 3, 4, 4, 4, 4, *range(5, 15)])
+
+    blocks = [places for _, places in deal(Plan(np.arange(20), pieces))]
+
+    assert blocks == [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9], *([place] for place in range(10, 20))]
+
+
+@pytest.mark.parametrize("number", [0, 1, 60, 1000, 20_011])
+def test_pieces_of_one_are_as_without_pieces(number: int) -> None:
+    members = np.arange(0, 2 * number, 2)
+
+    assert deal(Plan(members, np.arange(2 * number))) == deal(Plan(members))
+
+
+@pytest.mark.usefixtures("_fours")
+def test_blocks_of_pieces_are_of_those_that_are_computed_alone() -> None:
+    """Of a piece that was done in part when the list was another, the rest is computed together."""
+    pieces = np.array([0, 1, 0, 2, 1, 0, 3, 3, 4])
+
+    assert deal(Plan(np.array([1, 2, 5, 6, 7, 8]), pieces)) == [(0, [2, 5, 1, 6, 7]), (1, [8])]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("number", [0, 1, 4, 63, 20_000])
+def test_shards_of_pieces_have_all_and_each_once(number: int, count: int) -> None:
+    """Numbers of pieces follow from their first appearance; blocks cut none of them."""
+    generator = np.random.default_rng(number)
+    numbered: dict[int, int] = {}
+    recordings = generator.integers(0, 1 + number // 5, 2 * number).tolist()
+    pieces = np.array([numbered.setdefault(recording, len(numbered)) for recording in recordings])
+    members = np.flatnonzero(generator.random(2 * number) < 0.5)
+    chosen = generator.random(2 * number) < 0.3
+    plan = Plan(members, pieces)
+
+    blocks = deal(plan)
+    shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
+
+    assert sorted(itertools.chain(*shards)) == blocks
+    assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
+    flat = list(itertools.chain(*(places for _, places in blocks)))
+    assert flat == plan.members.tolist() == sorted(members.tolist(), key=lambda place: (pieces[place], place))
+    in_blocks = [set(pieces[places].tolist()) for _, places in blocks]
+    assert sum(map(len, in_blocks)) == len(set.union(*in_blocks, set()))
+    assert plan.count_by_shard(chosen[plan.members], count).tolist() == [
+        sum(int(chosen[places].sum()) for _, places in shard) for shard in shards
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batches"),
+    [
+        ([], []),
+        ([3], [[0]]),
+        ([11], [[0]]),
+        ([5, 5], [[0, 1]]),
+        ([5, 5.1], [[0], [1]]),
+        ([9, 4, 2, 4], [[2, 1, 3], [0]]),
+        ([12, 1, 30, 1], [[1, 3], [0], [2]]),
+        ([2, 2, 2, 2, 2, 2], [[0, 1, 2, 3, 4], [5]]),
+    ],
+)
+def test_batches_worked_out_by_hand(seconds: list[float], batches: list[list[int]]) -> None:
+    """Of at most 10 seconds; the shortest first, and of the same length the first first."""
+    assert indices(make_waveforms(seconds), 10) == batches
+
+
+@pytest.mark.parametrize("batch_seconds", [0.01, 5.0, 10.0, 1e9])
+@pytest.mark.parametrize("seed", range(20))
+def test_properties_of_batches(seed: int, batch_seconds: float) -> None:
+    seconds = random_lengths(seed)
+    waveforms = make_waveforms(seconds)
+
+    batches = [batch.waveforms for batch in make_batches(waveforms, batch_seconds)]
+    flat = list(itertools.chain(*batches))
+    totals = [sum(len(waveform.samples) for waveform in batch) for batch in batches]
+
+    # every waveform once, the shortest first
+    assert [waveform.utterance.index for waveform in flat] == sorted(range(len(seconds)), key=lambda i: (seconds[i], i))
+    assert all(waveform is waveforms[waveform.utterance.index] for waveform in flat)
+    # no batch above the limit, unless it is a single utterance
+    limit = batch_seconds * SAMPLE_RATE
+    assert all(total <= limit or len(batch) == 1 for total, batch in zip(totals, batches, strict=True))
+    # and none that would have had room for the next utterance
+    assert all(total + len(following[0].samples) > limit for total, following in zip(totals, batches[1:], strict=False))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_do_not_depend_on_how_waveforms_arrive(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "PORTION_SECONDS", 40.0)
+    waveforms = make_waveforms(random_lengths(seed))
+
+    one_by_one = list(make_batches(iter(waveforms), 10))
+
+    assert one_by_one == list(make_batches(waveforms, 10)) == list(make_batches(tuple(waveforms), 10))
+
+
+def test_failed_utterances_leave_no_gap() -> None:
+    """The batches are those of the audio that is there, with the places in the input as they are."""
+    waveforms = [
+        waveform for waveform in make_waveforms([3, 1, 4, 1, 5, 9, 2]) if waveform.utterance.index not in (1, 4)
+    ]
+
+    assert indices(waveforms, 10) == [[3, 6, 0, 2], [5]]
+
+
+def test_a_waveform_that_is_spooled_goes_alone() -> None:
+    """However short the others, and it, are: it is read in windows."""
+    waveforms = make_waveforms([1.0, 1.0, 2.0, 1.0])
+    spooled = SpooledSamples()
+    spooled.append(np.zeros(SAMPLE_RATE, np.float32))
+    waveforms[1] = Waveform(waveforms[1].utterance, spooled, 1.0)
+
+    assert sorted(indices(waveforms, 10)) == [[0], [1], [3, 2]]
+
+
+def test_a_block_is_sorted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "PORTION_SECONDS", 10.0)
+
+    # portions: 6 4 | 7 1 2 | 20 | 3 2
+    assert indices(make_waveforms([6, 4, 7, 1, 2, 20, 3, 2]), 5) == [[1], [0], [3, 4], [2], [5], [7, 6]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_properties_of_portions(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "PORTION_SECONDS", 60.0)
+    seconds = random_lengths(seed)
+
+    flat = list(itertools.chain(*indices(make_waveforms(seconds), 10)))
+
+    # portions worked out from the definition: as many neighbours as have 60 seconds, and at least one
+    portions: list[list[int]] = [[]]
+    for index, duration in enumerate(seconds):
+        if portions[-1] and sum(seconds[i] for i in portions[-1]) + duration > 60:
+            portions.append([])
+        portions[-1].append(index)
+    assert flat == [index for portion in portions for index in sorted(portion, key=lambda i: (seconds[i], i))]
+
+
+def test_no_more_than_a_portion_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch is there when the first portion is, and the waveform behind it."""
+    monkeypatch.setattr(batching, "PORTION_SECONDS", 10.0)
+    taken: list[int] = []
+
+    def source() -> Iterator[Waveform]:
+        for waveform in make_waveforms([2.0] * 50):
+            taken.append(waveform.utterance.index)
+            yield waveform
+
+    next(make_batches(source(), 4))
+
+    assert taken == [0, 1, 2, 3, 4, 5]

@@ -1,0 +1,109 @@
+"""Ids are found again by their hashes, and those that share one are known."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
+
+
+def hashes(*values: int) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)
+
+
+def test_keys_are_found_where_they_stand() -> None:
+    keys = [b"z", b"my call", "ü".encode(), b"a", b""]
+    index = KeyIndex(hash_keys(keys))
+
+    assert len(index) == 5
+    assert index.find(hash_keys(keys)).tolist() == [0, 1, 2, 3, 4]
+    assert index.find(hash_keys([b"a", b"z", b"a"])).tolist() == [3, 0, 3]
+
+
+def test_keys_that_are_not_there_have_no_place() -> None:
+    index = KeyIndex(hashes(5, -7, 11))
+
+    below, between, above = -8, 6, 12
+    assert index.find(hashes(below, 5, between, 11, above, -7)).tolist() == [-1, 0, -1, 2, -1, 1]
+
+
+@pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
+def test_hashes_use_all_64_bits(value: int) -> None:
+    index = KeyIndex(hashes(3, value, 4))
+
+    assert index.find(hashes(value, 3, 4)).tolist() == [1, 0, 2]
+
+
+def test_nothing_is_found_where_nothing_is_looked_for() -> None:
+    assert KeyIndex(hashes(1, 2)).find(hash_keys([])).tolist() == []
+
+
+def test_nothing_is_found_where_there_is_nothing() -> None:
+    assert KeyIndex(hashes()).find(hashes(1, 2)).tolist() == [-1, -1]
+    assert len(KeyIndex(hashes())) == 0
+
+
+def test_all_of_many_keys_are_found() -> None:
+    keys = [f"speaker{number % 97}-utt{number}".encode() for number in range(100_000)]
+    shuffled = np.random.default_rng(0).permutation(len(keys))
+
+    index = KeyIndex(hash_keys(keys))
+
+    assert index.twins() == []
+    np.testing.assert_array_equal(index.find(hash_keys(keys[place] for place in shuffled)), shuffled)
+    assert (index.find(hash_keys(key + b"x" for key in keys)) == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "twins"),
+    [
+        ([], []),
+        ([1], []),
+        ([3, 1, 2], []),
+        ([7, 1, 7], [(0, 2)]),
+        ([1, 9, 9, 1], [(1, 2), (0, 3)]),
+        ([5, 5, 1, 5], [(0, 1), (1, 3)]),
+        ([0, 0], [(0, 1)]),
+    ],
+)
+def test_twins_are_pairs_of_the_same_hash_by_the_later_one(values: list[int], twins: list[tuple[int, int]]) -> None:
+    assert KeyIndex(hashes(*values)).twins() == twins
+
+
+def test_many_twins_stay_in_order() -> None:
+    same = [place for place in range(2000) if place % 3]
+    index = KeyIndex(hashes(*(place if place % 3 == 0 else -1 for place in range(2000))))
+
+    assert index.twins() == list(itertools.pairwise(same))
+    assert index.find(hashes(-1)).tolist() == [1]
+
+
+def test_of_twins_the_first_is_found() -> None:
+    """Whoever finds it compares the id itself."""
+    assert KeyIndex(hashes(4, 8, 8)).find(hashes(8, 4)).tolist() == [1, 0]
+
+
+IDS = [b"a", b"my call", "ü".encode()]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_digest_is_that_of_lines_of_ids(size: int) -> None:
+    """However many of them come at a time."""
+    chunks = [IDS[first : first + size] for first in range(0, 3, size)]
+
+    assert digest_of(chunks, None) == hashlib.sha256("a\nmy call\nü\n".encode()).hexdigest()
+
+
+def test_what_is_decoded_together_is_a_part_of_a_digest() -> None:
+    """As little-endian integers of eight bytes, on whatever machine."""
+    content = "a\nmy call\nü\n".encode() + b"\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+
+    digest = digest_of([IDS], hashes(0, 1, 0))
+
+    assert digest == digest_of([IDS], hashes(0, 1, 0).astype(">i8")) == hashlib.sha256(content).hexdigest()
+    assert len({digest, digest_of([IDS], None), digest_of([IDS], hashes(0, 1, 1))}) == 3

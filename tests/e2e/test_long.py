@@ -1,0 +1,212 @@
+"""Recordings of hours: read once, in little memory, and what comes out is what comes out of their parts."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from support.audio_files import RATE
+from support.checkpoints import make_config, make_model
+from support.kaldi_folders import (
+    COUNT_FRAMES,
+    count_frames,
+    cut,
+    make_speech,
+    read_rows,
+    run_e2v,
+    write_audio,
+    write_folder,
+)
+from support.processes import find_group, hook, start_e2v
+
+from e2v_cli.inference.windows import cut_windows, window_frames
+from e2v_cli.models.folder import read_model
+
+pytestmark = pytest.mark.e2e
+
+MINUTE = make_speech(60.0)
+HOURS = 2
+NUM_SEGMENTS = 2000
+STEP = HOURS * 3600 / NUM_SEGMENTS
+"""Seconds from one segment's start to the next one's: some overlap, and some leave gaps."""
+
+
+def write_repeated(path: Path, part: NDArray[np.int16], times: int, rate: int = RATE) -> Path:
+    """Write some audio again and again, each time shifted, so that no two minutes are the same."""
+    with soundfile.SoundFile(path, "w", rate, 1, "PCM_16") as file:
+        for number in range(times):
+            file.write(shifted(part, number))
+    return path
+
+
+def shifted(part: NDArray[np.int16], number: int) -> NDArray[np.int16]:
+    return np.roll(part, 1237 * number)
+
+
+class Finished(NamedTuple):
+    """A run that has ended, and the most memory that each of its processes had, in bytes."""
+
+    returncode: int
+    errors: str
+    peaks: dict[int, int]
+
+
+def run_and_watch(*args: str | Path, **environment: str) -> Finished:
+    """Run e2v, and look after the memory of all its processes until it ends."""
+    peaks: dict[int, int] = {}
+    process = start_e2v(*args, **environment)
+    try:
+        while process.poll() is None:
+            for pid in find_group(process.pid):
+                with suppress(OSError, StopIteration):  # it has just ended
+                    peaks[pid] = read_peak(pid)
+            time.sleep(0.05)
+        _, errors = process.communicate()
+    finally:
+        process.kill()
+    return Finished(process.returncode, errors, peaks)
+
+
+def read_peak(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+
+
+class Recording(NamedTuple):
+    """Two hours, and what is cut out of them."""
+
+    path: Path
+    segments: list[tuple[str, float, float]]
+
+    @property
+    def lines(self) -> list[str]:
+        return [f"{key} rec {start:.2f} {end:.2f}" for key, start, end in self.segments]
+
+    def samples(self, start: float, end: float) -> NDArray[np.int16]:
+        """Make the samples of a segment anew."""
+        first = int(start // 60)
+        minutes = [shifted(MINUTE, number) for number in range(first, min(first + 2, HOURS * 60))]
+        return cut(np.concatenate(minutes), RATE, start - 60 * first, end - 60 * first)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
+    path = write_repeated(tmp_path_factory.mktemp("hours") / "rec.flac", MINUTE, HOURS * 60)
+    generator = random.Random(0)
+    segments = []
+    for number in range(NUM_SEGMENTS):
+        start = round(number * STEP, 2)
+        end = round(min(start + generator.uniform(2, 5), HOURS * 3600), 2)
+        segments.append((f"utt{number:04d}", start, end))
+    yield Recording(path, segments)
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def some(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Rows of every hundredth segment, and the last, from files of their own."""
+    folder = tmp_path_factory.mktemp("single")
+    entries = []
+    for key, start, end in [*recording.segments[::100], recording.segments[-1]]:
+        path = write_audio(folder / f"{key}.wav", recording.samples(start, end))
+        entries.append(f"{key} {path}\n")
+    (folder / "wav.scp").write_text("".join(entries))
+    done = run_e2v("predict", folder / "wav.scp", "-m", "sample", "-j", "1")
+    assert done.returncode == 0, done.stderr
+    return read_rows(done.stdout)
+
+
+def assert_same_rows(rows: Mapping[str, list[str]], some: Mapping[str, list[str]]) -> None:
+    """What else is in a batch moves the last bit of a probability, and so perhaps its sixth decimal."""
+    assert len(some) == NUM_SEGMENTS // 100 + 1
+    for key, row in some.items():
+        assert (rows[key][0], rows[key][2:4]) == (row[0], row[2:4])
+        assert list(map(float, rows[key][4:])) == pytest.approx(list(map(float, row[4:])), abs=2e-6)
+
+
+def test_thousands_of_segments_of_a_file(recording: Recording, some: dict[str, list[str]], tmp_path: Path) -> None:
+    """Every sample is decoded once, over all workers, in less than a gigabyte each."""
+    folder = write_folder(tmp_path / "data", {"rec": recording.path}, segments=recording.lines)
+    out, environment = tmp_path / "out", {"COUNT": str(tmp_path / "count"), **hook(tmp_path / "hook", COUNT_FRAMES)}
+
+    done = run_and_watch("predict", folder, "-m", "sample", "-j", "2", "-o", out, "-q", **environment)
+
+    assert (done.returncode, done.errors) == (0, "")
+    assert len(done.peaks) >= 3
+    assert max(done.peaks.values()) < 1e9, done.peaks
+    assert len(list(tmp_path.glob("count.*"))) == 2
+    samples = HOURS * 3600 * RATE
+    assert 0.9 * samples < count_frames(tmp_path / "count") <= 1.02 * samples
+    rows = read_rows((out / "predictions.tsv").read_text())
+    assert list(rows) == [key for key, _, _ in recording.segments]
+    assert_same_rows(rows, some)
+
+
+def test_thousands_of_segments_of_a_command(recording: Recording, some: dict[str, list[str]], tmp_path: Path) -> None:
+    """It is run once, and what it writes is decoded once."""
+    command = f"echo run >> {tmp_path}/runs; cat {recording.path} |"
+    folder = write_folder(tmp_path / "data", {"rec": command}, segments=recording.lines)
+    out, environment = tmp_path / "out", {"COUNT": str(tmp_path / "count"), **hook(tmp_path / "hook", COUNT_FRAMES)}
+
+    options = ("--allow-pipes", "-m", "sample", "-j", "2", "-o", out, "-q")
+    done = run_and_watch("predict", folder, *options, **environment)
+
+    assert (done.returncode, done.errors) == (0, "")
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert max(done.peaks.values()) < 1e9, done.peaks
+    assert count_frames(tmp_path / "count") <= 1.02 * HOURS * 3600 * RATE
+    rows = read_rows((out / "predictions.tsv").read_text())
+    assert list(rows) == [key for key, _, _ in recording.segments]
+    assert_same_rows(rows, some)
+
+
+def test_ten_hours_in_one_file(tmp_path: Path) -> None:
+    """At a rate of its own, mostly silent: in windows, in little memory, with a timeline without gaps to its end."""
+    config = make_config(embed_dim=32, num_heads=2, depth=1, channels=16)
+    model = make_model(tmp_path / "model", config)  # a minute of computing in all
+    rate, duration = 8000, 36_000
+    minute = np.zeros(60 * rate, np.int16)
+    minute[: 10 * rate] = make_speech(10.0, rate)
+    path = tmp_path / "day.flac"
+    with soundfile.SoundFile(path, "w", rate, 1, "PCM_16") as file:
+        for _ in range(duration // 60):
+            file.write(minute)
+    out = tmp_path / "out"
+
+    done = run_and_watch("predict", path, "-m", model, "-o", out, "--timeline", "1", "--window", "20", "-q")
+
+    assert (done.returncode, done.errors) == (0, "")
+    assert max(done.peaks.values()) < 1.5e9, done.peaks
+    (row,) = read_rows((out / "predictions.tsv").read_text()).values()
+    assert float(row[2]) == duration == 36_000
+    network = read_model(str(model), model).config
+    num_frames = network.num_frames(duration * RATE)
+    assert int(row[3]) == len(list(cut_windows(num_frames, *window_frames(network, 20.0)))) > duration / 20
+    assert (out / "utt2num_frames").read_text() == f"day {num_frames}\n"
+
+    lines = [line.split("\t") for line in (out / "timeline.tsv").read_text().splitlines()[1:]]
+    spans = [(Decimal(start), Decimal(end)) for _, start, end, *_ in lines]
+    assert all(key == "day" for key, *_ in lines)
+    assert spans[0][0] == 0
+    assert all(before[1] == after[0] for before, after in pairwise(spans))
+    assert abs(float(spans[-1][1]) - duration) <= 0.02
+    assert len(spans) == 36_000
+    labels = json.loads((out / "run.json").read_text())["model"]["labels"]
+    probabilities = np.array([line[5:] for line in lines], dtype=np.float64)
+    assert [line[3] for line in lines] == [labels[best] for best in probabilities.argmax(axis=1)]
+    # every minute is the same, and stays where it is: the second of the minute decides
+    minutes = probabilities.reshape(duration // 60, 60, len(labels))
+    early, late = minutes[:60].mean(axis=0), minutes[-60:].mean(axis=0)
+    assert np.ptp(early, axis=0).max() > 0.03
+    assert np.abs(early - late).max() < 0.003

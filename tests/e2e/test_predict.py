@@ -1,0 +1,564 @@
+"""``e2v predict`` as a user meets it: the real command in a process of its own, on the sample corpus."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+
+import kaldi_native_io
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+from support.checkpoints import make_config, make_model
+from support.processes import ROOT, E2v, start_e2v, wait_until
+
+from e2v_cli.journal.history import read_header
+
+pytestmark = pytest.mark.e2e
+
+LABELS = ["angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown"]
+COLUMNS = ["utt_id", "label", "score", "duration", "windows", *LABELS]
+SAMPLE_SCP = ROOT / "sample_data" / "wav.scp"
+
+
+def read_rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(StringIO(text), delimiter="\t"))
+
+
+def read_scp_ids(path: Path = SAMPLE_SCP) -> list[str]:
+    return [line.split()[0] for line in path.read_text().splitlines()]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def test_sample_corpus(e2v: E2v, tmp_path: Path) -> None:
+    done = e2v("predict", "sample_data", "-m", "sample", "-o", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("e2v: 40 utterances: 40 done, 0 failed; 150.2 s of audio in ")
+    text = (tmp_path / "out" / "predictions.tsv").read_text()
+    assert text.splitlines()[0].split("\t") == COLUMNS
+    rows = read_rows(text)
+    assert [row["utt_id"] for row in rows] == read_scp_ids()
+    spoken = dict(line.split() for line in (ROOT / "sample_data" / "utt2emo").read_text().splitlines())
+    right = sum(row["label"] == spoken[row["utt_id"]] for row in rows)
+    assert right >= 0.6 * len(rows)
+    for row in rows:
+        probabilities = [row[label] for label in LABELS]
+        assert all(len(probability) == len("0.123456") for probability in probabilities)
+        assert sum(map(float, probabilities)) == pytest.approx(1, abs=1e-5)
+        assert row["score"] == row[row["label"]] == max(probabilities)
+        assert row["windows"] == "1"
+
+
+def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1").returncode == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".lock.1-of-1",
+        ".lock.merge",
+        "embeddings.1-of-1.1.ark",
+        "embeddings.scp",
+        "failures.tsv",
+        "frame_shift",
+        "input.49543d04de3b1732",
+        "journal.1-of-1.1",
+        "log",
+        "predictions.tsv",
+        "run.json",
+        "utt2dur",
+        "utt2emo",
+        "utt2num_frames",
+    ]
+    assert (out / "failures.tsv").read_text() == "utt_id\tstage\treason\tdetail\n"
+    rows = read_rows((out / "predictions.tsv").read_text())
+    audio = dict(line.split(maxsplit=1) for line in SAMPLE_SCP.read_text().splitlines())
+    durations = {utt_id: soundfile.info(ROOT / path).duration for utt_id, path in audio.items()}
+    assert [row["duration"] for row in rows] == [f"{duration:.4f}" for duration in durations.values()]
+    assert (out / "utt2dur").read_text() == "".join(f"{key} {value:.4f}\n" for key, value in durations.items())
+    assert (out / "utt2emo").read_text() == "".join(f"{row['utt_id']} {row['label']}\n" for row in rows)
+    assert (out / "frame_shift").read_text() == "0.02\n"
+    frames = dict(line.split() for line in (out / "utt2num_frames").read_text().splitlines())
+    assert list(frames) == list(audio)
+    for utt_id in ("f1-0001", "f1-0002"):  # 16 kHz
+        assert int(frames[utt_id]) == (soundfile.info(ROOT / audio[utt_id]).frames - 400) // 320 + 1
+    run = json.loads((out / "run.json").read_text())
+    weights = ROOT / "e2v_cli" / "sample" / "model.pt"
+    assert run["model"] == {
+        "name": "sample",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "labels": LABELS,
+    }
+    assert run["counts"] == {"input": 40, "done": 40, "failed": 0}
+    assert run["audio_seconds"] == pytest.approx(sum(durations.values()), abs=0.01)
+    assert 0 < run["encode_seconds"] < run["wall_seconds"]
+    assert run["speed"] == pytest.approx(run["audio_seconds"] / run["encode_seconds"], rel=0.01)
+
+
+def test_a_journal_says_what_is_computed_and_who_does_it(tmp_path: Path) -> None:
+    before = datetime.now().astimezone().replace(microsecond=0)
+    clip = ROOT / "sample_data" / "wav" / "f1-0001.wav"
+    formats = ("--timeline-format", "rttm", "--timeline-format", "ctm", "--timeline-format", "rttm")
+    process = start_e2v("predict", clip, "-m", "sample", "-o", tmp_path, "--timeline", "0.5", *formats, "--join")
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    header = read_header(tmp_path / "journal.1-of-1.1")
+    assert header is not None
+    assert (header.host, header.pid) == (socket.gethostname(), process.pid)
+    assert before <= datetime.fromisoformat(header.started) <= datetime.now().astimezone()
+    assert (header.model, header.labels, header.input_size, header.frame_shift) == ("sample", tuple(LABELS), 1, 0.02)
+    assert (header.timeline_formats, header.join) == (("ctm", "rttm"), True)
+    assert header.input_sha256 == hashlib.sha256(b"f1-0001\n").hexdigest()
+    options = {"embeddings": "none", "compress": "no", "window": 60.0, "timeline": 0.5, "channel": "mix"}
+    assert options.items() <= dict(header.fingerprint).items()
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_ark_and_npy_hold_the_same_bits(granularity: str, dtype: str, e2v: E2v, tmp_path: Path) -> None:
+    options = ["-m", "sample", "--granularity", granularity, "--embedding-dtype", dtype]
+    ark, npy = tmp_path / "ark", tmp_path / "npy"
+    assert e2v("predict", SAMPLE_SCP, "-o", ark, "--embeddings", "ark", *options).returncode == 0
+    assert e2v("predict", SAMPLE_SCP, "-o", npy, "--embeddings", "npy", *options).returncode == 0
+    assert (ark / "predictions.tsv").read_bytes() == (npy / "predictions.tsv").read_bytes()
+    paths = dict(line.split("\t") for line in (npy / "embeddings.tsv").read_text().splitlines())
+    places = dict(line.split(" ", 1) for line in (ark / "embeddings.scp").read_text().splitlines())
+    assert list(paths) == list(places) == read_scp_ids()
+    by_kaldiio = kaldiio.load_scp(str(ark / "embeddings.scp"))
+    native = kaldi_native_io.FloatVector if granularity == "utterance" else kaldi_native_io.FloatMatrix
+    frames = dict(line.split() for line in (ark / "utt2num_frames").read_text().splitlines())
+    for utt_id, path in paths.items():
+        expected = np.load(path)
+        assert expected.dtype == (np.float32 if dtype == "fp32" else np.float16)
+        assert expected.shape == ((96,) if granularity == "utterance" else (int(frames[utt_id]), 96))
+        expected = expected.astype(np.float32)
+        assert by_kaldiio[utt_id].dtype == np.float32
+        assert by_kaldiio[utt_id].tobytes() == expected.tobytes()
+        by_native = native.read(places[utt_id]).numpy()
+        assert by_native.shape == expected.shape
+        assert by_native.tobytes() == expected.tobytes()
+
+
+def test_both_engines_agree(e2v: E2v, tmp_path: Path) -> None:
+    ours, upstreams = tmp_path / "ours", tmp_path / "upstreams"
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", ours).returncode == 0
+    done = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", upstreams, "--engine", "funasr")
+    assert (done.returncode, done.stdout) == (0, "")
+    for row, other in zip(
+        read_rows((ours / "predictions.tsv").read_text()),
+        read_rows((upstreams / "predictions.tsv").read_text()),
+        strict=True,
+    ):
+        assert row["utt_id"] == other["utt_id"]
+        assert row["label"] == other["label"]
+        assert [float(row[label]) for label in LABELS] == pytest.approx(
+            [float(other[label]) for label in LABELS], abs=1.1e-5
+        )
+
+
+def test_model_without_a_head(e2v: E2v, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", make_config(tokenizer=False))
+    refused = e2v("predict", SAMPLE_SCP, "-m", model)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == f"e2v: {model} has no head, only embeddings: add -o OUT --embeddings npy, or ark\n"
+    out = tmp_path / "out"
+    assert e2v("predict", SAMPLE_SCP, "-m", model, "-o", out, "--embeddings", "ark").returncode == 0
+    lines = (out / "predictions.tsv").read_text().splitlines()
+    assert lines[0] == "utt_id\tduration\twindows"
+    assert lines[1] == "f1-0001\t1.5461\t1"
+    assert len(kaldiio.load_scp(str(out / "embeddings.scp"))) == 40
+
+
+def test_rows_on_standard_output_are_those_of_out(e2v: E2v, tmp_path: Path) -> None:
+    printed = e2v("predict", SAMPLE_SCP, "-m", "sample")
+    e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path)
+    assert printed.returncode == 0
+    assert printed.stdout == (tmp_path / "predictions.tsv").read_text()
+
+
+def test_the_input_may_come_on_standard_input(e2v: E2v) -> None:
+    lines = SAMPLE_SCP.read_text().splitlines()[5:8]
+    done = e2v("predict", "-", "-m", "sample", stdin="\n".join(lines))
+    assert done.returncode == 0
+    assert [row["utt_id"] for row in read_rows(done.stdout)] == [line.split()[0] for line in lines]
+
+
+# -- bad audio ---------------------------------------------------------------------------------------------------------
+
+
+def test_bad_audio_becomes_a_row_of_failures(e2v: E2v, tmp_path: Path) -> None:
+    good = ROOT / "sample_data" / "wav" / "f1-0001.wav"
+    (tmp_path / "cut.wav").write_bytes(good.read_bytes()[:20_000])
+    (tmp_path / "text.wav").write_text("not audio at all")
+    soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
+    soundfile.write(tmp_path / "shortest.wav", np.ones(400), 16_000)
+    names = ["cut.wav", "text.wav", "short.wav", "shortest.wav", "gone.wav"]
+    scp = tmp_path / "wav.scp"
+    scp.write_text(f"good {good}\n" + "".join(f"{name[:-4]} {tmp_path / name}\n" for name in names))
+    out = tmp_path / "out"
+    done = e2v("predict", scp, "-m", "sample", "-o", out, "-q")
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"e2v: 4 failed, more than --max-failures 0 allows: see {out}/failures.tsv; --retry-failed tries again\n"
+    )
+    assert [row["utt_id"] for row in read_rows((out / "predictions.tsv").read_text())] == ["good", "shortest"]
+    needs = "the model needs 400 (25 ms)"
+    assert (out / "failures.tsv").read_text().splitlines() == [
+        "utt_id\tstage\treason\tdetail",
+        f"cut\taudio\ttruncated\t{tmp_path}/cut.wav: its header says 49474 bytes of audio, 19956 are there",
+        f"text\taudio\tnot audio\t{tmp_path}/text.wav: Format not recognised.",
+        f"short\taudio\ttoo short\t{tmp_path}/short.wav: 399 samples at 16 kHz; {needs}",
+        f"gone\taudio\tmissing\t{tmp_path}/gone.wav: no such file",
+    ]
+    assert json.loads((out / "run.json").read_text())["counts"] == {"input": 6, "done": 2, "failed": 4}
+    assert e2v("predict", scp, "-m", "sample", "-o", out).returncode == 3
+    for allowed, code in (("4", 0), ("3", 3), ("66.7%", 0), ("66.6%", 3), ("100%", 0)):
+        assert e2v("predict", scp, "-m", "sample", "-o", out, "--max-failures", allowed).returncode == code
+
+    shutil.copy(good, tmp_path / "gone.wav")
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "--retry-failed").returncode == 3
+    assert [row["utt_id"] for row in read_rows((out / "predictions.tsv").read_text())] == ["good", "shortest", "gone"]
+    assert json.loads((out / "run.json").read_text())["counts"] == {"input": 6, "done": 3, "failed": 3}
+
+
+def test_a_model_that_gives_no_numbers_fails_its_utterances(e2v: E2v, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", wrap=lambda state: {**state, "proj.bias": state["proj.bias"] * float("nan")})
+    out = tmp_path / "out"
+    assert e2v("predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", model, "-o", out).returncode == 3
+    assert (out / "failures.tsv").read_text().splitlines()[1:] == [
+        "f1-0001\tmodel\tnot finite\tthe model gives NaN or infinite numbers for it"
+    ]
+
+
+def test_bad_audio_is_spoken_of_where_rows_are_printed(e2v: E2v, tmp_path: Path) -> None:
+    good = ROOT / "sample_data" / "wav" / "f1-0001.wav"
+    done = e2v("predict", tmp_path / "gone.wav", good, "-m", "sample")
+    assert done.returncode == 3
+    assert [row["utt_id"] for row in read_rows(done.stdout)] == ["f1-0001"]
+    assert f"e2v: gone: audio: missing: {tmp_path}/gone.wav: no such file\n" in done.stderr
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_does_no_work_again(e2v: E2v, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "npy")
+    assert e2v(*command).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("[!.]*") if "log" not in path.parts}
+    again = e2v(*command, CUDA_VISIBLE_DEVICES="", PYTHONPROFILEIMPORTTIME="1")
+    assert again.returncode == 0
+    assert f"e2v: {out} is complete: nothing to do\n" in again.stderr
+    assert " torch" not in again.stderr  # as the list of imports would have it
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_longer_list_computes_only_what_is_new(e2v: E2v, tmp_path: Path) -> None:
+    lines = SAMPLE_SCP.read_text().splitlines(keepends=True)
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    scp.write_text("".join(lines[:30]))
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "--embeddings", "npy").returncode == 0
+    before = digests(out / "embeddings")
+    times = {path: path.stat().st_mtime_ns for path in (out / "embeddings").iterdir()}
+    scp.write_text("".join(lines))
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "--embeddings", "npy").returncode == 0
+    assert len(digests(out / "embeddings")) == 40
+    assert before.items() <= digests(out / "embeddings").items()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert [row["utt_id"] for row in read_rows((out / "predictions.tsv").read_text())] == read_scp_ids()
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--granularity", "frame"], "granularity was utterance, is frame"),
+        (["--embeddings", "npy"], "embeddings was ark, is npy"),
+        (["--batch-seconds", "5"], "batch-seconds was auto, is 5.0"),
+        (["--window", "30"], "window was 60.0, is 30.0"),
+        (["--timeline", "1"], "timeline was off, is 1.0"),
+        (["--channel", "A"], "channel was mix, is 1"),
+        (["--embeddings", "ark,t"], "embeddings was ark, is ark,t"),
+        (
+            ["--engine", "funasr", "--embedding-dtype", "fp16"],
+            "engine was e2v, is funasr; embedding-dtype was fp32, is fp16",
+        ),
+    ],
+)
+def test_another_run_is_refused(options: list[str], difference: str, e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
+    assert e2v(*command, "--embeddings", "ark").returncode == 0
+    before = digests(tmp_path)
+    refused = e2v(*command, "--embeddings", "ark", *options)
+    assert refused.returncode == 4
+    assert refused.stderr == (
+        f"e2v: {tmp_path} holds a different run: {difference}. "
+        "Choose another -o, or throw away what is there with --overwrite\n"
+    )
+    assert digests(tmp_path) == before
+    assert e2v(*command, "--embeddings", "ark", *options, "--overwrite").returncode == 0
+
+
+def test_another_model_is_refused(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-o", tmp_path]
+    assert e2v(*command, "-m", "sample").returncode == 0
+    refused = e2v(*command, "-m", tiny)
+    assert refused.returncode == 4
+    assert f"{tmp_path} holds a different run: model was 0f1e5919" in refused.stderr
+
+
+def test_overwrite_leaves_what_is_not_e2vs(e2v: E2v, tmp_path: Path) -> None:
+    mine = ["notes.txt", "embeddings/precious.txt", "log/train.log", "log/worker.log", "embeddings.ark"]
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
+    assert e2v(*command, "--embeddings", "npy").returncode == 0
+    assert (tmp_path / "embeddings" / "f1-0001.npy").exists()
+    assert e2v(*command, "--overwrite").returncode == 0
+    assert not (tmp_path / "embeddings" / "f1-0001.npy").exists()
+    assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * len(mine)
+
+
+def test_overwrite_removes_nothing_where_no_run_was(e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings" / "precious.npy").write_text("mine")
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
+    assert e2v(*command, "--overwrite").returncode == 0
+    assert (tmp_path / "embeddings" / "precious.npy").read_text() == "mine"
+
+
+def test_a_data_directory_is_no_place_for_results(e2v: E2v, tmp_path: Path) -> None:
+    shutil.copy(SAMPLE_SCP, tmp_path)
+    (tmp_path / "utt2dur").write_text("mine")
+    refused = e2v("predict", tmp_path, "-m", "sample", "-o", tmp_path, "--overwrite")
+    assert refused.returncode == 4
+    assert refused.stderr == (
+        f"e2v: {tmp_path} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o\n"
+    )
+    assert (tmp_path / "utt2dur").read_text() == "mine"
+
+
+def test_final_files_that_were_lost_or_never_written_come_again(e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path, "--embeddings", "ark"]
+    assert e2v(*command).returncode == 0
+    before = digests(tmp_path)
+    log = "log/launcher.1-of-1.log"
+    for name in ("predictions.tsv", "run.json"):
+        (tmp_path / name).unlink()
+        assert e2v(*command).returncode == 0
+        assert before.items() <= {**digests(tmp_path), log: before[log]}.items()
+
+
+def test_overwrite_with_a_model_that_cannot_be_loaded_costs_nothing(e2v: E2v, tmp_path: Path) -> None:
+    broken = make_model(tmp_path / "broken", wrap=lambda state: {**state, "proj.bias": "gone"})
+    out = tmp_path / "out"
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-o", out]
+    assert e2v(*command, "-m", "sample").returncode == 0
+    before = digests(out)
+    refused = e2v(*command, "-m", broken, "--overwrite")
+    assert refused.returncode == 1
+    assert "tensor 'proj.bias' is missing" in refused.stderr
+    assert digests(out) == before
+
+
+def test_results_without_a_journal_are_not_touched(e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "predictions.tsv").write_text("from elsewhere")
+    refused = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path)
+    assert refused.returncode == 4
+    assert refused.stderr == (
+        f"e2v: {tmp_path} holds predictions.tsv, but no journal of its run: choose another -o, or use --overwrite\n"
+    )
+    assert (tmp_path / "predictions.tsv").read_text() == "from elsewhere"
+
+
+@pytest.mark.parametrize("kind", ["npy", "ark"])
+def test_embeddings_that_are_gone_are_spoken_of(kind: str, e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
+    assert e2v(*command, "--embeddings", kind).returncode == 0
+    gone = tmp_path / ("embeddings" if kind == "npy" else "embeddings.1-of-1.1.ark")
+    gone.rename(tmp_path / "elsewhere")
+    again = e2v(*command, "--embeddings", kind)
+    assert again.returncode == 1
+    assert again.stderr == (f"e2v: {gone} is gone, but the journal speaks of it: bring it back, or use --overwrite\n")
+
+
+def test_a_folder_that_cannot_be_written(e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path / "file" / "out")
+    assert refused.returncode == 1
+    assert refused.stderr == f"e2v: {tmp_path}/file/out: Not a directory; choose another -o\n"
+
+
+@pytest.fixture
+def long_list(tmp_path: Path) -> Path:
+    """The sample corpus five times over: some seconds of work."""
+    lines = SAMPLE_SCP.read_text().splitlines()
+    scp = tmp_path / "long.scp"
+    scp.write_text("".join(f"take{take}-{line}\n" for take in range(5) for line in lines))
+    return scp
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_a_run_that_goes_on_later(
+    number: signal.Signals, long_list: Path, e2v: E2v, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = ("predict", long_list, "-m", "sample", "--embeddings", "npy", "-o")
+    process = start_e2v(*command, out)
+    while not list(out.glob("embeddings/*.npy")):  # the first batch is being committed
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "of 200 utterances are left" in errors
+    assert not (out / "predictions.tsv").exists()
+    early = digests(out / "embeddings")
+    assert 0 < len(early) < 200
+    assert e2v(*command, out).returncode == 0
+    assert e2v(*command, whole).returncode == 0
+    assert early.items() <= digests(out / "embeddings").items()
+    assert digests(out / "embeddings") == digests(whole / "embeddings")
+    assert (out / "predictions.tsv").read_bytes() == (whole / "predictions.tsv").read_bytes()
+
+
+def test_a_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    path = tmp_path / "clip.wav"
+    scp.write_text("".join(f"utt{index} {path}\n" for index in range(400)))
+    command = ("predict", scp, "-m", "sample", "-o", out)
+    assert e2v(*command).returncode == 3
+    soundfile.write(path, np.random.default_rng(0).standard_normal(48_000) / 10, 16_000)
+    process = start_e2v(*command, "--retry-failed")
+    journal = out / "journal.1-of-1.2"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:  # the header, and what was done first
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert e2v(*command, "--retry-failed").returncode == 0
+    assert len(read_rows((out / "predictions.tsv").read_text())) == 400
+    assert (out / "failures.tsv").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_nothing_is_under_way_yet(number: signal.Signals, e2v: E2v, tmp_path: Path) -> None:
+    """The first thing that e2v does is to heed signals: here it is still importing what it needs."""
+    (tmp_path / "yaml.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    done = e2v("predict", SAMPLE_SCP, "-m", "sample", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (75, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_commands_of_a_list_end_with_e2v(number: signal.Signals, tmp_path: Path) -> None:
+    scp = tmp_path / "wav.scp"
+    scp.write_text(f"a echo $$ > {tmp_path}/pid; trap '' TERM; sleep 77; cat a.wav |\nb sample_data/wav/m2-0001.flac\n")
+    process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "--allow-pipes")
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    command = int((tmp_path / "pid").read_text())
+
+    process.send_signal(number)
+    process.communicate(timeout=20)
+
+    assert process.returncode == (75 if number == signal.SIGTERM else -number)
+    wait_until(lambda: not Path(f"/proc/{command}").exists(), seconds=5)
+
+
+@pytest.mark.parametrize("options", [[], ["--progress"], ["-v"]])
+def test_a_run_does_not_need_anybody_to_listen(options: list[str], tmp_path: Path) -> None:
+    """Neither standard error that was closed, nor a pipe without a reader, nor a full disk changes what it does."""
+    command = f'"{sys.executable}" -m e2v_cli predict sample_data/wav.scp gone.wav -m sample {" ".join(options)} -o'
+    for number, listener in enumerate(["2>&-", "2>/dev/full", "2> >(true)"]):
+        out = tmp_path / str(number)
+        script = f'{command} "{out}" {listener}'
+        assert subprocess.run(["bash", "-c", script], cwd=ROOT, timeout=60, check=False).returncode == 3
+        assert (out / "predictions.tsv").read_text().count("\n") == 41
+
+
+@pytest.mark.parametrize("gone", ["out", "journal"])
+def test_results_that_somebody_removes_meanwhile_are_missed(gone: str, long_list: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start_e2v("predict", long_list, "-m", "sample", "-o", out)
+    journal = out / "journal.1-of-1.1"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    if gone == "out":
+        out.rename(tmp_path / "elsewhere")
+    else:
+        journal.unlink()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert str(out) in errors.splitlines()[-1]
+    assert "run the same command again" in errors.splitlines()[-1]
+
+
+def test_ids_that_were_lost_come_again(e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path]
+    assert e2v(*command).returncode == 0
+    (ids,) = tmp_path.glob("input.*")
+    content = ids.read_bytes()
+    ids.unlink()
+    lost = e2v("status", tmp_path)
+    assert lost.returncode == 1
+    assert lost.stderr == f"e2v: {ids}: No such file or directory; run e2v predict again to go on\n"
+    assert e2v(*command).returncode == 0
+    assert ids.read_bytes() == content
+
+
+def test_a_run_that_was_moved_speaks_of_its_new_place(e2v: E2v, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", old, "--embeddings", "ark").returncode == 0
+    old.rename(new)
+    assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", new, "--embeddings", "ark").returncode == 0
+    assert len(kaldiio.load_scp(str(new / "embeddings.scp"))["f1-0001"]) == 96
+
+
+def test_waiting_for_a_list_can_be_ended() -> None:
+    command = [sys.executable, "-m", "e2v_cli", "predict", "-", "-m", "sample"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as process:
+        time.sleep(1)
+        process.terminate()
+        assert process.wait(timeout=30) in (75, -signal.SIGTERM)  # the latter before Python has begun to listen
+
+
+def test_a_second_run_at_the_same_time_is_refused(long_list: Path, e2v: E2v, tmp_path: Path) -> None:
+    command = ("predict", long_list, "-m", "sample", "-o", tmp_path)
+    first = start_e2v(*command)
+    while not (tmp_path / "log").exists():  # comes behind the lock
+        assert first.poll() is None
+        time.sleep(0.01)
+    refused = [e2v(*command), e2v(*command, "--overwrite")]
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    for run in refused:
+        assert run.returncode == 4
+        assert re.fullmatch(
+            rf"e2v: {tmp_path}: another e2v is running there \(process {first.pid} on \S+ since \S+\); "
+            "wait for it, or choose another -o\n",
+            run.stderr,
+        )
+    assert e2v(*command).returncode == 0

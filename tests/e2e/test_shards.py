@@ -1,0 +1,278 @@
+"""Runs in parts: dealt from the list alone, merged to what a single run gives, whatever the history."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import kaldiio
+import pytest
+from support.processes import ROOT, E2v, on_opening, start_e2v, wait_until
+
+pytestmark = pytest.mark.e2e
+
+SAMPLE_SCP = ROOT / "sample_data" / "wav.scp"
+LINES = SAMPLE_SCP.read_text().splitlines(keepends=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the sample corpus in one part, with one job."""
+    out = tmp_path_factory.mktemp("whole")
+    process = start_e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out
+
+
+def assert_same(out: Path, whole: Path) -> None:
+    for name in ("predictions.tsv", "failures.tsv", "utt2dur", "utt2num_frames"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    ours, theirs = (dict(kaldiio.load_scp(str(folder / "embeddings.scp"))) for folder in (out, whole))
+    assert list(ours) == list(theirs)
+    assert all(ours[utt_id].tobytes() == theirs[utt_id].tobytes() for utt_id in theirs)
+
+
+def predict(out: Path, *options: str, scp: Path = SAMPLE_SCP) -> tuple[str | Path, ...]:
+    return ("predict", scp, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1", *options)
+
+
+def test_the_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+    for index, count in ((3, 13), (1, 14)):
+        done = e2v(*predict(tmp_path, "--shard", f"{index}/3"))
+        assert done.returncode == 0
+        assert re.fullmatch(
+            rf"e2v: shard {index}/3 is complete; e2v merge {tmp_path} when all are\n"
+            rf"e2v: {count} utterances: {count} done, 0 failed; .*\n",
+            done.stderr,
+        )
+        assert not (tmp_path / "predictions.tsv").exists()
+    refused = e2v("merge", tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"e2v: {tmp_path} is not complete: 13 of 40 utterances are left; "
+        "run e2v predict again with --shard 2/3 (13 left)\n"
+    )
+    last = e2v(*predict(tmp_path, "--shard", "2/3"))
+    assert last.returncode == 0
+    assert last.stderr.startswith(f"e2v: all 3 shards are complete: {tmp_path} is merged\ne2v: 13 utterances: 13 done")
+    assert_same(tmp_path, whole)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["counts"] == {"input": 40, "done": 40, "failed": 0}
+    assert run["audio_seconds"] == json.loads((whole / "run.json").read_text())["audio_seconds"]
+
+    again = e2v(*predict(tmp_path, "--shard", "2/3"))
+    assert again.returncode == 0
+    assert again.stderr.startswith(f"e2v: {tmp_path} is complete: nothing to do\n")
+    merged = e2v("merge", tmp_path)
+    assert (merged.returncode, merged.stdout) == (0, "")
+    assert merged.stderr == f"e2v: {tmp_path} is complete: nothing to do\n"
+    before = (tmp_path / "predictions.tsv").read_bytes()
+    (tmp_path / "predictions.tsv").unlink()
+    merged = e2v("merge", tmp_path)
+    assert merged.returncode == 0
+    assert merged.stderr.startswith("e2v: 40 utterances: 40 done, 0 failed; 150.2 s of audio in ")
+    assert (tmp_path / "predictions.tsv").read_bytes() == before
+
+
+def test_shards_at_the_same_time(whole: Path, tmp_path: Path) -> None:
+    processes = [start_e2v(*predict(tmp_path, "--shard", f"{index}/4")) for index in range(1, 5)]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert_same(tmp_path, whole)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_what_one_way_of_sharding_did_counts_for_another(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+    assert e2v(*predict(tmp_path, "--shard", "1/2")).returncode == 0
+    assert e2v(*predict(tmp_path, "--shard", "3/5")).returncode == 0
+    done = e2v(*predict(tmp_path))
+    assert done.returncode == 0
+    assert_same(tmp_path, whole)
+    journals = b"".join(path.read_bytes() for path in tmp_path.glob("journal.*"))
+    assert journals.count(b"\tdone\t") == 40
+
+
+def test_more_shards_than_blocks(tmp_path: Path, e2v: E2v) -> None:
+    scp, out, whole = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "whole"
+    scp.write_text("".join(LINES[:5]))
+    for index in (4, 1, 7, 5, 3, 6, 2):
+        assert not (out / "predictions.tsv").exists()
+        assert e2v(*predict(out, "--shard", f"{index}/7", scp=scp)).returncode == 0
+    assert e2v(*predict(whole, scp=scp)).returncode == 0
+    assert_same(out, whole)
+
+
+def test_shards_on_standard_output_are_parts_of_the_whole(whole: Path, e2v: E2v) -> None:
+    rows: list[str] = []
+    for index, count in ((1, 20), (2, 20)):
+        done = e2v("predict", SAMPLE_SCP, "-m", "sample", "--shard", f"{index}/2")
+        assert done.returncode == 0
+        header, *part = done.stdout.splitlines()
+        assert len(part) == count
+        rows += part
+    table = (whole / "predictions.tsv").read_text().splitlines()
+    assert sorted(rows) == sorted(table[1:])
+    assert header == table[0]
+
+
+def test_failures_of_a_shard_count_for_it_alone(tmp_path: Path, e2v: E2v) -> None:
+    scp = tmp_path / "wav.scp"
+    scp.write_text("".join([*LINES[:8], "gone nowhere.wav\n"]))  # blocks of one: the ninth is shard 1's
+    out = tmp_path / "out"
+    assert e2v(*predict(out, "--shard", "1/2", scp=scp)).returncode == 3
+    assert e2v(*predict(out, "--shard", "2/2", scp=scp)).returncode == 0
+    assert e2v("merge", out).returncode == 0
+    assert (out / "failures.tsv").read_text().splitlines()[1:] == ["gone\taudio\tmissing\tnowhere.wav: no such file"]
+    shutil.copy(ROOT / LINES[0].split()[1], tmp_path / "there.wav")
+    scp.write_text("".join([*LINES[:8], f"gone {tmp_path}/there.wav\n"]))
+    assert e2v(*predict(out, "--shard", "2/2", "--retry-failed", scp=scp)).returncode == 0
+    assert e2v(*predict(out, "--shard", "1/2", "--retry-failed", scp=scp)).returncode == 0
+    assert (out / "predictions.tsv").read_text().count("\n") == 10
+    assert (out / "failures.tsv").read_text().count("\n") == 1
+
+
+def test_a_list_that_grew_in_the_middle(tmp_path: Path, e2v: E2v) -> None:
+    """Only what is new is computed, whoever did the rest; merging waits until all shards have seen the new list."""
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    scp.write_text("".join(LINES[::2]))
+    assert e2v(*predict(out, "--shard", "1/2", scp=scp)).returncode == 0
+    assert e2v(*predict(out, "--shard", "2/2", scp=scp)).returncode == 0
+    first = (out / "predictions.tsv").read_text().splitlines()
+    scp.write_text("".join(LINES))
+    done = e2v(*predict(out, "--shard", "1/2", scp=scp))
+    assert done.returncode == 0
+    assert "e2v: 10 utterances: 10 done" in done.stderr
+    refused = e2v("merge", out)
+    assert refused.returncode == 1
+    assert "10 of 40 utterances are left; run e2v predict again with --shard 2/2 (10 left)\n" in refused.stderr
+    assert e2v(*predict(out, "--shard", "2/2", scp=scp)).returncode == 0
+    table = (out / "predictions.tsv").read_text().splitlines()
+    assert [row.split("\t")[0] for row in table[1:]] == [line.split()[0] for line in LINES]
+    assert table[1::2] == first[1:]
+    journals = b"".join(path.read_bytes() for path in out.glob("journal.*"))
+    assert journals.count(b"\tdone\t") == 40
+
+
+def test_a_list_that_shrank(tmp_path: Path, e2v: E2v) -> None:
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    scp.write_text("".join(reversed(LINES)))
+    assert e2v(*predict(out, scp=scp)).returncode == 0
+    scp.write_text("".join(LINES[10:20]))
+    assert e2v(*predict(out, scp=scp)).returncode == 0
+    table = (out / "predictions.tsv").read_text().splitlines()
+    assert [row.split("\t")[0] for row in table[1:]] == [line.split()[0] for line in LINES[10:20]]
+    assert len(list(out.glob("input.*"))) == 1
+
+
+@pytest.mark.parametrize("value", ["0/3", "4/3", "1/0", "1", "a/b", "-1/3", "1/3/5", ""])
+def test_shards_that_make_no_sense(value: str, e2v: E2v) -> None:
+    done = e2v("predict", SAMPLE_SCP, "-m", "sample", "--shard", value)
+    assert done.returncode == 2
+    assert f"{value!r} is not a part and a number of parts like 2/3, counted from 1." in " ".join(done.stderr.split())
+
+
+def test_a_shard_throws_nothing_away(tmp_path: Path, e2v: E2v) -> None:
+    done = e2v(*predict(tmp_path, "--shard", "1/2", "--overwrite"))
+    assert done.returncode == 2
+    assert "--overwrite with --shard would throw away what other shards do: remove OUT first instead" in done.stderr
+
+
+def test_another_run_is_kept_out_while_shards_are_at_work(tmp_path: Path, e2v: E2v) -> None:
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    scp.write_text("".join(f"take{take}-{line}" for take in range(4) for line in LINES))
+    slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # so that it doesn't get to its end
+    shard = start_e2v(*predict(out, "--shard", "2/3", scp=scp), **slow)
+    wait_until(lambda: list(out.glob("journal.2-of-3.1")))
+    for options in ([], ["--shard", "1/2"], ["--overwrite"]):
+        refused = e2v(*predict(out, *options, scp=scp))
+        assert refused.returncode == 4
+        assert f"e2v: {out}: another e2v is running there (process {shard.pid} on " in refused.stderr
+    other = e2v(*predict(out, "--shard", "1/3", "--granularity", "frame", scp=scp))
+    assert other.returncode == 4
+    assert f"e2v: {out} holds a different run: granularity was utterance, is frame. " in other.stderr
+    shorter = tmp_path / "shorter.scp"
+    shorter.write_text("".join(LINES))
+    other_list = e2v(*predict(out, "--shard", "1/3", scp=shorter))
+    assert other_list.returncode == 4
+    assert f"e2v: {out}: another e2v is running there (process {shard.pid} on " in other_list.stderr
+    status = e2v("status", out)
+    lines = status.stdout.splitlines()
+    assert status.returncode == 75  # nobody is at work at the others
+    assert lines[0] == f"{out}: not complete"
+    assert re.fullmatch(rf"2/3 .* process {shard.pid} on \S+ since \S+(, last result \d+ s ago)?", lines[4])
+    shard.kill()
+    shard.communicate()
+    after = e2v("status", out)
+    assert after.returncode == 75
+    assert f"process {shard.pid} on " in after.stdout
+    assert ", which is dead: run it again\n" in after.stdout
+
+
+def element(number: int, count: int) -> dict[str, str]:
+    """Name what an element of a job array finds in its environment."""
+    values = {"ID": number, "MIN": 1, "MAX": count, "COUNT": count, "STEP": 1}
+    return {
+        "SLURM_JOB_ID": str(100 + number),
+        "SLURM_ARRAY_JOB_ID": "12",
+        **{f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()},
+    }
+
+
+def test_an_element_of_a_job_array_takes_its_shard(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+    """Whoever says which one it is to be is believed."""
+    done = e2v(*predict(tmp_path), **element(2, 3))
+    assert done.returncode == 0
+    assert done.stderr.startswith(
+        "e2v: shard 2/3, by its place among the tasks of Slurm\n"
+        f"e2v: shard 2/3 is complete; e2v merge {tmp_path} when all are\n"
+    )
+    log = (tmp_path / "log" / "launcher.2-of-3.log").read_text()
+    assert re.search(r" process \d+ on \S+ since \S+, start 1 of job 12_2: shard 2/3 on cpu; GPUs: all\n", log)
+    quiet = e2v(*predict(tmp_path, "-q"), **element(3, 3))
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    done = e2v(*predict(tmp_path, "--shard", "1/3"), **element(2, 3))
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"e2v: all 3 shards are complete: {tmp_path} is merged\n")
+    assert_same(tmp_path, whole)
+
+
+def test_a_part_of_a_job_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
+    done = e2v(*predict(tmp_path / "out"), **{**element(3, 2), "SLURM_ARRAY_TASK_MAX": "7"})
+    assert done.returncode == 2
+    assert "the 2 elements of the array from 1 to 7 are not evenly spaced: say which part this is with" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_are_dealt_by_duration(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+    """As the first one that is there says it; here one utterance is longer than all others together."""
+    folder, out = tmp_path / "data", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(SAMPLE_SCP, folder / "wav.scp")
+    keys = [line.split()[0] for line in LINES]
+    (folder / "utt2dur").write_text("".join(f"{key} {1000 if key == keys[-1] else 1}\n" for key in keys))
+
+    first = e2v(*predict(out, "--shard", "1/2", scp=folder))
+    assert first.returncode == 0
+    assert "e2v: 1 utterance: 1 done, 0 failed" in first.stderr
+    assert len(list(out.glob("input.*.costs"))) == 1
+    (folder / "utt2dur").unlink()
+    second = e2v(*predict(out, "--shard", "2/2", scp=folder))
+    assert second.returncode == 0
+    assert second.stderr.startswith(
+        f"e2v: all 2 shards are complete: {out} is merged\ne2v: 39 utterances: 39 done, 0 failed"
+    )
+    assert_same(out, whole)
+
+
+@pytest.mark.parametrize("command", ["merge", "status"])
+def test_a_folder_that_is_no_run(command: str, tmp_path: Path, e2v: E2v) -> None:
+    done = e2v(command, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"e2v: {tmp_path} holds no run: name the folder that was e2v predict's -o\n"
+    assert list(tmp_path.iterdir()) == []
+    missing = e2v(command, tmp_path / "nowhere")
+    assert missing.returncode == 2

@@ -1,0 +1,182 @@
+"""``kill -9`` of workers, launcher or all of them, at random moments: the same command ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+import pytest
+from support.processes import ROOT, E2v, find_group, find_workers, kill, start_e2v, wait_until
+
+pytestmark = [
+    pytest.mark.kill,
+    pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc"),
+]
+
+KILLS = 7
+"""In each of six cases, and three in each of three shards in two cases: 60 in all."""
+
+OPTIONS = {
+    "utterance": ("--embeddings", "npy"),
+    "frame": ("--granularity", "frame", "--embeddings", "ark"),
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample corpus four times over, and two utterances that fail."""
+    lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
+    scp = tmp_path_factory.mktemp("corpus") / "wav.scp"
+    entries = [f"take{take}-{line}" for take in range(4) for line in lines]
+    entries[17:17] = ["gone nowhere/gone.wav"]
+    entries[99:99] = ["text Makefile"]
+    scp.write_text("".join(f"{entry}\n" for entry in entries))
+    return scp
+
+
+@pytest.fixture(scope="module")
+def references(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs with one job that nothing interrupts."""
+    outs = {}
+    for granularity, options in OPTIONS.items():
+        outs[granularity] = tmp_path_factory.mktemp(granularity)
+        process = start_e2v("predict", corpus, "-m", "sample", "-o", outs[granularity], "-j", "1", *options)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 3, errors
+    return outs
+
+
+class Watch:
+    """Sees to it that what is finished is never computed again."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._seen: list[tuple[set[str], dict[Path, int]]] = []
+
+    def count_finished(self) -> int:
+        return len(self._read_finished())
+
+    def note(self) -> None:
+        """Note what is finished, and how far the logs of the workers are behind that."""
+        finished = self._read_finished()
+        self._seen.append((finished, {log: log.stat().st_size for log in self.out.glob("log/worker.*.log")}))
+
+    def check(self) -> None:
+        """Compare what was encoded after each note with what was finished then."""
+        logs = [log.read_text() for log in self.out.glob("log/worker.*.log")]
+        assert any(" INFO encoding " in log for log in logs)
+        for finished, sizes in self._seen:
+            for log in self.out.glob("log/worker.*.log"):
+                for line in log.read_bytes()[sizes.get(log, 0) :].decode().splitlines():
+                    _, encoding, utterances = line.partition(" INFO encoding ")
+                    if encoding:
+                        assert not set(utterances.split()) <= finished, f"{utterances} again"
+
+    def _read_finished(self) -> set[str]:
+        lines = [line for path in self.out.glob("journal.*") for line in path.read_bytes().split(b"\n")[:-1]]
+        rows = (line.decode().split("\t") for line in lines)
+        return {row[5] for row in rows if row[1] in ("done", "failed")}
+
+
+def kill_and_go_on(command: Sequence[str], out: Path, kills: int, total: int, seed: int) -> None:
+    """Start a command again and again, killing it or its workers at random moments, until it ends by itself.
+
+    A moment is when so many utterances more than at first are finished; but one of four is soon after the start.
+    """
+    generator = random.Random(seed)
+    watch = Watch(out)
+    before = watch.count_finished()
+    process = start_e2v(*command)
+    for count in sorted(generator.sample(range(total), kills)):
+        if generator.random() < 0.25:
+            time.sleep(generator.uniform(0, 1.5))
+        else:
+            wait_for(process, watch, before + count)
+            time.sleep(generator.uniform(0, 0.03))
+        watch.note()
+        if generator.random() < 0.4 and (workers := find_workers(process.pid)):
+            kill(generator.choice(workers))
+            continue
+        if generator.random() < 0.5:
+            kill(process.pid)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        wait_for_end(process)
+        watch.note()
+        process = start_e2v(*command)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode in (0, 3), errors
+    watch.check()
+
+
+def wait_for(process: subprocess.Popen[str], watch: Watch, finished: int) -> None:
+    """Wait until so many utterances are finished, or the run is."""
+    wait_until(lambda: watch.count_finished() >= finished or process.poll() is not None)
+
+
+def wait_for_end(process: subprocess.Popen[str]) -> None:
+    """Wait for a launcher that was killed; its workers die with it."""
+    process.communicate(timeout=10)
+    wait_until(lambda: not find_group(process.pid), seconds=5)
+
+
+def assert_same_results(out: Path, reference: Path) -> None:
+    for name in ("predictions.tsv", "failures.tsv", "utt2dur", "utt2num_frames", "utt2emo"):
+        assert (out / name).read_bytes() == (reference / name).read_bytes()
+    ours, theirs = read_embeddings(out), read_embeddings(reference)
+    assert list(ours) == list(theirs)
+    assert len(ours) == 160
+    for utt_id, embedding in theirs.items():
+        assert ours[utt_id].tobytes() == embedding.tobytes(), utt_id
+
+
+def read_embeddings(out: Path) -> dict[str, np.ndarray]:
+    if (out / "embeddings.scp").exists():
+        return dict(kaldiio.load_scp(str(out / "embeddings.scp")))
+    lines = (out / "embeddings.tsv").read_text().splitlines()
+    return {utt_id: np.load(path) for utt_id, path in (line.split("\t") for line in lines)}
+
+
+@pytest.mark.parametrize("granularity", list(OPTIONS))
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_killed_runs_end_with_the_same_bytes(
+    jobs: int, granularity: str, corpus: Path, references: dict[str, Path], tmp_path: Path
+) -> None:
+    command = ["predict", str(corpus), "-m", "sample", "-o", str(tmp_path), "-j", str(jobs), *OPTIONS[granularity]]
+    kill_and_go_on(command, tmp_path, KILLS, 162, seed=jobs)
+    assert_same_results(tmp_path, references[granularity])
+
+
+@pytest.mark.parametrize("granularity", list(OPTIONS))
+def test_killed_shards_are_merged_to_the_same_bytes(
+    granularity: str, corpus: Path, references: dict[str, Path], tmp_path: Path, e2v: E2v
+) -> None:
+    for index in (2, 3, 1):
+        shard = ("--shard", f"{index}/3")
+        command = [
+            "predict",
+            str(corpus),
+            "-m",
+            "sample",
+            "-o",
+            str(tmp_path),
+            "-j",
+            "2",
+            *shard,
+            *OPTIONS[granularity],
+        ]
+        kill_and_go_on(command, tmp_path, 3, 50, seed=index)
+    assert_same_results(tmp_path, references[granularity])
+
+    for name in ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "utt2emo"):
+        (tmp_path / name).unlink()
+    assert e2v("merge", tmp_path).returncode == 0
+    assert_same_results(tmp_path, references[granularity])

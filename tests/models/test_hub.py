@@ -1,0 +1,536 @@
+"""Models by name: the hubs' real packages download them from stand-ins on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.checkpoints import TOKENS, make_model
+from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
+from support.processes import ROOT, E2v, hook, kill, start_e2v, wait_until
+
+from e2v_cli.errors import ModelError
+from e2v_cli.models.hub import RemoteModel, find_remote
+from e2v_cli.options import HubName, ModelRequest
+
+pytestmark = pytest.mark.e2e
+
+CLIP = "sample_data/wav/f1-0001.wav"
+NAME = "emotion2vec_plus_base"
+NEEDED = ["config.yaml", "configuration.json", "model.pt", "tokens.txt"]
+TITLES = {"ms": "ModelScope", "hf": "Hugging Face"}
+
+
+@pytest.fixture(params=["ms", "hf"])
+def hub(request: pytest.FixtureRequest, tiny: Path) -> Iterator[HubServer]:
+    """A hub that has emotion2vec_plus_base, in a tiny shape."""
+    repository = Repository(publish(tiny))
+    with HubServer(request.param, {PLUS_BASE[request.param]: repository}, token="sesame") as server:  # noqa: S106
+        yield server
+
+
+@pytest.fixture
+def environment(hub: HubServer, tmp_path: Path) -> dict[str, str]:
+    """A machine with empty caches, whose only hub is the stand-in."""
+    return {**hub.environment(tmp_path), **IMPATIENCE, "E2V_CACHE": f"{tmp_path / 'e2v'}", "E2V_HUB": hub.protocol}
+
+
+@pytest.fixture
+def run(environment: dict[str, str], e2v: E2v) -> E2v:
+    """Run e2v on that machine."""
+    return partial(e2v, **environment)
+
+
+@pytest.fixture(scope="module")
+def rows(tiny: Path) -> str:
+    """What the model says of a clip."""
+    command = [sys.executable, "-m", "e2v_cli", "predict", CLIP, "-m", str(tiny)]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def forget(folder: Path) -> None:
+    """Forget what e2v itself noted; what the hub's package has stays."""
+    shutil.rmtree(folder / "e2v")
+
+
+def pull(run: E2v, *options: str, name: str = NAME, **environment: str) -> Path:
+    """Pull a model that can be had, and give its folder."""
+    done = run("models", "pull", name, *options, **environment)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.removesuffix("\n"))
+
+
+def remedy(hub: HubServer, model: str, revision: str = "") -> str:
+    option = " --hub hf" if hub.protocol == "hf" else ""
+    option += f" --revision {revision}" if revision else ""
+    return (
+        f"Where there is a network, 'e2v models pull {model}{option} --to DIR' makes a folder to carry here; "
+        "name that, or any other folder of a model: --model DIR\n"
+    )
+
+
+def assert_refused(
+    done: subprocess.CompletedProcess[str], hub: HubServer, problem: str, model: str = "", revision: str = ""
+) -> None:
+    """Check the one statement: what, from where, why, and the ways out."""
+    model = model or PLUS_BASE[hub.protocol]
+    full = f"{model}@{revision}" if revision else model
+    place = f"{TITLES[hub.protocol]} ({hub.url})"
+    subject = f"{full}: there is no such folder, and it" if model == "my/own" else full
+    said = f"e2v: looking for {full} on {place}\ne2v: {subject} can't be had from {place}: {problem}\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == said + remedy(hub, model, revision)
+
+
+def assert_not_here(done: subprocess.CompletedProcess[str], hub: HubServer) -> None:
+    model = PLUS_BASE[hub.protocol]
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"e2v: {model} is not on this machine, and no hub was asked\n{remedy(hub, model)}"
+
+
+def assert_same(folder: Path, model: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == NEEDED
+    for name in NEEDED:
+        assert (folder / name).read_bytes() == (model / name).read_bytes(), name
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_downloaded_once(hub: HubServer, run: E2v, rows: str, tiny: Path, tmp_path: Path) -> None:
+    first = run("predict", CLIP)
+    assert (first.returncode, first.stdout) == (0, rows)
+    place = f"{TITLES[hub.protocol]} ({hub.url})"
+    assert first.stderr.startswith(f"e2v: looking for {PLUS_BASE[hub.protocol]} on {place}\ne2v: 1 utterance: 1 done")
+    (weights,) = tmp_path.rglob("snapshots/*/model.pt")
+    assert_same(weights.parent, tiny)
+    asked = " ".join(request.path for request in hub.requests)
+    assert not re.search("README|requirements|example|safetensors", asked)
+
+    hub.stop()
+    again = run("predict", CLIP)
+    assert (again.returncode, again.stdout) == (0, rows)
+    assert again.stderr.startswith("e2v: 1 utterance: 1 done")
+
+
+def test_with_nothing_but_an_endpoint_set_results_are_those_of_the_folder(
+    base: Path, e2v: E2v, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (CLIP, "-j", "1", "--embeddings", "ark", "-o")
+    local = tmp_path / "local"
+    assert e2v("predict", *options, local, "-m", base).returncode == 0
+    for hub_name in ("ms", "hf"):
+        home, out = tmp_path / hub_name, tmp_path / f"{hub_name}-out"
+        with HubServer(hub_name, {PLUS_BASE[hub_name]: Repository(publish(base))}) as hub:
+            for name in ("E2V_CACHE", "XDG_CACHE_HOME", *hub.environment(home)):
+                monkeypatch.delenv(name, raising=False)
+            set_ = {name: value for name, value in hub.environment(home).items() if "ENDPOINT" in name}
+            around = {"HOME": f"{home}", "PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1,localhost"}
+            done = e2v("predict", *options, out, "-m", NAME, "--hub", hub_name, **around, **set_)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        for name in ("predictions.tsv", "embeddings.1-of-1.1.ark"):
+            assert (out / name).read_bytes() == (local / name).read_bytes()
+        folders = {path.name for path in (home / ".cache").iterdir()}
+        assert folders >= {"e2v", {"ms": "modelscope", "hf": "huggingface"}[hub_name]}
+        shutil.rmtree(home)
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_name", "model_id"),
+    [
+        ("emotion2vec_plus_seed", "ms", "iic/emotion2vec_plus_seed"),
+        ("emotion2vec_plus_base", "ms", "iic/emotion2vec_plus_base"),
+        ("emotion2vec_plus_large", "ms", "iic/emotion2vec_plus_large"),
+        ("emotion2vec_base_finetuned", "ms", "iic/emotion2vec_base_finetuned"),
+        ("emotion2vec_base", "ms", "iic/emotion2vec_base"),
+        ("emotion2vec_plus_seed", "hf", "emotion2vec/emotion2vec_plus_seed"),
+        ("emotion2vec_plus_base", "hf", "emotion2vec/emotion2vec_plus_base"),
+        ("emotion2vec_plus_large", "hf", "emotion2vec/emotion2vec_plus_large"),
+        ("emotion2vec_base", "hf", "emotion2vec/emotion2vec_base"),
+        ("iic/emotion2vec_plus_large", "hf", "emotion2vec/emotion2vec_plus_large"),
+        ("emotion2vec/emotion2vec_plus_large", "ms", "iic/emotion2vec_plus_large"),
+        ("iic/emotion2vec_plus_large", "ms", "iic/emotion2vec_plus_large"),
+        ("my-lab/emotion2vec.v2_tuned", "ms", "my-lab/emotion2vec.v2_tuned"),
+        ("my-lab/emotion2vec.v2_tuned", "hf", "my-lab/emotion2vec.v2_tuned"),
+    ],
+)
+def test_names_and_ids_mean_the_model_on_the_hub_that_is_asked(name: str, hub_name: HubName, model_id: str) -> None:
+    assert find_remote(ModelRequest(name, hub_name, "v1.0")) == RemoteModel(hub_name, model_id, "v1.0")
+
+
+@pytest.mark.parametrize(
+    "name", ["emotion2vec", "a/b/c", "../model", "/no/such/folder", "./model", "a/../b", "a/..", "-a/b", "a/b c", "a/"]
+)
+def test_other_names_are_refused(name: str) -> None:
+    family = "emotion2vec_plus_seed, emotion2vec_plus_base, emotion2vec_plus_large, emotion2vec_base_finetuned"
+    message = f"{name}: no such folder, and no model of that name (known: sample, {family}, emotion2vec_base)"
+    with pytest.raises(ModelError, match=f"^{re.escape(message)}$"):
+        find_remote(ModelRequest(name))
+
+
+@pytest.mark.parametrize("name", ["emotion2vec_base_finetuned", "iic/emotion2vec_base_finetuned"])
+def test_a_model_that_a_hub_has_not_is_refused(name: str, e2v: E2v) -> None:
+    done = e2v("predict", CLIP, "-m", name, "--hub", "hf")
+    message = "e2v: emotion2vec_base_finetuned is not on Hugging Face: choose --hub ms\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+@pytest.mark.parametrize("revision", ["../../x", "v1/../../x", "/etc", "-x", "", "a b", "a\nb", ".."])
+def test_revisions_that_lead_elsewhere_are_refused(revision: str) -> None:
+    with pytest.raises(ModelError, match=f"^{re.escape(f'--revision {revision!r} is no branch, tag or commit')}$"):
+        find_remote(ModelRequest(NAME, "ms", revision))
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/1", "feature/a-b", "0311d2c204e2", "v1.0+cpu"])
+def test_branches_tags_and_commits_are_revisions(revision: str) -> None:
+    assert find_remote(ModelRequest(NAME, "hf", revision)).revision == revision
+
+
+def test_a_folder_has_no_revisions(tiny: Path, e2v: E2v) -> None:
+    done = e2v("predict", CLIP, "-m", tiny, "--revision", "v1.0")
+    message = f"e2v: --revision v1.0: {tiny} is a folder here, and has none\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+def test_a_revision_has_its_own_weights(hub: HubServer, run: E2v, tiny: Path, tmp_path: Path) -> None:
+    model = PLUS_BASE[hub.protocol]
+    old = make_model(tmp_path / "old", seed=1)
+    hub.repositories[model].revisions["v1.0"] = publish(old)
+    assert_same(pull(run), tiny)
+    assert_same(pull(run, "--revision", "v1.0"), old)
+    for environment, weights in (({"E2V_REVISION": "v1.0"}, old), ({}, tiny)):
+        out = tmp_path / f"out-{weights.name}"
+        assert run("predict", CLIP, "-o", out, E2V_OFFLINE="1", **environment).returncode == 0
+        assert json.loads((out / "run.json").read_text())["model"]["sha256"] == digest(weights / "model.pt")
+    missing = {
+        "ms": "there is no config.yaml and no model.pt: it is no model of FunASR, or has no such revision",
+        "hf": "there is no such revision",
+    }
+    assert_refused(run("models", "pull", NAME, "--revision", "v9"), hub, missing[hub.protocol], revision="v9")
+
+
+def test_a_revision_that_is_here_is_not_taken_for_the_newest(hub: HubServer, run: E2v, tiny: Path) -> None:
+    model = hub.repositories[PLUS_BASE[hub.protocol]]
+    model.revisions["v1.0"] = {**model.files, "config.yaml": (tiny / "config.yaml").read_bytes() + b"\n"}
+    pull(run, "--revision", "v1.0")
+    assert_not_here(run("predict", CLIP, "--offline"), hub)
+
+
+# -- what fails --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_there(hub: HubServer, run: E2v) -> None:
+    problem = {"ms": "there is no such model", "hf": "there is no such model, or it is private: then set HF_TOKEN"}
+    assert_refused(run("predict", CLIP, "-m", "my/own"), hub, problem[hub.protocol], model="my/own")
+
+
+def test_a_model_whose_access_is_restricted(hub: HubServer, run: E2v, tiny: Path) -> None:
+    model = PLUS_BASE[hub.protocol]
+    hub.repositories[model].gated = True
+    page, variable = {"ms": ("on its page", "MODELSCOPE_API_TOKEN"), "hf": (f"at {hub.url}/{model}", "HF_TOKEN")}[
+        hub.protocol
+    ]
+    problem = f"access to it is restricted: ask for it {page}, and set {variable}"
+    assert_refused(run("models", "pull", NAME), hub, problem)
+    wrong = run("models", "pull", NAME, **{variable: "wrong"})
+    assert_refused(wrong, hub, f"{problem}, which does not open it now")
+    assert_same(pull(run, **{variable: "sesame"}), tiny)
+
+
+def test_a_connection_that_breaks_off_is_taken_up_again(hub: HubServer, run: E2v, tiny: Path) -> None:
+    hub.cut_after = 500_000
+    assert_same(pull(run), tiny)
+    bodies = [request for request in hub.requests if request.path.startswith("/lfs/")]
+    assert len(bodies) == 2
+    if hub.protocol == "ms":
+        assert bodies[1].range == "bytes=500000-"
+
+
+def test_weights_that_come_damaged_are_refused_and_not_kept(
+    hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
+) -> None:
+    hub.corrupt = True
+    done = run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0")
+    assert_refused(done, hub, "model.pt: it came damaged: it is not what the hub lists; try again")
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert max(sizes) < (tiny / "model.pt").stat().st_size
+    assert_not_here(run("predict", CLIP, "--offline"), hub)
+    hub.corrupt = False
+    assert_same(pull(run), tiny)
+
+
+def test_a_hub_that_can_not_be_reached(hub: HubServer, run: E2v, tmp_path: Path) -> None:
+    folder = pull(run)
+    hub.stop()
+    assert_refused(run("models", "pull", NAME), hub, "Connection refused")  # which is to ask the hub
+    (folder / "tokens.txt").unlink()
+    assert_refused(run("predict", CLIP), hub, "Connection refused")
+    elsewhere = hub.environment(tmp_path / "elsewhere")
+    assert_refused(run("models", "pull", NAME, **elsewhere), hub, "Connection refused")
+
+
+def test_a_hub_with_a_bad_day(hub: HubServer, run: E2v, tiny: Path) -> None:
+    hub.status = 503
+    assert_refused(run("models", "pull", NAME), hub, "the answer was 503")
+    hub.status = None
+    assert_same(pull(run), tiny)
+
+
+@pytest.mark.parametrize("hub", ["ms"], indirect=True)
+def test_a_download_that_stands_still_says_so_in_english(hub: HubServer, run: E2v) -> None:
+    """Hugging Face's package says "timed out" after half a minute of trying again."""
+    hub.delay = 1e6
+    done = run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = re.escape(f"e2v: iic/{NAME} can't be had from ModelScope ({hub.url}): model.pt: ")
+    assert re.search(f"^{said}.*timed out\\W*$", done.stderr, re.M), done.stderr
+    assert done.stderr.isascii()
+    assert done.stderr.endswith(remedy(hub, PLUS_BASE["ms"]))
+
+
+MISSING_PACKAGES = """
+import sys
+for name in ("huggingface_hub", "modelscope", "modelscope.hub", "modelscope.hub.snapshot_download"):
+    sys.modules[name] = None
+"""
+
+
+def test_a_package_that_can_not_be_imported_is_spoken_of_once(hub: HubServer, run: E2v, tmp_path: Path) -> None:
+    broken = hook(tmp_path / "hook", MISSING_PACKAGES)
+    module = {"ms": "modelscope.hub.snapshot_download", "hf": "huggingface_hub"}[hub.protocol]
+    problem = f"its package can't be imported: import of {module} halted; None in sys.modules; install it again"
+    assert_refused(run("models", "pull", NAME, **broken), hub, problem)
+    assert_refused(run("predict", CLIP, **broken), hub, problem)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://127.0.0.1:port", "Port could not be cast to integer value as 'port'"),
+    ],
+)
+@pytest.mark.usefixtures("hub")
+def test_an_endpoint_that_is_none(endpoint: str, reason: str, environment: dict[str, str], e2v: E2v) -> None:
+    done = e2v("models", "pull", NAME, **{**environment, "HF_ENDPOINT": endpoint})
+    assert (done.returncode, done.stdout) == (1, "")
+    said = f"can't be had from Hugging Face ({endpoint}): its package failed: ValueError: {reason}\n"
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
+@pytest.mark.usefixtures("hub")
+def test_an_endpoint_that_is_set_to_nothing_is_the_usual_one(run: E2v) -> None:
+    done = run("models", "pull", NAME, HF_ENDPOINT="", https_proxy="http://127.0.0.1:9", NO_PROXY="")
+    assert done.returncode == 1
+    assert "can't be had from Hugging Face (https://huggingface.co): Connection refused\n" in done.stderr
+
+
+def test_a_file_is_no_name_of_a_model(tiny: Path, e2v: E2v) -> None:
+    done = e2v("predict", CLIP, "-m", "model.pt", cwd=tiny)
+    message = "e2v: model.pt is a file: name the model's folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
+@pytest.mark.parametrize("start", ["console script", "python -c"])
+def test_modules_in_the_current_folder_are_not_taken_for_those_of_a_package(
+    start: str, environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    here, ran, script = tmp_path / "here", tmp_path / "ran", tmp_path / "bin" / "e2v"
+    here.mkdir()
+    script.parent.mkdir()
+    code = "from e2v_cli.__main__ import main; main()"
+    script.write_text(code)
+    names = ["huggingface_hub", "tqdm", "requests"]  # what e2v itself doesn't import
+    if start == "console script":
+        names += ["json", "logging", "yaml", "sitecustomize", "usercustomize", "e2v_cli"]
+    for name in names:
+        (here / f"{name}.py").write_text(f"import os; os.mkdir({str(ran)!r})")
+
+    done = subprocess.run(
+        [sys.executable, *([script] if start == "console script" else ["-c", code]), "models", "pull", NAME],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert_same(Path(done.stdout.removesuffix("\n")), tiny)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("hub", ["hf"], indirect=True)
+def test_hugging_face_s_own_offline_switch_is_heeded(hub: HubServer, run: E2v) -> None:
+    assert_refused(run("predict", CLIP, HF_HUB_OFFLINE="1"), hub, "HF_HUB_OFFLINE is set")
+    assert hub.requests == []
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=1m none "$1" || exit 77
+"$2" -m e2v_cli models pull emotion2vec_plus_base
+echo $?
+mount -o remount,size=64m "$1"
+"$2" -m e2v_cli models pull emotion2vec_plus_base
+"""
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
+def test_a_disk_that_is_full(environment: dict[str, str], tmp_path: Path) -> None:
+    become_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    command = ["unshare", *become_root, "--mount", "bash", "-c", FULL_DISK, "bash", str(tmp_path), sys.executable]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}", **environment}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode in (1, 77) and not done.stdout:
+        pytest.skip(f"no tmpfs may be mounted here: {done.stderr.strip()}")
+    code, folder = done.stdout.splitlines()
+    assert (done.returncode, code) == (0, "1"), done.stderr
+    assert folder.startswith(f"{tmp_path}")
+    assert "Traceback" not in done.stderr
+    assert re.search(r"^e2v: .*\): .*No space left on device: is there another place for \w+\?$", done.stderr, re.M)
+
+
+# -- what is in the cache of the hub's package -------------------------------------------------------------------------
+
+
+def test_what_a_hub_s_package_has_is_used_without_a_request(
+    hub: HubServer, run: E2v, rows: str, tmp_path: Path
+) -> None:
+    pull(run)
+    forget(tmp_path)
+    hub.stop()
+    done = run("predict", CLIP, HF_HUB_OFFLINE="1")
+    assert (done.returncode, done.stdout) == (0, rows), done.stderr
+
+
+def test_what_a_hub_s_package_has_in_part_is_not_taken_for_whole(
+    hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
+) -> None:
+    folder = pull(run)
+    forget(tmp_path)
+    asked = len(hub.requests)
+    (folder / "tokens.txt").unlink()
+    assert_not_here(run("predict", CLIP, "--offline"), hub)
+    (folder / "tokens.txt").write_bytes((tiny / "tokens.txt").read_bytes())
+    (folder / "model.pt").unlink()
+    assert_not_here(run("predict", CLIP, "--offline"), hub)
+    assert len(hub.requests) == asked
+    assert_same(pull(run), tiny)
+
+
+@pytest.mark.parametrize("hub", ["ms"], indirect=True)
+def test_what_an_older_modelscope_has_is_used_but_not_for_a_revision(
+    hub: HubServer, run: E2v, rows: str, tiny: Path, tmp_path: Path
+) -> None:
+    """Until 1.37 it kept one state of each model."""
+    old = make_model(tmp_path / "old", seed=1)
+    hub.repositories[PLUS_BASE["ms"]].revisions["v1.0"] = publish(old)
+    folder = shutil.copytree(tiny, tmp_path / "modelscope" / "models" / "iic" / NAME)
+    assert run("predict", CLIP, "--offline").stdout == rows
+    refused = run("predict", CLIP, "--offline", "--revision", "v1.0")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    problem = f"{folder}, of an older modelscope, would be overwritten: move it away"
+    assert_refused(run("models", "pull", NAME, "--revision", "v1.0"), hub, problem, revision="v1.0")
+    assert_same(folder, tiny)
+    folder.rename(tmp_path / "away")
+    assert_same(pull(run, "--revision", "v1.0"), old)
+
+
+@pytest.mark.parametrize("hub", ["ms"], indirect=True)
+def test_a_new_state_that_comes_in_part_is_not_mixed_with_the_old_one(
+    hub: HubServer, run: E2v, rows: str, tmp_path: Path
+) -> None:
+    """ModelScope's package replaces file after file; Hugging Face's has a folder for each state."""
+    pull(run)
+    new = make_model(tmp_path / "new", tokens=TOKENS[::-1], seed=1)
+    hub.repositories[PLUS_BASE["ms"]].files = publish(new)
+    hub.cut_after = 500_000
+    assert run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0").returncode == 1
+    assert run("predict", CLIP, "--offline").stdout in ("", rows)
+    assert_same(pull(run), new)
+
+
+# -- stopped and killed ------------------------------------------------------------------------------------------------
+
+
+def find_downloads(folder: Path) -> list[int]:
+    """Find the processes that download to a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                command, variables = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
+            except OSError:  # it has just ended, or is another user's
+                continue
+            if b"e2v_cli.downloads" in command and bytes(folder) in variables:
+                found.append(int(entry.name))
+    return found
+
+
+def is_downloading(hub: HubServer) -> bool:
+    return any(request.path.startswith("/lfs/") for request in hub.requests)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_download_is_stopped_at_once_and_taken_up_again(
+    hub: HubServer, environment: dict[str, str], run: E2v, tiny: Path, tmp_path: Path
+) -> None:
+    hub.delay = 1e6
+    patient = environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "600", "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+    predict, pull_ = ("predict", CLIP), ("models", "pull", NAME)
+    for command, signum in ((pull_, signal.SIGINT), (predict, signal.SIGTERM), (pull_, signal.SIGKILL)):
+        hub.requests.clear()
+        process = start_e2v(*command, **patient)
+        wait_until(lambda: is_downloading(hub))
+        (download,) = find_downloads(tmp_path)
+        os.kill(process.pid, signum)
+        _, errors = process.communicate(timeout=5)
+        assert process.returncode == (-signum if signum == signal.SIGKILL else 75), errors
+        assert "Traceback" not in errors
+        wait_until(lambda: not find_downloads(tmp_path), seconds=5)
+    hub.requests.clear()
+    process = start_e2v(*pull_, **patient)
+    wait_until(lambda: is_downloading(hub))
+    (download,) = find_downloads(tmp_path)
+    kill(download)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 1
+    assert re.search("^e2v: .* can't be had from .*: its package ended with exit code -9; see above$", errors, re.M)
+
+    hub.delay = 0
+    assert_same(pull(run), tiny)
+
+
+def test_two_that_pull_the_same_model_at_once(
+    hub: HubServer, environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    hub.delay = 0.5  # seconds for each MB, so that they meet
+    command = ("models", "pull", NAME, "--to", tmp_path / "carried")
+    pair = [start_e2v(*command, **environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "60"}) for _ in range(2)]
+    for process in pair:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    for name in NEEDED:
+        assert (tmp_path / "carried" / name).read_bytes() == (tiny / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "carried").iterdir()) == ["SHA256SUMS", *NEEDED]

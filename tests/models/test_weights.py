@@ -1,0 +1,704 @@
+"""The prepared copy of weights: made once, mapped into memory, and not trusted once anything has changed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from support.audio_files import encode, noisy_tone
+from support.checkpoints import TOKENS, make_config, make_model
+from support.processes import E2v, hook, start_e2v
+
+import e2v_cli
+from e2v_cli.errors import ModelError
+from e2v_cli.models import weights as prepared
+from e2v_cli.models.cache import FileState, cache_folder, hash_file
+from e2v_cli.models.checkpoint import make_network
+from e2v_cli.models.folder import Model, read_model
+from e2v_cli.models.weights import Weights, hash_weights, load_network, prepare_weights
+
+State = dict[str, torch.Tensor]
+
+
+EVERY_TIME = "the weights are prepared anew at every start; E2V_CACHE can be another place"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for each test alone, and no time in which changes of a file can't be told apart."""
+    monkeypatch.setenv("E2V_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepared, "CLOCK_TICK", 0)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """A model that a test may change."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+@pytest.fixture
+def model(folder: Path) -> Model:
+    time.sleep(0.02)  # the kernel's clock for files ticks at most every 10 ms
+    return read_model("model", folder)
+
+
+def prepare(model: Model) -> tuple[Weights, Path]:
+    """Prepare a model whose copy there is room for."""
+    weights = prepare_weights(model)
+    assert weights.copy is not None
+    return weights, weights.copy
+
+
+def equal(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def drafts(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*.part")]
+
+
+def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be hashed, and no checkpoint be read."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("it was read again")
+
+    monkeypatch.setattr(prepared, "hash_file", fail)
+    monkeypatch.setattr(prepared, "make_network", fail)
+
+
+def other_weights(path: Path) -> bytes:
+    """Make the checkpoint of another model of the same shape."""
+    return (make_model(path, seed=1) / "model.pt").read_bytes()
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Give a file another content and its old size and time of modification."""
+    before = path.stat()
+    assert len(content) == before.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def flip_byte(path: Path) -> None:
+    """Change one byte in the middle, and the time of modification not at all."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    overwrite(path, bytes(content))
+
+
+# -- what it is --------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_start_reads_neither_the_checkpoint_nor_the_copy(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare_weights(model)
+    refuse_to_read(monkeypatch)
+
+    assert prepare_weights(model) == first
+    assert hash_weights(model) == first.sha256
+
+
+def test_the_copy_has_the_numbers_of_the_checkpoint_to_the_bit(model: Model) -> None:
+    weights, copy = prepare(model)
+
+    assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["lock", "record.json", "weights.safetensors"]
+    assert drafts(copy.parent) == []
+
+
+def test_what_is_not_of_the_network_is_not_in_the_copy(tmp_path: Path) -> None:
+    decoder = {"modality_encoders.AUDIO.decoder.blocks.0.0.weight": torch.zeros(500_000)}
+    model = read_model("model", make_model(tmp_path / "model", wrap=lambda state: {"model": {**state, **decoder}}))
+
+    _, copy = prepare(model)
+
+    assert set(safetensors.torch.load_file(copy)) == set(make_network(model).state_dict())
+    assert copy.stat().st_size < model.weights.stat().st_size - 1_900_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_copy_is_mapped_into_memory(model: Model) -> None:
+    weights, copy = prepare(model)
+
+    network = load_network(model, weights)
+
+    starts = [tensor.data_ptr() for tensor in network.state_dict().values()]
+    ranges = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(str(copy)):
+            ranges.append([int(end, 16) for end in line.split()[0].split("-")])
+    assert ranges
+    assert all(any(first <= start < end for first, end in ranges) for start in starts)
+
+
+def test_half_precision_weights_are_prepared_in_full(tmp_path: Path) -> None:
+    """They are float32 in the copy, so that they can be mapped."""
+    model = read_model("m", make_model(tmp_path / "m", wrap=lambda state: {k: v.half() for k, v in state.items()}))
+
+    _, copy = prepare(model)
+
+    state = safetensors.torch.load_file(copy)
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert equal(state, make_network(model).state_dict())
+
+
+def tied(state: State) -> State:
+    """Let two layers share their weights, as one tensor or as parts of one."""
+    both = torch.stack([state["blocks.0.mlp.fc1.bias"], state["blocks.1.mlp.fc1.bias"]])
+    return {
+        **state,
+        "blocks.1.mlp.fc1.weight": state["blocks.0.mlp.fc1.weight"],
+        "blocks.0.mlp.fc1.bias": both[0],
+        "blocks.1.mlp.fc1.bias": both[1],
+        "blocks.1.attn.proj.bias": both[0, :96],
+    }
+
+
+def test_tensors_that_share_their_memory_are_prepared_as_others_are(tmp_path: Path) -> None:
+    model = read_model("tied", make_model(tmp_path / "tied", wrap=tied))
+    noise = torch.randn(16_000, generator=torch.Generator().manual_seed(0)) / 10
+
+    weights, copy = prepare(model)
+
+    expected = make_network(model)
+    state = safetensors.torch.load_file(copy)
+    assert equal(state, expected.state_dict())
+    assert torch.equal(state["blocks.1.fc1.weight"], state["blocks.2.fc1.weight"])
+    with torch.inference_mode():
+        (features,) = load_network(model, weights)([noise])
+        assert torch.equal(features, expected([noise])[0])
+    (result,) = e2v_cli.load(str(model.folder), device="cpu").predict([noise])
+    np.testing.assert_allclose(result.embedding, features.mean(dim=0).numpy(), rtol=0, atol=1e-6)
+
+
+def test_tensors_begin_on_lines_of_the_cache(model: Model) -> None:
+    """All but the few of odd sizes, which stand at the end."""
+    _, copy = prepare(model)
+
+    content = copy.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    del header["__metadata__"]
+    places = sorted(entry["data_offsets"] for entry in header.values())
+    even = [(start, end) for start, end in places if (end - start) % 64 == 0]
+    assert all((8 + length + start) % 64 == 0 for start, _ in even)
+    assert 0 < len(places) - len(even) < 4
+    assert [start for start, _ in places] == [0, *(end for _, end in places[:-1])]
+    assert places[-1][1] == len(content) - 8 - length
+
+
+def test_the_copy_is_the_same_whenever_it_is_written(model: Model) -> None:
+    _, copy = prepare(model)
+    content = copy.read_bytes()
+    shutil.rmtree(copy.parent)
+
+    assert prepare(model)[1].read_bytes() == content
+
+    with safetensors.safe_open(copy, framework="pt") as file:
+        assert set(file.keys()) == set(make_network(model).state_dict())
+        assert file.metadata()["source"] == hash_file(model.weights)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_the_copy_is_for_those_who_may_read_other_files(umask: int, model: Model, cache: Path) -> None:
+    before = os.umask(umask)
+    try:
+        prepare(model)
+    finally:
+        os.umask(before)
+
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["lock", "record.json", "weights.safetensors"]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+
+
+# -- changes of the source ---------------------------------------------------------------------------------------------
+
+
+def test_another_checkpoint_of_the_same_size_and_time_is_noticed(model: Model, tmp_path: Path) -> None:
+    before, _ = prepare(model)
+    overwrite(model.weights, other_weights(tmp_path / "other"))
+
+    after, _ = prepare(model)
+
+    assert after.sha256 != before.sha256
+    assert not after.was_damaged
+    assert equal(load_network(model, after).state_dict(), make_network(model).state_dict())
+    with pytest.raises(ModelError):
+        load_network(model, before)
+
+
+def test_a_checkpoint_that_was_only_touched_is_not_prepared_again(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, copy = prepare(model)
+    state = FileState.of(copy)
+    model.weights.touch()
+    monkeypatch.setattr(prepared, "make_network", None)  # it is not asked
+
+    after = prepare_weights(model)
+
+    assert (after.sha256, after.copy) == (before.sha256, copy)
+    assert FileState.of(copy) == state
+    time.sleep(0.02)
+    prepare_weights(model)
+    refuse_to_read(monkeypatch)
+    assert prepare_weights(model) == after
+
+
+def test_a_checkpoint_that_changed_a_moment_ago_is_read_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second change within a tick of the clock would not be seen."""
+    monkeypatch.setattr(prepared, "CLOCK_TICK", 3600 * 10**9)
+    first = prepare_weights(model)
+    hashed: list[Path] = []
+
+    def note(path: Path) -> str:
+        hashed.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(prepared, "hash_file", note)
+
+    assert prepare_weights(model) == first
+    assert hashed == [model.weights, first.copy]
+
+
+def test_a_moved_folder_is_another_place(model: Model, tmp_path: Path) -> None:
+    _, copy = prepare(model)
+
+    _, other = prepare(read_model("model", model.folder.rename(tmp_path / "moved")))
+
+    assert other != copy
+    assert equal(safetensors.torch.load_file(other), safetensors.torch.load_file(copy))
+
+
+def test_a_link_to_a_model_has_the_same_copy(model: Model, tmp_path: Path) -> None:
+    first = prepare_weights(model)
+    (tmp_path / "link").symlink_to(model.folder)
+
+    assert prepare_weights(read_model("model", tmp_path / "link")).copy == first.copy
+
+
+def change_shape(folder: Path) -> None:
+    config = make_config(model={"norm_eps": 0.01})
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def drop_head(folder: Path) -> None:
+    config = make_config(tokenizer=False)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config).replace("'1e-05'", "1e-05"))
+
+
+def change_scope_map(folder: Path) -> None:
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("d2v_model.", "student."))
+
+
+@pytest.mark.parametrize("change", [change_shape, drop_head, change_scope_map])
+def test_a_change_of_what_is_taken_from_the_checkpoint_makes_the_copy_anew(
+    change: Callable[[Path], None], model: Model
+) -> None:
+    before, _ = prepare(model)
+    change(model.folder)
+    changed = read_model("model", model.folder)
+
+    after, _ = prepare(changed)
+
+    assert after.sha256 == before.sha256
+    assert not after.was_damaged
+    assert equal(load_network(changed, after).state_dict(), make_network(changed).state_dict())
+    assert load_network(changed, after).config == changed.config
+
+
+def test_other_names_of_labels_leave_the_copy_as_it_is(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare_weights(model)
+    (model.folder / "tokens.txt").write_text("".join(f"label{number}\n" for number in range(len(TOKENS))))
+    refuse_to_read(monkeypatch)
+
+    assert prepare_weights(read_model("model", model.folder)) == first
+
+
+def test_a_checkpoint_that_changes_while_it_is_prepared_is_refused(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = other_weights(tmp_path / "other")
+    write_copy = prepared._write_copy
+
+    def write_and_change(model: Model, copy: Path, metadata: dict[str, str]) -> str:
+        digest = write_copy(model, copy, metadata)
+        model.weights.write_bytes(content)
+        return digest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "_write_copy", write_and_change)
+        with pytest.raises(ModelError) as caught:
+            prepare_weights(model)
+
+    assert str(caught.value) == f"{model.weights} changes while it is read; start again when it is whole"
+    assert equal(load_network(model, prepare_weights(model)).state_dict(), make_network(model).state_dict())
+
+
+def test_a_checkpoint_that_has_changed_since_the_run_began_is_refused(model: Model, tmp_path: Path) -> None:
+    weights, copy = prepare(model)
+    copy.unlink()
+    assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
+    overwrite(model.weights, other_weights(tmp_path / "other"))
+
+    with pytest.raises(ModelError) as caught:
+        load_network(model, weights)
+
+    assert str(caught.value) == (
+        f"{model.weights} has changed since the run began; what is done is safe, start it again"
+    )
+
+
+def test_a_worker_needs_the_copy_alone(model: Model) -> None:
+    expected = make_network(model).state_dict()
+    weights = prepare_weights(model)
+    expected = {name: tensor.clone() for name, tensor in expected.items()}
+    model.weights.unlink()
+
+    assert equal(load_network(model, weights).state_dict(), expected)
+
+
+def test_a_checkpoint_that_is_gone_is_named(model: Model) -> None:
+    weights, copy = prepare(model)
+    copy.unlink()
+    model.weights.unlink()
+
+    for use in (prepare_weights, hash_weights, lambda model: load_network(model, weights)):
+        with pytest.raises(ModelError) as caught:
+            use(model)
+        assert str(caught.value) == f"{model.weights}: No such file or directory"
+
+
+def test_a_checkpoint_that_is_refused_leaves_no_copy(tmp_path: Path, cache: Path) -> None:
+    model = read_model("m", make_model(tmp_path / "m", wrap=lambda state: {"proj.bias": state["proj.bias"]}))
+
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"tensor '.*' is missing"):
+            prepare_weights(model)
+
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
+
+
+# -- changes of the copy -----------------------------------------------------------------------------------------------
+
+
+def cut(copy: Path) -> None:
+    os.truncate(copy, copy.stat().st_size // 2)
+
+
+def spoil(copy: Path) -> None:
+    copy.write_bytes(b"no weights")
+
+
+def take_another(copy: Path) -> None:
+    """Put the sound copy of another model in its place."""
+    other = prepare_weights(read_model("other", make_model(copy.parents[3] / "other", seed=1)))
+    assert other.copy is not None
+    shutil.copyfile(other.copy, copy)
+
+
+@pytest.mark.parametrize("damage", [flip_byte, cut, spoil, take_another])
+def test_a_damaged_copy_is_noticed_and_made_anew(
+    damage: Callable[[Path], None], model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, copy = prepare(model)
+    damage(copy)
+
+    after = prepare_weights(model)
+
+    assert caplog.messages == [f"{copy} was changed since e2v wrote it, and is made anew"]
+    assert after == replace(before, was_damaged=True)
+    assert equal(load_network(model, after).state_dict(), make_network(model).state_dict())
+    refuse_to_read(monkeypatch)
+    assert prepare_weights(model) == before  # damage is spoken of once
+
+
+def test_a_copy_that_is_gone_is_made_again_without_a_word(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    before, copy = prepare(model)
+    copy.unlink()
+
+    assert prepare_weights(model) == before
+    assert copy.exists()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("damage", [cut, spoil, take_another, Path.unlink])
+def test_a_copy_that_is_damaged_after_a_run_began_is_not_used(damage: Callable[[Path], None], model: Model) -> None:
+    """As far as its head tells; the checkpoint is still there."""
+    weights, copy = prepare(model)
+    damage(copy)
+
+    assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", "{}", '{"source": 3}', '{"source": {}, "copy": {}}', "\0", "[" * 100_000]
+)
+def test_a_record_that_says_nothing_is_made_anew(content: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, copy = prepare(model)
+    copy.with_name("record.json").write_text(content)
+
+    assert prepare_weights(model) == before
+    refuse_to_read(monkeypatch)
+    assert prepare_weights(model) == before
+
+
+@pytest.mark.parametrize("key", ["source", "shape", "copy"])
+def test_a_record_of_other_files_is_not_believed(key: str, model: Model) -> None:
+    before, copy = prepare(model)
+    path = copy.with_name("record.json")
+    record = json.loads(path.read_text())
+    record[key] = {**record[key], "size": 1} if isinstance(record[key], dict) else "0" * 64
+    path.write_text(json.dumps(record))
+
+    after = prepare_weights(model)
+
+    assert after == before
+    assert equal(load_network(model, after).state_dict(), make_network(model).state_dict())
+
+
+# -- where it can't be kept --------------------------------------------------------------------------------------------
+
+
+def assert_goes_on_without(model: Model, caplog: pytest.LogCaptureFixture, message: str) -> None:
+    caplog.set_level(logging.INFO)
+    weights = prepare_weights(model)
+
+    assert (weights.copy, weights.was_damaged) == (None, False)
+    assert caplog.messages == [message]
+    assert weights.sha256 == hash_weights(model)
+    assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
+
+
+def test_a_cache_that_is_a_file(model: Model, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.write_text("")
+    place = prepared._place_of(model)
+
+    assert_goes_on_without(model, caplog, f"{place}: Not a directory: {EVERY_TIME}")
+
+
+def test_a_place_that_is_a_file(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    place = prepared._place_of(model)
+    place.parent.mkdir(parents=True)
+    place.write_text("")
+
+    assert_goes_on_without(model, caplog, f"{place}: File exists: {EVERY_TIME}")
+
+
+def test_a_copy_that_is_a_folder(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    _, copy = prepare(model)
+    copy.unlink()
+    copy.mkdir()
+
+    assert_goes_on_without(model, caplog, f"{copy}: Is a directory: {EVERY_TIME}")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded")]
+)
+def test_a_full_cache(
+    error: OSError,
+    model: Model,
+    cache: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    copy = prepared._copy_in(prepared._place_of(model))
+    monkeypatch.setattr(os, "fsync", fail)
+
+    assert_goes_on_without(model, caplog, f"{copy}: {error.strerror}: {EVERY_TIME}")
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_without_a_copy_the_checkpoint_must_stay_what_it_was(model: Model, cache: Path, tmp_path: Path) -> None:
+    cache.write_text("")
+    weights = prepare_weights(model)
+    overwrite(model.weights, other_weights(tmp_path / "other"))
+
+    with pytest.raises(ModelError) as caught:
+        load_network(model, weights)
+
+    assert str(caught.value).startswith(f"{model.weights} has changed since the run began; ")
+
+
+# -- where it is -------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/xdg")
+    monkeypatch.setenv("E2V_CACHE", "/scratch/e2v")
+    assert cache_folder() == Path("/scratch/e2v")
+    monkeypatch.setenv("E2V_CACHE", "mine")
+    assert cache_folder() == tmp_path / "mine"
+    monkeypatch.setenv("E2V_CACHE", "")
+    assert cache_folder() == Path("/var/xdg/e2v")
+    monkeypatch.delenv("E2V_CACHE")
+    assert cache_folder() == Path("/var/xdg/e2v")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == Path("/home/me/.cache/e2v")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("/home/me/.cache/e2v")
+
+
+def test_a_user_without_a_home_has_a_run_without_a_copy(
+    model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container that runs under some number."""
+    for name in ("HOME", "E2V_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    caplog.set_level(logging.INFO)
+
+    weights = prepare_weights(model)
+
+    assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    path = tmp_path / "tone.wav"
+    path.write_bytes(encode(noisy_tone(24_000)))
+    return path
+
+
+@pytest.mark.e2e
+def test_two_runs_that_begin_together_prepare_one_copy(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
+    outs = [wav.with_name(f"out{number}") for number in range(2)]
+    runs = [start_e2v("predict", wav, "-m", folder, "-j", "1", "-o", out) for out in outs]
+    for run in runs:
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode == 0, errors
+
+    tables = [(out / "predictions.tsv").read_text() for out in outs]
+    assert tables[0] == tables[1] == e2v("predict", wav, "-m", folder, "-j", "1").stdout
+    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == [
+        *("lock", "record.json", "weights.safetensors"),
+    ]
+
+
+KILL_WHILE_SAVING = """
+import os, signal
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.e2e
+def test_a_run_that_is_killed_while_it_prepares_leaves_nothing_that_stays(
+    e2v: E2v, folder: Path, wav: Path, cache: Path, tmp_path: Path
+) -> None:
+    killed = e2v("predict", wav, "-m", folder, "-j", "1", **hook(tmp_path / "hook", KILL_WHILE_SAVING))
+    assert killed.returncode == -signal.SIGKILL
+    assert len(drafts(cache)) == 1
+
+    done = e2v("predict", wav, "-m", folder, "-j", "1")
+
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 2
+    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == [
+        *("lock", "record.json", "weights.safetensors"),
+    ]
+
+
+NOTE_IMPORTS = """
+import sys
+class Notes:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in ("torch", "funasr", "modelscope", "huggingface_hub", "safetensors"):
+            kind = "worker" if any("spawn_main" in argument for argument in sys.orig_argv) else "launcher"
+            with open({path!r}, "a") as file:
+                print(kind, name, file=file)
+sys.meta_path.insert(0, Notes)
+"""
+
+
+@pytest.mark.e2e
+def test_the_second_start_imports_little_and_says_the_same(
+    e2v: E2v, folder: Path, wav: Path, tmp_path: Path, cache: Path
+) -> None:
+    first = e2v("predict", wav, "-m", folder, "-j", "1")
+    record = next(cache.rglob("record.json"))
+    record.write_text(
+        json.dumps({**json.loads(record.read_text()), "checked": time.time_ns() + 10**10})
+    )  # as if it had been a while ago
+    noted = tmp_path / "imports"
+    environment = hook(tmp_path / "hook", NOTE_IMPORTS.format(path=str(noted)))
+
+    second = e2v("predict", wav, "-m", folder, "-j", "1", **environment)
+
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert second.stdout == first.stdout
+    assert set(noted.read_text().splitlines()) == {"worker torch", "worker safetensors"}
+
+
+@pytest.mark.e2e
+def test_a_damaged_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
+    first = e2v("predict", wav, "-m", folder, "-j", "1", "-q")
+    (copy,) = cache.rglob("weights.safetensors")
+    flip_byte(copy)
+
+    second = e2v("predict", wav, "-m", folder, "-j", "1", "--no-progress")
+
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert second.stdout == first.stdout
+    assert second.stderr.splitlines()[0] == f"e2v: {copy} was changed since e2v wrote it, and is made anew"
+
+
+@pytest.mark.e2e
+def test_no_room_for_a_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
+    first = e2v("predict", wav, "-m", folder, "-j", "1")
+    cache.rename(cache.with_name("away"))
+    cache.write_text("")
+
+    second = e2v("predict", wav, "-m", folder, "-j", "1", "-v", "--no-progress")
+
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert second.stdout == first.stdout
+    assert f"Not a directory: {EVERY_TIME}" in second.stderr.splitlines()[0]
+
+
+@pytest.mark.e2e
+def test_a_checkpoint_that_changed_a_run_is_another_run(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert e2v("predict", wav, "-m", folder, "-j", "1", "-o", out).returncode == 0
+    overwrite(folder / "model.pt", other_weights(tmp_path / "other"))
+
+    again = e2v("predict", wav, "-m", folder, "-j", "1", "-o", out)
+
+    assert again.returncode == 4
+    assert "model" in again.stderr
+
+
+def test_the_numbers_are_the_same_with_and_without_a_copy(model: Model) -> None:
+    waveform = torch.from_numpy(noisy_tone(16_000).astype(np.float32))
+    with torch.inference_mode():
+        (mapped,) = load_network(model, prepare_weights(model))([waveform])
+        (read,) = make_network(model)([waveform])
+    assert mapped.numpy().tobytes() == read.numpy().tobytes()

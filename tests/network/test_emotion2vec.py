@@ -1,0 +1,356 @@
+"""The network's parts against plain formulas, and each way to compute against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.checkpoints import make_config
+from support.shapes import SHAPES, make_waveforms
+from torch import Tensor, nn
+
+from e2v_cli.models.config import parse_config
+from e2v_cli.network import attention as attention_module
+from e2v_cli.network import emotion2vec as network
+from e2v_cli.network import layout as layouts
+from e2v_cli.network import packed as mkl
+from e2v_cli.network.attention import Alibi, PaddedAttention, TiledAttention, alibi_slopes
+from e2v_cli.network.config import ConvLayer, NetworkConfig
+from e2v_cli.network.emotion2vec import Emotion2vec, _ChannelNorm, _ConvBlock, _Linear
+from e2v_cli.network.layout import Layout
+from e2v_cli.network.packed import pack_weights
+
+has_mkl = pytest.mark.skipif(mkl._mkl() is None, reason="this PyTorch has no MKL that packs weights")
+
+CPU = torch.device("cpu")
+
+
+def make_network_config(**values: Any) -> NetworkConfig:
+    config = make_config(**values)
+    config["model_conf"]["norm_eps"] = float(config["model_conf"]["norm_eps"])
+    return parse_config(config)
+
+
+def make_network(**values: Any) -> Emotion2vec:
+    """Make a network of random weights, every one of which matters."""
+    torch.manual_seed(0)
+    made = Emotion2vec(make_network_config(**values), 0).eval().requires_grad_(False)
+    for name, weight in made.named_parameters():
+        if name == "alibi.scale":
+            weight.uniform_(-0.2, 1.5)
+        elif weight.dim() > 1:
+            weight.normal_(std=weight[0].numel() ** -0.5)
+        else:
+            weight.normal_(std=0.1).add_(name.endswith("weight"))
+    return made
+
+
+def encode(made: Emotion2vec, lengths: Sequence[int]) -> list[Tensor]:
+    with torch.inference_mode():
+        features: list[Tensor] = made([torch.from_numpy(waveform) for waveform in make_waveforms(lengths)])
+    return features
+
+
+LENGTHS = (400, 16_000, 719, 16_000, 401, 41_000)
+
+
+@has_mkl
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_weights_give_the_same_features(shape: str) -> None:
+    made = make_network(**SHAPES[shape])
+    before = encode(made, LENGTHS)
+    made.pack()
+    assert all(module.packed for module in made.modules() if isinstance(module, (_ConvBlock, _Linear)))
+    # what is packed is all that they use
+    for module in made.modules():
+        if isinstance(module, (_ConvBlock, _Linear)):
+            module.weight.fill_(torch.nan)
+    for one, other in zip(before, encode(made, LENGTHS), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
+def make_block(
+    kernel: int, stride: int, channels_in: int, packed: bool, norm: nn.Module | None = None, channels: int = 24
+) -> _ConvBlock:
+    """Make a convolution of random weights; packed, it has no others."""
+    torch.manual_seed(0)
+    block = _ConvBlock(channels_in, ConvLayer(channels, kernel, stride), norm or nn.Identity()).requires_grad_(False)
+    block.weight.normal_(std=(kernel * channels_in) ** -0.5)
+    if packed:
+        block.packed = pack_weights(block.factors()) or ()
+        assert block.packed
+    return block
+
+
+def convolve(block: _ConvBlock, x: Tensor) -> Tensor:
+    """Convolve as PyTorch does, in float64, before norm and GELU."""
+    return F.conv1d(x.T[None].double(), block.weight.transpose(1, 2).double(), stride=block.stride)[0].T
+
+
+FORMS = [pytest.param(False, id="as they are"), pytest.param(True, id="packed", marks=has_mkl)]
+CONVOLUTIONS = [
+    (3, 2, 20),
+    (3, 2, 1),
+    (2, 2, 20),
+    (10, 5, 1),
+    (12, 4, 1),
+    (3, 1, 20),
+    (5, 2, 20),
+    (2, 3, 20),
+    (1, 1, 20),
+]
+"""Kernel, stride, channels in."""
+
+
+@pytest.mark.parametrize("packed", FORMS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 511, 512, 513, 1025])
+@pytest.mark.parametrize(("kernel", "stride", "channels_in"), CONVOLUTIONS)
+def test_convolution_is_exact(kernel: int, stride: int, channels_in: int, steps: int, packed: bool) -> None:
+    block = make_block(kernel, stride, channels_in, packed)
+    for unused in {0, stride - 1}:
+        x = torch.randn((steps - 1) * stride + kernel + unused, channels_in)
+        kept = x.clone()
+        out = block(x)
+        assert out.shape == (steps, 24)
+        torch.testing.assert_close(out.double(), F.gelu(convolve(block, x)), rtol=0, atol=1e-5)
+        assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("packed", FORMS)
+def test_convolution_in_pairs_of_a_part_of_a_signal(packed: bool) -> None:
+    block = make_block(3, 2, 20, packed)
+    whole = torch.randn(20, 300)
+    for x in (whole.T, whole.T[7:], whole.T.contiguous()[7:]):
+        torch.testing.assert_close(block(x).double(), F.gelu(convolve(block, x)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", FORMS)
+def test_taps_of_pairs_are_each_their_own(packed: bool) -> None:
+    """A signal that is 0 but in one place shows where each of them goes."""
+    block = make_block(3, 2, 5, packed)
+    for place in range(11):
+        x = torch.zeros(11, 5)
+        x[place, 2] = 1
+        torch.testing.assert_close(block(x).double(), F.gelu(convolve(block, x)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("packed", FORMS)
+@pytest.mark.parametrize("offset", [100.0, -100.0])
+def test_an_offset_does_not_cost_the_signal(offset: float, packed: bool) -> None:
+    """Pairs add and subtract rows before they multiply."""
+    block = make_block(3, 2, 64, packed)
+    block.weight.sub_(block.weight.mean(dim=(1, 2), keepdim=True))  # so that what comes out is the signal
+    if packed:
+        block.packed = pack_weights(block.factors()) or ()
+    x = torch.randn(601, 64) + offset
+    expected = F.gelu(convolve(block, x))
+    assert 1 < expected.abs().max() < 10
+    torch.testing.assert_close(block(x).double(), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("packed", FORMS)
+@pytest.mark.parametrize("steps", [2, 513, 1025])
+@pytest.mark.parametrize("norm", [nn.LayerNorm(24), _ChannelNorm(24)], ids=["layer", "group"])
+def test_norm_of_a_convolution(norm: nn.Module, steps: int, packed: bool) -> None:
+    block = make_block(3, 2, 20, packed, norm)
+    x = torch.randn(2 * steps + 1, 20)
+    y = convolve(block, x)
+    dim = 0 if isinstance(norm, _ChannelNorm) else 1
+    expected = (y - y.mean(dim, keepdim=True)) / (y.var(dim, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    with torch.inference_mode():
+        torch.testing.assert_close(block(x).double(), F.gelu(expected), rtol=0, atol=1e-4)
+
+
+ALIBI = [
+    "as published",
+    "no ALiBi",
+    "an ALiBi scale a layer and head",
+    "an ALiBi scale a layer",
+    "one ALiBi scale",
+    "fewer heads with ALiBi than heads",
+    "no extra tokens",
+    "12 heads, no power of two",
+]
+
+FRAMES = {
+    "equal": [20, 20, 20],
+    "padded": [38, 40, 39, 40],
+    "one": [30],
+    "one token": [1],
+    "several groups": [1, 3, 41, 40, 1, 150, 7, 151],
+}
+GROUPS = {"equal": 1, "padded": 1, "one": 1, "one token": 1, "several groups": 4}
+"""Groups with ten extra tokens an utterance."""
+
+
+class Attention:
+    """The attention of some utterances, in every way, with random numbers."""
+
+    def __init__(self, alibi: str, frames: str) -> None:
+        torch.manual_seed(0)
+        self.config = make_network_config(**SHAPES[alibi])
+        lengths = [self.config.receptive_field + (count - 1) * self.config.hop for count in FRAMES[frames]]
+        self.layout = Layout.of(lengths, self.config)
+        self.counts = [utterance.num_tokens for utterance in self.layout.utterances]
+        assert self.counts == sorted(count + self.config.num_extra_tokens for count in FRAMES[frames])
+        self.heads, self.layers = self.config.num_heads, self.config.prenet_depth + self.config.depth
+        self.alibi = Alibi(self.config).requires_grad_(False) if self.config.num_alibi_heads else None
+        if self.alibi is not None:
+            self.alibi.scale.uniform_(-0.2, 1.5)
+        self.qkv = [torch.randn(sum(self.counts), 3 * self.config.embed_dim) for _ in range(self.layers)]
+
+    def plain(self) -> list[Tensor]:
+        """Follow the formula, utterance by utterance, in float64."""
+        return [
+            torch.cat([self._attend(rows, layer) for rows in torch.split(qkv.double(), self.counts)])
+            for layer, qkv in enumerate(self.qkv)
+        ]
+
+    def _attend(self, rows: Tensor, layer: int) -> Tensor:
+        q, k, v = rows.view(len(rows), 3, self.heads, -1).permute(1, 2, 0, 3)
+        scores = q @ k.transpose(1, 2) / q.shape[2] ** 0.5
+        if self.alibi is not None:
+            places = torch.arange(len(rows))
+            distances = (places[:, None] - places).abs().double()
+            distances[: self.config.num_extra_tokens] = 0
+            distances[:, : self.config.num_extra_tokens] = 0
+            scale = self.alibi.scale[layer if len(self.alibi.scale) > 1 else 0].clamp(min=0).flatten()
+            slopes = torch.tensor(alibi_slopes(self.config.num_alibi_heads)) * scale
+            scores[: len(slopes)] -= slopes[:, None, None] * distances
+        attended: Tensor = scores.softmax(-1) @ v
+        return attended.transpose(0, 1).flatten(1)
+
+    def tiled(self) -> list[Tensor]:
+        attend = TiledAttention(self.layout, self.heads, self.alibi)
+        return [attend(qkv, layer) for layer, qkv in enumerate(self.qkv)]
+
+    def padded(self) -> list[Tensor]:
+        attend = PaddedAttention(self.layout, self.heads, self.alibi, CPU)
+        return [attend(qkv, layer) for layer, qkv in enumerate(self.qkv)]
+
+
+def check_all(attended: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for one, other in zip(attended, expected, strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", FRAMES)
+@pytest.mark.parametrize("alibi", ALIBI)
+def test_attention_in_tiles_and_with_padding(alibi: str, frames: str) -> None:
+    attention = Attention(alibi, frames)
+    tiled, padded = attention.tiled(), attention.padded()
+    check_all(tiled, attention.plain())
+    check_all(padded, tiled)
+
+
+@pytest.mark.parametrize("scores", [1, 700, 3_000])
+@pytest.mark.parametrize("frames", ["equal", "padded", "several groups"])
+@pytest.mark.parametrize("alibi", ALIBI)
+def test_attention_with_padding_block_by_block(
+    alibi: str, frames: str, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = Attention(alibi, frames)
+    expected = attention.plain()
+    queries = []
+    attend = F.scaled_dot_product_attention
+
+    def note(q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        queries.append(q.shape[2])
+        return attend(q, *args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", note)
+    monkeypatch.setattr(attention_module, "GPU_SCORES", scores)
+    check_all(attention.padded(), expected)
+    if scores == 1:
+        assert set(queries) == {1}
+    assert len(queries) > attention.layers * GROUPS[frames]
+
+
+@pytest.mark.parametrize("cached", [0, 25, 4096])
+@pytest.mark.parametrize("scores", [1, 100, 2_000])
+@pytest.mark.parametrize("alibi", ALIBI)
+def test_attention_in_small_tiles(alibi: str, scores: int, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = Attention(alibi, "several groups")
+    expected = attention.plain()
+    monkeypatch.setattr(attention_module, "CPU_TILE_SCORES", scores)
+    monkeypatch.setattr(attention_module, "ALIBI_CACHED_TOKENS", cached)
+    check_all(attention.tiled(), expected)
+
+
+@pytest.mark.parametrize("cached", [0, 25])
+@pytest.mark.parametrize("scores", [1, 1 << 28])
+@pytest.mark.parametrize("alibi", ALIBI)
+def test_attention_with_padding_whose_bias_is_not_kept(
+    alibi: str, scores: int, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = Attention(alibi, "several groups")
+    expected = attention.plain()
+    monkeypatch.setattr(attention_module, "GPU_SCORES", scores)
+    monkeypatch.setattr(attention_module, "ALIBI_CACHED_TOKENS", cached)
+    check_all(attention.padded(), expected)
+
+
+@pytest.mark.parametrize("frames", FRAMES)
+def test_groups_are_as_many_as_expected(frames: str) -> None:
+    layout = Attention("as published", frames).layout
+    groups = list(layout.group())
+    assert len(groups) == GROUPS[frames]
+    attend = PaddedAttention(layout, 4, None, CPU)
+    is_padded = [group.places is not None for group in attend.groups]
+    assert is_padded == [len(set(group)) > 1 for group in groups]
+    assert any(is_padded) == (frames in ("padded", "several groups"))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_have_little_padding_and_keep_the_order(seed: int) -> None:
+    config = make_network_config()
+    generator = torch.Generator().manual_seed(seed)
+    longest = 10 ** (1 + seed % 4)
+    frames = torch.randint(1, longest, (60,), generator=generator).tolist()
+    layout = Layout.of([config.receptive_field + (count - 1) * config.hop for count in frames], config)
+
+    groups = list(layout.group())
+
+    assert [count for group in groups for count in group] == sorted(count + config.num_extra_tokens for count in frames)
+    for group, following in zip(groups, [*groups[1:], [10**9]], strict=True):
+        assert len(group) * max(group) <= layouts.PADDING * sum(group)
+        # one more would have been too much
+        assert (len(group) + 1) * following[0] > layouts.PADDING * (sum(group) + following[0])
+
+
+def test_bfloat16_on_the_cpu_goes_with_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_network()
+    lengths = (16_000, 400, 16_000, 17_000, 40_000)
+    expected = encode(made, lengths)
+
+    monkeypatch.setattr(network, "TiledAttention", None)
+    features = encode(made.lower(torch.bfloat16), lengths)
+
+    for one, other in zip(features, expected, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0, atol=0.1)
+        assert not torch.equal(one, other)
+
+
+def test_bfloat16_is_multiplied_without_pairs() -> None:
+    """Sums of taps, and differences of rows, would be rounded once more."""
+    block = make_block(3, 2, 20, packed=False)
+    x = torch.randn(101, 20)
+    exact = F.gelu(convolve(block, x))
+    out = block.to(torch.bfloat16)(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    assert len(block.factors()) == 2
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("tile", [1, 7, 100_000])
+def test_tiles_of_rows_and_tokens_do_not_matter(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_network()
+    expected = encode(made, LENGTHS)
+    monkeypatch.setattr(network, "CPU_TILE_ROWS", tile)
+    monkeypatch.setattr(network, "CPU_TILE_TOKENS", tile)
+    for one, other in zip(encode(made, LENGTHS), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5)

@@ -1,0 +1,355 @@
+"""Our numbers against FunASR's own, loaded and run by FunASR's own code, one utterance at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from support.checkpoints import TOKENS, make_config, make_model
+from support.shapes import SHAPES, make_waveforms
+
+from e2v_cli.errors import ModelError
+from e2v_cli.inference.engine import Engine
+from e2v_cli.inference.load import load_engine, place_network
+from e2v_cli.inference.upstream import FunasrEngine
+from e2v_cli.models.cache import FileState
+from e2v_cli.models.checkpoint import make_network
+from e2v_cli.models.folder import read_model
+from e2v_cli.models.weights import prepare_weights
+from e2v_cli.network import attention
+from e2v_cli.network import emotion2vec as network_module
+from e2v_cli.network.attention import Alibi
+from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.layout import UtteranceTooShortError
+from e2v_cli.options import EngineOptions, Granularity, LabelLanguage
+from e2v_cli.records import Batch, Prediction, Utterance, Waveform
+from e2v_cli.system.spool import SpooledSamples
+
+pytestmark = pytest.mark.parity
+
+FEATURES = 1e-4
+PROBABILITIES = 1e-5
+
+MIXED = (400, 719, 720, 16_000, 401, 5_000, 16_000, 480_000, 1_039, 23_456, 16_001, 400, 80_000)
+"""Samples: one frame, two frames, equal lengths that don't stand together, 30 s."""
+
+
+class Reference:
+    """A model folder in FunASR's hands."""
+
+    def __init__(self, folder: Path) -> None:
+        from funasr import AutoModel
+
+        self.model = AutoModel(
+            model=str(folder), device="cpu", ncpu=torch.get_num_threads(), disable_update=True, disable_pbar=True
+        )
+
+    @torch.inference_mode()
+    def features(self, waveform: NDArray[np.float32], normalize: bool = True) -> NDArray[np.float32]:
+        """Features of one utterance, (frames, dim)."""
+        source = torch.from_numpy(waveform)
+        if normalize:
+            source = F.layer_norm(source, source.shape)
+        features: NDArray[np.float32] = self.model.model.extract_features(source[None])["x"][0].numpy()
+        return features
+
+    def scores(self, waveform: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float64]]:
+        """Labels and probabilities that ``generate`` gives."""
+        (result,) = self.model.generate(waveform, granularity="utterance", extract_embedding=False)
+        return result["labels"], np.array(result["scores"])
+
+
+def place(folder: Path) -> Emotion2vec:
+    """Load our network as users get it, with packed weights."""
+    model = read_model("test", folder)
+    return place_network(model, prepare_weights(model), torch.device("cpu"), "fp32")
+
+
+def encode(network: Emotion2vec, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    with torch.inference_mode():
+        return [features.numpy() for features in network([torch.from_numpy(waveform) for waveform in waveforms])]
+
+
+def predict(
+    folder: Path,
+    waveforms: Sequence[NDArray[np.float32] | SpooledSamples],
+    engine: Any = "e2v",
+    granularity: Granularity = "utterance",
+) -> list[Prediction]:
+    batch = Batch(
+        tuple(
+            Waveform(Utterance(index, f"utt{index}", ""), waveform, len(waveform) / 16_000)
+            for index, waveform in enumerate(waveforms)
+        )
+    )
+    loaded = load(engine, folder, granularity)
+    return [result for result in loaded.start(batch)() if isinstance(result, Prediction)]
+
+
+def load(engine: Any, folder: Path, granularity: Granularity) -> Engine:
+    model = read_model("test", folder)
+    return load_engine(engine, model, prepare_weights(model), torch.device("cpu"), options(granularity))
+
+
+def options(granularity: Granularity) -> EngineOptions:
+    return EngineOptions(granularity, window=60.0, span_samples=None)
+
+
+def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
+    assert isinstance(prediction.embedding, np.ndarray)
+    return prediction.embedding
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
+    config = make_config(**SHAPES[shape])
+    folder = make_model(tmp_path, config)
+    reference, network = Reference(folder), place(folder)
+    waveforms = make_waveforms(MIXED)
+    normalize = config["model_conf"]["normalize"]
+    for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
+        expected = reference.features(waveform, normalize)
+        assert features.shape == expected.shape == (network.config.num_frames(len(waveform)), 96)
+        np.testing.assert_allclose(features, expected, rtol=0, atol=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def base_pair(base: Path) -> tuple[Reference, Emotion2vec]:
+    return Reference(base), place(base)
+
+
+def test_base_shape_mixed_lengths_in_one_batch(base_pair: tuple[Reference, Emotion2vec]) -> None:
+    reference, network = base_pair
+    waveforms = make_waveforms(MIXED)
+    for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
+        np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+def test_base_shape_with_weights_as_they_are(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
+    """As they are multiplied where no MKL packs them."""
+    reference, _ = base_pair
+    waveforms = make_waveforms([400, 16_000, 719, 16_000, 41_000])
+    for waveform, features in zip(waveforms, encode(make_network(read_model("base", base)), waveforms), strict=True):
+        np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_an_utterance_whose_attention_is_computed_in_tiles(is_packed: bool, tiny: Path) -> None:
+    network = place(tiny) if is_packed else make_network(read_model("tiny", tiny))
+    waveforms = make_waveforms([16_000, 40 * 16_000])
+    features = encode(network, waveforms)
+    assert len(features[1]) ** 2 > attention.CPU_TILE_SCORES
+    for waveform, ours in zip(waveforms, features, strict=True):
+        np.testing.assert_allclose(ours, Reference(tiny).features(waveform), rtol=0, atol=FEATURES)
+
+
+@pytest.mark.parametrize("others", [0, 1, 59])
+def test_base_shape_in_company_of(others: int, base_pair: tuple[Reference, Emotion2vec]) -> None:
+    reference, network = base_pair
+    (waveform,) = make_waveforms([21_000])
+    company = make_waveforms([400 + 250 * index for index in range(others)], seed=1)
+    company.insert(others // 2, waveform)
+    features = encode(network, company)[others // 2]
+    np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+def test_order_in_a_batch_does_not_matter(base_pair: tuple[Reference, Emotion2vec]) -> None:
+    _, network = base_pair
+    waveforms = make_waveforms([400, 9_000, 16_000, 16_000, 30_000])
+    forward = encode(network, waveforms)
+    backward = encode(network, waveforms[::-1])[::-1]
+    for one, other in zip(forward, backward, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+
+
+def test_probabilities_of_base_shape(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
+    reference, _ = base_pair
+    waveforms = make_waveforms([400, 16_000, 40_000, 16_000, 160_000])
+    for waveform, prediction in zip(waveforms, predict(base, waveforms), strict=True):
+        labels, scores = reference.scores(waveform)
+        assert labels == list(TOKENS)
+        assert prediction.posteriors is not None
+        np.testing.assert_allclose(prediction.posteriors, scores, rtol=0, atol=PROBABILITIES)
+        np.testing.assert_allclose(
+            embedding_of(prediction), reference.features(waveform).mean(axis=0), rtol=0, atol=FEATURES
+        )
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("生气/angry", "unuse_0", "unuse_1", "开心/happy", "中立/neutral", "unuse_2", "难过/sad", "unuse_3", "<unk>"),
+        ("calm", "tense", "<unk>"),
+    ],
+)
+def test_probabilities_of_heads_with_other_labels(tokens: tuple[str, ...], tmp_path: Path) -> None:
+    folder = make_model(tmp_path, tokens=tokens)
+    reference = Reference(folder)
+    waveforms = make_waveforms([16_000, 400, 24_000])
+    for waveform, prediction in zip(waveforms, predict(folder, waveforms), strict=True):
+        labels, scores = reference.scores(waveform)
+        assert labels == [token for token in tokens if not token.startswith("unuse")]
+        assert prediction.posteriors is not None
+        np.testing.assert_allclose(prediction.posteriors, scores, rtol=0, atol=PROBABILITIES)
+
+
+def test_model_without_head(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, make_config(tokenizer=False))
+    reference = Reference(folder)
+    waveforms = make_waveforms([16_000, 400])
+    for waveform, prediction in zip(waveforms, predict(folder, waveforms, granularity="frame"), strict=True):
+        assert prediction.posteriors is None
+        np.testing.assert_allclose(embedding_of(prediction), reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+@pytest.mark.parametrize("shape", ["as published", "pre-norm", "group norm in the local encoder", "one ALiBi scale"])
+def test_funasr_engine_gives_upstreams_numbers(shape: str, granularity: Granularity, tmp_path: Path) -> None:
+    folder = make_model(tmp_path, make_config(**SHAPES[shape]))
+    reference = Reference(folder)
+    waveforms = make_waveforms([16_000, 400, 24_000])
+    predictions = predict(folder, waveforms, "funasr", granularity)
+    for waveform, prediction in zip(waveforms, predictions, strict=True):
+        expected = reference.features(waveform)
+        assert prediction.num_frames == len(expected)
+        if granularity == "utterance":
+            expected = expected.mean(axis=0)
+        np.testing.assert_allclose(embedding_of(prediction), expected, rtol=0, atol=1e-6)
+        assert prediction.posteriors is not None
+        np.testing.assert_allclose(prediction.posteriors, reference.scores(waveform)[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["e2v", "funasr"])
+def test_an_mlp_whose_ratio_no_float_can_say(engine: str, tmp_path: Path) -> None:
+    """It is upstream's int(56 · 1.1) = 61 wide, and int(56 · (61 / 56)) is 60."""
+    assert int(56 * (61 / 56)) == 60
+    config = make_config(embed_dim=56, model={"mlp_ratio": 1.1}, audio={"conv_pos_groups": 8})
+    folder = make_model(tmp_path, config)
+    reference, waveforms = Reference(folder), make_waveforms([16_000, 400])
+    assert make_network(read_model("test", folder)).config.mlp_dim == 61
+    for waveform, prediction in zip(waveforms, predict(folder, waveforms, engine, "frame"), strict=True):
+        np.testing.assert_allclose(embedding_of(prediction), reference.features(waveform), rtol=0, atol=FEATURES)
+
+
+def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
+    """However long it is: upstream knows no windows."""
+    (waveform,) = make_waveforms([70 * 16_000])
+    spooled = SpooledSamples()
+    spooled.append(waveform)
+
+    predictions = predict(tiny, [waveform, spooled], "funasr")
+
+    assert [prediction.windows for prediction in predictions] == [1, 1]
+    assert embedding_of(predictions[0]).tobytes() == embedding_of(predictions[1]).tobytes()
+
+
+def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = place(tiny)
+    waveforms = make_waveforms([400, 32_000, 32_000, 50_000])
+    measured: list[tuple[int, int]] = []
+    measure = Alibi._measure
+
+    def note(alibi: Alibi, first: int, end: int, tokens: int) -> torch.Tensor:
+        measured.append((end - first, tokens))
+        return measure(alibi, first, end, tokens)
+
+    monkeypatch.setattr(Alibi, "_measure", note)
+    kept = encode(network, waveforms)
+    assert measured
+    assert all(rows == tokens for rows, tokens in measured)
+
+    measured.clear()
+    monkeypatch.setattr(attention, "ALIBI_CACHED_TOKENS", 20)
+    monkeypatch.setattr(attention, "CPU_TILE_SCORES", 110 * 7)
+    in_rows = encode(network, waveforms)
+    assert {tokens for _, tokens in measured} == {109, 166}
+    assert all(rows <= 7 for rows, _ in measured)
+    for one, other in zip(kept, in_rows, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_a_waveform_shorter_than_a_frame_is_refused(tiny: Path) -> None:
+    network = place(tiny)
+    with pytest.raises(
+        UtteranceTooShortError, match=r"^399 samples; the shortest utterance that gives a frame has 400$"
+    ):
+        encode(network, make_waveforms([16_000, 399]))
+
+
+def test_alone_and_in_a_batch_is_bit_equal_when_repeated(base_pair: tuple[Reference, Emotion2vec]) -> None:
+    _, network = base_pair
+    waveforms = make_waveforms([4_000, 16_000, 9_000])
+    for one, other in zip(encode(network, waveforms), encode(network, waveforms), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_funasr_engine_is_upstreams_class(tiny: Path) -> None:
+    from funasr.models.emotion2vec.model import Emotion2vec as Upstream
+
+    engine = load("funasr", tiny, "utterance")
+    assert isinstance(engine, FunasrEngine)
+    assert type(engine.upstream) is Upstream
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100_000])
+def test_chunks_of_the_local_encoder_do_not_matter(chunk: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = place(tiny)
+    waveforms = make_waveforms([400, 9_000, 16_001, 30_000])
+    expected = encode(network, waveforms)
+    monkeypatch.setattr(network_module, "CPU_CHUNK_FRAMES", chunk)
+    for one, other in zip(expected, encode(network, waveforms), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["e2v", "funasr"])
+def test_both_engines_take_checkpoints_with_four_dimensional_scales(engine: str, tiny: Path, tmp_path: Path) -> None:
+    name = "modality_encoders.AUDIO.alibi_scale"
+    folder = make_model(tmp_path, wrap=lambda state: {**state, name: state[name].squeeze(0)})
+    waveforms = make_waveforms([16_000, 400])
+
+    old, new = predict(folder, waveforms, engine), predict(tiny, waveforms, engine)
+
+    assert [embedding_of(one).tobytes() for one in old] == [embedding_of(other).tobytes() for other in new]
+
+
+@pytest.mark.parametrize("engine", ["e2v", "funasr"])
+@pytest.mark.parametrize("prefix", ["module.", "d2v_model.", "module.d2v_model."])
+def test_both_engines_take_checkpoints_of_other_prefixes(prefix: str, engine: str, tiny: Path, tmp_path: Path) -> None:
+    folder = make_model(tmp_path, wrap=lambda state: {prefix + name: tensor for name, tensor in state.items()})
+    waveforms = make_waveforms([16_000])
+
+    (renamed,), (plain,) = predict(folder, waveforms, engine), predict(tiny, waveforms, engine)
+
+    assert embedding_of(renamed).tobytes() == embedding_of(plain).tobytes()
+
+
+@pytest.mark.parametrize("name", ["proj.bias", "blocks.1.norm2.weight", "modality_encoders.AUDIO.extra_tokens"])
+def test_funasr_engine_has_no_random_weights(name: str, tiny: Path, tmp_path: Path) -> None:
+    """Upstream's own loading leaves in silence what a checkpoint lacks."""
+    folder = make_model(tmp_path, wrap=lambda state: {key: state[key] for key in state if key != name})
+    model = read_model("test", folder)
+    weights = prepare_weights(read_model("tiny", tiny))
+    weights = replace(weights, source=FileState.of(model.weights))
+
+    with pytest.raises(ModelError, match=f"tensor '{name}' is missing"):
+        load_engine("funasr", model, weights, torch.device("cpu"), options("utterance"))
+
+
+@pytest.mark.parametrize("language", ["en", "zh", "both"])
+def test_labels_in_another_language_are_of_the_same_numbers(language: LabelLanguage, tiny: Path) -> None:
+    (waveform,) = make_waveforms([16_000])
+    expected = predict(tiny, [waveform])[0].posteriors
+    model = read_model("tiny", tiny, language)
+
+    for engine in ("e2v", "funasr"):
+        loaded = load_engine(engine, model, prepare_weights(model), torch.device("cpu"), options("utterance"))
+        (result,) = loaded.start(Batch((Waveform(Utterance(0, "utt", ""), waveform, 1.0),)))()
+        assert isinstance(result, Prediction)
+        np.testing.assert_allclose(result.posteriors, expected, rtol=0, atol=PROBABILITIES)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""What the tests make and run: checkpoints, corpora, hubs, a Slurm, commands."""

@@ -1,0 +1,102 @@
+"""Starts the real command in a process group of its own, and finds and kills what belongs to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+E2v = Callable[..., "subprocess.CompletedProcess[str]"]
+"""Runs the real command: the fixture of that name."""
+
+
+def start_e2v(*args: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """Start e2v; its standard error can be read."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "e2v_cli", *map(str, args)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def hook(folder: Path, code: str) -> dict[str, str]:
+    """Make Python run some code when it starts: the environment for that."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+ON_OPENING = """
+import os, signal, time
+import soundfile
+real = soundfile.SoundFile.__init__
+def opened(self, file, *args, **kwargs):
+    if b"{name}" in os.fsencode(file):
+        {action}
+    real(self, file, *args, **kwargs)
+soundfile.SoundFile.__init__ = opened
+"""
+
+
+def on_opening(folder: Path, name: str, action: str) -> dict[str, str]:
+    """Do something whenever audio of a name is opened."""
+    return hook(folder, ON_OPENING.format(name=name, action=action))
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.005)
+
+
+def find_workers(pid: int) -> list[int]:
+    """Find the worker processes of an e2v."""
+    return [child for child in _read_children(pid) if b"spawn_main" in _read_command(child)]
+
+
+def find_group(group: int) -> list[int]:
+    """Find all processes of a group that are alive."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                state, _, process_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:  # it has just ended
+                continue
+            if int(process_group) == group and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def kill(pid: int) -> None:
+    """Kill a process, if it is still there."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _read_children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _read_command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,56 @@
+"""What a run shows of how far it is."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from e2v_cli.options import ProgressStyle
+from e2v_cli.system import progress
+from e2v_cli.system.progress import Progress
+
+
+def show(style: ProgressStyle, capsys: pytest.CaptureFixture[str]) -> str:
+    shown = Progress(4, style)
+    time.sleep(0.15)  # a bar is drawn ten times a second at most
+    shown.advance(2, 2.5)
+    shown.advance(1, 0.0)  # one that has failed
+    shown.close()
+    assert (shown.count, shown.seconds) == (3, 2.5)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return printed.err
+
+
+def test_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    lines = show("lines", capsys).splitlines()
+    assert [re.sub(r"[\d.]+× real time, \d\d:\d\d", "S× real time, T", line) for line in lines] == [
+        "e2v: 2/4 utterances (50%), S× real time, T left",
+        "e2v: 3/4 utterances (75%), S× real time, T left",
+    ]
+
+
+def test_lines_reckon_with_what_is_done(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter in twenty seconds: another minute."""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    shown = Progress(1000, "lines")
+    shown.started -= 20.0
+    shown.advance(250, 100.0)
+    shown.close()
+    assert capsys.readouterr().err == "e2v: 250/1000 utterances (25%), 5.0× real time, 01:00 left\n"
+
+
+def test_lines_come_half_a_minute_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert progress.LINE_SECONDS == 30
+    assert show("lines", capsys) == ""
+
+
+def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert re.search(r"\| 2/4 utterances, [\d.]+× real time, 00:00 gone, ", show("bar", capsys)) is not None
+
+
+def test_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert show("none", capsys) == ""

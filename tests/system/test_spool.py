@@ -1,0 +1,159 @@
+"""What is too much for memory is given back as it was, in any parts, and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from e2v_cli.system import spool as spool_module
+from e2v_cli.system.spool import Spool, SpooledSamples
+
+
+def noise(*shape: int) -> NDArray[np.float32]:
+    numbers: NDArray[np.float32] = np.random.default_rng(0).normal(0.1, 0.3, shape).astype(np.float32)
+    return numbers
+
+
+def filled(rows: NDArray[np.float32], *sizes: int) -> Spool:
+    """Append rows in parts of such sizes, and what is left in the end."""
+    spool = Spool(rows.shape[1:])
+    first = 0
+    for size in (*sizes, len(rows)):
+        spool.append(rows[first : first + size])
+        first += size
+    return spool
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file become larger, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (1000,), (0, 4), (1, 1), (50, 96), (7, 2, 3)])
+@pytest.mark.parametrize("sizes", [(), (1,), (3, 0, 2), (1, 1, 1, 1)])
+def test_rows_are_read_as_they_were_appended(shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    rows = noise(*shape)
+
+    spool = filled(rows, *sizes)
+
+    assert (len(spool), spool.shape) == (len(rows), shape)
+    assert spool.read().dtype == np.dtype(np.float32)
+    np.testing.assert_array_equal(spool.read(), rows)
+
+
+@pytest.mark.parametrize("part", [slice(0, 3), slice(2, 2), slice(17, 30), slice(29, 99), slice(-5, None), slice(None)])
+@pytest.mark.parametrize("shape", [(30,), (30, 5)])
+def test_some_rows_are_read_as_from_an_array(part: slice, shape: tuple[int, ...]) -> None:
+    rows = noise(*shape)
+
+    np.testing.assert_array_equal(filled(rows, 11).read(part), rows[part])
+
+
+def test_rows_may_be_read_between_appending_them() -> None:
+    spool = Spool((2,))
+    rows = noise(6, 2)
+    for number in range(6):
+        np.testing.assert_array_equal(spool.read(), rows[:number])
+        spool.append(rows[number : number + 1])
+
+    np.testing.assert_array_equal(spool.read(slice(1, 3)), rows[1:3])
+
+
+@pytest.mark.parametrize(
+    "rows", [noise(8, 6).T, noise(12, 8)[::2, ::2], noise(6, 4).astype(np.float64)], ids=["turned", "every other", "64"]
+)
+def test_rows_need_not_lie_in_memory_as_on_disk(rows: NDArray[np.float32]) -> None:
+    spool = Spool((rows.shape[1],))
+    spool.append(rows)
+
+    np.testing.assert_array_equal(spool.read(), rows.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("size", "lengths"), [(1, [1] * 7), (4 * 5, [1] * 7), (4 * 5 * 3, [3, 3, 1]), (4 * 5 * 7, [7]), (1 << 24, [7])]
+)
+def test_blocks_are_all_rows_some_at_a_time(size: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as have so many bytes, and at least one."""
+    monkeypatch.setattr(spool_module, "_BLOCK_BYTES", size)
+    rows = noise(7, 5)
+
+    blocks = list(filled(rows).blocks())
+
+    assert [len(block) for block in blocks] == lengths
+    np.testing.assert_array_equal(np.concatenate(blocks), rows)
+
+
+def test_of_nothing_there_are_no_blocks() -> None:
+    assert list(Spool((5,)).blocks()) == []
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (10_000, 7, 5_000)])
+def test_samples_know_their_mean_and_variance(sizes: tuple[int, ...]) -> None:
+    samples = noise(40_000)
+    spooled, first = SpooledSamples(), 0
+    for size in (*sizes, len(samples)):
+        spooled.append(samples[first : first + size])
+        first += size
+
+    assert len(spooled) == 40_000
+    assert spooled.mean == pytest.approx(samples.mean(dtype=np.float64), abs=1e-12)
+    assert spooled.variance == pytest.approx(samples.var(dtype=np.float64), abs=1e-12)
+    np.testing.assert_array_equal(spooled.read(slice(9_999, 10_002)), samples[9_999:10_002])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1.0, 1e-30, 3e4])
+def test_the_variance_of_silence_is_not_below_zero(value: float) -> None:
+    spooled = SpooledSamples()
+    for _ in range(3):
+        spooled.append(np.full(1000, value, np.float32))
+
+    assert spooled.mean == pytest.approx(np.float32(value))
+    assert 0 <= spooled.variance <= 1e-9 * value**2
+
+
+def test_nothing_is_left_and_nothing_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has no name, also while it is used, and is closed with its user."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = os.listdir("/dev/fd")
+    spool = filled(noise(100, 4))
+
+    assert os.listdir(tmp_path) == []
+    assert len(os.listdir("/dev/fd")) == len(before) + 1
+    assert len(spool.read()) == 100
+    del spool
+    assert os.listdir("/dev/fd") == before
+
+
+@pytest.mark.parametrize("make", [lambda: Spool((4,)), SpooledSamples])
+def test_a_full_disk_is_named(make: type[Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the folder for temporary files: the file has no name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    spool = make()
+
+    message = f"[Errno 27] File too large: {str(tmp_path)!r}"
+    with room_for(1000), pytest.raises(OSError, match=f"^{re.escape(message)}$"):
+        spool.append(noise(1000, *spool.shape[1:]))
+
+
+def test_without_a_folder_for_temporary_files_there_is_no_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+    with pytest.raises(FileNotFoundError):
+        Spool()

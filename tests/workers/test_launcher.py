@@ -1,0 +1,198 @@
+"""Workers that die, utterances that kill them, and signals: what a run survives, and what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.processes import ROOT, E2v, find_group, find_workers, hook, kill, on_opening, start_e2v, wait_until
+
+pytestmark = pytest.mark.e2e
+
+SAMPLE_SCP = ROOT / "sample_data" / "wav.scp"
+
+
+@pytest.fixture
+def scp(tmp_path: Path) -> Path:
+    """Fourteen clips, the tenth of which can be told apart."""
+    lines = SAMPLE_SCP.read_text().splitlines()[:14]
+    link = tmp_path / "killer.flac"
+    link.symlink_to(ROOT / lines[9].split()[1])
+    lines[9] = f"bad {link}"
+    scp = tmp_path / "wav.scp"
+    scp.write_text("".join(f"{line}\n" for line in lines))
+    return scp
+
+
+@pytest.mark.parametrize(
+    ("action", "cause"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"),
+        ("os.abort()", "killed by SIGABRT"),
+        ("os._exit(3)", "exit code 3"),
+        ("raise RuntimeError('it broke')", "RuntimeError: it broke"),
+        ("os.kill(os.getpid(), 40)", "killed by signal 40"),
+    ],
+)
+def test_an_utterance_that_kills_its_worker_fails_alone(
+    action: str, cause: str, scp: Path, tmp_path: Path, e2v: E2v
+) -> None:
+    out = tmp_path / "out"
+    environment = on_opening(tmp_path / "hook", "killer", action)
+    done = e2v("predict", scp, "-m", "sample", "-o", out, "-j", "2", **environment)
+    assert done.returncode == 3
+    assert (out / "failures.tsv").read_text().splitlines()[1:] == [
+        f"bad\tmodel\tworker died\t{tmp_path}/killer.flac: 2 workers died over it, the last: {cause}"
+    ]
+    assert f" died ({cause}); it is replaced, and what it was at is done again\n" in done.stderr
+    assert done.stderr.count(f"e2v: a worker died ({cause}) over nothing but bad\n") == 2
+    assert (out / "predictions.tsv").read_text().count("\n") == 14
+
+
+def test_an_utterance_that_killed_workers_is_left_alone_until_it_is_retried(
+    scp: Path, tmp_path: Path, e2v: E2v
+) -> None:
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    environment = on_opening(tmp_path / "hook", "killer", "os.kill(os.getpid(), signal.SIGKILL)")
+    command = ("predict", scp, "-m", "sample", "--embeddings", "ark", "-o")
+    assert e2v(*command, out, "-j", "2", **environment).returncode == 3
+    again = e2v(*command, out, **environment)
+    assert again.returncode == 3
+    assert "died" not in again.stderr
+
+    assert e2v(*command, alone, "-j", "1", **environment).returncode == 3
+    assert (out / "predictions.tsv").read_bytes() == (alone / "predictions.tsv").read_bytes()
+
+    assert e2v(*command, out, "--retry-failed").returncode == 0
+    assert (out / "predictions.tsv").read_text().count("\n") == 15
+
+
+def test_a_worker_may_die_where_rows_are_printed(scp: Path, tmp_path: Path, e2v: E2v) -> None:
+    environment = on_opening(tmp_path / "hook", "killer", "os.kill(os.getpid(), signal.SIGKILL)")
+    done = e2v("predict", scp, "-m", "sample", "-j", "2", **environment)
+    assert done.returncode == 3
+    ids = [line.split()[0] for line in scp.read_text().splitlines()]
+    assert [row.split("\t")[0] for row in done.stdout.splitlines()[1:]] == [*ids[:9], *ids[10:]]
+    assert "e2v: bad: model: worker died: " in done.stderr
+
+
+def test_many_that_kill_their_workers_at_once_are_all_found(tmp_path: Path, e2v: E2v) -> None:
+    """More of them than workers may die for nothing."""
+    lines = SAMPLE_SCP.read_text().splitlines()
+    scp, out = tmp_path / "wav.scp", tmp_path / "out"
+    entries = []
+    for number, line in enumerate(lines[:24]):
+        link = tmp_path / f"killer{number}{Path(line.split()[1]).suffix}"
+        link.symlink_to(ROOT / line.split()[1])
+        entries.append(f"bad{number} {link}\n" if number % 2 else f"{line}\n")
+    scp.write_text("".join(entries))
+    environment = on_opening(tmp_path / "hook", "killer", "os._exit(3)")
+    assert e2v("predict", scp, "-m", "sample", "-o", out, "-j", "12", **environment).returncode == 3
+    assert (out / "failures.tsv").read_text().count("worker died") == 12
+    assert (out / "predictions.tsv").read_text().count("\n") == 13
+
+
+def test_a_block_that_kills_although_no_utterance_alone_does_is_named(tmp_path: Path, e2v: E2v) -> None:
+    """Of sixteen utterances the first two are a block, and each of the others is one."""
+    scp = tmp_path / "wav.scp"
+    scp.write_text("".join(SAMPLE_SCP.read_text().splitlines(keepends=True)[:16]))
+    command = ("predict", scp, "-m", "sample", "-o", tmp_path / "out", "--batch-seconds", "60")
+    code = """
+import os, sys
+if '--multiprocessing-fork' in sys.orig_argv:
+    import e2v_cli.worker
+    real = e2v_cli.worker.make_batches
+    def make_batches(*args):
+        for batch in real(*args):
+            if len(batch.waveforms) > 1:
+                os._exit(5)
+            yield batch
+    e2v_cli.worker.make_batches = make_batches
+"""
+    done = e2v(*command, "-j", "1", **hook(tmp_path / "hook", code))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "e2v: 5 workers died over the 2 utterances from f1-0001, the last: exit code 5; "
+        "each of them alone does no harm. Try a smaller --jobs or --batch-seconds; "
+        "what is done is safe, the same command goes on"
+    )
+    assert e2v(*command).returncode == 0
+
+
+def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v) -> None:
+    environment = hook(
+        tmp_path / "hook",
+        "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os._exit(9)",
+    )
+    done = e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", **environment)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "e2v: 10 workers died in a row before they did anything, the last: exit code 9. Is there memory for 2 of them? "
+        "Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
+    )
+    assert e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out").returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_dead_worker_is_replaced(tmp_path: Path) -> None:
+    scp = tmp_path / "long.scp"
+    lines = SAMPLE_SCP.read_text().splitlines()
+    scp.write_text("".join(f"take{take}-{line}\n" for take in range(20) for line in lines))
+    process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2")
+    wait_until(lambda: "encoding" in read_logs(tmp_path / "out"))
+    kill(find_workers(process.pid)[0])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert re.search(r"^e2v: worker \d died \(killed by SIGKILL\); it is replaced, and what", errors)
+    assert (tmp_path / "out" / "predictions.tsv").read_text().count("\n") == 801
+
+
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGUSR1, False)]
+)
+def test_a_run_stops_within_seconds_even_where_a_worker_does_not_listen(
+    number: signal.Signals, whole_group: bool, scp: Path, tmp_path: Path
+) -> None:
+    """As Ctrl-C and Slurm do, also to workers; and more than once."""
+    out = tmp_path / "out"
+    environment = on_opening(tmp_path / "hook", "killer", "time.sleep(600)")
+    process = start_e2v("predict", scp, "-m", "sample", "-o", out, "-j", "2", **environment)
+    wait_until(lambda: "encoding" in read_logs(out))
+    time.sleep(0.5)
+    asked = time.monotonic()
+    for _ in range(3):
+        if whole_group:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        time.sleep(0.1)
+    _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - asked < 10  # four seconds, on a machine that is not busy
+    assert process.returncode == 75
+    assert re.fullmatch(
+        r"e2v: stopped; (\d+) of 14 utterances are left\n"
+        r"e2v: 14 utterances: \d+ done, 0 failed, \1 left; .* s of audio in .*\n",
+        errors,
+    )
+    wait_until(lambda: not find_group(process.pid), seconds=5)
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.7, 1.0])
+def test_a_signal_while_workers_start_leaves_no_noise(delay: float, scp: Path, tmp_path: Path) -> None:
+    process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2")
+    wait_until(lambda: (tmp_path / "out").exists())
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode in (75, 0)  # it may have been at its very end
+    assert "Traceback" not in errors
+    wait_until(lambda: not find_group(process.pid), seconds=5)
+
+
+def read_logs(out: Path) -> str:
+    return "".join(log.read_text() for log in out.glob("log/worker.*.log"))

@@ -1,0 +1,723 @@
+"""The worker's loop, with an engine, a writer and a launcher that take notes; and its end of the pipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from e2v_cli.audio.decode import AudioOptions
+from e2v_cli.errors import OutputError
+from e2v_cli.inference.engine import Pending
+from e2v_cli.records import Batch, Block, Entry, Failure, Prediction, Segment, Utterance
+from e2v_cli.results.tables import make_entry
+from e2v_cli.workers.pipeline import FINISHING, BlockDone, Results, work
+from e2v_cli.workers.worker import Crash, Fatal, LauncherGoneError, LauncherLine
+
+AUDIO = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
+LABELS = ("sad", "happy")
+BATCH_SECONDS = 4.0
+
+
+class NotingEngine:
+    """Notes which utterances it was given together; some of them it can't do.
+
+    Args:
+        fails: utterances that it can't do.
+        at_start: called with the number of a batch when it is begun.
+        at_end: called with it when its results are waited for.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        fails: Iterable[int] = (),
+        at_start: Callable[[int], object] = lambda _: None,
+        at_end: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self.busy_seconds = 0.0
+        self.batches: list[list[int]] = []
+        self._fails, self._at_start, self._at_end = set(fails), at_start, at_end
+
+    def start(self, batch: Batch) -> Pending:
+        number = len(self.batches)
+        self.batches.append([waveform.utterance.index for waveform in batch.waveforms])
+        self._at_start(number)
+
+        def finish() -> list[Prediction | Failure]:
+            self._at_end(number)
+            return self._encode(batch)
+
+        return finish
+
+    def _encode(self, batch: Batch) -> list[Prediction | Failure]:
+        return [
+            Failure(waveform.utterance, "model", "not finite", "NaN")
+            if waveform.utterance.index in self._fails
+            else Prediction(
+                waveform.utterance,
+                waveform.duration,
+                49,
+                1,
+                np.array([0.25, 0.75], np.float32),
+                np.zeros(1, np.float32),
+            )
+            for waveform in batch.waveforms
+        ]
+
+
+class NotingWriter:
+    """Notes what it was given; for some utterances there is no room."""
+
+    def __init__(self, full: Container[int] = ()) -> None:
+        self.written: list[list[int]] = []
+        self._full = full
+
+    def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
+        if any(prediction.utterance.index in self._full for prediction in predictions):
+            raise OSError(28, "No space left on device", "embeddings.ark")
+        if predictions:
+            self.written.append([prediction.utterance.index for prediction in predictions])
+        return tuple(
+            make_entry(prediction, LABELS, f"place of {prediction.utterance.utt_id}", "") for prediction in predictions
+        )
+
+
+Report = tuple[list[int], list[int]] | int
+"""Those that are done and those that failed; or the number of a block."""
+
+
+class NotingReporter:
+    """Notes what it is told, and says when to stop."""
+
+    def __init__(self, stop: Callable[[], bool] = lambda: False) -> None:
+        self.messages: list[Results | BlockDone] = []
+        self.stopping = stop
+
+    def report(self, message: Results | BlockDone) -> None:
+        self.messages.append(message)
+
+    @property
+    def reports(self) -> list[Report]:
+        return [
+            message.number
+            if isinstance(message, BlockDone)
+            else ([entry.index for entry in message.entries], [failure.utterance.index for failure in message.failures])
+            for message in self.messages
+        ]
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    """Twelve utterances of 1 to 3 s, two of them missing."""
+    listed = [Utterance(index, f"utt{index}", str(tmp_path / f"{index}.wav")) for index in range(12)]
+    for utterance in listed:
+        if utterance.index not in (3, 10):
+            soundfile.write(utterance.source, np.zeros(16_000 * (1 + utterance.index % 3)), 16_000)
+    return listed
+
+
+def cut(utterances: Sequence[Utterance], finished: Iterable[int] = (), trial: bool = False) -> list[Block]:
+    """Make blocks of five."""
+    return [
+        Block(number, tuple(utterances[5 * number : 5 * number + 5]), frozenset(finished), trial) for number in range(3)
+    ]
+
+
+# Blocks are 0-4, 5-9 and 10-11; utterances 0, 6, 9 have 1 s, 1, 4, 7 have 2 s, 2, 5, 8, 11 have 3 s.
+BATCHES = [[0, 1], [4], [2], [6, 9, 7], [5], [8], [11]]
+
+REPORTS: list[Report] = [
+    *(([0, 1], [3]), ([4], []), ([2], []), 0),
+    *(([6, 9, 7], []), ([5], []), ([8], []), 1),
+    *(([11], [10]), 2),
+]
+
+PLACES = [place for place, report in enumerate(REPORTS) if isinstance(report, tuple)]
+"""Where each batch stands in the reports."""
+
+
+def breaks_at(broken: int) -> Callable[[int], None]:
+    """Break at a batch."""
+
+    def hook(number: int) -> None:
+        if number == broken:
+            raise RuntimeError("broken")
+
+    return hook
+
+
+def run(
+    blocks: Iterable[Block],
+    engine: NotingEngine | None = None,
+    reporter: NotingReporter | None = None,
+    writer: NotingWriter | None = None,
+    batch_seconds: float = BATCH_SECONDS,
+    audio: AudioOptions = AUDIO,
+) -> tuple[NotingEngine, NotingReporter, NotingWriter]:
+    """Run the loop; no thread of it stays."""
+    engine, reporter, writer = engine or NotingEngine(), reporter or NotingReporter(), writer or NotingWriter()
+    try:
+        work(blocks, engine, writer, reporter, audio, batch_seconds, 2)
+    finally:
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "finish"))]
+    return engine, reporter, writer
+
+
+def test_blocks_are_batched_by_length_and_reported(utterances: list[Utterance]) -> None:
+    """What can't be decoded is reported once, with the batch that comes next."""
+    engine, reporter, writer = run(cut(utterances))
+
+    assert engine.batches == BATCHES
+    assert writer.written == BATCHES
+    assert reporter.reports == REPORTS
+
+
+def test_no_blocks_are_no_work() -> None:
+    engine, reporter, _ = run([])
+
+    assert (engine.batches, reporter.messages) == ([], [])
+
+
+def test_an_entry_says_where_its_embedding_is(utterances: list[Utterance]) -> None:
+    _, reporter, _ = run([Block(7, (utterances[1],), frozenset())])
+
+    entry = Entry(1, 2.0, 49, "place of utt1", "", "utt1\thappy\t0.750000\t2.0000\t1\t0.250000\t0.750000")
+    assert reporter.messages == [Results((entry,), ()), BlockDone(7)]
+
+
+def test_batches_are_as_long_as_told(utterances: list[Utterance]) -> None:
+    engine, _, _ = run(cut(utterances), batch_seconds=100.0)
+
+    assert engine.batches == [[0, 1, 4, 2], [6, 9, 7, 5, 8], [11]]
+
+
+def test_what_gives_no_frame_fails(utterances: list[Utterance]) -> None:
+    """One second is too short for a model that needs more."""
+    engine, reporter, _ = run(cut(utterances), audio=dataclasses.replace(AUDIO, min_samples=16_001))
+
+    assert engine.batches == [[1, 4], [2], [7], [5], [8], [11]]
+    assert next(report for report in reporter.reports if isinstance(report, tuple)) == ([1, 4], [0, 3])
+
+
+@pytest.mark.parametrize("finished_batches", range(len(BATCHES) + 1))
+def test_finished_batches_are_not_computed_again_and_others_are_the_same(
+    finished_batches: int, utterances: list[Utterance]
+) -> None:
+    finished = [index for batch in BATCHES[:finished_batches] for index in batch]
+
+    engine, reporter, writer = run(cut(utterances, [*finished, 3]))
+
+    assert engine.batches == BATCHES[finished_batches:]
+    assert writer.written == BATCHES[finished_batches:]
+    assert [index for report in reporter.reports if isinstance(report, tuple) for index in report[1]] == [10]
+    assert [report for report in reporter.reports if isinstance(report, int)] == [0, 1, 2]
+
+
+def test_of_a_batch_that_is_partly_finished_only_the_rest_is_reported(utterances: list[Utterance]) -> None:
+    everything_but_9 = set(range(12)) - {9}
+
+    engine, reporter, writer = run(cut(utterances, everything_but_9))
+
+    assert engine.batches == [[6, 9, 7]]
+    assert writer.written == [[9]]
+    assert reporter.reports == [0, ([9], []), 1, 2]
+
+
+def test_a_block_of_failures_alone_is_reported(utterances: list[Utterance]) -> None:
+    engine, reporter, writer = run([Block(5, (utterances[3], utterances[10]), frozenset())])
+
+    assert (engine.batches, writer.written) == ([], [])
+    assert reporter.messages == [
+        Results(
+            (),
+            tuple(
+                Failure(utterance, "audio", "missing", f"{utterance.source}: no such file")
+                for utterance in (utterances[3], utterances[10])
+            ),
+        ),
+        BlockDone(5),
+    ]
+
+
+def test_a_failure_behind_the_last_batch_is_reported_before_the_end_of_its_block(
+    utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a block is decoded in portions, and the last of them holds nothing sound."""
+    monkeypatch.setattr("e2v_cli.inference.batches.PORTION_SECONDS", 1.0)
+
+    _, reporter, _ = run([Block(0, tuple(utterances[index] for index in (0, 10, 1, 3)), frozenset())])
+
+    assert [index for report in reporter.reports if isinstance(report, tuple) for index in report[0]] == [0, 1]
+    assert [index for report in reporter.reports if isinstance(report, tuple) for index in report[1]] == [10, 3]
+    assert reporter.reports[-1] == 0
+
+
+def test_failures_of_the_model_are_reported_once(utterances: list[Utterance]) -> None:
+    engine, reporter, writer = run(cut(utterances)[1:2], NotingEngine(fails=[9, 5]))
+
+    assert engine.batches == BATCHES[3:6]
+    assert writer.written == [[6, 7], [8]]
+    assert reporter.reports == [([6, 7], [9]), ([], [5]), ([8], []), 1]
+
+
+def test_failures_that_were_finished_are_not_reported_again(utterances: list[Utterance]) -> None:
+    """Neither of audio nor of the model; the latter still keep their places in batches."""
+    engine, reporter, _ = run(cut(utterances, [3, 9, 5]), NotingEngine(fails=[9, 5]))
+
+    assert engine.batches == [batch for batch in BATCHES if batch != [5]]
+    assert reporter.reports == [
+        *(([0, 1], []), ([4], []), ([2], []), 0),
+        *(([6, 7], []), ([8], []), 1),
+        *(([11], [10]), 2),
+    ]
+
+
+def test_audio_of_a_finished_one_that_is_gone_since_is_no_failure(utterances: list[Utterance]) -> None:
+    Path(utterances[4].source).unlink()
+
+    engine, reporter, _ = run(cut(utterances, [4, 3])[:1])
+
+    assert engine.batches == [[0, 1], [2]]
+    assert reporter.reports == [([0, 1], []), ([2], []), 0]
+
+
+def test_of_a_trial_nothing_is_kept(utterances: list[Utterance]) -> None:
+    engine, reporter, writer = run(cut(utterances, trial=True), NotingEngine(fails=[9]))
+
+    assert engine.batches == BATCHES
+    assert writer.written == []
+    assert reporter.reports == [0, 1, 2]
+
+
+def test_trials_and_others_are_told_apart(utterances: list[Utterance]) -> None:
+    block, trial, other = cut(utterances)
+    trial = Block(-1, trial.utterances, trial.finished, trial=True)
+
+    engine, reporter, writer = run([block, trial, other])
+
+    assert engine.batches == BATCHES
+    assert writer.written == [*BATCHES[:3], BATCHES[6]]
+    assert reporter.reports == [*REPORTS[:4], -1, *REPORTS[8:]]
+
+
+def test_several_small_blocks_are_in_hand_and_each_is_told_apart(utterances: list[Utterance]) -> None:
+    """Decoding is blocks ahead; what is finished, tried or done is still that of the right one."""
+    blocks = [
+        Block(20, (utterances[0],), frozenset()),
+        Block(21, (utterances[1],), frozenset([1])),
+        Block(22, (utterances[3],), frozenset()),
+        Block(-1, (utterances[6],), frozenset(), trial=True),
+        Block(23, (utterances[4], utterances[7]), frozenset([4])),
+    ]
+
+    engine, reporter, writer = run(blocks)
+
+    assert engine.batches == [[0], [6], [4, 7]]
+    assert writer.written == [[0], [7]]
+    assert reporter.reports == [([0], []), 20, 21, ([], [3]), 22, -1, ([7], []), 23]
+
+
+@pytest.mark.parametrize("stop_after", range(len(BATCHES) + 1))
+def test_it_stops_behind_the_batch_that_it_was_told_to_stop_in(stop_after: int, utterances: list[Utterance]) -> None:
+    """That batch is kept, although it is still computed then, but no block is said to be done any more."""
+    stopped = threading.Event()
+    engine = NotingEngine(at_end=lambda number: number + 1 < stop_after or stopped.wait(10))
+
+    def stop() -> bool:
+        if len(engine.batches) >= stop_after:
+            stopped.set()
+        return stopped.is_set()
+
+    reporter = NotingReporter(stop)
+
+    _, _, writer = run(cut(utterances), engine, reporter)
+
+    assert engine.batches == writer.written == BATCHES[:stop_after]
+    expected = [report for report in REPORTS if isinstance(report, tuple)][:stop_after]
+    assert [report for report in reporter.reports if isinstance(report, tuple)] == expected
+    ends_of_blocks = [3, 6, 7]
+    assert [report for report in reporter.reports if isinstance(report, int)] == [
+        number for number, end in enumerate(ends_of_blocks) if stop_after > end
+    ]
+
+
+def test_it_stops_while_it_decodes(utterances: list[Utterance]) -> None:
+    """What fails then is found to fail again."""
+    decoded: list[int] = []
+
+    def stop() -> bool:
+        decoded.append(len(decoded))
+        return len(decoded) > 4  # at the missing one
+
+    engine, reporter, writer = run(cut(utterances), reporter=NotingReporter(stop))
+
+    assert (engine.batches, reporter.messages, writer.written) == ([], [], [])
+
+
+def test_a_full_disk_ends_it_and_nothing_is_reported(utterances: list[Utterance]) -> None:
+    reporter = NotingReporter()
+
+    message = "[Errno 28] No space left on device: 'embeddings.ark'"
+    with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
+        run(cut(utterances), reporter=reporter, writer=NotingWriter(full=range(12)))
+
+    assert reporter.messages == []
+
+
+@pytest.mark.parametrize("full", range(len(BATCHES)))
+def test_behind_results_that_there_is_no_room_for_nothing_is_reported(full: int, utterances: list[Utterance]) -> None:
+    """Neither smaller ones, for which there may be room, nor the end of their block."""
+    reporter, writer = NotingReporter(), NotingWriter(full=BATCHES[full])
+
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: 'embeddings.ark'$"):
+        run(cut(utterances), reporter=reporter, writer=writer)
+
+    assert writer.written == BATCHES[:full]
+    assert reporter.reports == REPORTS[: PLACES[full]]
+
+
+@pytest.mark.parametrize("broken", range(len(BATCHES)))
+def test_an_error_in_the_engine_ends_it(broken: int, utterances: list[Utterance]) -> None:
+    """What was begun before is kept."""
+    engine, reporter = NotingEngine(at_start=breaks_at(broken)), NotingReporter()
+
+    with pytest.raises(RuntimeError, match=r"^broken$"):
+        run(cut(utterances), engine, reporter)
+
+    assert engine.batches == BATCHES[: broken + 1]
+    assert reporter.reports == REPORTS[: PLACES[broken]]
+
+
+@pytest.mark.parametrize("broken", range(len(BATCHES)))
+def test_an_error_that_shows_when_results_are_waited_for_ends_it(broken: int, utterances: list[Utterance]) -> None:
+    """As that of a GPU does: the block is not said to be done, and so it is done again."""
+    engine, reporter = NotingEngine(at_end=breaks_at(broken)), NotingReporter()
+
+    with pytest.raises(RuntimeError, match=r"^broken$"):
+        run(cut(utterances), engine, reporter)
+
+    assert len(engine.batches) <= broken + 1 + FINISHING
+    assert reporter.reports == REPORTS[: PLACES[broken]]
+
+
+def test_a_trial_with_an_error_that_shows_late_is_not_passed(utterances: list[Utterance]) -> None:
+    reporter = NotingReporter()
+
+    with pytest.raises(RuntimeError, match=r"^broken$"):
+        run([Block(-1, (utterances[0],), frozenset(), trial=True)], NotingEngine(at_end=breaks_at(0)), reporter)
+
+    assert reporter.messages == []
+
+
+@pytest.mark.parametrize("last", [Results, BlockDone])
+def test_without_a_launcher_it_ends(
+    last: type[Results | BlockDone], utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = NotingReporter()
+
+    def report(message: Results | BlockDone) -> None:
+        if isinstance(message, last):
+            raise LauncherGoneError
+
+    monkeypatch.setattr(reporter, "report", report)
+
+    with pytest.raises(LauncherGoneError):
+        run(cut(utterances)[:1], reporter=reporter)
+
+
+def test_results_are_waited_for_while_the_next_batch_is_computed(utterances: list[Utterance]) -> None:
+    """Also that of the next block; they are reported in the order of their batches nevertheless."""
+    begun = [threading.Event() for _ in BATCHES]
+
+    def wait_for_next(number: int) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        assert begun[min(number + 1, len(begun) - 1)].wait(10)
+
+    engine = NotingEngine(at_start=lambda number: begun[number].set(), at_end=wait_for_next)
+
+    _, reporter, writer = run(cut(utterances), engine)
+
+    assert engine.batches == writer.written == BATCHES
+    assert reporter.reports == REPORTS
+
+
+def test_only_so_many_batches_wait_for_being_on_disk(utterances: list[Utterance]) -> None:
+    """Their results take memory."""
+    begun = [threading.Event() for _ in utterances]
+
+    def hold_first(number: int) -> None:
+        if number == 0:
+            assert begun[FINISHING].wait(10)
+            assert not begun[FINISHING + 1].wait(0.3)
+
+    engine = NotingEngine(at_start=lambda number: begun[number].set(), at_end=hold_first)
+
+    _, reporter, _ = run([Block(0, tuple(utterances), frozenset())], engine, batch_seconds=0.1)
+
+    assert engine.batches == [[0], [6], [9], [1], [4], [7], [2], [5], [8], [11]]
+    assert reporter.reports == [([0], [3, 10]), *(([index], []) for index in (6, 9, 1, 4, 7, 2, 5, 8, 11)), 0]
+
+
+def test_the_next_block_is_asked_for_while_one_is_in_hand(utterances: list[Utterance]) -> None:
+    """Its audio is decoded meanwhile; but it is not taken too early from others who could do it."""
+    engine = NotingEngine()
+    asked: list[int] = []
+
+    def blocks() -> Iterator[Block]:
+        for block in cut(utterances):
+            asked.append(len(engine.batches))
+            yield block
+
+    run(blocks(), engine)
+
+    assert engine.batches == BATCHES
+    assert asked == [0, 0, 3]
+
+
+def cut_segments(source: str, *times: tuple[float, float], first: int = 0) -> tuple[Utterance, ...]:
+    """Make segments of a recording."""
+    return tuple(
+        Utterance(first + number, f"utt{first + number}", source, segment=Segment(*time))
+        for number, time in enumerate(times)
+    )
+
+
+def test_segments_of_a_recording_are_decoded_together(
+    utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a block there may be several recordings, and whole files between them; batches are by length as ever."""
+    opened: list[str] = []
+    real = soundfile.SoundFile.__init__
+
+    def note(self: soundfile.SoundFile, file: bytes, *args: object, **kwargs: object) -> None:
+        opened.append(Path(file.decode()).name)
+        real(self, file, *args, **kwargs)
+
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", note)
+    one, other = utterances[2].source, utterances[5].source
+    segments = cut_segments(one, (2.0, 3.0), (0.0, 1.5), (5.0, 6.0))
+    others = cut_segments(other, (0.0, 0.5), (0.25, 2.25), first=4)
+    whole = Utterance(3, "utt3", utterances[0].source)
+
+    engine, reporter, writer = run(
+        [
+            Block(0, (*segments, whole, *others), frozenset()),
+            Block(1, cut_segments(one, (0.0, 1.0), first=6), frozenset()),
+        ]
+    )
+
+    assert engine.batches == [[4, 0, 3, 1], [5], [6]]
+    assert writer.written == engine.batches
+    assert reporter.reports == [([4, 0, 3, 1], [2]), ([5], []), 0, ([6], []), 1]
+    assert sorted(opened) == ["0.wav", "2.wav", "2.wav", "5.wav"]
+
+
+def test_what_is_longer_than_a_window_is_encoded_alone(utterances: list[Utterance]) -> None:
+    engine, reporter, _ = run(cut(utterances), batch_seconds=100.0, audio=dataclasses.replace(AUDIO, window=2.0))
+
+    alone = [[2], [5], [8], [11]]
+    assert [batch for batch in engine.batches if batch in alone] == alone
+    assert sorted(chain(*engine.batches)) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 11]
+    assert [report for report in reporter.reports if isinstance(report, int)] == [0, 1, 2]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[LauncherLine, Connection]]:
+    """A worker's end of the pipe, and its launcher's."""
+    here, there = Pipe()
+    with here, there:
+        yield LauncherLine(there), here
+
+
+def receive(connection: Connection) -> object:
+    assert connection.poll(10)
+    message: object = connection.recv()
+    return message
+
+
+BLOCKS = [Block(number, (Utterance(number, f"utt{number}", f"{number}.wav"),), frozenset()) for number in range(3)]
+
+
+def test_a_block_comes_when_it_is_asked_for(pipe: tuple[LauncherLine, Connection]) -> None:
+    line, launcher = pipe
+    launcher.send(BLOCKS[0])
+    launcher.send(None)
+
+    assert line.ask("first") == BLOCKS[0]
+    assert line.ask("next") is None
+
+    assert [receive(launcher), receive(launcher)] == ["first", "next"]
+
+
+def test_that_there_is_no_next_block_is_not_yet_the_way_home(pipe: tuple[LauncherLine, Connection]) -> None:
+    line, launcher = pipe
+    launcher.send(None)
+    assert line.ask("next") is None
+
+    assert not line.stopping()
+    launcher.send(BLOCKS[1])
+    assert line.ask("first") == BLOCKS[1]
+
+
+def test_what_was_not_asked_for_sends_home(pipe: tuple[LauncherLine, Connection]) -> None:
+    """From then on nothing is wished for, but what was done can still be said."""
+    line, launcher = pipe
+    assert not line.stopping()
+
+    launcher.send(None)
+
+    assert line.stopping()
+    assert line.stopping()
+    assert line.ask("first") is None
+    assert line.ask("next") is None
+    assert not launcher.poll()
+    line.report(BlockDone(3))
+    assert receive(launcher) == BlockDone(3)
+
+
+def test_a_launcher_that_is_gone_is_noticed(pipe: tuple[LauncherLine, Connection]) -> None:
+    line, launcher = pipe
+    launcher.close()
+
+    assert line.stopping()
+    with pytest.raises(LauncherGoneError):
+        line.report(BlockDone(0))
+
+
+def test_a_launcher_that_goes_while_it_is_asked_is_noticed(pipe: tuple[LauncherLine, Connection]) -> None:
+    line, launcher = pipe
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(line.ask, "first")
+        assert receive(launcher) == "first"
+        launcher.close()
+        with pytest.raises(LauncherGoneError):
+            asked.result(10)
+
+
+def test_two_threads_may_speak_at_once() -> None:
+    """One asks for blocks while the other reports results, which may be longer than a pipe holds."""
+    here, there = Pipe()
+    line = LauncherLine(there)
+    spoken = [
+        [Results((Entry(index, 1.0, 49, "", "", f"{thread}" * 100_000),), ()) for index in range(20)]
+        for thread in range(2)
+    ]
+
+    def speak(messages: list[Results]) -> None:
+        for message in messages:
+            line.report(message)
+
+    def listen() -> list[object]:
+        with here:  # so that nobody waits for a listener that has given up
+            return [receive(here) for _ in range(40)]
+
+    with there, ThreadPoolExecutor(3) as pool:
+        heard = pool.submit(listen)
+        for speaker in [pool.submit(speak, messages) for messages in spoken]:
+            speaker.result(60)
+        there.close()
+        messages = heard.result(60)
+
+    for messages_of_one in spoken:
+        assert [message for message in messages if message in messages_of_one] == messages_of_one
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Results(
+            (Entry(1, 2.0, 49, "", "timeline.1-of-1.1:0:7", "a\t2.0000\t1"),),
+            (Failure(BLOCKS[0].utterances[0], "audio", "empty", "0 bytes"),),
+        ),
+        BlockDone(-1),
+        Fatal(OutputError("a: No space left on device")),
+        Crash("RuntimeError: broken"),
+    ],
+)
+def test_messages_arrive_as_they_are(
+    message: Results | BlockDone | Fatal | Crash, pipe: tuple[LauncherLine, Connection]
+) -> None:
+    line, launcher = pipe
+
+    line.report(message)
+
+    arrived = receive(launcher)
+    assert type(arrived) is type(message)
+    if isinstance(arrived, Fatal) and isinstance(message, Fatal):
+        assert type(arrived.error) is OutputError
+        assert (str(arrived.error), arrived.error.exit_code) == (str(message.error), 1)
+    else:
+        assert arrived == message
+
+
+def serve(launcher: Connection, blocks: Iterator[Block], home_after: int | None = None) -> list[object]:
+    """Be a launcher that answers what it is asked, and may send home behind so many results."""
+    heard: list[object] = []
+    while True:
+        try:
+            message = receive(launcher)
+        except (EOFError, ConnectionResetError):
+            return heard
+        match message:
+            case "first" | "next":
+                heard.append(message)
+                launcher.send(next(blocks, None))
+            case Results():
+                heard.append([entry.index for entry in message.entries])
+                if len([item for item in heard if isinstance(item, list)]) == home_after:
+                    blocks = iter([])
+                    launcher.send(None)
+            case BlockDone():
+                heard.append(message.number)
+
+
+def work_for(launcher: Connection, engine: NotingEngine) -> None:
+    """Ask for blocks and work on them, as the process does."""
+    line = LauncherLine(launcher)
+    with launcher:
+        while block := line.ask("first"):
+            blocks = chain([block], iter(lambda: line.ask("next"), None))
+            work(blocks, engine, NotingWriter(), line, AUDIO, BATCH_SECONDS, 2)
+
+
+def test_a_worker_asks_for_what_comes_next_and_ends_when_there_is_nothing(utterances: list[Utterance]) -> None:
+    here, there = Pipe()
+    engine = NotingEngine()
+    with here, ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(serve, here, iter(cut(utterances)))
+        work_for(there, engine)
+
+        assert engine.batches == BATCHES
+        messages = heard.result(10)
+        wishes = [message for message in messages if isinstance(message, str)]
+        assert wishes == ["first", "next", "next", "next", "first"]  # a few utterances ahead; the last next is in vain
+        assert (messages[:2], messages[-1]) == (["first", "next"], "first")
+        reports = [message for message in messages if not isinstance(message, str)]
+        assert reports == [*([0, 1], [4], [2], 0), *([6, 9, 7], [5], [8], 1), *([11], 2)]
+
+
+@pytest.mark.parametrize("home_after", [1, 4, 6])
+def test_a_worker_that_is_sent_home_does_one_batch_more_at_most(home_after: int, utterances: list[Utterance]) -> None:
+    here, there = Pipe()
+    engine = NotingEngine(at_start=lambda number: number < home_after or there.poll(10))  # until word of it is there
+    with here, ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(serve, here, iter(cut(utterances)), home_after)
+        work_for(there, engine)
+
+        assert engine.batches == BATCHES[: len(engine.batches)]
+        assert home_after <= len(engine.batches) <= home_after + 1
+        # it may have found the missing one already, which is behind the sixth batch
+        assert [item for item in heard.result(10) if isinstance(item, list) and item] == engine.batches
