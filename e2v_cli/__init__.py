@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from e2v_cli._version import __version__
+
 if TYPE_CHECKING:
     from e2v_cli.api import Recognizer, Result, load
 
-__all__ = ["Recognizer", "Result", "load"]
-__version__ = "0.1.0"
+__all__ = ["Recognizer", "Result", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:

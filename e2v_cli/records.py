@@ -1,6 +1,6 @@
 """What travels through the pipeline: one frozen dataclass per step, and nothing else.
 
-    INPUT → Utterance → Block → Waveform → Batch → Prediction → Entry in the journal → predictions.tsv
+    INPUT → Utterance → Block → Waveform → Batch → Prediction → DoneRecord in the journal → predictions.tsv
 
 An utterance that can't go on becomes a Failure, wherever it stands.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.system.spool import Spool, SpooledSamples, whole
+from e2v_cli.system.spool import DiskArray, DiskWaveform, whole
 
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform that a model sees."""
@@ -46,8 +46,8 @@ class Utterance:
     """The part of the recording that it is; None: all of it."""
     channel: int | None = None
     """The channel that it is, counted from 0; None: as ``--channel`` says."""
-    side: int | None = None
-    """The channel that its recording is of a file that has several, as ``reco2file_and_channel`` says."""
+    recording_channel: int | None = None
+    """The channel of its recording in a file that has several, from ``reco2file_and_channel``, counted from 0."""
     fault: str = ""
     """What is wrong with its line in the list."""
 
@@ -75,7 +75,7 @@ class Waveform:
     """An utterance's audio as the model wants it."""
 
     utterance: Utterance
-    samples: NDArray[np.float32] | SpooledSamples
+    samples: NDArray[np.float32] | DiskWaveform
     """(samples,), mono, at 16 kHz; spooled where it is longer than a window."""
     duration: float
     """Seconds of the audio that was read, before resampling."""
@@ -106,7 +106,7 @@ class Prediction:
     """Pieces in which the utterance was encoded: 1 is all at once."""
     posteriors: NDArray[np.float32] | None
     """(labels,): probabilities that sum to 1; None where the model has no head."""
-    embedding: NDArray[np.float32] | Spool
+    embedding: NDArray[np.float32] | DiskArray
     """(dim,), the mean over frames; or (frames, dim) where frames are asked for, spooled where they are many."""
     timeline: NDArray[np.float32] | None = None
     """(spans, labels): the posteriors of each span of the utterance, where a timeline is asked for."""
@@ -124,20 +124,50 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A finished utterance as the journal keeps it."""
+class Place:
+    """Where a result lies in the run folder: ``embeddings/utt1.npy``, ``embeddings.1-of-1.1.ark:17``, ``…:0:512``."""
+
+    file: str
+    """Relative to OUT."""
+    offset: int | None = None
+    """Bytes before it in the file; None: it is the whole file."""
+    size: int | None = None
+    """Its bytes; None: it ends where it says itself."""
+
+    def __str__(self) -> str:
+        numbers = [str(number) for number in (self.offset, self.size) if number is not None]
+        return ":".join([self.file, *numbers])
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Parse what ``str`` gives; names of files in OUT have no colon.
+
+        Raises:
+            ValueError: the text is no place.
+        """
+        file, *numbers = text.split(":")
+        if not file or len(numbers) > 2:
+            raise ValueError(f"{text!r} is no place in a run folder")
+        return cls(file, *map(int, numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class DoneRecord:
+    """A finished utterance, whose embedding and timeline are on disk, as the journal keeps it."""
 
     index: int
     """Its place in the input."""
+    utt_id: str
     duration: float
     """Seconds."""
     num_frames: int
-    embedding: str
-    """Where its embedding is, relative to OUT: ``embeddings.1-of-1.1.ark:17`` or ``embeddings/utt1.npy``; or empty."""
-    timeline: str
-    """Where its rows of ``timeline.tsv`` are, from where and how many bytes: ``timeline.1-of-1.1:0:512``; or empty."""
-    row: str
-    """Its row of ``predictions.tsv``."""
+    windows: int
+    label: str
+    """The most probable class; empty where the model has no head."""
+    posteriors: tuple[float, ...]
+    """(labels,): probabilities in the model's order; empty where the model has no head."""
+    embedding: Place | None
+    timeline: Place | None
 
 
 @dataclass(frozen=True, slots=True)

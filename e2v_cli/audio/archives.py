@@ -20,18 +20,14 @@ from e2v_cli.records import SAMPLE_RATE
 MAX_FLAC_BLOCKS = 256
 """The most blocks of metadata before the audio: beyond, it is no FLAC file."""
 
-
 MAX_CHANNELS = 8
 """A matrix with more rows and columns than this holds features."""
-
 
 UNKNOWN_SIZE = 0x7FFF_F000
 """A RIFF chunk of this size or a greater one, or of 0, was written to a pipe, by a program that could not know."""
 
-
 CHUNK = 1 << 18
 """Bytes that are copied at a time."""
-
 
 _MATRIX = re.compile(rb"\0B(?:[FD]V \x04(....)|[FD]M \x04(....)\x04(....)|CM[23]? .{8}(....)(....))", re.DOTALL)
 """Headers of Kaldi's vectors and matrices, of floats, doubles, or compressed: rows and columns."""

@@ -17,36 +17,30 @@ import soxr
 from numpy.typing import NDArray
 
 from e2v_cli.audio.errors import AudioError, blame
-from e2v_cli.audio.integrity import FORMATS, Claim, read_claim
+from e2v_cli.audio.integrity import FORMATS, ExpectedLength, read_expected_length
 from e2v_cli.audio.resample import resample
 from e2v_cli.audio.sources import open_source
 from e2v_cli.options import Channel, OneChannel
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
-from e2v_cli.system.spool import SpooledSamples
+from e2v_cli.system.spool import DiskWaveform
 
 BLOCK_SAMPLES = 1 << 20
 """Samples read at a time, over all channels: memory follows the audio that is there, not what a header claims."""
 
-
 SAMPLE_RATES = range(1_000, 1_000_001)
 """A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
-
 
 MAX_OVERSHOOT = 0.5
 """Seconds by which a segment may end behind its recording, and is cut, as in Kaldi's ``extract-segments``."""
 
-
 ENTERED_EXACTLY = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "FLAC"))
 """Formats in which libsndfile finds a sample exactly, without decoding those before it …"""
-
 
 ENTERED_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
 """… where the samples in them are written so."""
 
-
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
-
 
 _NOT_SPLIT = "could not be read when channels were counted, and has {} now; run the same command again"
 
@@ -66,7 +60,7 @@ class AudioOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
+class HeaderInfo:
     """What the header of its recording tells of an utterance."""
 
     utterance: Utterance
@@ -118,7 +112,7 @@ def make_waveform(utterance: Utterance, samples: NDArray[np.float32], rate: int,
     return collector.finish()
 
 
-def outline_waveforms(utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[Outline | Failure]:
+def inspect_headers(utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[HeaderInfo | Failure]:
     """Say of utterances of the same recording what load_waveforms will make of them, as far as the header tells.
 
     Raises:
@@ -143,8 +137,8 @@ def outline_waveforms(utterances: Sequence[Utterance], options: AudioOptions) ->
     for utterance in waiting:
         try:
             channel = _choose_channel(utterance, num_channels, options.channel)
-            duration = _Collector(utterance, rate, channel, options).foresee(num_samples, claim)
-            yield Outline(utterance, duration, rate, num_channels)
+            duration = _Collector(utterance, rate, channel, options).predict_duration(num_samples, claim)
+            yield HeaderInfo(utterance, duration, rate, num_channels)
         except AudioError as error:
             yield _fail(utterance, error)
 
@@ -172,7 +166,7 @@ class _Collector:
         self._options = options
         self._length = 0
         self._blocks: list[NDArray[np.float32]] = []
-        self._spooled: SpooledSamples | None = None
+        self._spooled: DiskWaveform | None = None
         self._resampler: soxr.ResampleStream | None = None
 
     def take(self, samples: NDArray[np.float32], first: int) -> None:
@@ -192,7 +186,7 @@ class _Collector:
             return
         self._blocks.append(part)
         if self._length > self._options.window * self._rate:
-            self._spooled = SpooledSamples()
+            self._spooled = DiskWaveform()
             if self._rate != SAMPLE_RATE:
                 self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
             for block in self._blocks:
@@ -209,7 +203,7 @@ class _Collector:
             AudioError: the recording ended too early, or there is too little audio.
         """
         self._check_end(total)
-        samples: NDArray[np.float32] | SpooledSamples
+        samples: NDArray[np.float32] | DiskWaveform
         if self._spooled is not None:
             if self._resampler is not None:
                 self._spooled.append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
@@ -219,7 +213,7 @@ class _Collector:
         self._check_length(len(samples))
         return Waveform(self.utterance, samples, self._length / self._rate)
 
-    def foresee(self, total: int, claim: Claim) -> float:
+    def predict_duration(self, total: int, claim: ExpectedLength) -> float:
         """Say how many seconds will be taken of a recording that has so many samples, and claims to have as many.
 
         Raises:
@@ -347,7 +341,7 @@ def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) ->
     Raises:
         AudioError: there is no such channel.
     """
-    side = utterance.side if num_channels > 1 else None  # a file of one channel is the recording's already
+    side = utterance.recording_channel if num_channels > 1 else None  # a file of one channel is the recording's already
     named = next((channel for channel in (utterance.channel, side) if channel is not None), None)
     channel = option if named is None else named
     if channel == "split":
@@ -377,7 +371,7 @@ def _open(path: str) -> soundfile.SoundFile:
         raise blame(error) from None
 
 
-def _check_header(file: soundfile.SoundFile, path: str, at_a_glance: bool = False) -> Claim:
+def _check_header(file: soundfile.SoundFile, path: str, at_a_glance: bool = False) -> ExpectedLength:
     """Check what a file says of itself; at a glance, without reading all of a file to know how long it is."""
     if file.format not in FORMATS:
         raise AudioError("unreadable", f"whether a {file.format} file is whole can't be told; convert it")
@@ -386,9 +380,9 @@ def _check_header(file: soundfile.SoundFile, path: str, at_a_glance: bool = Fals
     if file.frames == UNKNOWN_FRAMES:  # libsndfile then loses the end of the file
         raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
     if at_a_glance and file.format in ("OGG", "MP3") and file.frames:
-        return Claim(file.frames, file.frames)
+        return ExpectedLength(file.frames, file.frames)
     try:
-        return read_claim(file, path)
+        return read_expected_length(file, path)
     except OSError as error:
         raise blame(error) from None
 

@@ -17,14 +17,11 @@ from e2v_cli.audio.errors import AudioError
 FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "OGG", "MP3", "NIST"))
 """Formats, in libsndfile's words, of which it can be told whether a file is whole."""
 
-
 MPEG_LENGTH = re.compile(rb"Xing|Info|VBRI")
 """What stands in the first frame of an MP3 file that says how long it is."""
 
-
 MPEG_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]", re.DOTALL)
 """What a frame of layer III begins with."""
-
 
 MPEG_KBITS = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -32,13 +29,12 @@ MPEG_KBITS = (
 )
 """Thousands of bits a second, by the index in a frame's header: MPEG-2 and MPEG-1, layer III."""
 
-
 UNKNOWN_SIZES = frozenset((0x7FFF_F000, 0x7FFF_FFFF, 0xFFFF_FFFF))
 """A WAV data chunk of such a size was written to a pipe, by a program that could not know (as Kaldi takes it)."""
 
 
 @dataclass(frozen=True)
-class Claim:
+class ExpectedLength:
     """How many samples of each channel a file claims to have."""
 
     least: int
@@ -58,7 +54,7 @@ class Claim:
             raise AudioError(self.reason, f"its header says {self.least} samples, {num_read} are there")
 
 
-def read_claim(file: soundfile.SoundFile, path: str) -> Claim:
+def read_expected_length(file: soundfile.SoundFile, path: str) -> ExpectedLength:
     """Read how many samples a file claims to have.
 
     Raises:
@@ -78,8 +74,8 @@ def read_claim(file: soundfile.SoundFile, path: str) -> Claim:
         case "MP3" if in_frames := _count_mp3(path):
             # libsndfile guesses how long it is from the first frame's bit rate, and reads no further; and a frame or
             # two at the start may hold no audio
-            return Claim(in_frames - 2 * 1152, 1 << 62, reason="unreadable")
-    return Claim(claimed, claimed)
+            return ExpectedLength(in_frames - 2 * 1152, 1 << 62, reason="unreadable")
+    return ExpectedLength(claimed, claimed)
 
 
 def _check_log(log: str) -> None:

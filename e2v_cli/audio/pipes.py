@@ -17,14 +17,11 @@ from e2v_cli.audio.errors import AudioError, one_line
 _PAUSE = 0.2
 """Seconds after which a command is looked after."""
 
-
 _ROOM = 1 << 16
 """Bytes: a disk with less is full."""
 
-
 _GUARD = 'exec 3<&0; (read -r _ <&3; kill -9 0) >/dev/null 2>&1 & exec /bin/sh -c "$1" </dev/null 3<&-'
 """Runs a command beside a reader of standard input, which kills the whole group once e2v is gone, however it ended."""
-
 
 _TAIL = 500
 """The most characters of a command's standard error in a message."""

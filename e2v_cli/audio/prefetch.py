@@ -15,10 +15,8 @@ from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 AHEAD_SAMPLES = 600 * SAMPLE_RATE
 """Audio that is decoded and not yet asked for: beyond ten minutes, no other recording is begun."""
 
-
 AHEAD_WAVEFORMS = 8
 """Waveforms of one recording that wait for being asked for, before it is read on."""
-
 
 _PAUSE = 0.2
 """Seconds after which who waits for a queue asks whether to stop."""

@@ -21,7 +21,6 @@ from e2v_cli.system.files import naming
 
 _BLANKS = " \t\r\n\v\f"
 
-
 _RECORD = re.compile(r"(?P<archive>.+):(?P<offset>[0-9]{1,18})(?P<range>\[.*\])?", re.DOTALL)
 
 

@@ -13,10 +13,8 @@ from e2v_cli.audio.errors import AudioError, one_line
 
 CONNECT_SECONDS = 10.0
 
-
 READ_SECONDS = 60.0
 """The longest silence of a server."""
-
 
 DOWNLOAD_SECONDS = 3600.0
 """The longest download: a server may send a byte now and then for ever."""

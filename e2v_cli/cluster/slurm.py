@@ -21,25 +21,19 @@ from e2v_cli.errors import EXIT_STOPPED, SlurmError, UsageError
 
 logger = logging.getLogger(__name__)
 
-
 WARNING_SECONDS = 60
 """So long before its time limit a task is warned; Slurm does so up to a minute earlier."""
-
 
 MAX_RESTARTS = 1000
 """A task that has used up its time goes back into the queue at most so many times."""
 
-
 COMMAND_SECONDS = 60
 """The longest that a command of Slurm's may take to answer."""
-
 
 _OF_CLUSTERS = frozenset(("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"))
 """Variables that say where Slurm is; all others are of a job."""
 
-
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED", "SPECIAL_EXIT"))
-
 
 _AT_WORK = frozenset(("RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING"))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.audio.prefetch import decode_ahead
-from e2v_cli.corpus.blocks import Plan, group_recordings
+from e2v_cli.corpus.blocks import BlockPlan, group_recordings
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
@@ -28,17 +28,15 @@ from e2v_cli.models.hub import find_model
 from e2v_cli.models.weights import prepare_weights
 from e2v_cli.options import DEFAULT_WINDOW, EngineOptions, ModelRequest, Precision, ProgressStyle
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
-from e2v_cli.results.tables import columns
+from e2v_cli.system.text import columns
 from e2v_cli.system.progress import Progress
-from e2v_cli.system.spool import SpooledSamples, whole
+from e2v_cli.system.spool import DiskWaveform, whole
 from e2v_cli.workers.devices import check_precision, choose_devices
 
 logger = logging.getLogger(__name__)
 
-
 FEATURES = 1e-4
 """How much a frame feature may differ (they are about ±5) …"""
-
 
 PROBABILITIES = 1e-5
 """… and a probability."""
@@ -182,7 +180,7 @@ def check(options: CheckOptions) -> Verdict:
 def _comparable(corpus: Corpus, audio: AudioOptions, extent: _Extent) -> Iterator[Waveform]:
     """Read the utterances that can be compared: not those that e2v encodes in windows, which upstream doesn't know."""
     for item in _read(corpus, audio):
-        if isinstance(item, Waveform) and isinstance(item.samples, SpooledSamples):
+        if isinstance(item, Waveform) and isinstance(item.samples, DiskWaveform):
             detail = f"longer than {DEFAULT_WINDOW:g} s"
             item = Failure(item.utterance, "model", "encoded in windows", detail)
         if isinstance(item, Waveform):
@@ -199,7 +197,7 @@ def _leave_out(failures: Iterable[Failure], extent: _Extent) -> None:
 
 
 def _read(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | Failure]:
-    utterances = (corpus[int(place)] for place in Plan(np.arange(len(corpus)), corpus.pieces).members)
+    utterances = (corpus[int(place)] for place in BlockPlan(np.arange(len(corpus)), corpus.recording_groups).members)
     with closing(decode_ahead(group_recordings(utterances), audio, 1, stopping=lambda: False)) as decoded:
         yield from decoded
 

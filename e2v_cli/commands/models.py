@@ -13,7 +13,7 @@ from e2v_cli.models.folder import read_model
 from e2v_cli.models.hub import RemoteModel, copy_model, find_here, find_model, pull_model
 from e2v_cli.models.weights import hash_weights
 from e2v_cli.options import ModelRequest
-from e2v_cli.results.tables import columns, tsv_row
+from e2v_cli.system.text import columns, tsv_row
 
 
 def describe_models() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e2v_cli.audio.decode import AudioOptions, Outline, count_channels, outline_waveforms
+from e2v_cli.audio.decode import AudioOptions, HeaderInfo, count_channels, inspect_headers
 from e2v_cli.audio.sources import is_pipe, is_url
 from e2v_cli.corpus.blocks import group_recordings
 from e2v_cli.corpus.channels import split_channels
@@ -34,19 +34,17 @@ from e2v_cli.models.hub import find_model
 from e2v_cli.network.config import NetworkConfig
 from e2v_cli.options import DEFAULT_WINDOW, Channel, EmbeddingDtype, EmbeddingFormat, Granularity, ModelRequest
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
-from e2v_cli.results.tables import clock, columns, kaldi_key, tsv_row
+from e2v_cli.results.tables import kaldi_key
+from e2v_cli.system.text import clock, columns, tsv_row
 from e2v_cli.workers.devices import count_cores
 
 HEADERS_AT_ONCE = 8
 """Threads that read headers: most of them wait for a disk or a server of files."""
 
-
 SHOWN_FAILURES = 10
-
 
 BASE_SPEED = 8.4
 """Seconds of audio that a core encodes in a second, at base shape; README.md says how it was measured."""
-
 
 BASE = NetworkConfig(
     conv_layers=parse_feature_encoder_spec("[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"),
@@ -69,12 +67,10 @@ BASE = NetworkConfig(
     alibi_scales=(1, 12),
 )
 
-
 LARGE = replace(
     BASE, embed_dim=1024, num_heads=16, prenet_depth=8, depth=16, mlp_dim=4096, num_alibi_heads=16, alibi_scales=(1, 16)
 )
 """The shapes in which models of the family are published."""
-
 
 _CHUNK = 1024
 """Utterances that are in memory at once."""
@@ -141,7 +137,7 @@ class _Tally:
         self.first_failures.sort(key=lambda failure: failure.utterance.index)
         del self.first_failures[SHOWN_FAILURES:]
 
-    def outline(self, outline: Outline) -> None:
+    def outline(self, outline: HeaderInfo) -> None:
         """Count an utterance whose header was read."""
         if outline.utterance.recording != self._outlined:
             self.rates[outline.rate] += 1
@@ -195,7 +191,9 @@ def forecast(options: PlanOptions) -> Forecast:
 def _survey(corpus: Corpus, tally: _Tally, options: AudioOptions) -> None:
     """Read the headers of all recordings."""
     # the segments of a recording one behind the other
-    order = range(len(corpus)) if corpus.pieces is None else np.argsort(corpus.pieces, kind="stable")
+    order = (
+        range(len(corpus)) if corpus.recording_groups is None else np.argsort(corpus.recording_groups, kind="stable")
+    )
     outline = partial(_outline, options=options)
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         for first in range(0, len(corpus), _CHUNK):
@@ -214,8 +212,8 @@ def _survey(corpus: Corpus, tally: _Tally, options: AudioOptions) -> None:
                     tally.outline(item)
 
 
-def _outline(utterances: Sequence[Utterance], options: AudioOptions) -> list[Outline | Failure]:
-    return list(outline_waveforms(utterances, options))
+def _outline(utterances: Sequence[Utterance], options: AudioOptions) -> list[HeaderInfo | Failure]:
+    return list(inspect_headers(utterances, options))
 
 
 def _is_far(utterance: Utterance) -> bool:

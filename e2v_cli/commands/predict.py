@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.audio.decode import AudioOptions, count_channels
 from e2v_cli.commands.merge import describe_missing
-from e2v_cli.corpus.blocks import Plan, estimate_costs
+from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
 from e2v_cli.corpus.channels import split_channels
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
@@ -56,7 +56,6 @@ from e2v_cli.workers.launcher import Launcher
 from e2v_cli.workers.worker import Job
 
 logger = logging.getLogger(__name__)
-
 
 WAITING_DECODERS = 4
 """Threads that decode, in each worker, where most of them wait for commands or servers."""
@@ -127,9 +126,9 @@ def _run_to_stdout(
     started: float,
 ) -> Summary:
     costs = estimate_costs(corpus.durations) if settings.shard.count > 1 else None
-    plan = Plan(np.arange(len(corpus)), corpus.pieces, costs)
+    plan = BlockPlan(np.arange(len(corpus)), corpus.recording_groups, costs)
     order: Iterable[int] = (place for block in plan.deal_blocks(settings.shard) for place in block.places.tolist())
-    if corpus.pieces is not None:  # segments are not computed in the order of the list
+    if corpus.recording_groups is not None:  # segments are not computed in the order of the list
         order = sorted(order)
     sink = StdoutSink(model.labels, len(corpus), iter(order), started)
     _run_workers(settings, model, weights, corpus, plan, devices, sink, stop)
@@ -249,7 +248,7 @@ def _run_workers(
     model: Model,
     weights: Weights,
     corpus: Corpus,
-    plan: Plan,
+    plan: BlockPlan,
     devices: Sequence[str],
     sink: Sink,
     stop: StopSignals,
@@ -285,11 +284,13 @@ def _run_workers(
         Launcher(job, devices, corpus, chain(first, blocks), sink, progress, stopping=lambda: stop.received).run()
 
 
-def _count_left(status: NDArray[np.uint8], plan: Plan, shard: Shard) -> int:
+def _count_left(status: NDArray[np.uint8], plan: BlockPlan, shard: Shard) -> int:
     return int(plan.count_by_shard(status[plan.members] == LEFT, shard.count)[shard.index - 1])
 
 
-def _summarise(status: NDArray[np.uint8], elapsed: Elapsed, plan: Plan, shard: Shard, stop: StopSignals) -> Summary:
+def _summarise(
+    status: NDArray[np.uint8], elapsed: Elapsed, plan: BlockPlan, shard: Shard, stop: StopSignals
+) -> Summary:
     """Count what a shard has; the only one there is has all, also what was done when the list was another."""
     if shard.count > 1:
         own = [block.places for block in plan.deal_blocks(shard)]

@@ -20,10 +20,9 @@ from e2v_cli.journal.ids import IdList, read_costs
 from e2v_cli.journal.journal import DONE, LEFT, Elapsed
 from e2v_cli.journal.locks import MERGE, Owner, read_owner
 from e2v_cli.options import Shard
-from e2v_cli.results.tables import clock, columns
+from e2v_cli.system.text import clock, columns
 
 logger = logging.getLogger(__name__)
-
 
 COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "who")
 

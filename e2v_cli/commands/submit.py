@@ -37,7 +37,7 @@ from e2v_cli.cluster.slurm import (
 )
 from e2v_cli.cluster.submissions import FOLDER, Submission, note_submission, read_submissions
 from e2v_cli.commands.predict import find_corpus_and_model
-from e2v_cli.corpus.blocks import Plan, estimate_costs
+from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
 from e2v_cli.corpus.corpus import STDIN, Corpus
 from e2v_cli.errors import OutputConflictError, OutputError, SlurmError, UsageError
 from e2v_cli.journal.folder import find_at_other_lists, is_published, plan_for, read_record, refuse_other_fingerprints
@@ -55,18 +55,14 @@ from e2v_cli.system.files import published, remove_drafts
 MEASURED_FILES = 1_000_000
 """In a list with more files, how large each is doesn't matter: every shard has thousands of them."""
 
-
 MERGE_MEMORY = "4G"
 """Of the job that merges: ten million lines take a tenth of it."""
-
 
 STATS_AT_ONCE = 32
 """Threads that ask a file system how large files are."""
 
-
 _CHUNK = 1024
 """Files that a thread asks for."""
-
 
 ROW_BYTES = 500
 """Room for a journal's line and a row of each table."""
@@ -191,7 +187,7 @@ def _check_room(output_dir: Path, settings: Settings, model: Model, corpus: Corp
         )
 
 
-def _find_left(settings: Settings, record: Record, plan: Plan, num_shards: int) -> list[int]:
+def _find_left(settings: Settings, record: Record, plan: BlockPlan, num_shards: int) -> list[int]:
     """Find the shards that have something left."""
     status = record.status[plan.members]
     left = (status != DONE) if settings.retry_failed else (status == LEFT)

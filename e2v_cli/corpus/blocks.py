@@ -21,17 +21,15 @@ from e2v_cli.records import Utterance
 BLOCKS = 1024
 """A long list is cut into about so many blocks: enough for many workers."""
 
-
 BLOCK_SIZES = (8, 256)
 """Between these lies the largest block of a list: enough for batches of short utterances, and to be decoded at once."""
-
 
 TAPER = 8
 """A block takes at most one in so many of the utterances that are left, so that blocks get smaller towards the end of
 a list, down to a single utterance, and workers end at about the same time."""
 
 
-class Share(NamedTuple):
+class PendingBlock(NamedTuple):
     """A block that is not read yet."""
 
     number: int
@@ -39,20 +37,21 @@ class Share(NamedTuple):
     """(utterances,): where they stand in the list."""
 
 
-class Plan:
+class BlockPlan:
     """Which utterances of a list are computed, and in which blocks: fixed by the list alone."""
 
     def __init__(
         self,
         members: NDArray[np.int64],
-        pieces: NDArray[np.int64] | None = None,
+        recording_groups: NDArray[np.int64] | None = None,
         costs: NDArray[np.float32] | None = None,
     ) -> None:
         """Plan for some utterances.
 
         Args:
             members: (members,) their places in the list.
-            pieces: (utterances,) numbers of what is decoded together, which blocks don't cut; None: each by itself.
+            recording_groups: (utterances,) numbers of what is decoded together, which blocks don't cut; None: each by
+                itself.
             costs: (utterances,) what each takes, in any unit: no part of the blocks, only of how they are dealt; None:
                 all the same.
         """
@@ -60,18 +59,18 @@ class Plan:
         """(members,): their places in the list, in the order in which they are computed."""
         self._firsts = _cut_blocks(len(members))
         """(blocks,): where in that order each block begins."""
-        if pieces is not None:
-            self.members = members[np.argsort(pieces[members], kind="stable")]
-            first_of_piece = np.flatnonzero(np.diff(pieces[self.members], prepend=-1))
-            block_of_piece = np.searchsorted(self._firsts, first_of_piece, side="right")
-            self._firsts = first_of_piece[np.flatnonzero(np.diff(block_of_piece, prepend=-1))]
+        if recording_groups is not None:
+            self.members = members[np.argsort(recording_groups[members], kind="stable")]
+            first_of_group = np.flatnonzero(np.diff(recording_groups[self.members], prepend=-1))
+            block_of_group = np.searchsorted(self._firsts, first_of_group, side="right")
+            self._firsts = first_of_group[np.flatnonzero(np.diff(block_of_group, prepend=-1))]
         self._costs = costs
 
-    def deal_blocks(self, shard: Shard) -> Iterator[Share]:
+    def deal_blocks(self, shard: Shard) -> Iterator[PendingBlock]:
         """Deal blocks to shards: those that this one gets, in order."""
         for number in np.flatnonzero(self._deal(shard.count) == shard.index - 1).tolist():
             end = self._firsts[number + 1] if number + 1 < len(self._firsts) else None
-            yield Share(number, self.members[self._firsts[number] : end])
+            yield PendingBlock(number, self.members[self._firsts[number] : end])
 
     def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """Count how many of the chosen (members,) each of so many shards has: (count,)."""

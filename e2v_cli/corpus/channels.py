@@ -47,9 +47,9 @@ class _Channels:
         """Say where it is written, or which file it is."""
         return self._corpus.origin(self._places[place])
 
-    def pieces(self) -> NDArray[np.int64]:
+    def recording_groups(self) -> NDArray[np.int64]:
         """Number what is decoded together: all channels of what was together without them."""
-        together = self._corpus.pieces
+        together = self._corpus.recording_groups
         return np.asarray(self._places) if together is None else together[np.asarray(self._places)]
 
     def durations(self) -> NDArray[np.float64]:
@@ -80,7 +80,7 @@ def split_channels(
     stop = threading.Event()
 
     def count(utterance: Utterance) -> int:
-        if utterance.fault or utterance.channel is not None or utterance.side is not None:
+        if utterance.fault or utterance.channel is not None or utterance.recording_channel is not None:
             return 1
         if utterance.segment is None:
             return count_channels(utterance, stop.is_set)

@@ -46,7 +46,7 @@ class Part(Protocol):
     def origin(self, place: int) -> str:
         """Say where it is written, or which file it is."""
 
-    def pieces(self) -> NDArray[np.int64]:
+    def recording_groups(self) -> NDArray[np.int64]:
         """Number what is decoded together: (utterances,), by first appearance, counted from 0."""
 
     def durations(self) -> NDArray[np.float64]:
@@ -56,13 +56,13 @@ class Part(Protocol):
 class Recordings:
     """A list of recordings, each of them an utterance."""
 
-    def __init__(self, lines: LineList, folder: str, sides: dict[bytes, int], stdin_audio: str) -> None:
+    def __init__(self, lines: LineList, folder: str, recording_channels: dict[bytes, int], stdin_audio: str) -> None:
         self._lines = lines
         self.name = lines.name
         self.hashes = lines.hashes
         self.ids = lines.ids
         self._folder = folder
-        self._sides = sides
+        self._recording_channels = recording_channels
         self._stdin_audio = stdin_audio
 
     def utterance(self, place: int, index: int) -> Utterance:
@@ -71,13 +71,13 @@ class Recordings:
         source = os.fsdecode(value)
         if self.name and source == STDIN:
             source = self._stdin_audio
-        return Utterance(index, key.decode(), source, self._folder, side=self._sides.get(key))
+        return Utterance(index, key.decode(), source, self._folder, recording_channel=self._recording_channels.get(key))
 
     def origin(self, place: int) -> str:
         """Say where it is written, or which file it is."""
         return self._lines.origin(place) if self.name else os.fsdecode(self._lines.read(place)[1])
 
-    def pieces(self) -> NDArray[np.int64]:
+    def recording_groups(self) -> NDArray[np.int64]:
         """Number what is decoded together: each by itself."""
         return np.arange(len(self.hashes))
 
@@ -105,7 +105,7 @@ class Corpus:
         self._parts = parts
         self._ends = list(accumulate(len(part.hashes) for part in parts))
         self.index = KeyIndex(np.concatenate([np.frombuffer(part.hashes, dtype=np.int64) for part in parts]))
-        for first, again in self.index.twins():
+        for first, again in self.index.duplicates():
             utt_id = self[again].utt_id
             if utt_id == self[first].utt_id:
                 raise CorpusError(f'{self.origin(again)}: utt-id "{utt_id}" again (first {self._first(first, again)})')
@@ -131,14 +131,14 @@ class Corpus:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of all ids, in order, and of the pieces."""
-        return digest_of(self.ids(), self.pieces)
+        return digest_of(self.ids(), self.recording_groups)
 
     @cached_property
-    def pieces(self) -> NDArray[np.int64] | None:
+    def recording_groups(self) -> NDArray[np.int64] | None:
         """Number what is decoded together: (utterances,); None where that is each utterance by itself."""
         if all(isinstance(part, Recordings) for part in self._parts):
             return None
-        numbers = [part.pieces() for part in self._parts]
+        numbers = [part.recording_groups() for part in self._parts]
         firsts = accumulate((int(part.max(initial=-1)) + 1 for part in numbers[:-1]), initial=0)
         return np.concatenate([part + first for part, first in zip(numbers, firsts, strict=True)])
 

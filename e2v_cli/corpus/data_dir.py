@@ -17,37 +17,34 @@ from e2v_cli.errors import CorpusError
 _CHUNK_BYTES = 1 << 20
 """Of lines that are looked up together."""
 
-
 MAX_TIME = 1e9
 """Seconds: where no recording has anything."""
 
-
 NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-
 
 _DURATION = re.compile(rb"[ \t\v\f]*(\S+)[ \t\v\f]+(%b)\s*$" % NUMBER.replace(rb"[+-]?", b"", 1))
 
 
-def read_sides(folder: Path) -> dict[bytes, int]:
+def read_recording_channels(folder: Path) -> dict[bytes, int]:
     """Read ``reco2file_and_channel``, where there is one: which channel of its file each recording is, from 0.
 
     Raises:
         CorpusError: it can't be read, or a line has another form.
     """
     path = folder / "reco2file_and_channel"
-    sides: dict[bytes, int] = {}
+    recording_channels: dict[bytes, int] = {}
     if not path.exists():
-        return sides
+        return recording_channels
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         cells = line.split()
         if not cells:
             continue
         if len(cells) != 3 or not re.fullmatch(rb"[A-H]|[1-8]", cells[2]):
             raise CorpusError(f"{path}:{number}: a line is: recording-id file A, or B, 1, 2 …")
-        if cells[0] in sides:
+        if cells[0] in recording_channels:
             raise CorpusError(f'{path}:{number}: recording "{cells[0].decode(errors="backslashreplace")}" again')
-        sides[cells[0]] = parse_channel(cells[2]) if cells[2].isalpha() else int(cells[2]) - 1
-    return sides
+        recording_channels[cells[0]] = parse_channel(cells[2]) if cells[2].isalpha() else int(cells[2]) - 1
+    return recording_channels
 
 
 def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -18,13 +18,13 @@ def hash_keys(keys: Iterable[bytes]) -> NDArray[np.int64]:
     return np.fromiter(map(hash, keys), dtype=np.int64)
 
 
-def digest_of(ids: Iterable[Sequence[bytes]], pieces: NDArray[np.int64] | None) -> str:
+def digest_of(ids: Iterable[Sequence[bytes]], recording_groups: NDArray[np.int64] | None) -> str:
     """Digest a list, by SHA-256: what ``predictions.tsv`` has rows of, and what of it is computed together."""
     digest = hashlib.sha256()
     for keys in ids:
         digest.update(b"\n".join(keys) + b"\n")
-    if pieces is not None:
-        digest.update(pieces.astype("<i8").tobytes())
+    if recording_groups is not None:
+        digest.update(recording_groups.astype("<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -48,7 +48,7 @@ class KeyIndex:
         places[places == len(self._sorted)] = 0
         return np.where(self._sorted[places] == hashes, self._order[places], -1)
 
-    def twins(self) -> list[tuple[int, int]]:
+    def duplicates(self) -> list[tuple[int, int]]:
         """List pairs of places with the same hash, the earlier one first, by the later one."""
         same = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         pairs = zip(self._order[same].tolist(), self._order[same + 1].tolist(), strict=True)

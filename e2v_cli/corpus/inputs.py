@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from e2v_cli.audio.sources import is_pipe, is_url
 from e2v_cli.corpus.corpus import STDIN, Corpus, Part, Recordings
-from e2v_cli.corpus.data_dir import read_sides
+from e2v_cli.corpus.data_dir import read_recording_channels
 from e2v_cli.corpus.lists import (
     BYTE_ORDER_MARK,
     check_entry,
@@ -41,7 +41,6 @@ AUDIO_SUFFIXES = frozenset(
     (".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
 )
 """What is taken for audio in a folder; a file that is named itself may be called anything."""
-
 
 _PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|-][^|]*$")
 """A line that needs no closer look: an id of plain letters that is no comment, and a path without a ``|``."""
@@ -138,7 +137,7 @@ class _Reader:
             if (folder / "segments").exists():
                 raise CorpusError(f"{folder / 'wav.scp'}: no such file, but there are segments of its recordings")
             return _Files(_search(folder))
-        recordings = self._open_scp(folder / "wav.scp", read_sides(folder))
+        recordings = self._open_scp(folder / "wav.scp", read_recording_channels(folder))
         if not (folder / "segments").exists():
             return recordings
         if not isinstance(recordings, Recordings):
@@ -146,20 +145,22 @@ class _Reader:
         index = Corpus([recordings]).index  # refuses an id that stands twice
         return read_segments(folder / "segments", recordings, index)
 
-    def _open_scp(self, path: Path, sides: dict[bytes, int]) -> Recordings | _Files:
+    def _open_scp(self, path: Path, recording_channels: dict[bytes, int]) -> Recordings | _Files:
         try:
             with open_list(str(path)) as file:
-                return self._read_scp(file, str(path), str(path.parent), sides)
+                return self._read_scp(file, str(path), str(path.parent), recording_channels)
         except OSError as error:
             raise CorpusError(
                 f"{path}: {error.strerror}; INPUT is audio, a folder, a .scp list or - for standard input"
             ) from None
 
-    def _read_scp(self, file: BinaryIO, name: str, folder: str, sides: dict[bytes, int]) -> Recordings | _Files:
+    def _read_scp(
+        self, file: BinaryIO, name: str, folder: str, recording_channels: dict[bytes, int]
+    ) -> Recordings | _Files:
         if _has_one_column(file):
             return _Files(list(self._read_paths(file, name)), folder)
         lines = index_lines(file, name, _PLAIN_LINE, self._look_closely)
-        return Recordings(lines, folder, sides, self._stdin_audio)
+        return Recordings(lines, folder, recording_channels, self._stdin_audio)
 
     def _look_closely(self, line: bytes, origin: str) -> bytes:
         """Check a line, and give its id."""

@@ -22,9 +22,7 @@ from e2v_cli.errors import CorpusError
 
 BLANKS = b" \t\r\n\v\f"
 
-
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
 
 _CHUNK = 4096
 """Lines that are read again together."""

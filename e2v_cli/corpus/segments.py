@@ -19,19 +19,16 @@ from e2v_cli.corpus.lists import BLANKS, BYTE_ORDER_MARK, LineList, check_id, in
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment, Utterance
 
-PIECE_SEGMENTS = 64
+GROUP_SEGMENTS = 64
 """So many segments of a recording that can be entered anywhere are worth a decoder of their own, perhaps on another
 core; of any other recording all segments are decoded together."""
-
 
 ENTERED_ANYWHERE = re.compile(r"\.(wav|flac|w64|aif|aiff|aifc|au|sph)$", re.IGNORECASE)
 """Files in which a decoder finds any sample without decoding those before it."""
 
-
 _LINE = re.compile(
     rb"[ \t\v\f]*(\S+)[ \t\v\f]+(\S+)[ \t\v\f]+(%b)[ \t\v\f]+(%b)(?:[ \t\v\f]+(\d|[AB]))?\s*$" % (NUMBER, NUMBER)
 )
-
 
 _PLAIN_LINE = re.compile(_LINE.pattern.replace(rb"(\S+)", rb"([!\"$-~][!-~]*)", 1))
 
@@ -89,7 +86,7 @@ class Segments:
             recording.folder,
             segment,
             channel=parse_channel(channel[0]) if channel else None,
-            side=recording.side,
+            recording_channel=recording.recording_channel,
             fault=fault,
         )
 
@@ -103,27 +100,27 @@ class Segments:
                 durations[place] = seconds if 0 < seconds <= MAX_TIME else 0.0  # nothing is decoded of what can't be
         return durations
 
-    def pieces(self) -> NDArray[np.int64]:
+    def recording_groups(self) -> NDArray[np.int64]:
         """Number what is decoded together: the segments of a recording, or of a part of it; (segments,)."""
         unknown = self._recording_of < 0  # nothing is decoded of them
         recording_of = np.where(unknown, -1 - np.arange(len(unknown)), self._recording_of)
         _, firsts, recordings, counts = np.unique(
             recording_of, return_index=True, return_inverse=True, return_counts=True
         )
-        num_pieces = np.ones(len(counts), dtype=np.int64)
-        for number in np.flatnonzero(counts > PIECE_SEGMENTS).tolist():
+        num_groups = np.ones(len(counts), dtype=np.int64)
+        for number in np.flatnonzero(counts > GROUP_SEGMENTS).tolist():
             place = int(self._recording_of[firsts[number]])
             source = self._recordings.utterance(place, 0).source
             if ENTERED_ANYWHERE.search(source) and not is_url(source):
-                num_pieces[number] = math.ceil(counts[number] / PIECE_SEGMENTS)
+                num_groups[number] = math.ceil(counts[number] / GROUP_SEGMENTS)
         by_appearance = np.argsort(firsts)
-        first_piece = np.empty_like(num_pieces)
-        first_piece[by_appearance] = np.cumsum(num_pieces[by_appearance]) - num_pieces[by_appearance]
+        first_group = np.empty_like(num_groups)
+        first_group[by_appearance] = np.cumsum(num_groups[by_appearance]) - num_groups[by_appearance]
         by_recording = np.lexsort((self._starts, recordings))  # a piece is of neighbours, however they are listed
         rank = np.empty(len(recordings), dtype=np.int64)
         rank[by_recording] = np.arange(len(recordings)) - np.repeat(np.cumsum(counts) - counts, counts)
-        pieces: NDArray[np.int64] = first_piece[recordings] + rank * num_pieces[recordings] // counts[recordings]
-        return pieces
+        groups: NDArray[np.int64] = first_group[recordings] + rank * num_groups[recordings] // counts[recordings]
+        return groups
 
 
 def read_segments(path: Path, recordings: RecordingList, index: KeyIndex) -> Segments:

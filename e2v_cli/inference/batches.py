@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable, Iterator
 
 from e2v_cli.records import SAMPLE_RATE, Batch, Waveform
-from e2v_cli.system.spool import SpooledSamples
+from e2v_cli.system.spool import DiskWaveform
 
 PORTION_SECONDS = 1200.0
 """Audio of a block that is held in memory and sorted by length (77 MB)."""
-
 
 BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
 """Audio in one forward pass, by kind of device: what stays in a CPU's cache, and what fills a GPU."""
@@ -33,7 +32,7 @@ def _cut(waveforms: Iterable[Waveform], seconds: float) -> Iterator[list[Wavefor
     run: list[Waveform] = []
     num_samples = 0.0
     for waveform in waveforms:
-        length = math.inf if isinstance(waveform.samples, SpooledSamples) else len(waveform.samples)
+        length = math.inf if isinstance(waveform.samples, DiskWaveform) else len(waveform.samples)
         if run and num_samples + length > seconds * SAMPLE_RATE:
             yield run
             run, num_samples = [], 0.0

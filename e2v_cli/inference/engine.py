@@ -18,7 +18,7 @@ from e2v_cli.models.folder import Model
 from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.options import EngineOptions, Precision
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
-from e2v_cli.system.spool import Spool, SpooledSamples
+from e2v_cli.system.spool import DiskArray, DiskWaveform
 
 Pending = Callable[[], list[Prediction | Failure]]
 """Waits for the results of a batch, in its order."""
@@ -110,7 +110,7 @@ class E2vEngine:
     def _start(self, waveforms: Sequence[Waveform]) -> Pending:
         """Begin to encode utterances together, each of them whole; or one that is longer than a window."""
         first = waveforms[0]
-        if isinstance(first.samples, SpooledSamples):  # it is alone in its batch
+        if isinstance(first.samples, DiskWaveform):  # it is alone in its batch
             result = self._encode_windows(first, first.samples)
             return lambda: [result]
         features = self.network([torch.from_numpy(waveform.whole) for waveform in waveforms])
@@ -132,13 +132,13 @@ class E2vEngine:
             for index, waveform in enumerate(waveforms)
         ]
 
-    def _encode_windows(self, waveform: Waveform, samples: SpooledSamples) -> Prediction | Failure:
+    def _encode_windows(self, waveform: Waveform, samples: DiskWaveform) -> Prediction | Failure:
         """Encode a long utterance window by window, and pool over the frames of all."""
         config = self.network.config
         num_frames = config.num_frames(len(samples))
         windows = list(cut_windows(num_frames, *window_frames(config, self.options.window)))
         total = torch.zeros(config.embed_dim, dtype=torch.float64, device=self.device)
-        all_frames = Spool((config.embed_dim,)) if self.options.granularity == "frame" else None
+        all_frames = DiskArray((config.embed_dim,)) if self.options.granularity == "frame" else None
 
         def kept_frames() -> Iterator[tuple[int, Tensor]]:
             for window in windows:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.corpus.blocks import Plan
+from e2v_cli.corpus.blocks import BlockPlan
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.journal.history import Record, has_ended, read_header
 from e2v_cli.journal.ids import Ids
@@ -83,7 +83,7 @@ def read_record(output_dir: Path, ids: Ids) -> Record:
     return record
 
 
-def plan_for(record: Record, ids: Ids, costs: NDArray[np.float32] | None) -> Plan:
+def plan_for(record: Record, ids: Ids, costs: NDArray[np.float32] | None) -> BlockPlan:
     """Plan what is to be computed of a list: all but what was done when the list was another.
 
     Args:
@@ -91,7 +91,7 @@ def plan_for(record: Record, ids: Ids, costs: NDArray[np.float32] | None) -> Pla
         ids: the list.
         costs: (utterances,) by which blocks are dealt to shards.
     """
-    return Plan(np.flatnonzero(~record.done_before), ids.pieces, costs)
+    return BlockPlan(np.flatnonzero(~record.done_before), ids.recording_groups, costs)
 
 
 def find_ended(output_dir: Path, input_sha256: str) -> set[Shard]:

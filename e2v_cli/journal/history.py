@@ -29,7 +29,6 @@ from e2v_cli.journal.journal import (
 _CHUNK = 1 << 16
 """Lines that are looked up together."""
 
-
 _GAP = 1 << 12
 """Bytes between two lines that are rather read than skipped."""
 

@@ -25,7 +25,7 @@ class Ids(Protocol):
     index: KeyIndex
 
     @property
-    def pieces(self) -> NDArray[np.int64] | None:
+    def recording_groups(self) -> NDArray[np.int64] | None:
         """(utterances,) numbers of what is decoded together; None: each by itself."""
 
     @property
@@ -48,13 +48,13 @@ class IdList:
             OutputError: they are missing or damaged.
         """
         self.digest = digest
-        self.pieces: NDArray[np.int64] | None = None
+        self.recording_groups: NDArray[np.int64] | None = None
         self._path = _ids_path(output_dir, digest)
         hashes = array("q")
         try:
             with suppress(FileNotFoundError):
-                self.pieces = np.fromfile(_pieces_path(self._path), dtype="<i8")
-            found = digest_of(self._hashed_ids(hashes), self.pieces)
+                self.recording_groups = np.fromfile(_pieces_path(self._path), dtype="<i8")
+            found = digest_of(self._hashed_ids(hashes), self.recording_groups)
         except OSError as error:
             raise OutputError(f"{self._path}: {error.strerror}; run e2v predict again to go on") from None
         if found != digest:
@@ -82,9 +82,9 @@ def save_ids(output_dir: Path, ids: Ids) -> None:
     path = _ids_path(output_dir, ids.digest)
     if path.exists():
         return
-    if ids.pieces is not None:
+    if ids.recording_groups is not None:
         with published(_pieces_path(path)) as file:
-            file.write(ids.pieces.astype("<i8").tobytes())
+            file.write(ids.recording_groups.astype("<i8").tobytes())
     with published(path) as file:
         file.writelines(b"\n".join(keys) + b"\n" for keys in ids.ids())
 

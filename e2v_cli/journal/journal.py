@@ -23,13 +23,13 @@ from pathlib import Path
 
 from e2v_cli.errors import OutputError
 from e2v_cli.options import Fingerprint, Shard, TimelineFormat
-from e2v_cli.records import Entry, Failure
-from e2v_cli.results.tables import failures_row, tsv_row
+from e2v_cli.records import DoneRecord, Failure
+from e2v_cli.results.tables import failures_row
+from e2v_cli.system.text import tsv_row
 from e2v_cli.system.files import naming, sync_file, sync_folder
 
 LEFT, FAILED, FAILED_IN_BATCH, DONE = range(4)
 """How an utterance stands. A failure of the model itself has a place in its batch, and keeps it."""
-
 
 WORKER_DIED = "worker died"
 """The reason of an utterance that is not to be touched again."""
@@ -115,7 +115,7 @@ class Journal:
         self._write([json_line("run", asdict(header))])
         sync_folder(output_dir)
 
-    def append(self, entries: Iterable[Entry], failures: Iterable[Failure], elapsed: Elapsed) -> None:
+    def append(self, entries: Iterable[DoneRecord], failures: Iterable[Failure], elapsed: Elapsed) -> None:
         """Write lines to the disk itself: what they speak of is done from then on.
 
         Raises:

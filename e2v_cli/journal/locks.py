@@ -22,10 +22,8 @@ from e2v_cli.system.process import HOST, is_dead, now
 
 logger = logging.getLogger(__name__)
 
-
 MERGE = "merge"
 """The name of the lock of who merges; those of shards have the names of shards."""
-
 
 _OWNER_SECONDS = 1.0
 """For so long a lock whose owner has not said yet who it is is asked again."""

@@ -15,20 +15,15 @@ from e2v_cli.system.files import remove_drafts
 
 COMMON_RESULTS = ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "frame_shift")
 
-
 EMBEDDING_LISTS = {"none": (), "ark": ("embeddings.scp",), "ark,t": ("embeddings.scp",), "npy": ("embeddings.tsv",)}
 """The files that say where embeddings are, by ``--embeddings``."""
-
 
 LABEL_LISTS = ("utt2emo",)
 """What there is of a model with a head."""
 
-
 TIMELINES = ("timeline.tsv", "timeline.rttm", "timeline.ctm")
 
-
 RESULTS = (*COMMON_RESULTS, *EMBEDDING_LISTS["ark"], *EMBEDDING_LISTS["npy"], *LABEL_LISTS, *TIMELINES)
-
 
 _OTHERS = (
     *("journal.*-of-*.*", *IDS_PATTERNS),

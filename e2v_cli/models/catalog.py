@@ -9,7 +9,6 @@ from e2v_cli.options import HubName
 SAMPLE = "sample"
 """The toy model in the package."""
 
-
 HUB_TITLES: dict[HubName, str] = {"ms": "ModelScope", "hf": "Hugging Face"}
 
 

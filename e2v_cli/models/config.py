@@ -16,13 +16,10 @@ from e2v_cli.network.config import ConvLayer, NetworkConfig
 
 MAX_CONV_LAYERS = 64
 
-
 MAX_LAYERS = 1_000
-
 
 MAX_SIZE = 100_000
 """More than any model has: what stands between a config and a bomb like ``[(1, 1, 1)] * 10**9``."""
-
 
 _repr = reprlib.Repr()
 _repr.maxlevel = 2  # aliases make a few lines of YAML a tree of millions

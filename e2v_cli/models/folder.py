@@ -30,14 +30,11 @@ if TYPE_CHECKING:
 UNUSED = "unuse"
 """Tokens that begin so are classes of the head that the model was not trained for."""
 
-
 DEFAULT_FILES = {"config": "config.yaml", "init_param": "model.pt", "token_list": "tokens.txt"}
 """What the files of a model are called where its ``configuration.json`` says nothing else, by its keys."""
 
-
 MAX_NODES = 100_000
 """Values of a config.yaml; published ones have some hundred."""
-
 
 _CODE_KEYS = ("trust_remote_code", "remote_code")
 """What makes upstream import a file of the folder, and install its requirements."""

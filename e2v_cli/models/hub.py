@@ -29,20 +29,16 @@ from e2v_cli.system.files import published
 
 logger = logging.getLogger(__name__)
 
-
 _ENDPOINTS: dict[HubName, tuple[str, ...]] = {
     "ms": ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN", "https://www.modelscope.cn"),
     "hf": ("HF_ENDPOINT", "https://huggingface.co"),
 }
 """Where the hubs' packages look: what one of these variables says, or the default."""
 
-
 CHECKSUMS = "SHA256SUMS"
 """What ``sha256sum -c`` reads, in a folder that is to be carried elsewhere."""
 
-
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
-
 
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./+@-]*", re.ASCII)
 """What ModelScope's package makes a path of, so nothing that leads anywhere else."""

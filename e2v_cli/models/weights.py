@@ -34,14 +34,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 FORMAT = 1
 """Raised whenever a change of the code changes the names or shapes of the network's tensors."""
 
-
 CLOCK_TICK = 2_000_000_000
 """Nanoseconds within which two changes of a file may bear the same time, on the coarsest of file systems."""
-
 
 ALIGNMENT = 64
 """Bytes of a cache line."""

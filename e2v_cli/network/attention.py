@@ -15,10 +15,8 @@ from e2v_cli.network.layout import Layout, to
 CPU_TILE_SCORES = 1 << 18
 """Attention scores that are computed, and used, at once on CPU (1 MB)."""
 
-
 GPU_SCORES = 1 << 28
 """Attention scores of utterances that go together; their bias has as many elements (1 GB of float32)."""
-
 
 ALIBI_CACHED_TOKENS = 4096
 """Up to this many tokens (80 s) their distances are kept (64 MB); of longer utterances, those of a few rows at a time

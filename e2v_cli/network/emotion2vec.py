@@ -41,18 +41,14 @@ from e2v_cli.network.packed import PackedWeight, pack_weights
 CPU_CHUNK_FRAMES = 128
 """Output frames (20 ms each) of one chunk of the local encoder on CPU."""
 
-
 GPU_CHUNK_FRAMES = 2500
 """The same on a GPU: 50 s of audio, for which the first convolution gives 330 MB of float32."""
-
 
 CPU_TILE_ROWS = 512
 """Rows of a convolution's output that go through its norm and GELU on CPU while they are in the L2 cache (1 MB)."""
 
-
 CPU_TILE_TOKENS = 256
 """Tokens that go through a block's MLP at once on CPU: the number of rows for which MKL is fastest."""
-
 
 _NORM_EPS = 1e-5
 """What ``torch.nn.functional.layer_norm`` adds to the variance."""

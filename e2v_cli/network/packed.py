@@ -25,10 +25,8 @@ from torch import Tensor
 _ROW_MAJOR, _NO_TRANS, _TRANS, _PACKED, _B_MATRIX = 101, 111, 112, 151, 162
 """What MKL calls layouts and matrices."""
 
-
 _TYPICAL_ROWS = 256
 """Rows of the other matrix that a weight is packed for; it can be multiplied with any."""
-
 
 _PAGE = 4096
 

@@ -19,11 +19,10 @@ from e2v_cli.options import EmbeddingDtype, EmbeddingOptions, Shard
 from e2v_cli.records import Prediction
 from e2v_cli.results.tables import file_name, kaldi_key
 from e2v_cli.system.files import draft_of, drafted, naming, sync_file, sync_folder
-from e2v_cli.system.spool import Spool, whole
+from e2v_cli.system.spool import DiskArray, whole
 
 AUTOMATIC_COMPRESSION = 1
 """Kaldi's default for matrices: 8 bits a value with a scale for each column, 16 bits where rows are few."""
-
 
 TEXT_DIGITS = ".8e"
 """Nine digits tell any two 32-bit floats apart, and each number has a point, by which kaldiio tells floats."""
@@ -114,12 +113,12 @@ class ArkWriter:
                     file.write(part)
         return places
 
-    def _record(self, embedding: NDArray[np.float32] | Spool) -> Iterator[bytes]:
+    def _record(self, embedding: NDArray[np.float32] | DiskArray) -> Iterator[bytes]:
         """Make what stands behind the key.
 
         Kaldi has no 16-bit floats: values are rounded, so that they are those of the .npy, and stored in 32.
         """
-        if self.options.format == "ark" and not self.options.compress and isinstance(embedding, Spool):
+        if self.options.format == "ark" and not self.options.compress and isinstance(embedding, DiskArray):
             # A matrix that is too large for memory, as Kaldi's Matrix::Write has it; kaldiio wants it in one piece.
             yield b"\0BFM " + b"".join(struct.pack("<bi", 4, size) for size in embedding.shape)
             for block in embedding.blocks():
@@ -173,9 +172,9 @@ def npy_draft_name(shard: Shard) -> str:
     return f"npy.{shard.name}"
 
 
-def _blocks(embedding: NDArray[np.float32] | Spool) -> Iterator[NDArray[np.float32]]:
+def _blocks(embedding: NDArray[np.float32] | DiskArray) -> Iterator[NDArray[np.float32]]:
     """Read an embedding in parts that fit into memory."""
-    if isinstance(embedding, Spool):
+    if isinstance(embedding, DiskArray):
         yield from embedding.blocks()
     else:
         yield embedding

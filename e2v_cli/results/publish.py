@@ -20,7 +20,8 @@ from e2v_cli.journal.journal import Elapsed, Header, JournalFile
 from e2v_cli.journal.results import EMBEDDING_LISTS, RESULTS, check_archives, check_timelines, remove_other_results
 from e2v_cli.options import Shard
 from e2v_cli.records import Summary
-from e2v_cli.results.tables import FAILURES_HEADER, kaldi_key, predictions_header, tsv_row
+from e2v_cli.results.tables import FAILURES_HEADER, kaldi_key, predictions_header
+from e2v_cli.system.text import tsv_row
 from e2v_cli.results.timeline import Timeline, timeline_header
 from e2v_cli.system.files import published, remove_drafts
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.journal.journal import DONE, LEFT, Elapsed, Journal, failure_status
-from e2v_cli.records import Entry, Failure
-from e2v_cli.results.tables import predictions_header, tsv_row
+from e2v_cli.records import DoneRecord, Failure
+from e2v_cli.results.tables import predictions_header
+from e2v_cli.system.text import tsv_row
 from e2v_cli.system.files import naming
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Sink(Protocol):
     def begin(self) -> None:
         """Note that models are loaded."""
 
-    def commit(self, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+    def commit(self, entries: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
         """Take in results, and make them last."""
 
 
@@ -58,7 +59,7 @@ class StdoutSink:
         """Note that models are loaded."""
         self._loaded = time.monotonic()
 
-    def commit(self, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+    def commit(self, entries: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
         """Print what can be printed; what failed is said on standard error at once."""
         for failure in failures:
             logger.warning(_describe(failure))
@@ -94,7 +95,7 @@ class JournalSink:
         """Note that models are loaded."""
         self._loaded = time.monotonic()
 
-    def commit(self, entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+    def commit(self, entries: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
         """Write to the journal."""
         for failure in failures:
             logger.info(_describe(failure))
@@ -107,7 +108,7 @@ def _describe(failure: Failure) -> str:
     return f"{failure.utterance.utt_id}: {failure.stage}: {failure.reason}: {failure.detail}"
 
 
-def _note(status: NDArray[np.uint8], entries: Sequence[Entry], failures: Sequence[Failure]) -> None:
+def _note(status: NDArray[np.uint8], entries: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
     for entry in entries:
         status[entry.index] = DONE
     for failure in failures:
@@ -115,7 +116,7 @@ def _note(status: NDArray[np.uint8], entries: Sequence[Entry], failures: Sequenc
 
 
 def _add_up(
-    elapsed: Elapsed, entries: Sequence[Entry], failures: Sequence[Failure], started: float, loaded: float
+    elapsed: Elapsed, entries: Sequence[DoneRecord], failures: Sequence[Failure], started: float, loaded: float
 ) -> Elapsed:
     now = time.monotonic()
     return Elapsed(

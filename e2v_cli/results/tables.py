@@ -6,18 +6,18 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
-from e2v_cli.records import Entry, Failure, Prediction
+from e2v_cli.system.text import tsv_row
+from e2v_cli.records import DoneRecord, Failure, Prediction
 
 MAX_NAME_BYTES = 200
 """Longer file names are cut and get a digest; most file systems end at 255 bytes."""
 
-
 FAILURES_HEADER = ("utt_id", "stage", "reason", "detail")
 
 
-def make_entry(prediction: Prediction, labels: Sequence[str], embedding: str, timeline: str) -> Entry:
+def make_entry(prediction: Prediction, labels: Sequence[str], embedding: str, timeline: str) -> DoneRecord:
     """Make the journal's entry of a prediction whose embedding and rows of the timeline are at these places."""
-    return Entry(
+    return DoneRecord(
         index=prediction.utterance.index,
         duration=prediction.duration,
         num_frames=prediction.num_frames,
@@ -52,30 +52,6 @@ def predictions_row(prediction: Prediction, labels: Sequence[str]) -> tuple[str,
 def failures_row(failure: Failure) -> tuple[str, ...]:
     """Make a row of ``failures.tsv``."""
     return (failure.utterance.utt_id, failure.stage, failure.reason, failure.detail)
-
-
-def tsv_row(fields: Iterable[str]) -> str:
-    """Join the columns of a row; a tab or line break within one would break the table and becomes a space."""
-    return "\t".join(re.sub(r"[\t\n\r]", " ", field) for field in fields)
-
-
-def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
-    """Lay out rows in columns as wide as they need; ``numbers``: all but the first are aligned to the right."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if numbers and column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip() + "\n")
-    return "".join(lines)
-
-
-def clock(seconds: float) -> str:
-    """Show a length of time in hours, minutes and seconds: ``1:02:03``."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def kaldi_key(utt_id: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.options import TimelineFormat
-from e2v_cli.results.tables import tsv_row
+from e2v_cli.system.text import tsv_row
 from e2v_cli.results.timeline_formats import TimelineFiles
 
 _COPIED = 1 << 24

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from e2v_cli.options import TimelineFormat
-from e2v_cli.results.tables import file_name, kaldi_key, tsv_row
+from e2v_cli.results.tables import file_name, kaldi_key
+from e2v_cli.system.text import tsv_row
 from e2v_cli.results.timeline import Span, rounded
 from e2v_cli.system.files import draft_of, drafted, sync_folder
 

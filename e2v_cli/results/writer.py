@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from e2v_cli.options import EmbeddingOptions, Shard
-from e2v_cli.records import SAMPLE_RATE, Entry, Prediction
+from e2v_cli.records import SAMPLE_RATE, DoneRecord, Prediction
 from e2v_cli.results.embeddings import GrowingFile, open_writer
 from e2v_cli.results.tables import make_entry
 from e2v_cli.results.timeline import timeline_rows
@@ -36,7 +36,7 @@ class ResultWriter:
         self._embeddings = open_writer(output_dir, options, shard)
         self._timeline = None if span_samples is None else TimelineWriter(output_dir, span_samples, labels, shard)
 
-    def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
+    def write(self, predictions: Sequence[Prediction]) -> tuple[DoneRecord, ...]:
         """Put results on disk for good, and make what the journal is to say of them.
 
         Raises:

@@ -12,7 +12,6 @@ from datetime import datetime
 
 HOST = socket.gethostname()
 
-
 _HEAP_BYTES = 1 << 30
 """Memory that a process keeps at most: more than it ever uses at once for a batch."""
 

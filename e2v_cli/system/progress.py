@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Literal
 
 from tqdm import tqdm
 
-from e2v_cli.options import ProgressStyle
+ProgressStyle = Literal["bar", "lines", "none"]
 
 LINE_SECONDS = 30.0
-
 
 _BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} utterances{postfix}, {elapsed} gone, {remaining} left"
 

@@ -15,7 +15,7 @@ from e2v_cli.system.files import naming
 _BLOCK_BYTES = 1 << 24
 
 
-class Spool:
+class DiskArray:
     """float32 rows, appended and read back in parts."""
 
     def __init__(self, row_shape: tuple[int, ...] = ()) -> None:
@@ -72,12 +72,12 @@ class Spool:
             yield self.read(slice(first, first + size))
 
 
-def whole(rows: NDArray[np.float32] | Spool) -> NDArray[np.float32]:
+def whole(rows: NDArray[np.float32] | DiskArray) -> NDArray[np.float32]:
     """Have all rows in memory, wherever they are."""
-    return rows.read() if isinstance(rows, Spool) else rows
+    return rows.read() if isinstance(rows, DiskArray) else rows
 
 
-class SpooledSamples(Spool):
+class DiskWaveform(DiskArray):
     """A mono waveform at 16 kHz, 230 MB per hour, and what normalisation over all of it needs."""
 
     def __init__(self) -> None:

@@ -14,13 +14,10 @@ from e2v_cli.options import Precision
 
 logger = logging.getLogger(__name__)
 
-
 _GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """One of these is there where PyTorch can see a GPU (NVIDIA's driver, WSL, ROCm)."""
 
-
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
 
 _CPU_INFO = Path("/proc/cpuinfo")
 

@@ -23,11 +23,11 @@ from multiprocessing.process import BaseProcess
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.corpus.blocks import Share
+from e2v_cli.corpus.blocks import PendingBlock
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.errors import WorkerError
 from e2v_cli.journal.journal import FAILED, LEFT, WORKER_DIED
-from e2v_cli.records import Block, Entry, Failure
+from e2v_cli.records import Block, DoneRecord, Failure
 from e2v_cli.results.sinks import Sink
 from e2v_cli.system.progress import Progress
 from e2v_cli.system.signals import STOP_SIGNALS
@@ -36,26 +36,20 @@ from e2v_cli.workers.worker import Crash, Fatal, Job, run_worker
 
 logger = logging.getLogger(__name__)
 
-
 MAX_DEATHS = 10
 """So many workers may die with nothing in hand, most likely while they load the model, without any result."""
-
 
 MAX_BLOCK_DEATHS = 5
 """So many workers may die over a block, of which no utterance alone is to blame, without any result of it."""
 
-
 STRIKES = 2
 """An utterance under which so many workers died, alone, is to blame."""
-
 
 STOP_SECONDS = 4.0
 """So long workers may take to finish their batch when e2v is asked to stop."""
 
-
 _BURIAL_SECONDS = 5.0
 """So long a process that has closed its pipe may take to end."""
-
 
 _TICK = 0.2
 """Seconds after which signals are looked at when workers are silent."""
@@ -73,7 +67,7 @@ class _Worker:
     """It has nothing in hand, and wished for a block."""
     has_worked: bool = False
     """It was given a block, and so has something to say when it comes to an end."""
-    in_hand: dict[int, Share] = field(default_factory=dict)
+    in_hand: dict[int, PendingBlock] = field(default_factory=dict)
     """Blocks it has not finished."""
     trial: NDArray[np.int64] | None = None
     """The places of the utterances that it tries."""
@@ -88,7 +82,7 @@ class Launcher:
         job: Job,
         devices: Sequence[str],
         corpus: Corpus,
-        blocks: Iterator[Share],
+        blocks: Iterator[PendingBlock],
         sink: Sink,
         progress: Progress,
         stopping: Callable[[], bool],
@@ -101,9 +95,9 @@ class Launcher:
         self._progress = progress
         self._stopping = stopping
         self._workers: list[_Worker] = []
-        self._queue: deque[Share] = deque()
+        self._queue: deque[PendingBlock] = deque()
         """Blocks to be given out next."""
-        self._held: list[Share] = []
+        self._held: list[PendingBlock] = []
         """Blocks that wait until none of their utterances is suspected any more."""
         self._suspects: deque[NDArray[np.int64]] = deque()
         """Places of utterances that are to be tried together, one of which may be to blame."""
@@ -148,7 +142,7 @@ class Launcher:
 
     def _receive(self) -> None:
         """Take in all messages that are there, or wait a moment for one; then see to who died."""
-        entries: list[Entry] = []
+        entries: list[DoneRecord] = []
         failures: list[Failure] = []
         dead: list[_Worker] = []
         by_connection = {worker.connection: worker for worker in self._workers}
@@ -163,7 +157,7 @@ class Launcher:
         for worker in dead:
             self._bury(worker)
 
-    def _take_in(self, worker: _Worker, message: object, entries: list[Entry], failures: list[Failure]) -> None:
+    def _take_in(self, worker: _Worker, message: object, entries: list[DoneRecord], failures: list[Failure]) -> None:
         match message:
             case Results():
                 entries += message.entries
@@ -193,7 +187,7 @@ class Launcher:
         for worker in self._workers:
             if worker.waiting and self._suspects:
                 worker.trial = self._suspects.popleft()
-                self._give(worker, Share(-1, worker.trial))
+                self._give(worker, PendingBlock(-1, worker.trial))
         if not self._suspects and not any(worker.trial is not None for worker in self._workers):
             self._queue.extendleft(block for block in self._held if self._is_left(block))
             self._held = []
@@ -209,10 +203,10 @@ class Launcher:
             self._queue.append(block)
         return len(self._queue) >= count
 
-    def _is_left(self, block: Share) -> bool:
+    def _is_left(self, block: PendingBlock) -> bool:
         return bool((self._sink.status[block.places] == LEFT).any())
 
-    def _give(self, worker: _Worker, share: Share | None) -> None:
+    def _give(self, worker: _Worker, share: PendingBlock | None) -> None:
         block = None
         if share is not None:
             worker.in_hand[share.number] = share
@@ -222,7 +216,7 @@ class Launcher:
         with suppress(OSError):  # where it is dead, that shows when it is listened to
             worker.connection.send(block)
 
-    def _make_block(self, share: Share, trial: bool) -> Block:
+    def _make_block(self, share: PendingBlock, trial: bool) -> Block:
         """Read a block, without utterances that are not to be touched."""
         places = share.places
         status = self._sink.status[places]
@@ -230,7 +224,7 @@ class Launcher:
         finished = frozenset(places[(status != LEFT) & (status != FAILED)].tolist())
         return Block(share.number, utterances, finished, trial)
 
-    def _commit(self, entries: list[Entry], failures: list[Failure]) -> None:
+    def _commit(self, entries: list[DoneRecord], failures: list[Failure]) -> None:
         """Make results last."""
         if entries or failures:
             self._sink.commit(entries, failures)

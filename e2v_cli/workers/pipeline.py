@@ -16,14 +16,13 @@ from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.audio.prefetch import decode_ahead
 from e2v_cli.corpus.blocks import group_recordings
 from e2v_cli.inference.batches import make_batches
-from e2v_cli.records import Block, Entry, Failure, Prediction, Utterance, Waveform
+from e2v_cli.records import Block, DoneRecord, Failure, Prediction, Utterance, Waveform
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine, Pending
 
 
 logger = logging.getLogger(__name__)
-
 
 FINISHING = 2
 """Batches, or ends of blocks, that may wait for their results being on disk while the next one is begun."""
@@ -33,7 +32,7 @@ FINISHING = 2
 class Results:
     """Worker → launcher: utterances whose embeddings are on disk, and such as failed."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[DoneRecord, ...]
     failures: tuple[Failure, ...]
 
 
@@ -47,7 +46,7 @@ class BlockDone:
 class Writer(Protocol):
     """What puts results on disk."""
 
-    def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
+    def write(self, predictions: Sequence[Prediction]) -> tuple[DoneRecord, ...]:
         """Put results on disk for good, and make what the journal is to say of them."""
 
 

@@ -30,7 +30,7 @@ from e2v_cli.audio import decode as audio
 from e2v_cli.audio.decode import AudioOptions, count_channels, load_waveforms
 from e2v_cli.options import OneChannel
 from e2v_cli.records import Failure, Segment, Utterance, Waveform
-from e2v_cli.system.spool import SpooledSamples
+from e2v_cli.system.spool import DiskWaveform
 
 OPTIONS = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
 
@@ -462,7 +462,7 @@ def test_what_is_longer_than_a_window_is_spooled(
     assert isinstance(longer, Waveform)
     assert isinstance(whole, Waveform)
     assert isinstance(fits.samples, np.ndarray)
-    assert isinstance(longer.samples, SpooledSamples)
+    assert isinstance(longer.samples, DiskWaveform)
     assert longer.duration == whole.duration == (rate // 2 + 1) / rate
     assert len(longer.samples) == len(whole.samples)
     np.testing.assert_allclose(longer.whole, whole.whole, rtol=0, atol=1e-6 if rate != RATE else 0)
@@ -492,7 +492,7 @@ def test_a_full_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/scratch")
 
-    monkeypatch.setattr(SpooledSamples, "append", fail)
+    monkeypatch.setattr(DiskWaveform, "append", fail)
 
     with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: '/scratch'$"):
         load(write(tmp_path / "a.wav", WAV), dataclasses.replace(OPTIONS, window=0.5))
@@ -520,7 +520,7 @@ def test_one_channel_is_read_of_a_file_with_several(
     """What ``segments`` says goes before ``reco2file_and_channel``, and both before the option."""
     channels = noisy_tone(RATE, 3)
     path = write(tmp_path / "a", encode(channels, kind))
-    utterance = Utterance(0, "utt", str(path), channel=listed, side=side)
+    utterance = Utterance(0, "utt", str(path), channel=listed, recording_channel=side)
 
     (result,) = load_waveforms([utterance], dataclasses.replace(OPTIONS, channel=option), never)
 
@@ -541,7 +541,7 @@ def test_a_channel_that_is_not_there_fails(
     num_channels: int, option: OneChannel, listed: int | None, side: int | None, detail: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.wav", encode(noisy_tone(RATE, num_channels)))
-    utterance = Utterance(0, "utt", str(path), channel=listed, side=side)
+    utterance = Utterance(0, "utt", str(path), channel=listed, recording_channel=side)
 
     (result,) = load_waveforms([utterance], dataclasses.replace(OPTIONS, channel=option), never)
 
@@ -550,7 +550,7 @@ def test_a_channel_that_is_not_there_fails(
 
 def test_the_side_of_a_file_of_one_channel_is_that_channel(tmp_path: Path) -> None:
     """As where a call was split into a file for each side."""
-    utterance = Utterance(0, "utt", str(write(tmp_path / "a.wav", WAV)), side=1)
+    utterance = Utterance(0, "utt", str(write(tmp_path / "a.wav", WAV)), recording_channel=1)
 
     (result,) = load_waveforms([utterance], OPTIONS, never)
 

@@ -16,7 +16,7 @@ from e2v_cli.audio import prefetch as decoding
 from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.audio.prefetch import AHEAD_WAVEFORMS, decode_ahead
 from e2v_cli.records import Failure, Segment, Utterance, Waveform
-from e2v_cli.system.spool import SpooledSamples
+from e2v_cli.system.spool import DiskWaveform
 
 OPTIONS = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
 TONE = noisy_tone(2 * RATE)
@@ -170,7 +170,7 @@ def test_of_one_recording_a_few_waveforms_wait(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_spooled_waveforms_are_passed_on(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
-    spooled = SpooledSamples()
+    spooled = DiskWaveform()
     spooled.append(np.zeros(5000, np.float32))
     load_with(lambda part, _, __: iter([Waveform(part[0], spooled, 5000 / RATE)]), monkeypatch)
 

@@ -21,11 +21,11 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.corpus.blocks import Plan, estimate_costs
+from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
 from e2v_cli.inference.batches import BATCH_SECONDS
 from e2v_cli.journal.journal import Elapsed, Header, Journal
 from e2v_cli.options import Shard
-from e2v_cli.records import Entry
+from e2v_cli.records import DoneRecord
 
 HOURS = 42_526.0
 MEAN_SECONDS, DEVIATION, LONGEST_SECONDS = 5.0, 0.7, 30.0
@@ -67,8 +67,8 @@ def main() -> None:
     durations = draw_durations(args.hours * 3600)
     sync_seconds = measure_sync()
     started = time.perf_counter()
-    by_duration = Plan(np.arange(len(durations)), costs=estimate_costs(durations))
-    by_number = Plan(np.arange(len(durations)))
+    by_duration = BlockPlan(np.arange(len(durations)), costs=estimate_costs(durations))
+    by_number = BlockPlan(np.arange(len(durations)))
     deals = [(count, by_duration.cost_by_shard(count), sum_up(by_number, durations, count)) for count in args.shards]
     dealing_seconds = (time.perf_counter() - started) / 2 / len(args.shards)
     start, merge = START_SECONDS * len(durations), MERGE_SECONDS * len(durations)
@@ -116,7 +116,7 @@ def draw_durations(seconds: float) -> NDArray[np.float64]:
     return durations
 
 
-def sum_up(plan: Plan, durations: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+def sum_up(plan: BlockPlan, durations: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """Sum up the durations of what each of so many shards gets: (count,)."""
     return np.array(
         [
@@ -129,7 +129,7 @@ def sum_up(plan: Plan, durations: NDArray[np.float64], count: int) -> NDArray[np
 def measure_sync() -> float:
     """Measure how long it takes until a line of a journal is on the disk."""
     header = Header({"model": "x"}, "x", (), "0" * 64, 1, 0.02, (), False, "x", 1, "2026-01-01T00:00:00+00:00")
-    entry = Entry(0, 5.0, 249, "embeddings.1-of-1.1.ark:5", "", "utt1\tneutral\t0.9\t5.0000\t1")
+    entry = DoneRecord(0, 5.0, 249, "embeddings.1-of-1.1.ark:5", "", "utt1\tneutral\t0.9\t5.0000\t1")
     times = []
     with tempfile.TemporaryDirectory(dir=".") as folder:
         with closing(Journal(Path(folder), Shard(1, 1), header)) as journal:

@@ -23,7 +23,7 @@ from support.archives import write_archive
 from e2v_cli.journal.history import read_header
 from e2v_cli.journal.journal import Elapsed, Journal, find_journals
 from e2v_cli.options import Shard
-from e2v_cli.records import Entry
+from e2v_cli.records import DoneRecord
 
 ROOT = Path(__file__).parent.parent.parent
 CLIP = ROOT / "sample_data" / "wav" / "f1-0001.wav"
@@ -86,7 +86,7 @@ def finish(out: Path, lines: int) -> None:
         for first in range(0, lines, 5000):
             count = min(5000, lines - first)
             entries = [
-                Entry(index, 1.5461, 76, f"{archive.name}:{index * EMBEDDING_BYTES}", "", f"{next(ids)}\t{ROW}")
+                DoneRecord(index, 1.5461, 76, f"{archive.name}:{index * EMBEDDING_BYTES}", "", f"{next(ids)}\t{ROW}")
                 for index in range(first, first + count)
             ]
             written.append(entries, [], Elapsed(first, first, first * 1.5, first + count))

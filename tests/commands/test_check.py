@@ -26,7 +26,7 @@ from e2v_cli.models.weights import load_network, prepare_weights
 from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.options import ModelRequest, Precision
 from e2v_cli.records import Batch, Failure, Prediction
-from e2v_cli.system.spool import Spool
+from e2v_cli.system.spool import DiskArray
 
 pytestmark = pytest.mark.parity
 
@@ -233,7 +233,7 @@ def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.Mo
 def shift(feature: float, probability: float) -> Change:
     def change(result: Prediction) -> Prediction:
         assert result.posteriors is not None
-        assert not isinstance(result.embedding, Spool)
+        assert not isinstance(result.embedding, DiskArray)
         return replace(result, embedding=result.embedding + feature, posteriors=result.posteriors + probability)
 
     return change

@@ -29,7 +29,7 @@ from e2v_cli.journal.ids import save_costs, save_ids
 from e2v_cli.journal.journal import Elapsed, Header, Journal
 from e2v_cli.journal.locks import locked
 from e2v_cli.options import Shard
-from e2v_cli.records import Entry, Failure, Utterance
+from e2v_cli.records import DoneRecord, Failure, Utterance
 
 HOST = socket.gethostname()
 WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
@@ -57,7 +57,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> dict[str, JobState]:
 class List:
     """The ids of a list."""
 
-    pieces: NDArray[np.int64] | None = None
+    recording_groups: NDArray[np.int64] | None = None
 
     def __init__(self, ids: Sequence[str]) -> None:
         self._ids = [utt_id.encode() for utt_id in ids]
@@ -104,7 +104,7 @@ def write(
     with closing(Journal(folder, shard, head)) as journal:
         if elapsed is not None:
             journal.append(
-                [Entry(number, 1.0, 49, "", "", f"utt{number}\t1.0000\t1") for number in done],
+                [DoneRecord(number, 1.0, 49, "", "", f"utt{number}\t1.0000\t1") for number in done],
                 [Failure(Utterance(number, f"utt{number}", "x"), "audio", "missing", "gone") for number in failed],
                 elapsed,
             )

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from e2v_cli.corpus import blocks as batching
-from e2v_cli.corpus.blocks import BLOCKS, Plan, estimate_costs
+from e2v_cli.corpus.blocks import BLOCKS, BlockPlan, estimate_costs
 from e2v_cli.inference.batches import make_batches
 from e2v_cli.options import Shard
 from e2v_cli.records import SAMPLE_RATE, Utterance, Waveform
-from e2v_cli.system.spool import SpooledSamples
+from e2v_cli.system.spool import DiskWaveform
 
 WHOLE = Shard(1, 1)
 
@@ -44,7 +44,7 @@ def random_lengths(seed: int) -> list[float]:
     ]
 
 
-def deal(plan: Plan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
+def deal(plan: BlockPlan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
     """Deal the blocks of a shard: the number of each, and its places."""
     return [(number, places.tolist()) for number, places in plan.deal_blocks(shard)]
 
@@ -72,7 +72,7 @@ def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_blocks_worked_out_by_hand(number: int, sizes: list[int]) -> None:
     """Each has at most one in eight of what is left: workers end at about the same time."""
-    assert [len(places) for _, places in deal(Plan(np.arange(number)))] == sizes
+    assert [len(places) for _, places in deal(BlockPlan(np.arange(number)))] == sizes
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_blocks_worked_out_by_hand(number: int, sizes: list[int]) -> None:
     ],
 )
 def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: int, largest: int) -> None:
-    sizes = [len(places) for _, places in Plan(np.arange(number)).deal_blocks(WHOLE)]
+    sizes = [len(places) for _, places in BlockPlan(np.arange(number)).deal_blocks(WHOLE)]
 
     left, expected = number, []
     while left:
@@ -107,7 +107,7 @@ def test_blocks_hold_one_to_some_hundred_utterances() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 3, 7, 8, 9, 63, 64, 65, 200, 8 * BLOCKS, 8 * BLOCKS + 1, 20_011])
 def test_blocks_are_neighbours_that_hold_everything_and_get_smaller(number: int) -> None:
-    plan = Plan(np.arange(number))
+    plan = BlockPlan(np.arange(number))
 
     blocks = deal(plan)
 
@@ -123,12 +123,12 @@ def test_blocks_are_of_those_that_are_computed_alone() -> None:
     """What was done when the list was another has no part in them."""
     members = np.array([0, 2, 3, 8, 9, 10, 50, 51, 99])
 
-    assert deal(Plan(members)) == [(0, [0, 2, 3, 8]), (1, [9, 10, 50, 51]), (2, [99])]
+    assert deal(BlockPlan(members)) == [(0, [0, 2, 3, 8]), (1, [9, 10, 50, 51]), (2, [99])]
 
 
 @pytest.mark.usefixtures("_fours")
 def test_shards_get_blocks_in_turn() -> None:
-    plan = Plan(np.arange(18))
+    plan = BlockPlan(np.arange(18))
 
     assert [deal(plan, Shard(3, index)) for index in (1, 2, 3)] == [
         [(0, [0, 1, 2, 3]), (3, [12, 13, 14, 15])],
@@ -139,7 +139,7 @@ def test_shards_get_blocks_in_turn() -> None:
 
 @pytest.mark.usefixtures("_fours")
 def test_there_may_be_more_shards_than_blocks() -> None:
-    plan = Plan(np.arange(5))
+    plan = BlockPlan(np.arange(5))
 
     assert [deal(plan, Shard(4, index)) for index in (1, 2, 3, 4)] == [[(0, [0, 1, 2, 3])], [(1, [4])], [], []]
 
@@ -147,7 +147,7 @@ def test_there_may_be_more_shards_than_blocks() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("number", [1, 4, 63, 8193, 20_000])
 def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) -> None:
-    plan = Plan(np.arange(number) * 3)
+    plan = BlockPlan(np.arange(number) * 3)
 
     shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
 
@@ -159,7 +159,7 @@ def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) 
 @pytest.mark.parametrize("count", [2, 3, 7, 100])
 def test_blocks_of_the_same_size_are_dealt_in_turn(count: int) -> None:
     """The first 1017 of so many are of 64 utterances each; those behind them get smaller."""
-    plan = Plan(np.arange(65_536))
+    plan = BlockPlan(np.arange(65_536))
     assert [len(places) for _, places in deal(plan)][1015:1019] == [64, 64, 56, 49]
 
     for place in range(count):
@@ -187,7 +187,7 @@ def test_the_dearest_blocks_go_first_each_to_who_has_least(
     costs: list[float], count: int, shards: list[list[int]]
 ) -> None:
     """The blocks are of four utterances, and of the last two."""
-    plan = Plan(np.arange(18), costs=np.array(costs, np.float32))
+    plan = BlockPlan(np.arange(18), costs=np.array(costs, np.float32))
 
     dealt = [[number for number, _ in deal(plan, Shard(count, index))] for index in range(1, count + 1)]
 
@@ -199,12 +199,12 @@ def test_the_dearest_blocks_go_first_each_to_who_has_least(
 
 @pytest.mark.usefixtures("_fours")
 def test_costs_are_those_of_places_in_the_list() -> None:
-    """Of what is computed alone, in the order in which it is: pieces together."""
+    """Of what is computed alone, in the order in which it is: recording_groups together."""
     costs = np.array([9, 1, 100, 2, 4, 8, 16, 100, 32], np.float32)
     members = np.array([1, 3, 4, 5, 6, 8])
-    pieces = np.array([0, 1, 1, 2, 3, 1, 4, 4, 2])
+    recording_groups = np.array([0, 1, 1, 2, 3, 1, 4, 4, 2])
 
-    plan = Plan(members, pieces, costs)
+    plan = BlockPlan(members, recording_groups, costs)
 
     # blocks of 1 and 5 and 3 and 8; of 4 and 6
     assert plan.members.tolist() == [1, 5, 3, 8, 4, 6]
@@ -217,12 +217,12 @@ def test_costs_are_no_part_of_blocks() -> None:
     """Whoever computes an utterance computes it with the same ones."""
     costs = np.random.default_rng(0).lognormal(0, 2, 5000).astype(np.float32)
 
-    assert deal(Plan(np.arange(5000), costs=costs)) == deal(Plan(np.arange(5000)))
+    assert deal(BlockPlan(np.arange(5000), costs=costs)) == deal(BlockPlan(np.arange(5000)))
 
 
 def test_without_costs_all_utterances_take_the_same() -> None:
-    ones = Plan(np.arange(5000), costs=np.full(5000, 3, np.float32))
-    plain = Plan(np.arange(5000))
+    ones = BlockPlan(np.arange(5000), costs=np.full(5000, 3, np.float32))
+    plain = BlockPlan(np.arange(5000))
 
     for count in (1, 2, 7, 64):
         for index in range(1, count + 1):
@@ -237,7 +237,7 @@ def test_no_shard_ends_later_than_another_by_more_than_a_block(seed: int, count:
     generator = np.random.default_rng(seed)
     costs = generator.lognormal(0, 1.5, 20_000).astype(np.float32)
     members = np.flatnonzero(generator.random(20_000) < 0.8)
-    plan = Plan(members, np.repeat(np.arange(4000), 5), costs)
+    plan = BlockPlan(members, np.repeat(np.arange(4000), 5), costs)
 
     by_block = [float(costs[places].sum(dtype=np.float64)) for _, places in plan.deal_blocks(WHOLE)]
     by_shard = plan.cost_by_shard(count)
@@ -251,7 +251,7 @@ def test_no_shard_ends_later_than_another_by_more_than_a_block(seed: int, count:
 
 def test_of_an_empty_plan_every_shard_costs_nothing() -> None:
     for costs in (None, np.ones(5, np.float32)):
-        plan = Plan(np.arange(0), costs=costs)
+        plan = BlockPlan(np.arange(0), costs=costs)
 
         assert plan.cost_by_shard(3).tolist() == [0, 0, 0]
         assert plan.count_by_shard(np.zeros(0, np.bool_), 3).tolist() == [0, 0, 0]
@@ -286,7 +286,7 @@ def test_what_is_not_known_costs_as_much_as_the_mean(sizes: list[float], costs: 
 def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> None:
     members = np.flatnonzero(np.random.default_rng(number).random(2 * number) < 0.5)
     chosen = np.random.default_rng(count).random(2 * number) < 0.3
-    plan = Plan(members)
+    plan = BlockPlan(members)
 
     counted = plan.count_by_shard(chosen[members], count)
 
@@ -300,7 +300,7 @@ def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> Non
 @pytest.mark.parametrize(
     ("pieces", "blocks"),
     [
-        # each by itself: as without pieces
+        # each by itself: as without recording_groups
         ([0, 1, 2, 3, 4, 5], [[0, 1, 2, 3], [4, 5]]),
         # all of one: however many they are
         ([0, 0, 0, 0, 0, 0], [[0, 1, 2, 3, 4, 5]]),
@@ -315,8 +315,8 @@ def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> Non
         ([0, 1, 2, 3, 0, 1, 2, 3], [[0, 4, 1, 5], [2, 6, 3, 7]]),
     ],
 )
-def test_what_is_decoded_together_is_in_the_same_block(pieces: list[int], blocks: list[list[int]]) -> None:
-    plan = Plan(np.arange(len(pieces)), np.array(pieces))
+def test_what_is_decoded_together_is_in_the_same_block(recording_groups: list[int], blocks: list[list[int]]) -> None:
+    plan = BlockPlan(np.arange(len(recording_groups)), np.array(recording_groups))
 
     assert deal(plan) == list(enumerate(blocks))
     assert plan.members.tolist() == list(itertools.chain(*blocks))
@@ -324,9 +324,9 @@ def test_what_is_decoded_together_is_in_the_same_block(pieces: list[int], blocks
 
 def test_blocks_that_get_smaller_do_not_cut_what_is_decoded_together() -> None:
     """Of twenty utterances, blocks begin at 0, 2, 4, 6, 7, 8 and so on; a piece is where its first utterance is."""
-    pieces = np.array([0, 0, 0, 1, 2, 3, 4, 4, 4, 4, *range(5, 15)])
+    recording_groups = np.array([0, 0, 0, 1, 2, 3, 4, 4, 4, 4, *range(5, 15)])
 
-    blocks = [places for _, places in deal(Plan(np.arange(20), pieces))]
+    blocks = [places for _, places in deal(BlockPlan(np.arange(20), recording_groups))]
 
     assert blocks == [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9], *([place] for place in range(10, 20))]
 
@@ -335,28 +335,28 @@ def test_blocks_that_get_smaller_do_not_cut_what_is_decoded_together() -> None:
 def test_pieces_of_one_are_as_without_pieces(number: int) -> None:
     members = np.arange(0, 2 * number, 2)
 
-    assert deal(Plan(members, np.arange(2 * number))) == deal(Plan(members))
+    assert deal(BlockPlan(members, np.arange(2 * number))) == deal(BlockPlan(members))
 
 
 @pytest.mark.usefixtures("_fours")
 def test_blocks_of_pieces_are_of_those_that_are_computed_alone() -> None:
     """Of a piece that was done in part when the list was another, the rest is computed together."""
-    pieces = np.array([0, 1, 0, 2, 1, 0, 3, 3, 4])
+    recording_groups = np.array([0, 1, 0, 2, 1, 0, 3, 3, 4])
 
-    assert deal(Plan(np.array([1, 2, 5, 6, 7, 8]), pieces)) == [(0, [2, 5, 1, 6, 7]), (1, [8])]
+    assert deal(BlockPlan(np.array([1, 2, 5, 6, 7, 8]), recording_groups)) == [(0, [2, 5, 1, 6, 7]), (1, [8])]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", [0, 1, 4, 63, 20_000])
 def test_shards_of_pieces_have_all_and_each_once(number: int, count: int) -> None:
-    """Numbers of pieces follow from their first appearance; blocks cut none of them."""
+    """Numbers of recording_groups follow from their first appearance; blocks cut none of them."""
     generator = np.random.default_rng(number)
     numbered: dict[int, int] = {}
     recordings = generator.integers(0, 1 + number // 5, 2 * number).tolist()
-    pieces = np.array([numbered.setdefault(recording, len(numbered)) for recording in recordings])
+    recording_groups = np.array([numbered.setdefault(recording, len(numbered)) for recording in recordings])
     members = np.flatnonzero(generator.random(2 * number) < 0.5)
     chosen = generator.random(2 * number) < 0.3
-    plan = Plan(members, pieces)
+    plan = BlockPlan(members, recording_groups)
 
     blocks = deal(plan)
     shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
@@ -364,8 +364,8 @@ def test_shards_of_pieces_have_all_and_each_once(number: int, count: int) -> Non
     assert sorted(itertools.chain(*shards)) == blocks
     assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
     flat = list(itertools.chain(*(places for _, places in blocks)))
-    assert flat == plan.members.tolist() == sorted(members.tolist(), key=lambda place: (pieces[place], place))
-    in_blocks = [set(pieces[places].tolist()) for _, places in blocks]
+    assert flat == plan.members.tolist() == sorted(members.tolist(), key=lambda place: (recording_groups[place], place))
+    in_blocks = [set(recording_groups[places].tolist()) for _, places in blocks]
     assert sum(map(len, in_blocks)) == len(set.union(*in_blocks, set()))
     assert plan.count_by_shard(chosen[plan.members], count).tolist() == [
         sum(int(chosen[places].sum()) for _, places in shard) for shard in shards
@@ -432,7 +432,7 @@ def test_failed_utterances_leave_no_gap() -> None:
 def test_a_waveform_that_is_spooled_goes_alone() -> None:
     """However short the others, and it, are: it is read in windows."""
     waveforms = make_waveforms([1.0, 1.0, 2.0, 1.0])
-    spooled = SpooledSamples()
+    spooled = DiskWaveform()
     spooled.append(np.zeros(SAMPLE_RATE, np.float32))
     waveforms[1] = Waveform(waveforms[1].utterance, spooled, 1.0)
 

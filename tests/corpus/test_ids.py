@@ -54,7 +54,7 @@ def test_all_of_many_keys_are_found() -> None:
 
     index = KeyIndex(hash_keys(keys))
 
-    assert index.twins() == []
+    assert index.duplicates() == []
     np.testing.assert_array_equal(index.find(hash_keys(keys[place] for place in shuffled)), shuffled)
     assert (index.find(hash_keys(key + b"x" for key in keys)) == -1).all()
 
@@ -72,14 +72,14 @@ def test_all_of_many_keys_are_found() -> None:
     ],
 )
 def test_twins_are_pairs_of_the_same_hash_by_the_later_one(values: list[int], twins: list[tuple[int, int]]) -> None:
-    assert KeyIndex(hashes(*values)).twins() == twins
+    assert KeyIndex(hashes(*values)).duplicates() == twins
 
 
 def test_many_twins_stay_in_order() -> None:
     same = [place for place in range(2000) if place % 3]
     index = KeyIndex(hashes(*(place if place % 3 == 0 else -1 for place in range(2000))))
 
-    assert index.twins() == list(itertools.pairwise(same))
+    assert index.duplicates() == list(itertools.pairwise(same))
     assert index.find(hashes(-1)).tolist() == [1]
 
 

@@ -628,25 +628,29 @@ def test_a_list_on_standard_input_leaves_none_for_audio(monkeypatch: pytest.Monk
 # -- segments ----------------------------------------------------------------------------------------------------------
 
 
-def write_segments(segments: str, recordings: str = "r1 1.wav\nr2 2.mp3\n", sides: str = "") -> str:
+def write_segments(segments: str, recordings: str = "r1 1.wav\nr2 2.mp3\n", recording_channels: str = "") -> str:
     Path("data").mkdir()
     write_scp(recordings, "data/wav.scp")
     write_scp(segments, "data/segments")
-    if sides:
-        write_scp(sides, "data/reco2file_and_channel")
+    if recording_channels:
+        write_scp(recording_channels, "data/reco2file_and_channel")
     return "data"
 
 
 def test_segments_are_utterances_in_their_own_order() -> None:
     corpus = read_corpus(
-        [write_segments("b r2 0 1.5\n\n a\tr1 2.25 -1 1\r\nc r2 1e1 2e1 B", sides="r2 call B\nr1 call A\n")]
+        [
+            write_segments(
+                "b r2 0 1.5\n\n a\tr1 2.25 -1 1\r\nc r2 1e1 2e1 B", recording_channels="r2 call B\nr1 call A\n"
+            )
+        ]
     )
 
     assert all_ids(corpus) == [b"b", b"a", b"c"]
     assert [corpus[index] for index in (2, 0, 1)] == [
-        Utterance(2, "c", "2.mp3", "data", Segment(10.0, 20.0), channel=1, side=1),
-        Utterance(0, "b", "2.mp3", "data", Segment(0.0, 1.5), side=1),
-        Utterance(1, "a", "1.wav", "data", Segment(2.25, None), channel=1, side=0),
+        Utterance(2, "c", "2.mp3", "data", Segment(10.0, 20.0), channel=1, recording_channel=1),
+        Utterance(0, "b", "2.mp3", "data", Segment(0.0, 1.5), recording_channel=1),
+        Utterance(1, "a", "1.wav", "data", Segment(2.25, None), channel=1, recording_channel=0),
     ]
 
 
@@ -694,7 +698,7 @@ def test_errors_in_segments_name_the_line(segments: str, recordings: str, messag
 def test_sides_that_have_another_form_are_named(line: str) -> None:
     message = "data/reco2file_and_channel:1: a line is: recording-id file A, or B, 1, 2 …"
     with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
-        read_corpus([write_segments("a r1 0 1\n", sides=line)])
+        read_corpus([write_segments("a r1 0 1\n", recording_channels=line)])
 
 
 def test_segments_of_a_recording_are_a_piece() -> None:
@@ -702,11 +706,11 @@ def test_segments_of_a_recording_are_a_piece() -> None:
     folder = write_segments("a r2 0 1\nb r1 0 1\nc r2 1 2\nd r3 0 1\ne r1 1 2\nf r4 0 1\n")
     write_scp("x 1.wav\ny 2.wav\n", "list.scp")
 
-    together = read_corpus(["list.scp", folder, "z.wav"]).pieces
+    together = read_corpus(["list.scp", folder, "z.wav"]).recording_groups
 
     assert together is not None
     assert together.tolist() == [0, 1, 2, 3, 2, 4, 3, 5, 6]
-    assert read_corpus(["list.scp", "z.wav"]).pieces is None
+    assert read_corpus(["list.scp", "z.wav"]).recording_groups is None
 
 
 @pytest.mark.parametrize(
@@ -716,7 +720,7 @@ def test_segments_of_a_recording_are_a_piece() -> None:
 def test_many_segments_are_several_pieces_where_a_file_can_be_entered(source: str, sizes: list[int]) -> None:
     """Of about the same size, and neighbours in the list."""
     segments = "".join(f"s{number} r1 {number} {number + 1}\nt{number} r2 0 1\n" for number in range(150))
-    together = read_corpus([write_segments(segments, f"r1 {source}\nr2 2.mp3\n")], allow_pipes=True).pieces
+    together = read_corpus([write_segments(segments, f"r1 {source}\nr2 2.mp3\n")], allow_pipes=True).recording_groups
 
     assert together is not None
     numbers = together[::2].tolist()
@@ -888,7 +892,7 @@ def test_a_channel_is_as_long_as_its_recording() -> None:
 def test_channels_become_utterances_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the list says which it is, or the audio can't be read."""
     monkeypatch.setattr(lists, "_CHUNK", 2)
-    folder = write_segments("s r1 0 1\nt r1 1 2 0\nu r3 0 1\nv r2 0 1\n", sides="r2 call A\n")
+    folder = write_segments("s r1 0 1\nt r1 1 2 0\nu r3 0 1\nv r2 0 1\n", recording_channels="r2 call A\n")
     listed = write_scp("mono 1.wav\nstereo 2.wav\ngone 3.wav\nmany 4.wav\n", "list.scp")
     numbers = {"1.wav": 1, "2.wav": 2, "3.wav": 0, "4.wav": 3, "2.mp3": 2}
     asked: list[str] = []
@@ -909,8 +913,8 @@ def test_channels_become_utterances_of_their_own(monkeypatch: pytest.MonkeyPatch
     ]
     assert all_ids(corpus) == [corpus[index].utt_id.encode() for index in range(len(corpus))]
     assert [corpus[index].index for index in range(12)] == list(range(12))
-    assert corpus.pieces is not None
-    assert corpus.pieces.tolist() == [0, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5, 6]
+    assert corpus.recording_groups is not None
+    assert corpus.recording_groups.tolist() == [0, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5, 6]
     assert asked == ["1.wav", "2.wav", "3.wav", "4.wav", "1.wav"]
     assert corpus.index.find(hash_keys([b"stereo", b"s-2"])).tolist() == [-1, 8]
 

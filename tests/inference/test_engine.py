@@ -24,7 +24,7 @@ from e2v_cli.models.folder import Model, read_model
 from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.options import EngineOptions, Granularity, Precision
 from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
-from e2v_cli.system.spool import Spool, SpooledSamples
+from e2v_cli.system.spool import DiskArray, DiskWaveform
 
 CPU = torch.device("cpu")
 UTTERANCE = EngineOptions("utterance", window=60.0, span_samples=None)
@@ -220,7 +220,7 @@ def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(
 def make_long(seconds: float) -> tuple[NDArray[np.float32], Waveform]:
     """Make an utterance, of changing loudness and with an offset: in memory, and spooled."""
     samples = make_samples(seconds)
-    spooled = SpooledSamples()
+    spooled = DiskWaveform()
     for first in range(0, len(samples), 10_007):
         spooled.append(samples[first : first + 10_007])
     return samples, Waveform(Utterance(0, "long", "long.wav"), spooled, seconds)
@@ -289,7 +289,7 @@ def test_a_long_utterance_is_what_its_windows_are_together(
         assert prediction.duration == seconds
         assert prediction.posteriors is not None
         np.testing.assert_allclose(prediction.posteriors, apply_head(network, frames), rtol=0, atol=1e-5)
-    assert isinstance(framed.embedding, Spool)
+    assert isinstance(framed.embedding, DiskArray)
     assert framed.embedding.shape == (framed.num_frames, 96)
     np.testing.assert_allclose(framed.embedding.read(), frames.numpy(), rtol=0, atol=1e-4)
     assert isinstance(pooled.embedding, np.ndarray)
@@ -307,7 +307,7 @@ def test_an_utterance_that_fits_into_a_window_is_as_if_it_were_not_spooled(
     whole = encode_one(model, network, options, samples)
 
     assert (spooled.windows, spooled.num_frames) == (whole.windows, whole.num_frames) == (1, 499)
-    embedding = spooled.embedding.read() if isinstance(spooled.embedding, Spool) else spooled.embedding
+    embedding = spooled.embedding.read() if isinstance(spooled.embedding, DiskArray) else spooled.embedding
     assert isinstance(whole.embedding, np.ndarray)
     np.testing.assert_allclose(embedding, whole.embedding, rtol=0, atol=1e-4)
     for one, other in ((spooled.posteriors, whole.posteriors), (spooled.timeline, whole.timeline)):

@@ -42,11 +42,15 @@ WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 class List:
     """The ids of a list, read a few at a time; it may break in the middle."""
 
-    def __init__(self, ids: Sequence[bytes], breaks: bool = False, pieces: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, ids: Sequence[bytes], breaks: bool = False, recording_groups: Sequence[int] | None = None
+    ) -> None:
         self._ids, self._breaks = ids, breaks
         self.index = KeyIndex(hash_keys(ids))
-        self.pieces: NDArray[np.int64] | None = None if pieces is None else np.array(pieces)
-        self.digest = digest_of([ids], self.pieces)
+        self.recording_groups: NDArray[np.int64] | None = (
+            None if recording_groups is None else np.array(recording_groups)
+        )
+        self.digest = digest_of([ids], self.recording_groups)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -60,7 +64,7 @@ class List:
 
 IDS = List([b"z", b"my call", "ü\u2028".encode(), b"a", b"../x"])
 
-SEGMENTS = List([b"a", b"b", b"c"], pieces=[0, 1, 0])
+SEGMENTS = List([b"a", b"b", b"c"], recording_groups=[0, 1, 0])
 """A list of which the first and the last are decoded together."""
 
 
@@ -392,8 +396,8 @@ def test_what_is_decoded_together_is_kept_beside_the_ids(tmp_path: Path) -> None
     assert (tmp_path / f"{name}.pieces").read_bytes() == b"\0" * 8 + b"\1" + b"\0" * 15
     found = IdList(tmp_path, SEGMENTS.digest)
     assert found.digest == SEGMENTS.digest
-    assert found.pieces is not None
-    assert found.pieces.tolist() == [0, 1, 0]
+    assert found.recording_groups is not None
+    assert found.recording_groups.tolist() == [0, 1, 0]
 
 
 def test_a_list_of_whole_files_has_no_pieces(tmp_path: Path) -> None:
@@ -403,7 +407,7 @@ def test_a_list_of_whole_files_has_no_pieces(tmp_path: Path) -> None:
         save_ids(tmp_path, ids)
 
     assert whole.digest != SEGMENTS.digest
-    assert IdList(tmp_path, whole.digest).pieces is None
+    assert IdList(tmp_path, whole.digest).recording_groups is None
     assert len(os.listdir(tmp_path)) == 3
 
 
@@ -412,11 +416,11 @@ def test_pieces_that_are_damaged_or_gone_are_named_as_their_ids(content: bytes |
     """Who removes the ids, as the message says, gets both anew."""
     save_ids(tmp_path, SEGMENTS)
     path = tmp_path / f"input.{SEGMENTS.digest[:16]}"
-    pieces = path.with_name(f"{path.name}.pieces")
+    recording_groups = path.with_name(f"{path.name}.pieces")
     if content is None:
-        pieces.unlink()
+        recording_groups.unlink()
     else:
-        pieces.write_bytes(content)
+        recording_groups.write_bytes(content)
 
     message = f"{path}: damaged; remove it, and run e2v predict again to go on"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):

@@ -32,7 +32,7 @@ from e2v_cli.journal.journal import (
     find_journals,
 )
 from e2v_cli.options import Fingerprint, Shard, TimelineFormat
-from e2v_cli.records import Entry, Failure, Stage, Utterance
+from e2v_cli.records import DoneRecord, Failure, Stage, Utterance
 
 FINGERPRINT: Fingerprint = {"model": "abc", "granularity": "utterance", "batch-seconds": 10.0, "results-version": 1}
 LIST, OTHER_LIST = "list", "other list"
@@ -54,9 +54,9 @@ IDS = ("utt1", "ü 笑\u2028", "utt2", "utt3", "utt4", "left")
 TIME = Elapsed(3.5, 2.25, 120.0, 5)
 
 
-def done(utt_id: str, place: str = "", num_frames: int = 49, rest: str = "1.0000\t1", timeline: str = "") -> Entry:
+def done(utt_id: str, place: str = "", num_frames: int = 49, rest: str = "1.0000\t1", timeline: str = "") -> DoneRecord:
     index = IDS.index(utt_id) if utt_id in IDS else 99
-    return Entry(index, 1.0, num_frames, place, timeline, f"{utt_id}\t{rest}")
+    return DoneRecord(index, 1.0, num_frames, place, timeline, f"{utt_id}\t{rest}")
 
 
 def failed(utt_id: str, stage: Stage = "audio", reason: str = "missing", detail: str = "no such file") -> Failure:
@@ -100,7 +100,7 @@ CONTENT = b"".join(map(checked, [header_line(), *LINES]))
 
 def write(
     folder: Path,
-    entries: Sequence[Entry] = (),
+    entries: Sequence[DoneRecord] = (),
     failures: Sequence[Failure] = (),
     elapsed: Elapsed = TIME,
     shard: Shard = WHOLE,
@@ -438,14 +438,14 @@ DONE_LINES = [f"done\t49\tembeddings.1-of-1.{number}.ark:4\t\tutt1\t1.0000\t1" f
     ],
 )
 def test_a_later_line_replaces_an_earlier_one_but_a_failure_never_what_is_done(
-    said: list[Entry | Failure], state: int, line: str, separate: bool, tmp_path: Path
+    said: list[DoneRecord | Failure], state: int, line: str, separate: bool, tmp_path: Path
 ) -> None:
     journals = [[item] for item in said] if separate else [said]
     for items in journals:
         with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
             for item in items:
                 attempt.append(
-                    [item] if isinstance(item, Entry) else [], [item] if isinstance(item, Failure) else [], TIME
+                    [item] if isinstance(item, DoneRecord) else [], [item] if isinstance(item, Failure) else [], TIME
                 )
 
     record = read(tmp_path)
@@ -588,7 +588,9 @@ def test_lines_are_read_back_in_the_order_of_the_list(
     for first in range(4):
         with closing(Journal(tmp_path, Shard(4, first + 1), HEADER)) as attempt:
             for utt_id in order[first::4]:
-                entry = Entry(0, 1.0, len(utt_id), f"embeddings/{utt_id}.npy", "", f"{utt_id}\t{'x' * int(utt_id[3:])}")
+                entry = DoneRecord(
+                    0, 1.0, len(utt_id), f"embeddings/{utt_id}.npy", "", f"{utt_id}\t{'x' * int(utt_id[3:])}"
+                )
                 attempt.append([entry, *[done("of a longer list")] * (hash(utt_id) % 3)], [], TIME)
 
     record = read(tmp_path, ids)

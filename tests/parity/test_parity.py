@@ -30,7 +30,7 @@ from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.network.layout import UtteranceTooShortError
 from e2v_cli.options import EngineOptions, Granularity, LabelLanguage
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
-from e2v_cli.system.spool import SpooledSamples
+from e2v_cli.system.spool import DiskWaveform
 
 pytestmark = pytest.mark.parity
 
@@ -79,7 +79,7 @@ def encode(network: Emotion2vec, waveforms: Sequence[NDArray[np.float32]]) -> li
 
 def predict(
     folder: Path,
-    waveforms: Sequence[NDArray[np.float32] | SpooledSamples],
+    waveforms: Sequence[NDArray[np.float32] | DiskWaveform],
     engine: Any = "e2v",
     granularity: Granularity = "utterance",
 ) -> list[Prediction]:
@@ -241,7 +241,7 @@ def test_an_mlp_whose_ratio_no_float_can_say(engine: str, tmp_path: Path) -> Non
 def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
     """However long it is: upstream knows no windows."""
     (waveform,) = make_waveforms([70 * 16_000])
-    spooled = SpooledSamples()
+    spooled = DiskWaveform()
     spooled.append(waveform)
 
     predictions = predict(tiny, [waveform, spooled], "funasr")

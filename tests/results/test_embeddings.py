@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 
 from e2v_cli.options import EmbeddingDtype, EmbeddingFormat, EmbeddingOptions, Shard
-from e2v_cli.records import Entry, Prediction, Utterance
+from e2v_cli.records import DoneRecord, Prediction, Utterance
 from e2v_cli.results.embeddings import ArkWriter, EmbeddingWriter, NpyWriter
 from e2v_cli.results.tables import file_name, kaldi_key
 from e2v_cli.results.writer import ResultWriter, TimelineWriter
-from e2v_cli.system.spool import Spool
+from e2v_cli.system.spool import DiskArray
 
 WHOLE = Shard(1, 1)
 BINARY = EmbeddingOptions("ark", "fp32", compress=False)
@@ -78,13 +78,13 @@ def make_predictions(utt_ids: list[str], shape: tuple[int, ...]) -> list[Predict
 def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
     """What is to be written, in memory."""
     embedding = prediction.embedding
-    return embedding.read() if isinstance(embedding, Spool) else embedding
+    return embedding.read() if isinstance(embedding, DiskArray) else embedding
 
 
 def spooled(prediction: Prediction) -> Prediction:
     """Make the same prediction of a matrix that is not in memory."""
     matrix = embedding_of(prediction)
-    spool = Spool(matrix.shape[1:])
+    spool = DiskArray(matrix.shape[1:])
     for first in range(0, len(matrix), 7):
         spool.append(matrix[first : first + 7])
     return dataclasses.replace(prediction, embedding=spool)
@@ -487,7 +487,7 @@ def test_results_are_written_as_they_were_asked_for(
 
     timeline = "timeline.1-of-1.1:0:50" if span_samples else ""
     row = "utt0\tsad\t0.750000\t1.0000\t1\t0.250000\t0.750000"
-    assert entry == Entry(0, 1.0, 49, place, timeline, row)
+    assert entry == DoneRecord(0, 1.0, 49, place, timeline, row)
     assert sorted(os.listdir(tmp_path)) == [*left, *(["timeline.1-of-1.1"] if span_samples else [])]
 
 

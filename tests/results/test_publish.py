@@ -39,7 +39,7 @@ from e2v_cli.journal.ids import save_costs, save_ids
 from e2v_cli.journal.journal import Elapsed, Header, Journal, JournalFile, find_journals
 from e2v_cli.journal.locks import locked
 from e2v_cli.options import Fingerprint, Shard, TimelineFormat
-from e2v_cli.records import Entry, Failure, Prediction, Stage, Summary, Utterance
+from e2v_cli.records import DoneRecord, Failure, Prediction, Stage, Summary, Utterance
 from e2v_cli.results.publish import publish, sum_elapsed
 from e2v_cli.results.tables import make_entry, predictions_row
 from e2v_cli.system.process import HOST
@@ -72,12 +72,14 @@ class List:
     """The ids of a list, read a few at a time."""
 
     def __init__(
-        self, ids: Sequence[str], hashed: Sequence[str] | None = None, pieces: Sequence[int] | None = None
+        self, ids: Sequence[str], hashed: Sequence[str] | None = None, recording_groups: Sequence[int] | None = None
     ) -> None:
         self._ids = [utt_id.encode() for utt_id in ids]
         self.index = KeyIndex(hash_keys(utt_id.encode() for utt_id in hashed or ids))
-        self.pieces: NDArray[np.int64] | None = None if pieces is None else np.array(pieces)
-        self.digest = digest_of([self._ids], self.pieces)
+        self.recording_groups: NDArray[np.int64] | None = (
+            None if recording_groups is None else np.array(recording_groups)
+        )
+        self.digest = digest_of([self._ids], self.recording_groups)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -91,15 +93,15 @@ IDS = List(["z", "my call", "gone", "ü", "../x", "broken"])
 GONE = List(["gone", "broken"])
 
 
-def done(utt_id: str, row: str, num_frames: int, place: str = "", timeline: str = "") -> Entry:
-    return Entry(0, 1.0, num_frames, place, timeline, f"{utt_id}\t{row}")
+def done(utt_id: str, row: str, num_frames: int, place: str = "", timeline: str = "") -> DoneRecord:
+    return DoneRecord(0, 1.0, num_frames, place, timeline, f"{utt_id}\t{row}")
 
 
 def failed(utt_id: str, stage: Stage, reason: str, detail: str) -> Failure:
     return Failure(Utterance(0, utt_id, "x.wav"), stage, reason, detail)
 
 
-def entries(places: Sequence[str] = ("", "", "", "")) -> list[Entry]:
+def entries(places: Sequence[str] = ("", "", "", "")) -> list[DoneRecord]:
     """What is done, in another order than that of the list."""
     return [
         done("../x", "angry\t0.500000\t12.3457\t2\t0.500000\t0.500000", 616, places[0]),
@@ -167,7 +169,7 @@ def header(
 
 def write(
     folder: Path,
-    said: Sequence[Entry | Failure],
+    said: Sequence[DoneRecord | Failure],
     head: Header,
     shard: Shard = WHOLE,
     elapsed: Elapsed = TIME,
@@ -177,7 +179,7 @@ def write(
     with closing(Journal(folder, shard, head)) as journal:
         for item in said:
             journal.append(
-                [item] if isinstance(item, Entry) else [], [item] if isinstance(item, Failure) else [], elapsed
+                [item] if isinstance(item, DoneRecord) else [], [item] if isinstance(item, Failure) else [], elapsed
             )
         if end:
             journal.end(elapsed)
@@ -730,7 +732,7 @@ LONG_LIST = List([f"utt{number}" for number in range(18)])
 """In blocks of four: the first of three shards has 0 to 3 and 12 to 15, the second 4 to 7 and 16 to 17."""
 
 
-def some(numbers: Sequence[int]) -> list[Entry]:
+def some(numbers: Sequence[int]) -> list[DoneRecord]:
     return [done(f"utt{number}", "sad\t1.000000\t1.0000\t1\t0.000000\t1.000000", 49) for number in numbers]
 
 
@@ -771,7 +773,7 @@ def test_shards_are_those_of_what_was_not_done_with_another_list(tmp_path: Path)
 
 def test_shards_of_segments_are_those_of_their_recordings(tmp_path: Path) -> None:
     """Of five recordings in turn, the first of two shards has all of 0, 1 and 4, which no block cuts."""
-    segments = List([f"utt{number}" for number in range(15)], pieces=[number % 5 for number in range(15)])
+    segments = List([f"utt{number}" for number in range(15)], recording_groups=[number % 5 for number in range(15)])
     write(tmp_path, some([0, 5, 10, 1, 6, 11, 3]), header(segments), FIRST)
     save_ids(tmp_path, segments)
 
@@ -1039,7 +1041,7 @@ def test_an_entry_says_of_a_prediction_what_the_table_shows() -> None:
     entry = make_entry(prediction, LABELS, "embeddings.1-of-1.1.ark:2", "timeline.1-of-1.1:0:512")
 
     row = "z\tsad\t0.750000\t1.2346\t1\t0.250000\t0.750000"
-    assert entry == Entry(3, 1.23456789, 61, "embeddings.1-of-1.1.ark:2", "timeline.1-of-1.1:0:512", row)
+    assert entry == DoneRecord(3, 1.23456789, 61, "embeddings.1-of-1.1.ark:2", "timeline.1-of-1.1:0:512", row)
 
 
 def test_of_equal_probabilities_the_first_counts() -> None:
@@ -1053,4 +1055,4 @@ def test_an_entry_of_a_model_without_a_head() -> None:
 
     entry = make_entry(prediction, (), "embeddings/z.npy", "")
 
-    assert entry == Entry(3, 1.0, 49, "embeddings/z.npy", "", "z\t1.0000\t1")
+    assert entry == DoneRecord(3, 1.0, 49, "embeddings/z.npy", "", "z\t1.0000\t1")

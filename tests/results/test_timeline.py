@@ -19,7 +19,7 @@ from praatio import textgrid  # type: ignore[import-untyped]
 from pyannote.database.util import load_rttm
 
 from e2v_cli.options import TimelineFormat
-from e2v_cli.results.tables import tsv_row
+from e2v_cli.system.text import tsv_row
 from e2v_cli.results.timeline import Span, format_rows, join_spans, parse_rows, timeline_header, timeline_rows
 from e2v_cli.results.timeline_formats import TimelineFiles
 from e2v_cli.system import files as durable

@@ -298,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             return self.find_files(repository, revision)[name]
         except KeyError:
-            raise _Refusal(404, "EntryNotFound", "Entry not found") from None
+            raise _Refusal(404, "EntryNotFound", "DoneRecord not found") from None
 
     def find_commit(self, repository: Repository, revision: str) -> str:
         """Find the hash of a revision."""

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from e2v_cli.system import spool as spool_module
-from e2v_cli.system.spool import Spool, SpooledSamples
+from e2v_cli.system.spool import DiskArray, DiskWaveform
 
 
 def noise(*shape: int) -> NDArray[np.float32]:
@@ -23,9 +23,9 @@ def noise(*shape: int) -> NDArray[np.float32]:
     return numbers
 
 
-def filled(rows: NDArray[np.float32], *sizes: int) -> Spool:
+def filled(rows: NDArray[np.float32], *sizes: int) -> DiskArray:
     """Append rows in parts of such sizes, and what is left in the end."""
-    spool = Spool(rows.shape[1:])
+    spool = DiskArray(rows.shape[1:])
     first = 0
     for size in (*sizes, len(rows)):
         spool.append(rows[first : first + size])
@@ -65,7 +65,7 @@ def test_some_rows_are_read_as_from_an_array(part: slice, shape: tuple[int, ...]
 
 
 def test_rows_may_be_read_between_appending_them() -> None:
-    spool = Spool((2,))
+    spool = DiskArray((2,))
     rows = noise(6, 2)
     for number in range(6):
         np.testing.assert_array_equal(spool.read(), rows[:number])
@@ -78,7 +78,7 @@ def test_rows_may_be_read_between_appending_them() -> None:
     "rows", [noise(8, 6).T, noise(12, 8)[::2, ::2], noise(6, 4).astype(np.float64)], ids=["turned", "every other", "64"]
 )
 def test_rows_need_not_lie_in_memory_as_on_disk(rows: NDArray[np.float32]) -> None:
-    spool = Spool((rows.shape[1],))
+    spool = DiskArray((rows.shape[1],))
     spool.append(rows)
 
     np.testing.assert_array_equal(spool.read(), rows.astype(np.float32))
@@ -99,13 +99,13 @@ def test_blocks_are_all_rows_some_at_a_time(size: int, lengths: list[int], monke
 
 
 def test_of_nothing_there_are_no_blocks() -> None:
-    assert list(Spool((5,)).blocks()) == []
+    assert list(DiskArray((5,)).blocks()) == []
 
 
 @pytest.mark.parametrize("sizes", [(), (1,), (10_000, 7, 5_000)])
 def test_samples_know_their_mean_and_variance(sizes: tuple[int, ...]) -> None:
     samples = noise(40_000)
-    spooled, first = SpooledSamples(), 0
+    spooled, first = DiskWaveform(), 0
     for size in (*sizes, len(samples)):
         spooled.append(samples[first : first + size])
         first += size
@@ -118,7 +118,7 @@ def test_samples_know_their_mean_and_variance(sizes: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1.0, 1e-30, 3e4])
 def test_the_variance_of_silence_is_not_below_zero(value: float) -> None:
-    spooled = SpooledSamples()
+    spooled = DiskWaveform()
     for _ in range(3):
         spooled.append(np.full(1000, value, np.float32))
 
@@ -139,8 +139,8 @@ def test_nothing_is_left_and_nothing_is_seen(tmp_path: Path, monkeypatch: pytest
     assert os.listdir("/dev/fd") == before
 
 
-@pytest.mark.parametrize("make", [lambda: Spool((4,)), SpooledSamples])
-def test_a_full_disk_is_named(make: type[Spool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("make", [lambda: DiskArray((4,)), DiskWaveform])
+def test_a_full_disk_is_named(make: type[DiskArray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the folder for temporary files: the file has no name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     spool = make()
@@ -156,4 +156,4 @@ def test_without_a_folder_for_temporary_files_there_is_no_spool(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
 
     with pytest.raises(FileNotFoundError):
-        Spool()
+        DiskArray()

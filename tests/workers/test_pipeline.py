@@ -20,7 +20,7 @@ import torch
 from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.errors import OutputError
 from e2v_cli.inference.engine import Pending
-from e2v_cli.records import Batch, Block, Entry, Failure, Prediction, Segment, Utterance
+from e2v_cli.records import Batch, Block, DoneRecord, Failure, Prediction, Segment, Utterance
 from e2v_cli.results.tables import make_entry
 from e2v_cli.workers.pipeline import FINISHING, BlockDone, Results, work
 from e2v_cli.workers.worker import Crash, Fatal, LauncherGoneError, LauncherLine
@@ -85,7 +85,7 @@ class NotingWriter:
         self.written: list[list[int]] = []
         self._full = full
 
-    def write(self, predictions: Sequence[Prediction]) -> tuple[Entry, ...]:
+    def write(self, predictions: Sequence[Prediction]) -> tuple[DoneRecord, ...]:
         if any(prediction.utterance.index in self._full for prediction in predictions):
             raise OSError(28, "No space left on device", "embeddings.ark")
         if predictions:
@@ -194,7 +194,7 @@ def test_no_blocks_are_no_work() -> None:
 def test_an_entry_says_where_its_embedding_is(utterances: list[Utterance]) -> None:
     _, reporter, _ = run([Block(7, (utterances[1],), frozenset())])
 
-    entry = Entry(1, 2.0, 49, "place of utt1", "", "utt1\thappy\t0.750000\t2.0000\t1\t0.250000\t0.750000")
+    entry = DoneRecord(1, 2.0, 49, "place of utt1", "", "utt1\thappy\t0.750000\t2.0000\t1\t0.250000\t0.750000")
     assert reporter.messages == [Results((entry,), ()), BlockDone(7)]
 
 
@@ -612,7 +612,7 @@ def test_two_threads_may_speak_at_once() -> None:
     here, there = Pipe()
     line = LauncherLine(there)
     spoken = [
-        [Results((Entry(index, 1.0, 49, "", "", f"{thread}" * 100_000),), ()) for index in range(20)]
+        [Results((DoneRecord(index, 1.0, 49, "", "", f"{thread}" * 100_000),), ()) for index in range(20)]
         for thread in range(2)
     ]
 
@@ -639,7 +639,7 @@ def test_two_threads_may_speak_at_once() -> None:
     "message",
     [
         Results(
-            (Entry(1, 2.0, 49, "", "timeline.1-of-1.1:0:7", "a\t2.0000\t1"),),
+            (DoneRecord(1, 2.0, 49, "", "timeline.1-of-1.1:0:7", "a\t2.0000\t1"),),
             (Failure(BLOCKS[0].utterances[0], "audio", "empty", "0 bytes"),),
         ),
         BlockDone(-1),
