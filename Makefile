@@ -22,9 +22,10 @@ test: lint ## Check style and types, then run all tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
-lint: $(VENV)/installed ## Check style and types
+lint: $(VENV)/installed ## Check style, floors and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 .PHONY: bench
@@ -53,4 +54,4 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 
 .PHONY: clean
 clean: ## Remove .venv and what was made
-	rm -rf $(VENV) exp build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) exp build *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -10,7 +10,7 @@ def main() -> None:
     stop = StopSignals()
     stop.heed()
     try:
-        from e2v_cli.cli import run_command_line
+        from e2v_cli.cli.main import run_command_line
 
         code = run_command_line(stop)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""e2v in a notebook: waveforms in, posteriors and embeddings out, those of ``e2v predict`` within its exactness."""
+"""e2v in a notebook: waveforms → posteriors and embeddings, those of ``e2v predict`` within its exactness."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from e2v_cli.audio.decode import AudioOptions, make_waveform
@@ -18,7 +17,16 @@ from e2v_cli.inference.load import place_network
 from e2v_cli.models.folder import Model, read_model
 from e2v_cli.models.hub import find_model
 from e2v_cli.models.weights import prepare_weights
-from e2v_cli.options import DEFAULT_WINDOW, EngineOptions, Granularity, HubName, LabelLanguage, ModelRequest, Precision
+from e2v_cli.options import (
+    ComputeOptions,
+    Granularity,
+    HubName,
+    InputOptions,
+    LabelLanguage,
+    ModelRequest,
+    Precision,
+    ResultOptions,
+)
 from e2v_cli.records import SAMPLE_RATE, Failure, Prediction, Utterance, Waveform
 from e2v_cli.system.spool import whole
 from e2v_cli.workers.devices import check_precision, choose_devices
@@ -26,12 +34,12 @@ from e2v_cli.workers.devices import check_precision, choose_devices
 
 @dataclass(frozen=True)
 class Result:
-    """What a model says of a waveform."""
+    """The result of a waveform."""
 
     label: str | None
-    """The most probable one; None where the model has no head."""
+    """The most probable one; None if the model has no head."""
     score: float | None
-    """Its probability."""
+    """The probability of the label."""
     posteriors: NDArray[np.float32] | None
     """(labels,), in the order of ``Recognizer.labels``."""
     embedding: NDArray[np.float32]
@@ -52,7 +60,8 @@ def load(
 
     Args:
         model: a name of the family, an id on a hub, or a local folder; ``"sample"`` is the toy in the package.
-        hub: where it comes from if it is not on this machine: ``"ms"`` (ModelScope) or ``"hf"`` (Hugging Face).
+        hub: the hub from which it is downloaded if it is not on this machine: ``"ms"`` (ModelScope) or ``"hf"``
+            (Hugging Face).
         revision: a branch, tag or commit.
         offline: use only what is on this machine.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
@@ -60,7 +69,7 @@ def load(
         labels: ``"en"``, ``"zh"``, or ``"both"`` as in the model's ``tokens.txt``.
 
     Raises:
-        E2vError: there is no such model or device; the message says what to do.
+        E2vError: there is no such model or device; the message tells what to do.
         ValueError: an argument is none of its choices.
     """
     if not model:
@@ -68,21 +77,22 @@ def load(
     _check_choice("hub", hub, get_args(HubName))
     _check_choice("precision", precision, get_args(Precision))
     _check_choice("labels", labels, get_args(LabelLanguage))
-    chosen = choose_devices(device, 1)[0]
-    check_precision(precision, chosen)
-    found = read_model(model, find_model(ModelRequest(model, hub, revision, offline)), labels)
-    return Recognizer(found, torch.device(chosen), precision)
+    compute = ComputeOptions(device=device, jobs=1, precision=precision)
+    chosen = choose_devices(compute)[0]
+    check_precision(compute, chosen)
+    request = ModelRequest(model, hub, revision, offline, labels)
+    return Recognizer(read_model(model, find_model(request), request.labels), chosen, compute)
 
 
 class Recognizer:
     """A model, ready for waveforms. ``load`` makes one."""
 
-    def __init__(self, model: Model, device: torch.device, precision: Precision) -> None:
+    def __init__(self, model: Model, device: str, compute: ComputeOptions) -> None:
         self.labels: tuple[str, ...] = model.labels
-        """Of the posteriors, in their order; none where the model has no head."""
+        """The labels of the posteriors, in their order; none if the model has no head."""
         self._model = model
-        self._precision = precision
-        self._network = place_network(model, prepare_weights(model), device, precision)
+        self._compute = compute
+        self._network = place_network(model, prepare_weights(model), device, compute)
 
     def predict(
         self, waveforms: Sequence[ArrayLike], sample_rate: int = SAMPLE_RATE, granularity: Granularity = "utterance"
@@ -92,30 +102,28 @@ class Recognizer:
         Args:
             waveforms: each (samples,), mono, floats of about ±1, of any length from 25 ms up: arrays or CPU tensors.
             sample_rate: of all of them, in Hz.
-            granularity: what an embedding is: ``"utterance"`` or ``"frame"``.
+            granularity: ``"utterance"``: an embedding is one vector; ``"frame"``: a vector for each frame.
 
         Returns:
-            A result of each, in their order.
+            The result of each, in their order.
 
         Raises:
-            ValueError: one is no such waveform, has numbers that the model makes NaN of, or is too long for the memory
-                of the GPU; the message says which, and why.
+            ValueError: one is no such waveform, has numbers of which the model makes NaN, or is too long for the memory
+                of the GPU; the message tells which one, and why.
         """
         _check_choice("granularity", granularity, get_args(Granularity))
         if not isinstance(sample_rate, (int, np.integer)) or sample_rate <= 0:
             raise ValueError(f"sample_rate is {sample_rate!r}; it must be a positive whole number")
-        audio = AudioOptions(self._network.config.receptive_field, DEFAULT_WINDOW, "mix", pipe_seconds=None)
-        made = [_make_waveform(index, waveform, sample_rate, audio) for index, waveform in enumerate(waveforms)]
-        engine = E2vEngine(
-            self._model, self._network, EngineOptions(granularity, DEFAULT_WINDOW, None, self._precision)
-        )
+        audio = AudioOptions(InputOptions(inputs=()), self._compute, self._network.config.receptive_field)
+        made = [_to_waveform(index, waveform, sample_rate, audio) for index, waveform in enumerate(waveforms)]
+        engine = E2vEngine(self._model, self._network, self._compute, ResultOptions(granularity=granularity))
         results: dict[int, Result] = {}
         for batch in make_batches(made, BATCH_SECONDS[engine.device.type]):
             for result in engine.start(batch)():
-                results[result.utterance.index] = self._describe(result)
+                results[result.utterance.index] = self._make_result(result)
         return [results[index] for index in range(len(made))]
 
-    def _describe(self, result: Prediction | Failure) -> Result:
+    def _make_result(self, result: Prediction | Failure) -> Result:
         if isinstance(result, Failure):
             raise ValueError(f"waveform {result.utterance.index}: {result.reason}: {result.detail}")
         embedding, posteriors = whole(result.embedding), result.posteriors
@@ -130,14 +138,14 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
-def _make_waveform(index: int, waveform: ArrayLike, sample_rate: int, audio: AudioOptions) -> Waveform:
+def _to_waveform(index: int, waveform: ArrayLike, sample_rate: int, audio: AudioOptions) -> Waveform:
     try:
         samples = np.asarray(waveform)
     except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor on a GPU
         raise ValueError(f"waveform {index}: {error}") from None
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"waveform {index}: {samples.dtype} of shape {samples.shape}; it must be floats, (samples,)")
-    with np.errstate(over="ignore"):  # what is not finite is found
+    with np.errstate(over="ignore"):  # infinite samples are found later
         samples = samples.astype(np.float32)
     try:
         return make_waveform(Utterance(index, str(index), ""), samples, sample_rate, audio)

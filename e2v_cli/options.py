@@ -10,12 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from e2v_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from e2v_cli.system.progress import ProgressStyle
 
 EngineName = Literal["e2v", "funasr"]
 HubName = Literal["ms", "hf"]
@@ -56,7 +53,7 @@ class MaxFailures:
     percent: bool
 
     def __str__(self) -> str:
-        return f"{self.limit:g}{'%' if self.percent else ''}"
+        return f"{self.limit:g}%" if self.percent else f"{self.limit:.0f}"
 
     def allows(self, failed: int, of: int) -> bool:
         """Return True if ``failed`` failures of ``of`` utterances are few enough."""
@@ -179,9 +176,15 @@ class RunOptions:
     overwrite: bool = False
     retry_failed: bool = False
     max_failures: MaxFailures = MaxFailures(0, percent=False)
-    progress: ProgressStyle = "none"
+    progress: bool | None = None
+    """Whether to show a bar; None: on a terminal, and elsewhere a line now and then."""
     log_level: int = logging.WARNING
     """The lowest of ``logging``'s levels that is shown on standard error."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether only errors are shown on standard error."""
+        return self.log_level >= logging.ERROR
 
     def __post_init__(self) -> None:
         if self.overwrite and self.shard.count > 1:
@@ -207,6 +210,17 @@ class PredictOptions:
             raise UsageError("--embeddings, --overwrite and --retry-failed need a place for results: add -o OUT")
         if self.results.timeline is not None and self.compute.engine == "funasr":
             raise UsageError("--timeline is not upstream's: leave out --engine funasr")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How a run is cut into the jobs of an array."""
+
+    num_shards: int
+    array_limit: int | None = None
+    """Elements of the array that may run at once; None: as many as Slurm likes."""
+    dry_run: bool = False
+    """Whether the scripts are only shown."""
 
 
 def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple[str, ...]) -> Fingerprint:

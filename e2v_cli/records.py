@@ -66,8 +66,8 @@ class Block:
     utterances: tuple[Utterance, ...]
     finished: frozenset[int]
     """Indexes of utterances that only stand here to make the batches what they were: their results are safe."""
-    trial: bool = False
-    """Computed to see whether the worker survives it; the results are thrown away."""
+    probe: bool = False
+    """Whether it is computed only to see if the worker survives; its results are discarded."""
 
 
 @dataclass(frozen=True, slots=True)

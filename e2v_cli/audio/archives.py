@@ -1,4 +1,4 @@
-"""TODO."""
+"""Records of Kaldi archives, ``a.ark:17``: WAV, FLAC, files that kaldiio wrapped, vectors and matrices of samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from e2v_cli.audio.errors import AudioError, blame
 from e2v_cli.records import SAMPLE_RATE
 
 MAX_FLAC_BLOCKS = 256
-"""The most blocks of metadata before the audio: beyond, it is no FLAC file."""
+"""The most blocks of metadata before the audio: what has more is no FLAC file."""
 
 MAX_CHANNELS = 8
 """A matrix with more rows and columns than this holds features."""
@@ -33,8 +33,13 @@ _MATRIX = re.compile(rb"\0B(?:[FD]V \x04(....)|[FD]M \x04(....)\x04(....)|CM[23]
 """Headers of Kaldi's vectors and matrices, of floats, doubles, or compressed: rows and columns."""
 
 
-def read_record(path: str, offset: int) -> Iterator[bytes]:
-    """Read the audio that begins at a byte of an archive."""
+def read_archived_audio(path: str, offset: int) -> Iterator[bytes]:
+    """Read the audio that begins at a byte of an archive: the content of a file, in chunks.
+
+    Raises:
+        AudioError: there is none, or not all of it.
+        OSError: this machine fails, not the archive.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise AudioError("unreadable", "not a regular file")
@@ -46,9 +51,9 @@ def read_record(path: str, offset: int) -> Iterator[bytes]:
             head = archive.read(6 + 255)
             archive.seek(offset)
             if head.startswith(b"\0B"):
-                yield _read_matrix(archive, head, size - offset)
+                yield _convert_matrix(archive, head, size - offset)
                 return
-            begin, length = _find_audio(archive, head, size - offset)
+            begin, length = _measure_record(archive, head, size - offset)
             archive.seek(offset + begin)
             while length > 0 and (chunk := archive.read(min(CHUNK, length))):
                 length -= len(chunk)
@@ -65,8 +70,17 @@ def read_record(path: str, offset: int) -> Iterator[bytes]:
         raise AudioError("unreadable", str(error)) from None
 
 
-def _find_audio(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int]:
-    """Say where in a record, of which ``left`` bytes may be there, the audio begins, and how many bytes it has."""
+def _measure_record(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int]:
+    """Read the header of a record: where in it the audio begins, and how many bytes the audio has.
+
+    Args:
+        archive: stands at the record.
+        head: its first bytes.
+        left: bytes from there to the end of the archive.
+
+    Raises:
+        AudioError: it is no audio, or longer than the archive.
+    """
     begin = 0
     if head.startswith(b"AUDIO"):  # by kaldiio: how many bytes the size has, the size, and a file of any format
         begin = 6 + int.from_bytes(head[5:6], "little")
@@ -76,7 +90,7 @@ def _find_audio(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int]:
         if size == 8 or size >= UNKNOWN_SIZE:
             size = min(left, 1 << 32)  # RIFF has no more
     elif head.startswith(b"fLaC"):
-        size = min(left, _bound_flac(archive, head))
+        size = min(left, _bound_flac_size(archive, head))
     else:
         raise AudioError("not audio", "no WAV or FLAC file, and no vector or matrix of floats, begins at this byte")
     if begin + size > left:
@@ -84,8 +98,8 @@ def _find_audio(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int]:
     return begin, size
 
 
-def _bound_flac(archive: BinaryIO, head: bytes) -> int:
-    """Say how many bytes a FLAC file can have at most, which has no size: not all of a large archive is its own."""
+def _bound_flac_size(archive: BinaryIO, head: bytes) -> int:
+    """Bound the bytes of a FLAC file, whose header has no size, so that not all of a large archive is copied."""
     start = archive.tell()
     field = int.from_bytes(head[18:26], "big")  # 20 bits of rate, 3 of channels, 5 of bits, 36 of samples
     bits = (field & (1 << 36) - 1) * ((field >> 41 & 7) + 1) * ((field >> 36 & 31) + 1)
@@ -98,8 +112,12 @@ def _bound_flac(archive: BinaryIO, head: bytes) -> int:
     return size + bits // 4 + (1 << 16)  # twice the samples: no frame is longer, but for its header
 
 
-def _read_matrix(archive: BinaryIO, head: bytes, left: int) -> bytes:
-    """Read Kaldi's vector of samples, or matrix of samples in channels, as a WAV file at 16 kHz."""
+def _convert_matrix(archive: BinaryIO, head: bytes, left: int) -> bytes:
+    """Convert Kaldi's vector of samples, or matrix of samples in channels, to a WAV file at 16 kHz.
+
+    Raises:
+        AudioError: it holds no samples, or not all of them.
+    """
     found = _MATRIX.match(head)
     if not found:
         raise AudioError("not audio", "neither a vector nor a matrix of floats")
@@ -119,6 +137,6 @@ def _read_matrix(archive: BinaryIO, head: bytes, left: int) -> bytes:
         if np.abs(samples).max() > 1:  # Kaldi's own scale, of 16 bits
             samples = samples / 2**15
         samples = samples.astype(np.float32)
-    wav = io.BytesIO()  # libsndfile would say nothing of a full disk
+    wav = io.BytesIO()  # of a full disk libsndfile would raise nothing
     soundfile.write(wav, samples, SAMPLE_RATE, "FLOAT", format="WAV")
     return wav.getvalue()

@@ -1,7 +1,7 @@
-"""Utterances of a recording → Waveforms: decode once, choose a channel, bring to 16 kHz; or say what is wrong.
+"""Utterances of a recording → Waveforms or Failures: decode once, choose a channel, bring to 16 kHz.
 
 Half an utterance is worse than none, so audio that ends before its header says so is a failure. A recording is read in
-blocks, and each block given to the utterances that it belongs to, so that memory follows them and not the recording.
+blocks, and each block is passed to the utterances that it belongs to, so that memory follows them, not the recording.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import soxr
 from numpy.typing import NDArray
 
 from e2v_cli.audio.errors import AudioError, blame
-from e2v_cli.audio.integrity import FORMATS, ExpectedLength, read_expected_length
+from e2v_cli.audio.formats import find_format
+from e2v_cli.audio.integrity import ExpectedLength
 from e2v_cli.audio.resample import resample
 from e2v_cli.audio.sources import open_source
-from e2v_cli.options import Channel, OneChannel
+from e2v_cli.options import Channel, ComputeOptions, InputOptions, OneChannel
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
 
@@ -33,35 +34,30 @@ SAMPLE_RATES = range(1_000, 1_000_001)
 MAX_OVERSHOOT = 0.5
 """Seconds by which a segment may end behind its recording, and is cut, as in Kaldi's ``extract-segments``."""
 
-ENTERED_EXACTLY = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "FLAC"))
-"""Formats in which libsndfile finds a sample exactly, without decoding those before it …"""
-
-ENTERED_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
-"""… where the samples in them are written so."""
+SEEKABLE_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
+"""Encodings of samples of which libsndfile finds any exactly, in a format that is seekable."""
 
 UNKNOWN_FRAMES = 2**63 - 1
-"""What libsndfile says of a FLAC file whose header gives no length (written to a pipe)."""
+"""What libsndfile returns as the length of a FLAC file whose header has none (written to a pipe)."""
 
 _NOT_SPLIT = "could not be read when channels were counted, and has {} now; run the same command again"
 
 
 @dataclass(frozen=True)
 class AudioOptions:
-    """How audio is read, for all utterances alike."""
+    """How audio is read, the same for all utterances."""
 
+    input: InputOptions
+    """Its channel is read where the list names none; with ``split``, the list names each."""
+    compute: ComputeOptions
+    """Utterances longer than the window are kept on disk."""
     min_samples: int
-    """Samples at 16 kHz that the model needs to give a frame."""
-    window: float
-    """Seconds; a longer utterance is not held in memory."""
-    channel: Channel
-    """Which channel is read of a file with several, unless the list says which; split: it always says."""
-    pipe_seconds: float | None
-    """The time limit of commands in a list; None: they are not run."""
+    """Samples at 16 kHz that the model needs for a frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderInfo:
-    """What the header of its recording tells of an utterance."""
+    """An utterance by the header of its recording."""
 
     utterance: Utterance
     duration: float
@@ -75,45 +71,45 @@ class HeaderInfo:
 def load_waveforms(
     utterances: Sequence[Utterance], options: AudioOptions, stopping: Callable[[], bool]
 ) -> Iterator[Waveform | Failure]:
-    """Read the audio of utterances of the same recording, each as soon as it is whole; one result for each.
+    """Read the audio of utterances of the same recording: one result for each, as soon as it is whole.
 
     Raises:
         OSError: the machine is to blame, not the recording.
     """
     waiting = {utterance.index: utterance for utterance in utterances}
 
-    def give(item: Waveform | Failure) -> Waveform | Failure:
+    def finished(item: Waveform | Failure) -> Waveform | Failure:
         del waiting[item.utterance.index]
         return item
 
     for utterance in utterances:
         if utterance.fault:
-            yield give(_fail_in_list(utterance))
+            yield finished(_list_failure(utterance))
     if not waiting:
         return
     first = next(iter(waiting.values()))
     try:
-        with open_source(first.source, first.folder, options.pipe_seconds, stopping) as path:
+        with open_source(first.source, first.folder, options.input.pipe_seconds, stopping) as path:
             for item in _read_recording(path, list(waiting.values()), options):
-                yield give(item)
+                yield finished(item)
     except AudioError as error:
         for utterance in list(waiting.values()):
-            yield give(_fail(utterance, error))
+            yield finished(_audio_failure(utterance, error))
 
 
 def make_waveform(utterance: Utterance, samples: NDArray[np.float32], rate: int, options: AudioOptions) -> Waveform:
-    """Make of (samples,) in memory what load_waveforms would make of a file of them.
+    """Make a waveform of (samples,) in memory: the same as load_waveforms makes of a file of them.
 
     Raises:
         AudioError: they are not finite, or too few.
     """
     collector = _Collector(utterance, rate, "mix", options)
-    collector.take(samples, first=0)
+    collector.add(samples, first=0)
     return collector.finish()
 
 
 def inspect_headers(utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[HeaderInfo | Failure]:
-    """Say of utterances of the same recording what load_waveforms will make of them, as far as the header tells.
+    """Predict from the header what load_waveforms makes of utterances of the same recording.
 
     Raises:
         OSError: the machine is to blame, not the recording.
@@ -121,32 +117,35 @@ def inspect_headers(utterances: Sequence[Utterance], options: AudioOptions) -> I
     waiting = []
     for utterance in utterances:
         if utterance.fault:
-            yield _fail_in_list(utterance)
+            yield _list_failure(utterance)
         else:
             waiting.append(utterance)
     if not waiting:
         return
     first = waiting[0]
     try:
-        with open_source(first.source, first.folder, options.pipe_seconds, lambda: False) as path, _open(path) as file:
-            claim = _check_header(file, path, at_a_glance=True)
+        with (
+            open_source(first.source, first.folder, options.input.pipe_seconds, lambda: False) as path,
+            _open_audio(path) as file,
+        ):
+            expected = _check_audio_header(file, path, at_a_glance=True)
             num_samples, rate, num_channels = file.frames, file.samplerate, file.channels
     except AudioError as error:
-        yield from (_fail(utterance, error) for utterance in waiting)
+        yield from (_audio_failure(utterance, error) for utterance in waiting)
         return
     for utterance in waiting:
         try:
-            channel = _choose_channel(utterance, num_channels, options.channel)
-            duration = _Collector(utterance, rate, channel, options).predict_duration(num_samples, claim)
+            channel = _choose_channel(utterance, num_channels, options.input.channel)
+            duration = _Collector(utterance, rate, channel, options).predict_duration(num_samples, expected)
             yield HeaderInfo(utterance, duration, rate, num_channels)
         except AudioError as error:
-            yield _fail(utterance, error)
+            yield _audio_failure(utterance, error)
 
 
 def count_channels(utterance: Utterance, stopping: Callable[[], bool], pipe_seconds: float | None) -> int:
-    """Read how many channels the recording of an utterance has; 0 where it can't be read."""
+    """Count the channels of an utterance's recording: 0 where it can't be read."""
     try:
-        with open_source(utterance.source, utterance.folder, pipe_seconds, stopping) as path, _open(path) as file:
+        with open_source(utterance.source, utterance.folder, pipe_seconds, stopping) as path, _open_audio(path) as file:
             channels: int = file.channels
             return channels
     except AudioError:
@@ -154,7 +153,7 @@ def count_channels(utterance: Utterance, stopping: Callable[[], bool], pipe_seco
 
 
 class _Collector:
-    """Gathers the samples of one utterance while its recording is read."""
+    """The samples of one utterance, collected while its recording is read."""
 
     def __init__(self, utterance: Utterance, rate: int, channel: OneChannel, options: AudioOptions) -> None:
         segment = utterance.segment
@@ -166,11 +165,11 @@ class _Collector:
         self._options = options
         self._length = 0
         self._blocks: list[NDArray[np.float32]] = []
-        self._spooled: DiskWaveform | None = None
+        self._on_disk: DiskWaveform | None = None
         self._resampler: soxr.ResampleStream | None = None
 
-    def take(self, samples: NDArray[np.float32], first: int) -> None:
-        """Take what belongs to the utterance of a block of (samples,), which is the recording's from ``first`` on.
+    def add(self, samples: NDArray[np.float32], first: int) -> None:
+        """Add the utterance's part of a block of (samples,), which begins at sample ``first`` of the recording.
 
         Raises:
             AudioError: it is not finite.
@@ -181,20 +180,20 @@ class _Collector:
         if not np.isfinite(part).all():
             raise AudioError("not finite", "NaN or infinite samples")
         self._length += len(part)
-        if self._spooled is not None:
-            self._spool(part)
+        if self._on_disk is not None:
+            self._append_to_disk(part)
             return
         self._blocks.append(part)
-        if self._length > self._options.window * self._rate:
-            self._spooled = DiskWaveform()
+        if self._length > self._options.compute.window * self._rate:
+            self._on_disk = DiskWaveform()
             if self._rate != SAMPLE_RATE:
                 self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
             for block in self._blocks:
-                self._spool(block)
+                self._append_to_disk(block)
             self._blocks = []
 
     def finish(self, total: int | None = None) -> Waveform:
-        """Make a waveform of all that was taken.
+        """Make a waveform of all that was added.
 
         Args:
             total: the recording's samples, where it has ended.
@@ -204,23 +203,27 @@ class _Collector:
         """
         self._check_end(total)
         samples: NDArray[np.float32] | DiskWaveform
-        if self._spooled is not None:
+        if self._on_disk is not None:
             if self._resampler is not None:
-                self._spooled.append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
-            samples = self._spooled
+                self._on_disk.append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
+            samples = self._on_disk
         else:
             samples = resample(np.concatenate(self._blocks), self._rate)
         self._check_length(len(samples))
         return Waveform(self.utterance, samples, self._length / self._rate)
 
-    def predict_duration(self, total: int, claim: ExpectedLength) -> float:
-        """Say how many seconds will be taken of a recording that has so many samples, and claims to have as many.
+    def predict_duration(self, total: int, expected: ExpectedLength) -> float:
+        """Predict how many seconds the utterance has.
+
+        Args:
+            total: samples that the recording has by its header.
+            expected: samples that it claims to have.
 
         Raises:
             AudioError: ``finish`` will raise it.
         """
         if self.end is None or self.end > total:
-            claim.check(total)
+            expected.check(total)
         self._length = max(0, (total if self.end is None else min(self.end, total)) - self.first)
         self._check_end(total)
         self._check_length(int(self._length * SAMPLE_RATE / self._rate + 0.5))
@@ -243,29 +246,29 @@ class _Collector:
             needs = f"the model needs {self._options.min_samples} ({milliseconds:g} ms)"
             raise AudioError("too short", f"{num_samples} samples at 16 kHz; {needs}")
 
-    def _spool(self, samples: NDArray[np.float32]) -> None:
-        if self._spooled is not None:
+    def _append_to_disk(self, samples: NDArray[np.float32]) -> None:
+        if self._on_disk is not None:
             resampled = samples if self._resampler is None else self._resampler.resample_chunk(samples)
-            self._spooled.append(resampled)
+            self._on_disk.append(resampled)
 
 
 def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[Waveform | Failure]:
     """Read a file once for all its utterances, in the order in which they end."""
-    with _open(path) as file:
-        claim = _check_header(file, path)
+    with _open_audio(path) as file:
+        expected = _check_audio_header(file, path)
         collectors = []
         for utterance in utterances:
             try:
-                channel = _choose_channel(utterance, file.channels, options.channel)
+                channel = _choose_channel(utterance, file.channels, options.input.channel)
                 collectors.append(_Collector(utterance, file.samplerate, channel, options))
             except AudioError as error:
-                yield _fail(utterance, error)
+                yield _audio_failure(utterance, error)
         collectors.sort(key=lambda collector: collector.first)
         if not collectors:
             return
-        position = _enter(file, collectors[0].first)
-        ends = [claim.most if collector.end is None else collector.end for collector in collectors]
-        for block in _read_blocks(file, position, min(claim.most, max(ends))):
+        position = _seek_sample(file, collectors[0].first)
+        ends = [expected.most if collector.end is None else collector.end for collector in collectors]
+        for block in _read_blocks(file, position, min(expected.most, max(ends))):
             mono: dict[OneChannel, NDArray[np.float32]] = {}
             end = position + len(block)
             under_way = []
@@ -275,23 +278,23 @@ def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOp
                     break
                 try:
                     if collector.channel not in mono:
-                        mono[collector.channel] = _mix(block, collector.channel)
-                    collector.take(mono[collector.channel], position)
+                        mono[collector.channel] = _select_channel(block, collector.channel)
+                    collector.add(mono[collector.channel], position)
                     if collector.end is not None and collector.end <= end:
                         yield collector.finish()
                     else:
                         under_way.append(collector)
                 except AudioError as error:
-                    yield _fail(collector.utterance, error)
+                    yield _audio_failure(collector.utterance, error)
             position, collectors = end, under_way
             if not collectors:
                 return
-        claim.check(position)
+        expected.check(position)
         for collector in collectors:
             try:
                 yield collector.finish(position)
             except AudioError as error:
-                yield _fail(collector.utterance, error)
+                yield _audio_failure(collector.utterance, error)
 
 
 def _read_blocks(file: soundfile.SoundFile, position: int, end: int) -> Iterator[NDArray[np.float32]]:
@@ -316,16 +319,17 @@ def _read_blocks(file: soundfile.SoundFile, position: int, end: int) -> Iterator
         position += len(block)
 
 
-def _enter(file: soundfile.SoundFile, first: int) -> int:
-    """Go near a sample, where that is exact, and say which one comes next."""
-    exact = file.format in ENTERED_EXACTLY and file.subtype in ENTERED_SUBTYPES
-    if exact and 0 < first < file.frames:
+def _seek_sample(file: soundfile.SoundFile, first: int) -> int:
+    """Seek a sample, where the format allows it; return the one that is read next."""
+    audio_format = find_format(file.format)
+    seekable = audio_format is not None and audio_format.seekable and file.subtype in SEEKABLE_SUBTYPES
+    if seekable and 0 < first < file.frames:
         return int(file.seek(first))
     return 0
 
 
-def _mix(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]:
-    """Choose a channel of (samples, channels), or mix all: (samples,)."""
+def _select_channel(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]:
+    """Select a channel of (samples, channels), or the mean of all: (samples,)."""
     if block.shape[1] == 1:
         return block[:, 0]
     if channel != "mix":
@@ -336,13 +340,14 @@ def _mix(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]
 
 
 def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) -> OneChannel:
-    """Choose the channel that the list says, else that of the option.
+    """Choose the channel that the list names, else that of the option.
 
     Raises:
         AudioError: there is no such channel.
     """
-    side = utterance.recording_channel if num_channels > 1 else None  # a file of one channel is the recording's already
-    named = next((channel for channel in (utterance.channel, side) if channel is not None), None)
+    # a file of one channel is the recording's already
+    of_recording = utterance.recording_channel if num_channels > 1 else None
+    named = of_recording if utterance.channel is None else utterance.channel
     channel = option if named is None else named
     if channel == "split":
         if num_channels > 1:
@@ -354,13 +359,13 @@ def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) ->
     return channel
 
 
-def _open(path: str) -> soundfile.SoundFile:
+def _open_audio(path: str) -> soundfile.SoundFile:
     """Open an audio file.
 
     Raises:
         AudioError: it is missing, empty, or not audio.
     """
-    _check_file(path)
+    _check_audio_file(path)
     try:
         return soundfile.SoundFile(b"./-" if path == "-" else os.fsencode(path))  # "-" is standard input to libsndfile
     except TypeError:  # what soundfile raises for a file called .raw
@@ -371,23 +376,29 @@ def _open(path: str) -> soundfile.SoundFile:
         raise blame(error) from None
 
 
-def _check_header(file: soundfile.SoundFile, path: str, at_a_glance: bool = False) -> ExpectedLength:
-    """Check what a file says of itself; at a glance, without reading all of a file to know how long it is."""
-    if file.format not in FORMATS:
+def _check_audio_header(file: soundfile.SoundFile, path: str, at_a_glance: bool = False) -> ExpectedLength:
+    """Check the header of a file; at a glance, without reading all of a file to know its length."""
+    audio_format = find_format(file.format)
+    if audio_format is None:
         raise AudioError("unreadable", f"whether a {file.format} file is whole can't be told; convert it")
     if file.samplerate not in SAMPLE_RATES:
         raise AudioError("not audio", f"a sample rate of {file.samplerate} Hz")
     if file.frames == UNKNOWN_FRAMES:  # libsndfile then loses the end of the file
         raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
-    if at_a_glance and file.format in ("OGG", "MP3") and file.frames:
+    if at_a_glance and audio_format.check_reads_file and file.frames:
         return ExpectedLength(file.frames, file.frames)
     try:
-        return read_expected_length(file, path)
+        return audio_format.read_expected_length(file, path)
     except OSError as error:
         raise blame(error) from None
 
 
-def _check_file(path: str) -> None:
+def _check_audio_file(path: str) -> None:
+    """Check that a path is a file, and not empty.
+
+    Raises:
+        AudioError: it is not.
+    """
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
@@ -405,9 +416,9 @@ def _check_file(path: str) -> None:
         raise AudioError("empty", "0 bytes")
 
 
-def _fail_in_list(utterance: Utterance) -> Failure:
+def _list_failure(utterance: Utterance) -> Failure:
     return Failure(utterance, "corpus", "bad segment" if utterance.source else "no recording", utterance.fault)
 
 
-def _fail(utterance: Utterance, error: AudioError) -> Failure:
+def _audio_failure(utterance: Utterance, error: AudioError) -> Failure:
     return Failure(utterance, "audio", error.reason, f"{utterance.source}: {error}")

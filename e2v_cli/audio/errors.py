@@ -1,4 +1,4 @@
-"""What is wrong with the audio of an utterance, and whether the file or this machine is to blame."""
+"""Errors of audio: those of a file become a Failure, those of this machine stop the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 
 
 class AudioError(Exception):
-    """The audio of an utterance can't be used; ``reason`` is one of a few words, the message has the details."""
+    """The audio of an utterance can't be used: ``reason`` is one of a few words, the message has the details."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -16,11 +16,11 @@ class AudioError(Exception):
 MACHINE_ERRORS = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 )
-"""What no file is to blame for: too many of them are open, or the file system is gone."""
+"""Errors that are no file's own: too many of them are open, or the file system is gone."""
 
 
 def blame(error: OSError) -> AudioError:
-    """Blame the file for an error, unless it is the machine's: then it is raised again, and the run stops."""
+    """Return an error as the file's own; raise it again if it is the machine's, so that the run stops."""
     if error.errno in MACHINE_ERRORS:
         raise error
     return AudioError("unreadable", error.strerror or str(error))

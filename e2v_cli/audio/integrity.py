@@ -1,7 +1,7 @@
-"""Is an audio file whole? What libsndfile does not say of each container that e2v reads.
+"""Completeness checks: how many samples an audio file claims to have, whatever libsndfile finds in it.
 
 libsndfile cuts a header's claim to the size of the file, passes over damaged pages, and guesses lengths, in silence.
-Half an utterance is worse than none, so each format has its check here, and a format without one is not read.
+Half an utterance is worse than none, so each format in ``formats`` has its check, and a file of another is not read.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass
-
-import soundfile
+from typing import TYPE_CHECKING
 
 from e2v_cli.audio.errors import AudioError
 
-FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "OGG", "MP3", "NIST"))
-"""Formats, in libsndfile's words, of which it can be told whether a file is whole."""
+if TYPE_CHECKING:
+    import soundfile
 
 MPEG_LENGTH = re.compile(rb"Xing|Info|VBRI")
-"""What stands in the first frame of an MP3 file that says how long it is."""
+"""What stands in the first frame of an MP3 file that tells its length."""
 
 MPEG_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]", re.DOTALL)
 """What a frame of layer III begins with."""
@@ -54,32 +53,76 @@ class ExpectedLength:
             raise AudioError(self.reason, f"its header says {self.least} samples, {num_read} are there")
 
 
-def read_expected_length(file: soundfile.SoundFile, path: str) -> ExpectedLength:
-    """Read how many samples a file claims to have.
+def read_decoder_length(file: soundfile.SoundFile, _path: str) -> ExpectedLength:
+    """Return the length that libsndfile found, where its decoder fails on what is damaged or missing: FLAC."""
+    return ExpectedLength(file.frames, file.frames)
+
+
+def read_logged_length(file: soundfile.SoundFile, _path: str) -> ExpectedLength:
+    """Return the length that libsndfile found in the header of a WAV, RF64, AIFF or AU file.
 
     Raises:
-        AudioError: they can't be there, or the file is damaged where libsndfile doesn't see it.
+        AudioError: its log tells that the header claims more.
     """
-    claimed: int = file.frames
-    match file.format:
-        case "WAV" | "WAVEX" | "AIFF" | "AU" | "RF64":
-            _check_log(file.extra_info)
-        case "W64":
-            _check_log(file.extra_info)
-            claimed = _w64_samples(file) or claimed
-        case "NIST":
-            claimed = _nist_samples(path) or claimed
-        case "OGG":
-            _check_ogg(path)
-        case "MP3" if in_frames := _count_mp3(path):
-            # libsndfile guesses how long it is from the first frame's bit rate, and reads no further; and a frame or
-            # two at the start may hold no audio
-            return ExpectedLength(in_frames - 2 * 1152, 1 << 62, reason="unreadable")
+    _check_log(file.extra_info)
+    return ExpectedLength(file.frames, file.frames)
+
+
+def read_w64_length(file: soundfile.SoundFile, _path: str) -> ExpectedLength:
+    """Read the length that the header of a W64 file claims, behind which libsndfile reads on to the end of the file.
+
+    Raises:
+        AudioError: the header claims more than there is.
+    """
+    log = file.extra_info
+    _check_log(log)
+    data = re.search(r"^data : (\d+)", log, re.MULTILINE)
+    frame = re.search(r"^  Block Align +: (\d+)", log, re.MULTILINE)
+    claimed = 0
+    if data and frame and not file.subtype.endswith(("ADPCM", "GSM610")):
+        claimed = (int(data.group(1)) - 24) // int(frame.group(1))
+    claimed = claimed or file.frames
     return ExpectedLength(claimed, claimed)
 
 
+def read_nist_length(file: soundfile.SoundFile, path: str) -> ExpectedLength:
+    """Read the length that the header of a NIST SPHERE file claims; that found by libsndfile where it claims none."""
+    with open(path, "rb") as header:
+        found = re.search(rb"sample_count -i (\d+)", header.read(1024))
+    claimed = (int(found.group(1)) if found else 0) or file.frames
+    return ExpectedLength(claimed, claimed)
+
+
+def read_ogg_length(file: soundfile.SoundFile, path: str) -> ExpectedLength:
+    """Return the length that libsndfile found in an Ogg file.
+
+    Raises:
+        AudioError: a page is damaged, or another stream follows, or the page that is marked as the last is not there.
+    """
+    _check_ogg(path)
+    return ExpectedLength(file.frames, file.frames)
+
+
+def read_mp3_length(file: soundfile.SoundFile, path: str) -> ExpectedLength:
+    """Return the length that an MP3 file claims; of one that claims none, the fewest samples its frames may give.
+
+    Raises:
+        AudioError: the last frame is not whole.
+    """
+    in_frames = _count_mp3(path)
+    if not in_frames:
+        return ExpectedLength(file.frames, file.frames)
+    # libsndfile guesses how long it is from the first frame's bit rate, and reads no further; and a frame or two at the
+    # start may hold no audio
+    return ExpectedLength(in_frames - 2 * 1152, 1 << 62, reason="unreadable")
+
+
 def _check_log(log: str) -> None:
-    """Read in libsndfile's log of a header whether the header claims more than there is."""
+    """Check by libsndfile's log of a header that the header claims no more than there is.
+
+    Raises:
+        AudioError: it does.
+    """
     sizes = re.findall(r"^\s*(?:data|SSND|Data Size|riff) +: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
     for there, claim in re.findall(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)", log):
         sizes.append((claim, there))
@@ -88,24 +131,8 @@ def _check_log(log: str) -> None:
             raise AudioError("truncated", f"its header says {claim} bytes of audio, {there} are there")
 
 
-def _nist_samples(path: str) -> int:
-    """Say how many samples the header of a NIST SPHERE file claims; 0 where it doesn't say."""
-    with open(path, "rb") as file:
-        found = re.search(rb"sample_count -i (\d+)", file.read(1024))
-    return int(found.group(1)) if found else 0
-
-
-def _w64_samples(file: soundfile.SoundFile) -> int:
-    """Say how many samples the header of a W64 file claims, as libsndfile reads on to the end of the file; else 0."""
-    data = re.search(r"^data : (\d+)", file.extra_info, re.MULTILINE)
-    frame = re.search(r"^  Block Align +: (\d+)", file.extra_info, re.MULTILINE)
-    if file.format != "W64" or not data or not frame or file.subtype.endswith(("ADPCM", "GSM610")):
-        return 0
-    return (int(data.group(1)) - 24) // int(frame.group(1))
-
-
 def _count_mp3(path: str) -> int:
-    """Count the samples in the frames of an MP3 file that does not say how long it is; 0 where it does say.
+    """Count the samples in the frames of an MP3 file that does not tell its length; 0 where it tells it.
 
     Raises:
         AudioError: the last frame is not whole.

@@ -1,4 +1,7 @@
-"""TODO."""
+"""Commands in a list, ``command |``: run by a shell as Kaldi runs them, with a time limit.
+
+Whatever a command started ends with it, and with e2v. Its exit code counts, whatever it wrote.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,31 @@ from typing import BinaryIO
 from e2v_cli.audio.errors import AudioError, one_line
 
 _PAUSE = 0.2
-"""Seconds after which a command is looked after."""
+"""Seconds between two looks at a command."""
 
-_ROOM = 1 << 16
+_MIN_FREE = 1 << 16
 """Bytes: a disk with less is full."""
 
 _GUARD = 'exec 3<&0; (read -r _ <&3; kill -9 0) >/dev/null 2>&1 & exec /bin/sh -c "$1" </dev/null 3<&-'
-"""Runs a command beside a reader of standard input, which kills the whole group once e2v is gone, however it ended."""
+"""Shell code: a command, and beside it a reader of standard input that kills the whole group once e2v is gone."""
 
 _TAIL = 500
 """The most characters of a command's standard error in a message."""
 
 
 def run_pipe(command: str, output: BinaryIO, seconds: float, stopping: Callable[[], bool]) -> None:
-    """Run a command as Kaldi does, and keep what it writes to standard output."""
+    """Run a command, and write its standard output to a file.
+
+    Args:
+        command: run by ``/bin/sh``.
+        output: a file on a disk.
+        seconds: the time limit.
+        stopping: asked now and then: whether to give up.
+
+    Raises:
+        AudioError: it failed, took too long, or wrote nothing.
+        OSError: the disk is full, or no process can be started.
+    """
     with tempfile.TemporaryFile() as errors:
         watched, held = os.pipe()  # the command ends when nobody holds the other end any more
         try:
@@ -50,38 +64,42 @@ def run_pipe(command: str, output: BinaryIO, seconds: float, stopping: Callable[
         finally:
             os.close(watched)
         try:
-            code = _wait(process, seconds, stopping)
+            code = _wait_for_command(process, seconds, stopping)
         finally:  # what it left behind ends too, and writes no more
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             os.close(held)
-        _check_room(output)
+        _check_output_disk(output)
         if code is None:
-            raise AudioError("pipe timed out", _quote(f"no end after {seconds:g} s", errors))
+            raise AudioError("pipe timed out", _describe_end(f"no end after {seconds:g} s", errors))
         if code < 0:
             names = {signum.value: signum.name for signum in signal.Signals}
             outcome = f"killed by {names.get(-code, f'signal {-code}')}"
-            raise AudioError("pipe failed", _quote(outcome, errors))
+            raise AudioError("pipe failed", _describe_end(outcome, errors))
         if code > 0:
-            raise AudioError("pipe failed", _quote(f"exit code {code}", errors))
+            raise AudioError("pipe failed", _describe_end(f"exit code {code}", errors))
         if os.fstat(output.fileno()).st_size == 0:
-            raise AudioError("empty", _quote("0 bytes of output", errors))
+            raise AudioError("empty", _describe_end("0 bytes of output", errors))
 
 
-def _check_room(file: BinaryIO) -> None:
-    """Check that a command did not fail, or stop early, because there was no room for its output.
+def _check_output_disk(file: BinaryIO) -> None:
+    """Check that a command did not fail, or stop early, because the disk of its output is full.
 
     Raises:
         OSError: the disk is full.
     """
     disk = os.fstatvfs(file.fileno())
-    if disk.f_bavail * disk.f_frsize < _ROOM and os.fstat(file.fileno()).st_size:
+    if disk.f_bavail * disk.f_frsize < _MIN_FREE and os.fstat(file.fileno()).st_size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float, stopping: Callable[[], bool]) -> int | None:
-    """Wait for a command itself, not for what it left behind: its exit code, or None if the time is over."""
+def _wait_for_command(process: subprocess.Popen[bytes], seconds: float, stopping: Callable[[], bool]) -> int | None:
+    """Wait for a command itself, not for what it left behind: its exit code, or None if the time is over.
+
+    Raises:
+        AudioError: the run is stopping.
+    """
     deadline = time.monotonic() + seconds
     while True:
         with suppress(subprocess.TimeoutExpired):
@@ -92,8 +110,8 @@ def _wait(process: subprocess.Popen[bytes], seconds: float, stopping: Callable[[
             return None
 
 
-def _quote(outcome: str, errors: BinaryIO) -> str:
-    """Say how a command ended, with the end of its standard error, on one line."""
+def _describe_end(outcome: str, errors: BinaryIO) -> str:
+    """Describe on one line how a command ended, with the last characters of its standard error."""
     size = os.fstat(errors.fileno()).st_size
     text = os.pread(errors.fileno(), 4 * _TAIL, max(0, size - 4 * _TAIL)).decode(errors="replace")
     words = one_line(text)[-_TAIL:]

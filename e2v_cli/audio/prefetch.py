@@ -1,4 +1,4 @@
-"""Decodes ahead of who asks for it, in threads: recordings → Waveforms, in the order of the list."""
+"""Recordings → Waveforms and Failures, decoded in threads, a few ahead of their use, in the order of the list."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from e2v_cli.audio.decode import AudioOptions, load_waveforms
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 
 AHEAD_SAMPLES = 600 * SAMPLE_RATE
-"""Audio that is decoded and not yet asked for: beyond ten minutes, no other recording is begun."""
+"""Audio that is decoded and not yet used: beyond ten minutes, no other recording is begun."""
 
 AHEAD_WAVEFORMS = 8
-"""Waveforms of one recording that wait for being asked for, before it is read on."""
+"""Waveforms of one recording that are decoded and not yet used, before it is read on."""
 
 _PAUSE = 0.2
-"""Seconds after which who waits for a queue asks whether to stop."""
+"""Seconds between two questions whether to stop, while a queue is waited for."""
 
 
 def decode_ahead(
@@ -28,15 +28,15 @@ def decode_ahead(
     num_threads: int,
     stopping: Callable[[], bool],
 ) -> Generator[Waveform | Failure, None, None]:
-    """Read the audio of recordings in threads, a few ahead of who asks for it, and give it in their order.
+    """Decode recordings in threads, a few ahead of their use, in their order.
 
-    libsndfile and soxr release the GIL, so they work while the engine does.
+    libsndfile and soxr release the GIL, so they run beside the engine.
 
     Args:
         recordings: the utterances of each.
         options: how they are read.
-        num_threads: so many are read at once.
-        stopping: asked while audio is waited for: whether to give up, and end early.
+        num_threads: recordings that are decoded at once.
+        stopping: asked while audio is waited for: whether to end early.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
@@ -45,7 +45,9 @@ def decode_ahead(
             for utterances in recordings:
                 ahead.append(_Decoding(utterances, options, stop))
                 pool.submit(ahead[-1].run)
-                while ahead and (len(ahead) > 2 * num_threads or sum(part.ready for part in ahead) > AHEAD_SAMPLES):
+                while ahead and (
+                    len(ahead) > 2 * num_threads or sum(recording.ready for recording in ahead) > AHEAD_SAMPLES
+                ):
                     yield from ahead.popleft().results(stopping)
                 if stopping():
                     return
@@ -56,10 +58,10 @@ def decode_ahead(
 
 
 class _Decoding:
-    """A recording that a thread decodes, and what waits of it for being asked for."""
+    """A recording that a thread decodes, and its results that are not yet used."""
 
     def __init__(self, utterances: Sequence[Utterance], options: AudioOptions, stop: threading.Event) -> None:
-        self._put_samples = self._taken_samples = 0
+        self._num_decoded = self._num_used = 0
         self._utterances = utterances
         self._options = options
         self._stop = stop
@@ -67,8 +69,8 @@ class _Decoding:
 
     @property
     def ready(self) -> int:
-        """Samples that wait."""
-        return self._put_samples - self._taken_samples
+        """Samples that are decoded and not yet used."""
+        return self._num_decoded - self._num_used
 
     def run(self) -> None:
         """Decode, in a thread of the pool."""
@@ -84,7 +86,7 @@ class _Decoding:
             self._put(error)
 
     def results(self, stopping: Callable[[], bool]) -> Iterator[Waveform | Failure]:
-        """Wait for the results, one after the other, unless told to stop.
+        """Wait for each result, unless told to stop.
 
         Raises:
             OSError: the machine is to blame, not the recording.
@@ -99,12 +101,12 @@ class _Decoding:
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, Waveform):
-                self._taken_samples += len(item.samples)
+                self._num_used += len(item.samples)
             yield item
 
     def _put(self, item: Waveform | Failure | BaseException | None) -> None:
         if isinstance(item, Waveform):
-            self._put_samples += len(item.samples)
+            self._num_decoded += len(item.samples)
         while not self._stop.is_set():
             with suppress(Full):
                 self._queue.put(item, timeout=_PAUSE)

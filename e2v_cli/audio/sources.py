@@ -1,6 +1,6 @@
-"""What a ``wav.scp`` may name → a file that libsndfile can read: a path, ``a.ark:17``, a URL, ``command |``.
+"""Kinds of audio source, told by name: a path, ``a.ark:17``, a URL, ``command |`` → a file that libsndfile can read.
 
-What is fetched lies in a temporary file without a name, so nothing is left of it, however a process ends.
+What is fetched is in a temporary file without a name, so nothing is left of it, however a process ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2v_cli.audio.archives import read_record
+from e2v_cli.audio.archives import read_archived_audio
 from e2v_cli.audio.errors import AudioError
 from e2v_cli.audio.pipes import run_pipe
 from e2v_cli.audio.urls import download
@@ -21,38 +21,38 @@ from e2v_cli.system.files import naming
 
 _BLANKS = " \t\r\n\v\f"
 
-_RECORD = re.compile(r"(?P<archive>.+):(?P<offset>[0-9]{1,18})(?P<range>\[.*\])?", re.DOTALL)
+_ARCHIVE_RECORD = re.compile(r"(?P<archive>.+):(?P<offset>[0-9]{1,18})(?P<range>\[.*\])?", re.DOTALL)
 
 
 def is_pipe(name: str) -> bool:
-    """Say whether it is a command, whose standard output is the audio."""
+    """Whether the name is a command, whose standard output is the audio."""
     return name.rstrip(_BLANKS).endswith("|")
 
 
 def is_url(name: str) -> bool:
-    """Say whether it is to be downloaded."""
+    """Whether the name is a URL, to be downloaded."""
     return name[:8].lower().startswith(("http://", "https://"))
 
 
 @contextmanager
 def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Callable[[], bool]) -> Iterator[str]:
-    """Give the path of a file with the audio; what is temporary is gone afterwards.
+    """Open a source until the block ends: the path of a file with its audio.
 
     Args:
-        name: What the list says.
-        folder: The list's own, where relative paths are looked for that don't exist from the current one.
-        pipe_seconds: The time that a command may take; None where commands are not allowed.
-        stopping: Asked now and then while something is fetched: whether to give up.
+        name: as the list has it.
+        folder: the list's own, for relative paths that don't exist from the current one.
+        pipe_seconds: the time limit of a command; None: commands are not allowed.
+        stopping: asked now and then while something is fetched: whether to give up.
 
     Raises:
-        AudioError: it can't be fetched. Whether there is a file, where the name is a path, is not looked at.
+        AudioError: it can't be fetched. Of a path it is not checked that there is a file.
         OSError: this machine fails, not the source.
     """
     record = None
     if not is_pipe(name) and not is_url(name):
-        path = _locate(name, folder)
-        record = _RECORD.fullmatch(name)
-        if record is None or _exists(path):
+        path = _resolve_path(name, folder)
+        record = _ARCHIVE_RECORD.fullmatch(name)
+        if record is None or _path_exists(path):
             yield path
             return
     with tempfile.TemporaryFile() as file:
@@ -60,7 +60,7 @@ def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Ca
             if record is not None:
                 if record["range"]:
                     raise AudioError("unreadable", f"{record['range']}: a part of an archive's record can't be read")
-                for chunk in read_record(_locate(record["archive"], folder), int(record["offset"])):
+                for chunk in read_archived_audio(_resolve_path(record["archive"], folder), int(record["offset"])):
                     file.write(chunk)
             elif not is_pipe(name):
                 download(name, file, stopping)
@@ -72,17 +72,17 @@ def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Ca
         yield f"/dev/fd/{file.fileno()}"
 
 
-def _locate(path: str, folder: str) -> str:
-    """Find a relative path in the list's folder, where it is there and not here."""
-    if folder and not path.startswith("/") and not _exists(path):
+def _resolve_path(path: str, folder: str) -> str:
+    """Resolve a relative path against the list's folder if it exists there alone."""
+    if folder and not path.startswith("/") and not _path_exists(path):
         beside = os.path.join(folder, path)
-        if _exists(beside):
+        if _path_exists(beside):
             return beside
     return path
 
 
-def _exists(path: str) -> bool:
-    """Say whether something is there; what is wrong with it is seen when it is opened."""
+def _path_exists(path: str) -> bool:
+    """Whether a path exists, or may exist: other errors are raised when it is opened."""
     try:
         os.stat(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Downloads of audio by HTTP: retried where a server is busy, and whole, or a failure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from e2v_cli.audio.archives import CHUNK
 from e2v_cli.audio.errors import AudioError, one_line
 
 CONNECT_SECONDS = 10.0
+"""The longest time until a server answers."""
 
 READ_SECONDS = 60.0
 """The longest silence of a server."""
@@ -21,7 +22,12 @@ DOWNLOAD_SECONDS = 3600.0
 
 
 def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
-    """Download a URL; a body that ends before its header says so is a failure."""
+    """Download a URL to a file.
+
+    Raises:
+        AudioError: it can't be downloaded, or its body ends before its header says so.
+        OSError: the disk is full.
+    """
     import requests  # takes long, and few need it
     from requests.adapters import HTTPAdapter
     from urllib3.exceptions import HTTPError
@@ -55,11 +61,11 @@ def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
                     if time.monotonic() > deadline:
                         raise AudioError("download failed", f"no end after {DOWNLOAD_SECONDS:g} s")
     except (requests.RequestException, HTTPError, ValueError) as error:
-        raise AudioError("download failed", _explain(error)) from None
+        raise AudioError("download failed", _describe_download_error(error)) from None
 
 
-def _explain(error: BaseException) -> str:
-    """Say what an error began with: what libraries wrap around it is of no use."""
+def _describe_download_error(error: BaseException) -> str:
+    """Describe the first cause of an error, without what libraries wrap around it."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

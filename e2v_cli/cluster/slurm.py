@@ -1,8 +1,7 @@
-"""Slurm, as its users know it: what a task was given, what a job's script says, what became of the jobs.
+"""Slurm's jobs: their scripts, their submission by ``sbatch``, and their states from ``squeue`` and ``sacct``.
 
-Jobs are submitted with ``sbatch`` and looked after with ``squeue`` and ``sacct``; whatever they can do (scheduling,
-placing, requeueing, accounting) is theirs. The scripts are plain, so that they can be read, kept, changed and
-submitted by hand.
+Scheduling, placing, requeueing and accounting are left to Slurm. The scripts are plain, so that users can read, keep,
+change and submit them by hand.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from e2v_cli.errors import EXIT_STOPPED, SlurmError, UsageError
 logger = logging.getLogger(__name__)
 
 WARNING_SECONDS = 60
-"""So long before its time limit a task is warned; Slurm does so up to a minute earlier."""
+"""Seconds before its time limit at which a task is warned; Slurm may do so up to a minute earlier."""
 
 MAX_RESTARTS = 1000
-"""A task that has used up its time goes back into the queue at most so many times."""
+"""Limit of how often a task that has used up its time goes back into the queue."""
 
 COMMAND_SECONDS = 60
-"""The longest that a command of Slurm's may take to answer."""
+"""Seconds that a command of Slurm's may take to answer."""
 
-_OF_CLUSTERS = frozenset(("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"))
-"""Variables that say where Slurm is; all others are of a job."""
+_CLUSTER_VARIABLES = frozenset(("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"))
+"""Variables by which commands find Slurm; all others describe a job."""
 
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED", "SPECIAL_EXIT"))
 
@@ -40,11 +39,11 @@ _AT_WORK = frozenset(("RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAG
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks Slurm for, in the words of ``sbatch``; empty where the cluster's own default is to count."""
+    """The resources of a job, named as in ``sbatch``; empty or None: the cluster's default."""
 
     partition: str = ""
     gpus: str = ""
-    """A number, perhaps behind a type: ``a100:2``."""
+    """A number, or a type and a number: ``a100:2``."""
     cpus: int | None = None
     mem: str = ""
     time: str = ""
@@ -54,7 +53,7 @@ class Resources:
     """Any other options, each a word like ``--constraint=ib``."""
 
     def directives(self) -> Iterator[str]:
-        """Say it as options of ``sbatch``."""
+        """Render them as options of ``sbatch``."""
         for name, value in (
             ("partition", self.partition),
             ("account", self.account),
@@ -70,32 +69,34 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What runs in a job, and where."""
+class SlurmJob:
+    """A command that is to run as a job, or as each element of a job array."""
 
     name: str
     words: tuple[str, ...]
-    """Of the command."""
+    """The command and its arguments."""
     folder: Path
-    """Where it starts."""
+    """Its working directory."""
     log: str
-    """Where all that it says goes, as a pattern of Slurm's: ``%A`` and ``%a`` are numbers of array and element."""
+    """Path of its output, as a pattern of Slurm's: ``%A`` and ``%a`` are the numbers of array and element."""
     resources: Resources
     variables: Mapping[str, str]
-    """Of the environment, beside what ``sbatch`` hands on."""
+    """Environment variables, beside those that ``sbatch`` passes on."""
 
 
-def write_array_script(job: Job, shards: Sequence[int], count: int, limit: int | None) -> str:
+def write_array_script(job: SlurmJob, shards: Sequence[int], count: int, limit: int | None) -> str:
     """Write the script of a job array whose elements each compute a shard.
 
     Args:
-        job: what runs in each; ``--shard`` is added to it.
-        shards: the numbers of the shards that are to be computed.
-        count: how many there are in all.
-        limit: how many may run at once; None: as many as Slurm likes.
+        job: the command of each element, to which ``--shard`` is added.
+        shards: the indexes of the shards that are to be computed.
+        count: the number of all shards of the run.
+        limit: the number of elements that may run at once; None: no limit.
     """
     elements = ranges(shards) + (f"%{limit}" if limit else "")
-    head = _head(job, [f"--array={elements}", "--requeue", "--open-mode=append", f"--signal=B:USR1@{WARNING_SECONDS}"])
+    head = _write_script_head(
+        job, [f"--array={elements}", "--requeue", "--open-mode=append", f"--signal=B:USR1@{WARNING_SECONDS}"]
+    )
     return f"""{head}
 # A minute before the time limit Slurm warns this script (USR1), and e2v commits what is done and exits with 75. Then
 # the shard goes back into the queue, and on from there, on any node.
@@ -115,13 +116,13 @@ exit "$code"
 """
 
 
-def write_script(job: Job) -> str:
+def write_script(job: SlurmJob) -> str:
     """Write the script of a job that is one process."""
-    return f"{_head(job, [])}\nexec {shlex.join(job.words)}\n"
+    return f"{_write_script_head(job, [])}\nexec {shlex.join(job.words)}\n"
 
 
-def _head(job: Job, directives: Iterable[str]) -> str:
-    """Write what a script begins with: options for ``sbatch``, and where the job starts."""
+def _write_script_head(job: SlurmJob, directives: Iterable[str]) -> str:
+    """Write the beginning of a script: options of ``sbatch``, working directory, environment variables."""
     options = [
         f"--job-name={job.name}",
         f"--output={job.log}",
@@ -130,17 +131,17 @@ def _head(job: Job, directives: Iterable[str]) -> str:
         *directives,
         *job.resources.directives(),
     ]
-    lines = ["#!/bin/bash", *(f"#SBATCH {_quote(option)}" for option in options), ""]
+    lines = ["#!/bin/bash", *(f"#SBATCH {_quote_directive(option)}" for option in options), ""]
     lines += [f"cd {shlex.quote(str(job.folder))} || exit"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.variables.items())]
     return "\n".join(lines) + "\n"
 
 
-def _quote(option: str) -> str:
-    """Quote an option as ``sbatch`` reads it from a script: there is no way to quote a quote.
+def _quote_directive(option: str) -> str:
+    """Quote an option as ``sbatch`` reads it from a script, where a quote itself can't be quoted.
 
     Raises:
-        UsageError: it can't be said there.
+        UsageError: it holds a quote, a backslash or a control character.
     """
     if re.fullmatch(r"[\w\-=./:,%@+^*\[\]~]+", option):
         return option
@@ -151,7 +152,7 @@ def _quote(option: str) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Write numbers that go up as Slurm does: ``1-4,7``."""
+    """Format ascending numbers as Slurm does: ``1-4,7``."""
     ranges: list[list[int]] = []
     for number in numbers:
         if ranges and number == ranges[-1][-1] + 1:
@@ -162,45 +163,44 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def submit_job(script: Path, waits_for: Sequence[str] = ()) -> str:
-    """Hand a script to ``sbatch``, to run when other jobs have ended in any way: the number of its job.
+    """Submit a script by ``sbatch``, to run when other jobs have ended in any way, and return the number of its job.
 
     Raises:
         SlurmError: it can't be submitted.
     """
     dependency = [f"--dependency=afterany:{':'.join(waits_for)}"] if waits_for else []
-    return (
-        _run(["sbatch", "--parsable", *dependency, str(script)]).split(";")[0].strip()
-    )  # behind the number may stand the cluster
+    answer = _run_slurm(["sbatch", "--parsable", *dependency, str(script)])
+    return answer.split(";")[0].strip()  # the name of the cluster may follow the number
 
 
 def cancel_job(job: str) -> None:
-    """Take a job out of the queue; one that has ended already is none."""
+    """Cancel a job, unless it has ended already; a failure is only logged."""
     try:
-        _run(["scancel", "--quiet", job])
+        _run_slurm(["scancel", "--quiet", job])
     except SlurmError as error:
         logger.warning("%s", error)
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job, or of an element of an array."""
+    """The state of a job, or of an element of an array, as Slurm reports it."""
 
     name: str
-    """As Slurm writes it: ``123_4``."""
+    """Of the job: ``123``, or ``123_4`` of an element."""
     state: str
     """``RUNNING``, ``OUT_OF_MEMORY`` …"""
     node: str
     reason: str
-    """Why it waits."""
+    """Why it is waiting."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is in the queue."""
+        """Whether it is waiting in the queue."""
         return self.state in _WAITING
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it runs."""
+        """Whether it is running, or at either end of that."""
         return self.state in _AT_WORK
 
     @property
@@ -210,31 +210,31 @@ class JobState:
 
 
 def ask_states(jobs: Sequence[str]) -> dict[str, JobState]:
-    """Ask Slurm what became of jobs, by their name; nothing of those that it doesn't know any more.
+    """Ask Slurm for the states of jobs, by their name; jobs that it has forgotten are missing.
 
-    ``squeue`` knows what waits, runs, or has just ended, ``sacct`` the rest where the cluster keeps accounts.
+    ``squeue`` knows jobs that wait, run, or have just ended; ``sacct`` knows the others, on clusters with accounts.
 
     Raises:
-        SlurmError: it can't be asked.
+        SlurmError: ``squeue`` is missing, fails or doesn't answer.
     """
     if not jobs:
         return {}
     wanted = f"--jobs={','.join(dict.fromkeys(jobs))}"
     try:
-        ended = _run(
+        ended = _run_slurm(
             ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State,NodeList,Reason", wanted]
         )
     except SlurmError as error:  # not all clusters keep accounts
         logger.info("%s", error)
         ended = ""
     try:
-        known = _run(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", wanted])
+        known = _run_slurm(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", wanted])
     except SlurmError as error:
         if "Invalid job id" not in str(error):
             raise
-        known = ""  # there is only one, which it has forgotten
+        known = ""  # the only one that was asked for, which it has forgotten
     states = {}
-    for line in [*ended.splitlines(), *known.splitlines()]:  # what squeue says is newer
+    for line in [*ended.splitlines(), *known.splitlines()]:  # squeue is newer
         name, *cells = line.split("|", 3)
         if len(cells) == 3 and cells[0]:
             states[name] = JobState(name, cells[0].split()[0], *cells[1:])
@@ -245,20 +245,20 @@ def check_commands() -> None:
     """Check that jobs can be submitted from this machine.
 
     Raises:
-        SlurmError: they can't.
+        SlurmError: it has no ``sbatch``.
     """
     if not shutil.which("sbatch"):
         raise SlurmError("sbatch: no such command here; e2v submit needs a machine of a Slurm cluster")
 
 
-def _run(command: Sequence[str]) -> str:
-    """Run a command of Slurm's: what it prints.
+def _run_slurm(command: Sequence[str]) -> str:
+    """Run a command of Slurm's, and return its standard output.
 
     Raises:
-        SlurmError: it isn't there, doesn't answer, or refuses; the message ends with its own words.
+        SlurmError: it is missing, fails or doesn't answer; the message ends with its own words.
     """
-    # Where e2v itself is in a job, what that was given must not reach the jobs that it submits.
-    own = {name for name in os.environ if name.startswith("SLURM_") and name not in _OF_CLUSTERS}
+    # Where e2v itself runs in a job, the variables of that must not reach the jobs that it submits.
+    own = {name for name in os.environ if name.startswith("SLURM_") and name not in _CLUSTER_VARIABLES}
     try:
         done = subprocess.run(  # noqa: S603 — no shell, and the words are ours
             command,

@@ -1,4 +1,7 @@
-"""TODO."""
+"""Notes of the jobs that were submitted for a run, one file a submission: ``OUT/slurm/71203.json``.
+
+By them ``e2v status`` and a second ``e2v submit`` know which jobs to ask Slurm about, and where their logs are.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from e2v_cli.options import Shard
 from e2v_cli.system.files import published
 
 FOLDER = "slurm"
-"""Where OUT keeps the scripts, and a note of each submission."""
+"""The folder in OUT of the scripts and of the notes."""
 
 
 @dataclass(frozen=True)
@@ -23,27 +26,27 @@ class Submission:
     array: str
     """The number of the array's job; empty where only the merge was left."""
     shards: tuple[int, ...]
-    """Numbers of the shards that it computes, which are those of its elements, too."""
+    """Indexes of the shards that it computes, which are also those of its elements."""
     count: int
-    """How many shards there are in all."""
+    """Of all shards of the run."""
     merge: str
     """The number of the job that merges; empty where it could not be submitted."""
     input_sha256: str
-    """Of the list."""
+    """Digest of the list."""
     submitted: str
-    """When."""
+    """When, in ISO format with the time zone."""
 
     def name_of(self, shard: Shard) -> str:
-        """Name a shard's job, as Slurm does."""
+        """Return Slurm's name of a shard's job, ``71203_5``."""
         return f"{self.array}_{shard.index}"
 
     def log_of(self, shard: Shard) -> str:
-        """Name the log of a shard's job, relative to OUT."""
+        """Return the path of the log of a shard's job, relative to OUT."""
         return f"log/slurm-{self.name_of(shard)}.log"
 
 
 def note_submission(output_dir: Path, submission: Submission) -> None:
-    """Keep a submission in OUT; what was noted of the same array before is replaced."""
+    """Write the note of a submission into OUT; it replaces an earlier note of the same array."""
     path = output_dir / FOLDER / f"{submission.array or submission.merge}.json"
     with published(path) as file:
         file.write(json.dumps(asdict(submission), indent=2).encode() + b"\n")
@@ -67,7 +70,7 @@ def read_submissions(output_dir: Path) -> list[Submission]:
 
 
 def find_logs(output_dir: Path, num_shards: int) -> dict[Shard, str]:
-    """Find the log of the newest job for each of so many shards: paths relative to OUT."""
+    """Find the log of each shard's newest job, among submissions of so many shards: paths relative to OUT."""
     logs = {}
     for submission in read_submissions(output_dir):
         if submission.count == num_shards:

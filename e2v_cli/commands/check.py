@@ -1,7 +1,7 @@
-"""``e2v check``: our engine against upstream's own code, and batched against one by one, on this machine.
+"""``e2v check``: e2v's engine against upstream's own code, and batched against one by one, on this machine.
 
-Upstream's network gets the checkpoint's tensors by its own names; ours the copy that a run would use. So whatever may
-go wrong between a model's folder and a number is between them.
+Upstream's network has the checkpoint's tensors by its own names, e2v's the copy that a run uses. So all that may go
+wrong between a model's folder and a number lies between the two.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,51 +22,53 @@ from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 from e2v_cli.inference.batches import BATCH_SECONDS, make_batches
-from e2v_cli.inference.engine import Engine
-from e2v_cli.inference.load import load_engine
+from e2v_cli.inference.load import load_engine, prepare_process
 from e2v_cli.models.folder import read_model
 from e2v_cli.models.hub import find_model
 from e2v_cli.models.weights import prepare_weights
-from e2v_cli.options import DEFAULT_WINDOW, EngineOptions, ModelRequest, Precision, ProgressStyle
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
-from e2v_cli.system.text import columns
-from e2v_cli.system.progress import Progress
+from e2v_cli.system.progress import Progress, ProgressStyle
 from e2v_cli.system.spool import DiskWaveform, whole
+from e2v_cli.system.text import columns
 from e2v_cli.workers.devices import check_precision, choose_devices
+
+if TYPE_CHECKING:
+    from e2v_cli.inference.engine import Engine
 
 logger = logging.getLogger(__name__)
 
 FEATURES = 1e-4
-"""How much a frame feature may differ (they are about ±5) …"""
+"""The tolerance of a frame feature; they are about ±5."""
 
 PROBABILITIES = 1e-5
-"""… and a probability."""
+"""The tolerance of a probability."""
 
 
 @dataclass(frozen=True)
 class CheckOptions:
     """The options of ``e2v check``: those of ``e2v predict`` that matter here."""
 
-    inputs: tuple[str, ...]
+    input: InputOptions
     model: ModelRequest
-    device: str
-    precision: Precision
-    pipe_seconds: float | None
+    compute: ComputeOptions
+    """Of e2v's own engine; upstream's knows nothing but fp32."""
     progress: ProgressStyle
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it."""
+    """The outcome."""
 
     text: str
+    """The table, and what follows from it."""
     is_exact: bool
     """Whether all differences are within the tolerances, and the weights those of the checkpoint."""
 
 
 @dataclass
-class _Tally:
-    """How long one way of computing takes, and how far its results are from upstream's."""
+class _Method:
+    """One way of computing: the time that it takes, and the distance of its results from upstream's."""
 
     name: str
     seconds: float = 0.0
@@ -78,17 +81,17 @@ class _Tally:
     same_label: int = 0
     excess: float = 0.0
     worst: str = ""
-    """The utterance with the largest difference, measured by its tolerance, and how large that is."""
+    """The utterance with the largest difference, divided by its tolerance, and that quotient."""
 
     def encode(self, engine: Engine, batches: Iterable[Batch]) -> list[Prediction | Failure]:
-        """Compute the predictions of batches, in order, and take the time."""
+        """Compute the predictions of batches, in order, and measure the time."""
         started = time.perf_counter()
         results = [result for batch in batches for result in engine.start(batch)()]
         self.seconds += time.perf_counter() - started
         return results
 
     def compare(self, results: Iterable[Prediction | Failure], references: Iterable[Prediction | Failure]) -> None:
-        """Compare results with upstream's; what upstream has no numbers for is not compared."""
+        """Compare results with upstream's, as far as upstream has any."""
         for result, reference in zip(results, references, strict=True):
             if isinstance(reference, Prediction):
                 self._compare(result, reference)
@@ -116,12 +119,38 @@ class _Tally:
         return self.features <= FEATURES and self.probabilities <= PROBABILITIES
 
 
-@dataclass
-class _Extent:
-    """What was compared."""
+class _Comparison:
+    """Upstream's engine and e2v's, and the outcome of the three ways of computing with them."""
 
-    seconds: float = 0.0
-    left_out: int = 0
+    def __init__(self, upstream: Engine, ours: Engine) -> None:
+        self.upstream, self.ours = upstream, ours
+        self.reference = _Method("FunASR")
+        self.alone, self.batched = _Method("e2v, one by one"), _Method("e2v, batched")
+        self.seconds, self.left_out = 0.0, 0
+        """Of the audio that was compared, and the number of utterances that were not."""
+
+    def add(self, batch: Batch) -> None:
+        """Compute a batch in all ways, and compare."""
+        singles = [Batch((waveform,)) for waveform in batch.waveforms]
+        if not self.seconds:  # the first pass of an engine takes longer, and must not count
+            for engine in (self.upstream, self.ours):
+                engine.start(batch)()
+        references = self.reference.encode(self.upstream, singles)
+        self.leave_out(result for result in references if isinstance(result, Failure))
+        self.alone.compare(self.alone.encode(self.ours, singles), references)
+        self.batched.compare(self.batched.encode(self.ours, [batch]), references)
+        self.seconds += sum(waveform.duration for waveform in batch.waveforms)
+
+    def leave_out(self, failures: Iterable[Failure]) -> None:
+        """Count utterances that can't be compared, and log why."""
+        for failure in failures:
+            logger.warning("%s is left out: %s: %s", failure.utterance.utt_id, failure.reason, failure.detail)
+            self.left_out += 1
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all differences are within the tolerances."""
+        return self.alone.is_exact and self.batched.is_exact
 
 
 def check(options: CheckOptions) -> Verdict:
@@ -132,88 +161,74 @@ def check(options: CheckOptions) -> Verdict:
         ModelError: there is no such model, or it can't be used.
         DeviceError: there is no such device.
     """
-    import torch
-
-    corpus = read_corpus(options.inputs, allow_pipes=options.pipe_seconds is not None)
-    model = read_model(options.model.name, find_model(options.model))
-    device = torch.device(choose_devices(options.device, 1)[0])
-    if options.precision != "bf16":  # which any CPU can, if slowly
-        check_precision(options.precision, device.type)
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # as a worker has
+    corpus = read_corpus(options.input.inputs, options.input.allow_pipes)
+    model = read_model(options.model.name, find_model(options.model), options.model.labels)
+    device = choose_devices(replace(options.compute, jobs=1))[0]
+    if options.compute.precision != "bf16":  # which any CPU can, if slowly
+        check_precision(options.compute, device)
+    prepare_process(device)
     weights = prepare_weights(model)
-    upstream = load_engine("funasr", model, weights, device, EngineOptions("frame", DEFAULT_WINDOW, None))
-    ours = load_engine("e2v", model, weights, device, EngineOptions("frame", DEFAULT_WINDOW, None, options.precision))
-    audio = AudioOptions(model.config.receptive_field, DEFAULT_WINDOW, "mix", options.pipe_seconds)
-
-    extent, reference, alone, batched = _Extent(), _Tally("FunASR"), _Tally("e2v, one by one"), _Tally("e2v, batched")
-    with closing(Progress(len(corpus), options.progress)) as progress:
-        for batch in make_batches(_comparable(corpus, audio, extent), BATCH_SECONDS[device.type]):
-            singles = [Batch((waveform,)) for waveform in batch.waveforms]
-            if not extent.seconds:  # what is done once must not count
-                for engine in (upstream, ours):
-                    engine.start(batch)()
-            references = reference.encode(upstream, singles)
-            _leave_out([result for result in references if isinstance(result, Failure)], extent)
-            alone.compare(alone.encode(ours, singles), references)
-            batched.compare(batched.encode(ours, [batch]), references)
-            seconds = sum(waveform.duration for waveform in batch.waveforms)
-            extent.seconds += seconds
-            progress.advance(len(batch.waveforms), seconds)
-    if not batched.worst:
-        raise CorpusError(f"no utterance could be compared, of {len(corpus)}")
-    left_out = f" ({extent.left_out} left out)" if extent.left_out else ""
-    plural = "" if batched.compared == 1 else "s"
-    head = (
-        f"{model.name} on {device}, {options.precision}: "
-        f"{batched.compared} utterance{plural}{left_out}, {extent.seconds:.1f} s of audio\n"
+    comparison = _Comparison(
+        load_engine(model, weights, device, ComputeOptions(engine="funasr"), ResultOptions(granularity="frame")),
+        load_engine(model, weights, device, options.compute, ResultOptions(granularity="frame")),
     )
-    table = _table(reference, alone, batched, extent, has_head=bool(model.labels))
-    is_exact = alone.is_exact and batched.is_exact
-    where = "within" if is_exact else "BEYOND"
-    conclusion = f"{where} the tolerances; the largest difference is that of {batched.worst}\n"
+    audio = AudioOptions(options.input, options.compute, model.config.receptive_field)
+    batch_seconds = options.compute.batch_seconds or BATCH_SECONDS[comparison.ours.device.type]
+    with closing(Progress(len(corpus), options.progress)) as progress:
+        for batch in make_batches(_comparable(corpus, audio, comparison), batch_seconds):
+            comparison.add(batch)
+            progress.advance(len(batch.waveforms), sum(waveform.duration for waveform in batch.waveforms))
+    if not comparison.batched.worst:
+        raise CorpusError(f"no utterance could be compared, of {len(corpus)}")
+    subject = f"{model.name} on {device}, {options.compute.precision}"
+    text = _describe_comparison(comparison, subject, has_head=bool(model.labels))
     if weights.was_damaged:
-        conclusion += f"DAMAGED: {weights.copy} was changed since e2v wrote it; it is mended\n"
-    return Verdict("\n".join([head, table, conclusion]), is_exact and not weights.was_damaged)
+        text += f"DAMAGED: {weights.copy} was changed since e2v wrote it; it is mended\n"
+    return Verdict(text, comparison.is_exact and not weights.was_damaged)
 
 
-def _comparable(corpus: Corpus, audio: AudioOptions, extent: _Extent) -> Iterator[Waveform]:
+def _comparable(corpus: Corpus, audio: AudioOptions, comparison: _Comparison) -> Iterator[Waveform]:
     """Read the utterances that can be compared: not those that e2v encodes in windows, which upstream doesn't know."""
-    for item in _read(corpus, audio):
+    for item in _read_waveforms(corpus, audio):
         if isinstance(item, Waveform) and isinstance(item.samples, DiskWaveform):
-            detail = f"longer than {DEFAULT_WINDOW:g} s"
+            detail = f"longer than {audio.compute.window:g} s"
             item = Failure(item.utterance, "model", "encoded in windows", detail)
         if isinstance(item, Waveform):
             yield item
         else:
-            _leave_out([item], extent)
+            comparison.leave_out([item])
 
 
-def _leave_out(failures: Iterable[Failure], extent: _Extent) -> None:
-    """Say what can't be compared."""
-    for failure in failures:
-        logger.warning("%s is left out: %s: %s", failure.utterance.utt_id, failure.reason, failure.detail)
-        extent.left_out += 1
-
-
-def _read(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | Failure]:
-    utterances = (corpus[int(place)] for place in BlockPlan(np.arange(len(corpus)), corpus.recording_groups).members)
+def _read_waveforms(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | Failure]:
+    utterances = (corpus[int(index)] for index in BlockPlan(np.arange(len(corpus)), corpus.recording_groups).members)
     with closing(decode_ahead(group_recordings(utterances), audio, 1, stopping=lambda: False)) as decoded:
         yield from decoded
 
 
-def _table(reference: _Tally, alone: _Tally, batched: _Tally, extent: _Extent, has_head: bool) -> str:
-    """Lay out what was found."""
+def _describe_comparison(comparison: _Comparison, subject: str, has_head: bool) -> str:
+    """Format the outcome: what was compared, the table, and the conclusion."""
+    batched = comparison.batched
+    left_out = f" ({comparison.left_out} left out)" if comparison.left_out else ""
+    plural = "" if batched.compared == 1 else "s"
+    head = f"{subject}: {batched.compared} utterance{plural}{left_out}, {comparison.seconds:.1f} s of audio\n"
+    where = "within" if comparison.is_exact else "BEYOND"
+    conclusion = f"{where} the tolerances; the largest difference is that of {batched.worst}\n"
+    return "\n".join([head, _format_table(comparison, has_head), conclusion])
+
+
+def _format_table(comparison: _Comparison, has_head: bool) -> str:
+    """Format the table of differences and speeds."""
+    seconds = comparison.seconds
     rows: list[Sequence[str]] = [
         ("", "frame features", "", "probabilities", "labels", "speed"),
         ("", "largest", "mean", "largest", "that agree", "× real time"),
-        (reference.name, "", "", "", "", f"{extent.seconds / reference.seconds:.1f}"),
+        (comparison.reference.name, "", "", "", "", f"{seconds / comparison.reference.seconds:.1f}"),
     ]
-    for tally in (alone, batched):
-        probabilities = f"{tally.probabilities:.1e}" if has_head else "–"
-        labels = f"{tally.same_label} of {tally.compared}" if has_head else "–"
-        mean = tally.feature_sum / tally.num_features if tally.num_features else np.nan
-        speed = f"{extent.seconds / tally.seconds:.1f}"
-        rows.append((tally.name, f"{tally.features:.1e}", f"{mean:.1e}", probabilities, labels, speed))
+    for method in (comparison.alone, comparison.batched):
+        probabilities = f"{method.probabilities:.1e}" if has_head else "–"
+        labels = f"{method.same_label} of {method.compared}" if has_head else "–"
+        mean = method.feature_sum / method.num_features if method.num_features else np.nan
+        speed = f"{seconds / method.seconds:.1f}"
+        rows.append((method.name, f"{method.features:.1e}", f"{mean:.1e}", probabilities, labels, speed))
     rows.append(("tolerance", f"{FEATURES:.1e}", "", f"{PROBABILITIES:.1e}" if has_head else "–", "", ""))
     return columns(rows, numbers=True)

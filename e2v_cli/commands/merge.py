@@ -1,4 +1,4 @@
-"""TODO."""
+"""``e2v merge``: the shards of a run → the final files."""
 
 from __future__ import annotations
 
@@ -8,46 +8,50 @@ import numpy as np
 
 from e2v_cli.cluster.submissions import find_logs
 from e2v_cli.errors import OutputError
-from e2v_cli.journal.folder import find_run, is_published, plan_for, read_record
-from e2v_cli.journal.history import Record
+from e2v_cli.journal.folder import RunFolder, plan_blocks
+from e2v_cli.journal.history import History
 from e2v_cli.journal.ids import IdList, Ids, read_costs
 from e2v_cli.journal.journal import LEFT
 from e2v_cli.journal.locks import MERGE, locked
 from e2v_cli.options import Shard
 from e2v_cli.records import Summary
-from e2v_cli.results.publish import publish
+from e2v_cli.results.publish import open_run_folder, publish
 
 
 def merge(output_dir: Path) -> Summary | None:
-    """Run ``e2v merge``: put the shards of a run together, unless they are.
+    """Run ``e2v merge``; None if the final files are there.
 
     Raises:
-        OutputError: there is none, or parts of it are missing.
-        OutputConflictError: parts are of different runs, or somebody else is merging.
+        OutputError: there is no run, or parts of it are missing.
+        OutputConflictError: parts are of different runs, or another process is merging.
     """
-    run = find_run(output_dir)
+    folder = open_run_folder(output_dir)
+    folder.refresh()
+    folder.find_run()  # before a lock is left in any other folder
     with locked(output_dir, MERGE):
-        if is_published(output_dir, run.header.input_sha256):
+        folder.refresh()
+        run = folder.find_run()
+        if folder.is_published(run.header.input_sha256):
             return None
         ids = IdList(output_dir, run.header.input_sha256)
-        record = read_record(output_dir, ids)
-        if missing := describe_missing(output_dir, record, run.num_shards, ids):
+        history = folder.read_history(ids)
+        if missing := describe_missing(folder, history, run.num_shards, ids):
             raise OutputError(f"{output_dir} is not complete: {missing}")
-        return publish(output_dir, ids, record, run.header)
+        return publish(folder, ids, history, run.header)
 
 
-def describe_missing(output_dir: Path, record: Record, num_shards: int, ids: Ids) -> str:
-    """Say what the journals say nothing of, and which shards are to be run; nothing where that is all."""
-    left = record.status == LEFT
+def describe_missing(folder: RunFolder, history: History, num_shards: int, ids: Ids) -> str:
+    """List the shards that still have utterances without a result, and the next move; empty if complete."""
+    left = history.status == LEFT
     if not left.any():
         return ""
     some = f"{left.sum()} of {len(left)} utterances are left"
     if num_shards == 1:
         return f"{some}; run the same e2v predict command again"
-    plan = plan_for(record, ids, read_costs(output_dir, ids))
+    plan = plan_blocks(history, ids, read_costs(folder.path, ids))
     by_shard = plan.count_by_shard(left[plan.members], num_shards)
     shards = {Shard(num_shards, int(place) + 1): int(by_shard[place]) for place in np.flatnonzero(by_shard)}
-    logs = {shard: output_dir / log for shard, log in find_logs(output_dir, num_shards).items()}
+    logs = {shard: folder.path / log for shard, log in find_logs(folder.path, num_shards).items()}
     if not logs:
         described = [f"{shard} ({count} left)" for shard, count in shards.items()]
         return f"{some}; run e2v predict again with --shard {', '.join(described)}"

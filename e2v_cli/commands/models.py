@@ -1,4 +1,4 @@
-"""``e2v models``: what can be had, what is here, and how to get it."""
+"""``e2v models``: the models of the family, those on this machine, and downloads."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from e2v_cli.system.text import columns, tsv_row
 
 
 def describe_models() -> str:
-    """Lay out what can be had, and what is here."""
+    """Format the tables of the models of the family, and of those on this machine."""
     family: list[Sequence[str]] = [("name", "size", "head", *HUB_TITLES.values())]
     for model in PUBLISHED_MODELS:
         family.append((model.name, model.size, model.head, *(model.ids.get(hub, "–") for hub in HUB_TITLES)))
     family.append((SAMPLE, "tiny, 0.45 M", "9 classes; a toy", "in the package", ""))
     here: list[Sequence[str]] = [("here", "from", "revision", "size", "SHA-256 of the weights", "folder")]
-    here += [_describe(found) for found in _find_all()]
+    here += [_describe_found(found) for found in _find_local_models()]
     return "\n".join([columns(family), columns(here), f"e2v's own cache: {cache_folder()}\n"])
 
 
 def pull(request: ModelRequest, to: Path | None) -> Path:
-    """Download a model, check that it can be used, and perhaps copy it.
+    """Download a model, check that it can be used, and copy it to a folder if one is named; return its folder.
 
     Raises:
-        ModelError: it can't be had, or is no model.
+        ModelError: it can't be downloaded, or can't be used.
         OutputError: it can't be copied.
     """
     folder = pull_model(request)
@@ -43,7 +43,7 @@ def pull(request: ModelRequest, to: Path | None) -> Path:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _LocalModel:
     """A model on this machine."""
 
     name: str
@@ -51,19 +51,19 @@ class _Found:
     folder: Path
 
 
-def _find_all() -> Iterator[_Found]:
-    """Find those of the family that are on this machine."""
-    yield _Found(SAMPLE, "the package", find_model(ModelRequest(SAMPLE)))
+def _find_local_models() -> Iterator[_LocalModel]:
+    """Find the models of the family that are on this machine."""
+    yield _LocalModel(SAMPLE, "the package", find_model(ModelRequest(SAMPLE)))
     for hub, title in HUB_TITLES.items():
         published = [model for model in PUBLISHED_MODELS if hub in model.ids]
         folders = find_here([RemoteModel(hub, model.ids[hub], revision=None) for model in published])
         for model, folder in zip(published, folders, strict=True):
             if folder is not None:
-                yield _Found(model.name, title, folder)
+                yield _LocalModel(model.name, title, folder)
 
 
-def _describe(found: _Found) -> Sequence[str]:
-    """Make a row of the table of what is here."""
+def _describe_found(found: _LocalModel) -> Sequence[str]:
+    """Make a row of the table of models on this machine."""
     revision = found.folder.name if found.folder.parent.name == "snapshots" else "–"
     try:
         model = read_model(found.name, found.folder)

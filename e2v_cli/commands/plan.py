@@ -1,7 +1,7 @@
-"""``e2v plan``: what a run would meet, write and take, from lists and headers alone.
+"""``e2v plan``: an estimate of a run from lists and headers alone: audio, failures, disk, time.
 
-No model is loaded, no audio decoded, no command run and no server asked. So what is wrong further on in a file, or with
-what a command or a server gives, is not seen; and an MP3 file that does not say how long it is has the length that
+No model is loaded, no audio decoded, no command run and no server asked. So damage further on in a file, or in the
+output of a command or a server, is not seen; and an MP3 file that does not say how long it is has the length that
 libsndfile guesses.
 """
 
@@ -27,50 +27,21 @@ from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.corpus.lists import BYTE_ORDER_MARK
 from e2v_cli.errors import CorpusError
-from e2v_cli.models.catalog import SAMPLE, find_published
-from e2v_cli.models.config import parse_feature_encoder_spec
+from e2v_cli.models.catalog import find_published
 from e2v_cli.models.folder import read_model
 from e2v_cli.models.hub import find_model
 from e2v_cli.network.config import NetworkConfig
-from e2v_cli.options import DEFAULT_WINDOW, Channel, EmbeddingDtype, EmbeddingFormat, Granularity, ModelRequest
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
+from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS
+from e2v_cli.results.newest_run import find_newest_run, read_speed
 from e2v_cli.results.tables import kaldi_key
 from e2v_cli.system.text import clock, columns, tsv_row
-from e2v_cli.workers.devices import count_cores
 
 HEADERS_AT_ONCE = 8
-"""Threads that read headers: most of them wait for a disk or a server of files."""
+"""Threads that read headers: most of them wait for a disk or a file server."""
 
 SHOWN_FAILURES = 10
-
-BASE_SPEED = 8.4
-"""Seconds of audio that a core encodes in a second, at base shape; README.md says how it was measured."""
-
-BASE = NetworkConfig(
-    conv_layers=parse_feature_encoder_spec("[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"),
-    conv_norm="layer",
-    embed_dim=768,
-    num_heads=12,
-    prenet_depth=4,
-    depth=8,
-    mlp_dim=3072,
-    norm_eps=1e-5,
-    norm_affine=True,
-    layer_norm_first=False,
-    normalize=True,
-    num_extra_tokens=10,
-    conv_pos_depth=5,
-    conv_pos_kernel=19,
-    conv_pos_groups=16,
-    conv_pos_pre_ln=False,
-    num_alibi_heads=12,
-    alibi_scales=(1, 12),
-)
-
-LARGE = replace(
-    BASE, embed_dim=1024, num_heads=16, prenet_depth=8, depth=16, mlp_dim=4096, num_alibi_heads=16, alibi_scales=(1, 16)
-)
-"""The shapes in which models of the family are published."""
 
 _CHUNK = 1024
 """Utterances that are in memory at once."""
@@ -78,33 +49,29 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The options of ``e2v plan``: those of ``e2v predict`` that change what it says."""
+    """The options of ``e2v plan``: those of ``e2v predict`` that change the estimate."""
 
-    inputs: tuple[str, ...]
-    model: str
-    granularity: Granularity
-    embeddings: EmbeddingFormat
-    embedding_dtype: EmbeddingDtype
+    input: InputOptions
+    model: ModelRequest
+    results: ResultOptions
     jobs: int | None
-    """None: all cores."""
-    channel: Channel
-    allow_pipes: bool
+    """Part of the command that is suggested, alone; None: left out."""
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What is to be expected of a run."""
+class PlanReport:
+    """The estimate of a run."""
 
     text: str
     num_failures: int
 
 
 @dataclass
-class _Tally:
-    """What is kept of all utterances: no more for ten million than for ten."""
+class _PlanCounts:
+    """Sums over all utterances: ten million of them need no more memory than ten."""
 
-    options: PlanOptions
     config: NetworkConfig
+    results: ResultOptions
     recordings: int = 0
     rates: Counter[int] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
@@ -112,128 +79,123 @@ class _Tally:
     commands: int = 0
     urls: int = 0
     unknown: int = 0
-    """Of the commands and URLs, those whose durations nothing tells."""
-    stored: int = 0
-    """Utterances that there will be embeddings of."""
+    """Commands and URLs of unknown duration."""
+    embedded: int = 0
+    """Utterances that are expected to have an embedding."""
     seconds: float = 0.0
     num_bytes: int = 0
     """Of embeddings."""
     reasons: Counter[str] = field(default_factory=Counter)
     first_failures: list[Failure] = field(default_factory=list)
-    _met: object = None
+    _counted_recording: object = None
     """The recording that was counted last."""
-    _outlined: object = None
+    _inspected_recording: object = None
+    """The recording whose header was counted last."""
 
-    def meet(self, utterance: Utterance) -> None:
-        """Count its recording, unless the utterance before was of the same."""
-        if utterance.source and utterance.recording != self._met:
+    def count_recording(self, utterance: Utterance) -> None:
+        """Count an utterance's recording, unless the utterance before was of the same."""
+        if utterance.source and utterance.recording != self._counted_recording:
             self.recordings += 1
-            self._met = utterance.recording
+            self._counted_recording = utterance.recording
 
-    def fail(self, failure: Failure) -> None:
+    def count_failure(self, failure: Failure) -> None:
         """Count an utterance that would fail."""
         self.reasons[failure.reason] += 1
         self.first_failures.append(failure)
         self.first_failures.sort(key=lambda failure: failure.utterance.index)
         del self.first_failures[SHOWN_FAILURES:]
 
-    def outline(self, outline: HeaderInfo) -> None:
+    def count_inspected(self, info: HeaderInfo) -> None:
         """Count an utterance whose header was read."""
-        if outline.utterance.recording != self._outlined:
-            self.rates[outline.rate] += 1
-            self.channels[outline.num_channels] += 1
-            self._outlined = outline.utterance.recording
-        self._store(outline.utterance, outline.duration)
+        if info.utterance.recording != self._inspected_recording:
+            self.rates[info.rate] += 1
+            self.channels[info.num_channels] += 1
+            self._inspected_recording = info.utterance.recording
+        self._count_embedding(info.utterance, info.duration)
 
-    def pass_over(self, utterance: Utterance, duration: float) -> None:
-        """Count an utterance that is behind a command or a URL; of unknown duration (NaN), perhaps."""
+    def count_remote(self, utterance: Utterance, duration: float) -> None:
+        """Count an utterance behind a command or a URL; its duration may be unknown (NaN)."""
         self.commands += is_pipe(utterance.source)
         self.urls += not is_pipe(utterance.source)
         self.unknown += math.isnan(duration)
-        self._store(utterance, 0.0 if math.isnan(duration) else duration)
+        self._count_embedding(utterance, 0.0 if math.isnan(duration) else duration)
 
-    def _store(self, utterance: Utterance, duration: float) -> None:
-        self.stored += 1
+    def _count_embedding(self, utterance: Utterance, duration: float) -> None:
+        self.embedded += 1
         self.seconds += duration
-        num_values = self.config.embed_dim
-        if self.options.granularity == "frame":
-            num_values *= self.config.num_frames(int(duration * SAMPLE_RATE + 0.5))
-        match self.options.embeddings:
-            case "npy":
-                self.num_bytes += 128 + num_values * (2 if self.options.embedding_dtype == "fp16" else 4)
-            case "ark":  # the key and a blank; a mark of five bytes; a size of five, or two of them; floats
-                head = 1 + (15 if self.options.granularity == "frame" else 10)
-                self.num_bytes += len(kaldi_key(utterance.utt_id).encode()) + head + num_values * 4
+        if self.results.embeddings == NO_EMBEDDINGS:
+            return
+        rows = None
+        if self.results.granularity == "frame":
+            rows = self.config.num_frames(int(duration * SAMPLE_RATE + 0.5))
+        key_bytes = len(kaldi_key(utterance.utt_id).encode())
+        embedding_format = EMBEDDING_FORMATS[self.results.embeddings]
+        self.num_bytes += embedding_format.num_bytes(key_bytes, rows, self.config.embed_dim, self.results.dtype)
 
 
-def forecast(options: PlanOptions) -> Forecast:
-    """Say what is to be expected of a run.
+def make_plan(options: PlanOptions) -> PlanReport:
+    """Estimate a run.
 
     Raises:
         CorpusError: the input can't be read.
         ModelError: there is no such model, or its folder is not one.
         OSError: the machine is to blame, not a recording.
     """
-    corpus = read_corpus(options.inputs, options.allow_pipes)
+    corpus = read_corpus(options.input.inputs, options.input.allow_pipes)
     config = _find_shape(options.model)
-    speakers = _count_speakers(options.inputs, corpus)
-    tally = _Tally(options, config)
-    if options.channel == "split":
-        corpus = split_channels(corpus, _count_channels, HEADERS_AT_ONCE)
-    _survey(
-        corpus,
-        tally,
-        AudioOptions(config.receptive_field, window=DEFAULT_WINDOW, channel=options.channel, pipe_seconds=None),
-    )
-    return Forecast(_describe(options, len(corpus), speakers, tally), tally.reasons.total())
+    speakers = _count_speakers(options.input.inputs, corpus)
+    if options.input.channel == "split":
+        corpus = split_channels(corpus, _count_local_channels, HEADERS_AT_ONCE)
+    counts = _PlanCounts(config, options.results)
+    no_commands = replace(options.input, pipe_seconds=None)
+    _inspect_corpus(corpus, counts, AudioOptions(no_commands, ComputeOptions(), config.receptive_field))
+    return PlanReport(_format_plan(options, len(corpus), speakers, counts), counts.reasons.total())
 
 
-def _survey(corpus: Corpus, tally: _Tally, options: AudioOptions) -> None:
-    """Read the headers of all recordings."""
-    # the segments of a recording one behind the other
-    order = (
-        range(len(corpus)) if corpus.recording_groups is None else np.argsort(corpus.recording_groups, kind="stable")
-    )
-    outline = partial(_outline, options=options)
+def _inspect_corpus(corpus: Corpus, counts: _PlanCounts, options: AudioOptions) -> None:
+    """Read the headers of all recordings, the segments of a recording together."""
+    groups = corpus.recording_groups
+    order = range(len(corpus)) if groups is None else np.argsort(groups, kind="stable")
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         for first in range(0, len(corpus), _CHUNK):
             to_read = []
             for index in order[first : first + _CHUNK]:
                 utterance = corpus[int(index)]
-                tally.meet(utterance)
-                if utterance.fault or not _is_far(utterance):
+                counts.count_recording(utterance)
+                if utterance.fault or not _is_remote(utterance):
                     to_read.append(utterance)
-                    continue
-                tally.pass_over(utterance, float(corpus.durations[utterance.index]))
-            for item in chain.from_iterable(pool.map(outline, group_recordings(to_read))):
-                if isinstance(item, Failure):
-                    tally.fail(item)
                 else:
-                    tally.outline(item)
+                    counts.count_remote(utterance, float(corpus.durations[utterance.index]))
+            inspected = pool.map(partial(_inspect_recording, options=options), group_recordings(to_read))
+            for item in chain.from_iterable(inspected):
+                if isinstance(item, Failure):
+                    counts.count_failure(item)
+                else:
+                    counts.count_inspected(item)
 
 
-def _outline(utterances: Sequence[Utterance], options: AudioOptions) -> list[HeaderInfo | Failure]:
+def _inspect_recording(utterances: Sequence[Utterance], options: AudioOptions) -> list[HeaderInfo | Failure]:
     return list(inspect_headers(utterances, options))
 
 
-def _is_far(utterance: Utterance) -> bool:
-    """Say whether a command or a server would have to be asked."""
+def _is_remote(utterance: Utterance) -> bool:
+    """Whether its audio comes from a command or a server, which must not be asked."""
     return is_pipe(utterance.source) or is_url(utterance.source)
 
 
-def _count_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:
-    return 0 if _is_far(utterance) else count_channels(utterance, stopping, pipe_seconds=None)
+def _count_local_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:
+    return 0 if _is_remote(utterance) else count_channels(utterance, stopping, pipe_seconds=None)
 
 
 def _count_speakers(inputs: Sequence[str], corpus: Corpus) -> tuple[int, int] | None:
-    """Count speakers, and utterances that have none; None where no data directory tells."""
+    """Count speakers, and utterances without one; None without a data directory that has ``utt2spk``."""
     folders = [Path(item) for item in inputs if Path(item, "wav.scp").exists()]
     paths = [folder / "utt2spk" for folder in folders if (folder / "utt2spk").exists()]
     if not paths:
         return None
     lines = np.fromiter(chain.from_iterable(map(_hash_speakers, paths)), dtype=np.int64).reshape(-1, 2)
-    places = corpus.index.find(lines[:, 0])
-    return len(np.unique(lines[places >= 0, 1])), len(corpus) - len(np.unique(places[places >= 0]))
+    indexes = corpus.index.find(lines[:, 0])
+    return len(np.unique(lines[indexes >= 0, 1])), len(corpus) - len(np.unique(indexes[indexes >= 0]))
 
 
 def _hash_speakers(path: Path) -> Iterator[int]:
@@ -249,112 +211,99 @@ def _hash_speakers(path: Path) -> Iterator[int]:
         raise CorpusError(f"{path}: {error.strerror}") from None
 
 
-def _find_shape(name: str) -> NetworkConfig:
-    """Find the shape of a model: as its folder says, else as it was published."""
-    published = None if Path(name).is_dir() else find_published(name)
+def _find_shape(model: ModelRequest) -> NetworkConfig:
+    """Find the shape of a model: that of its folder, else as it was published."""
+    published = None if Path(model.name).is_dir() else find_published(model.name)
     if published is None:
-        return read_model(name, find_model(ModelRequest(name, offline=True))).config
-    return LARGE if "large" in published.name else BASE
+        return read_model(model.name, find_model(replace(model, offline=True))).config
+    return published.shape
 
 
-def _count_operations(config: NetworkConfig) -> float:
-    """Count the multiply-adds for a second of audio, without those of attention that grow with the utterance."""
-    rate, channels, operations = float(SAMPLE_RATE), 1, 0.0
-    for layer in config.conv_layers:
-        rate /= layer.stride
-        operations += rate * layer.kernel * channels * layer.channels
-        channels = layer.channels
-    dim = config.embed_dim
-    positional = config.conv_pos_depth * config.conv_pos_kernel * dim * dim / config.conv_pos_groups
-    blocks = (config.prenet_depth + config.depth) * (4 * dim * dim + 2 * dim * config.mlp_dim)
-    return operations + rate * (channels * dim + positional + blocks)
-
-
-def _describe(options: PlanOptions, size: int, speakers: tuple[int, int] | None, tally: _Tally) -> str:
-    """Lay out all that was found, and the command that fits."""
-    least = "at least " if tally.unknown else ""
+def _format_plan(options: PlanOptions, size: int, speakers: tuple[int, int] | None, counts: _PlanCounts) -> str:
+    """Lay out the estimate, and the command that fits."""
+    least = "at least " if counts.unknown else ""
     found = [
         ("utterances", str(size)),
-        ("recordings", str(tally.recordings)),
-        ("speakers", _describe_speakers(*speakers) if speakers else ""),
-        ("audio", f"{least}{tally.seconds / 3600:.2f} hours ({clock(tally.seconds)})"),
-        ("sample rates", _list_counts({f"{rate} Hz": count for rate, count in sorted(tally.rates.items())})),
-        ("channels", _list_counts({str(channels): count for channels, count in sorted(tally.channels.items())})),
-        ("not looked at", _describe_far(tally)),
-        ("would fail", str(tally.reasons.total())),
+        ("recordings", str(counts.recordings)),
+        ("speakers", _format_speakers(*speakers) if speakers else ""),
+        ("audio", f"{least}{counts.seconds / 3600:.2f} hours ({clock(counts.seconds)})"),
+        ("sample rates", _join_counts({f"{rate} Hz": count for rate, count in sorted(counts.rates.items())})),
+        ("channels", _join_counts({str(channels): count for channels, count in sorted(counts.channels.items())})),
+        ("not looked at", _format_remote(counts)),
+        ("would fail", str(counts.reasons.total())),
         *(
             (f"  {reason}", str(count))
-            for reason, count in sorted(tally.reasons.items(), key=lambda item: (-item[1], item))
+            for reason, count in sorted(counts.reasons.items(), key=lambda item: (-item[1], item))
         ),
     ]
     needed = [
-        ("model", f"{options.model}: {tally.config.embed_dim} dimensions"),
-        ("embeddings", _describe_embeddings(options, least, tally)),
-        ("time", _describe_time(options, least, tally)),
+        ("model", f"{options.model.name}: {counts.config.embed_dim} dimensions"),
+        ("embeddings", _format_disk(options.results, least, counts)),
+        ("time", _format_time(options.model.name, least, counts)),
     ]
     width = max(len(name) for name, value in [*found, *needed] if value) + 2
     facts = ["".join(f"{name:{width}}{value}\n" for name, value in part if value) for part in (found, needed)]
-    return "\n".join([*facts, *_list_failures(tally), f"{_suggest(options)}\n"])
+    return "\n".join([*facts, *_tabulate_failures(counts), f"{_format_command(options)}\n"])
 
 
-def _describe_speakers(count: int, without: int) -> str:
+def _format_speakers(count: int, without: int) -> str:
     return f"{count}; utterances without one: {without}" if without else str(count)
 
 
-def _list_counts(counts: dict[str, int]) -> str:
+def _join_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in counts.items())
 
 
-def _describe_far(tally: _Tally) -> str:
-    kinds = _list_counts({name: count for name, count in (("commands", tally.commands), ("URLs", tally.urls)) if count})
-    return f"{kinds}; of unknown duration: {tally.unknown}" if kinds else ""
+def _format_remote(counts: _PlanCounts) -> str:
+    kinds = {name: count for name, count in (("commands", counts.commands), ("URLs", counts.urls)) if count}
+    return f"{_join_counts(kinds)}; of unknown duration: {counts.unknown}" if kinds else ""
 
 
-def _describe_embeddings(options: PlanOptions, least: str, tally: _Tally) -> str:
-    if options.embeddings == "none":
+def _format_disk(results: ResultOptions, least: str, counts: _PlanCounts) -> str:
+    if results.embeddings == NO_EMBEDDINGS:
         return "none"
-    size, unit = float(tally.num_bytes), "bytes"
+    size, unit = float(counts.num_bytes), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):
         if size >= 1000:
             size, unit = size / 1000, larger
     amount = f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-    place = "archives"
-    if options.embeddings == "npy":
-        place = "1 file" if tally.stored == 1 else f"{tally.stored} files"
-    if options.granularity == "frame":
-        return f"{least}{amount}, as matrices in {place}"
-    return f"{amount}, as vectors in {place}"
+    files = "archives"
+    if EMBEDDING_FORMATS[results.embeddings].file_per_utterance:
+        files = "1 file" if counts.embedded == 1 else f"{counts.embedded} files"
+    if results.granularity == "frame":
+        return f"{least}{amount}, as matrices in {files}"
+    return f"{amount}, as vectors in {files}"
 
 
-def _describe_time(options: PlanOptions, least: str, tally: _Tally) -> str:
-    if options.model == SAMPLE:
-        return "not estimated: a toy"
-    jobs = options.jobs or count_cores()
-    speed = BASE_SPEED * jobs * _count_operations(BASE) / _count_operations(tally.config)
-    cores = "1 CPU core" if jobs == 1 else f"{jobs} CPU cores"
-    return f"{least}{clock(tally.seconds / speed)} on {cores}, at {speed:.1f} × real time: a rough guess"
+def _format_time(model: str, least: str, counts: _PlanCounts) -> str:
+    """Format the time at the measured speed of the newest run; empty if that was of another model, or is gone."""
+    path = find_newest_run()
+    speed = None if path is None else read_speed(path, model)
+    if speed is None:
+        return ""
+    return f"{least}{clock(counts.seconds / speed)} at {speed:.1f} × real time, as in {path}"
 
 
-def _list_failures(tally: _Tally) -> Iterator[str]:
-    """Make a table of the first failures."""
+def _tabulate_failures(counts: _PlanCounts) -> Iterator[str]:
+    """Make a table of the first failures, if there are any."""
     rows = [("utt_id", "reason", "detail")]
-    for failure in tally.first_failures:
+    for failure in counts.first_failures:
         rows.append((tsv_row([failure.utterance.utt_id]), failure.reason, tsv_row([failure.detail])))
     if len(rows) > 1:
         yield columns(rows)
 
 
-def _suggest(options: PlanOptions) -> str:
-    """Write the command of the run."""
-    words = ["e2v", "predict", *options.inputs, "-m", options.model, "-o", "OUT"]
-    channel = options.channel if isinstance(options.channel, str) else str(options.channel + 1)
+def _format_command(options: PlanOptions) -> str:
+    """Format the command of the run."""
+    results, channel = options.results, options.input.channel
+    words = ["e2v", "predict", *options.input.inputs, "-m", options.model.name, "-o", "OUT"]
     for name, value, default in (
-        ("--granularity", options.granularity, "utterance"),
-        ("--embeddings", options.embeddings, "none"),
-        ("--embedding-dtype", options.embedding_dtype, "fp32"),
+        ("--granularity", results.granularity, "utterance"),
+        ("--embeddings", results.embeddings, NO_EMBEDDINGS),
+        ("--embedding-dtype", results.dtype, "fp32"),
         ("--jobs", options.jobs, None),
-        ("--channel", channel, "mix"),
+        ("--channel", channel if isinstance(channel, str) else channel + 1, "mix"),
     ):
         if value != default:
             words += [name, str(value)]
-    return shlex.join([*words, "--allow-pipes"] if options.allow_pipes else words)
+    return shlex.join([*words, "--allow-pipes"] if options.input.allow_pipes else words)

@@ -14,12 +14,13 @@ from e2v_cli.cluster.slurm import JobState, ask_states
 from e2v_cli.cluster.submissions import Submission, read_submissions
 from e2v_cli.cluster.task import Task
 from e2v_cli.errors import OutputError, SlurmError
-from e2v_cli.journal.folder import find_run, is_published, plan_for, read_record
-from e2v_cli.journal.history import Record
+from e2v_cli.journal.folder import RunFolder, plan_blocks
+from e2v_cli.journal.history import History
 from e2v_cli.journal.ids import IdList, read_costs
 from e2v_cli.journal.journal import DONE, LEFT, Elapsed
 from e2v_cli.journal.locks import MERGE, Owner, read_owner
 from e2v_cli.options import Shard
+from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.text import clock, columns
 
 logger = logging.getLogger(__name__)
@@ -28,34 +29,34 @@ COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "who")
 
 
 class State(Enum):
-    """How a run stands."""
+    """The state of a run."""
 
     COMPLETE = "complete"
     """The final files are there."""
     UNDER_WAY = "under way"
-    """Somebody is at work, or waits in Slurm's queue."""
+    """A process is at work, or waits in Slurm's queue."""
     WAITING = "waiting for you"
-    """Something is left to be done, and nobody will do it by himself."""
+    """Something is left to be done, and no process will do it by itself."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to be said of a run."""
+    """The state of a run, in words."""
 
     text: str
     state: State
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A shard: how far it is, and who is at it."""
+class _ShardStatus:
+    """A shard: how far it is, and which process computes it."""
 
     shard: Shard
     done: int
     failed: int
     left: int
     newest: Elapsed
-    """What the newest attempt has taken and done."""
+    """Time taken and utterances finished by the newest attempt."""
     who: str
     is_under_way: bool
 
@@ -66,21 +67,21 @@ class _Part:
 
     @property
     def ready_in(self) -> float | None:
-        """Seconds until it is at its end, if it goes on as before; None where nothing is known of that."""
+        """Seconds until it is complete, at the speed so far; None if that is not known."""
         if not self.left:
             return 0.0
         return self.left * self.newest.encode_seconds / self.newest.finished if self.newest.finished else None
 
     def row(self) -> tuple[str, ...]:
-        """Show it as a row of the table."""
+        """Format it as a row of the table."""
         ready_in = "–" if self.ready_in is None else clock(self.ready_in) if self.left else ""
         counts = map(str, (self.done, self.failed, self.left))
         return (str(self.shard), *counts, f"{self.speed:.1f}×" if self.speed else "–", ready_in, self.who)
 
 
 @dataclass(frozen=True)
-class _Crowd:
-    """Who is, or was, at work in OUT, and what Slurm says of them."""
+class _Processes:
+    """The processes that are, or were, at work in OUT, and the states of their jobs in Slurm."""
 
     output_dir: Path
     submissions: Sequence[Submission]
@@ -90,7 +91,7 @@ class _Crowd:
     """Of jobs, by their name; None: Slurm can't be asked."""
 
     def is_at_work(self, name: str) -> bool:
-        """Say whether somebody is at what has this name, as far as anybody can tell."""
+        """Whether a process holds the lock NAME, as far as can be told."""
         owner = self.owners.get(name)
         if owner is None or owner.is_dead:
             return False
@@ -100,7 +101,7 @@ class _Crowd:
         return job is not None and job.is_at_work
 
     def find_merge(self) -> JobState | None:
-        """Find the job that merges the shards, where it waits or is at work."""
+        """Find the job that merges the shards, if it waits or runs."""
         merge = self.states.get(self.submissions[-1].merge) if self.submissions and self.states else None
         return merge if merge is not None and merge.is_alive else None
 
@@ -111,14 +112,16 @@ def describe_run(output_dir: Path) -> Report:
     Raises:
         OutputError: there is none, or it can't be read.
     """
+    folder = open_run_folder(output_dir)
+    folder.refresh()
     submissions = read_submissions(output_dir)
-    digest, num_shards = _find_list(output_dir, submissions)
+    digest, num_shards = _find_list(folder, submissions)
     shards = [Shard(num_shards, index) for index in range(1, num_shards + 1)]
-    crowd = _meet(output_dir, submissions, [*(shard.name for shard in shards), MERGE])
+    processes = _find_processes(output_dir, submissions, [*(shard.name for shard in shards), MERGE])
     ids = IdList(output_dir, digest)
-    record = read_record(output_dir, ids)
-    plan = plan_for(record, ids, read_costs(output_dir, ids))
-    status = record.status
+    history = folder.read_history(ids)
+    plan = plan_blocks(history, ids, read_costs(output_dir, ids))
+    status = history.status
     done, left = int((status == DONE).sum()), int((status == LEFT).sum())
     members = status[plan.members]
     counts = [
@@ -127,19 +130,21 @@ def describe_run(output_dir: Path) -> Report:
     ]
     parts = []
     for shard, shard_done, shard_failed, shard_left in zip(shards, *counts, strict=True):
-        who, is_under_way = _find_who(crowd, shard, record) if shard_left else ("", False)
-        parts.append(_Part(shard, shard_done, shard_failed, shard_left, _newest(record, shard), who, is_under_way))
-    state = _judge(is_published(output_dir, ids.digest), parts, crowd)
+        who, is_under_way = _find_who(processes, shard, history) if shard_left else ("", False)
+        parts.append(
+            _ShardStatus(shard, shard_done, shard_failed, shard_left, _find_newest(history, shard), who, is_under_way)
+        )
+    state = _judge(folder.is_published(ids.digest), parts, processes)
     plural = "" if len(ids) == 1 else "s"
     head = [
-        f"{output_dir}: {_say_state(state, left, crowd)}",
+        f"{output_dir}: {_describe_state(state, left, processes)}",
         f"{len(ids)} utterance{plural}: {done} done, {len(ids) - done - left} failed, {left} left{_sum_up(parts)}",
     ]
     return Report("\n".join(head) + "\n" + columns([COLUMNS, *(part.row() for part in parts)]), state)
 
 
-def _meet(output_dir: Path, submissions: Sequence[Submission], names: Iterable[str]) -> _Crowd:
-    """Find out who is at what in OUT, and ask Slurm of their jobs."""
+def _find_processes(output_dir: Path, submissions: Sequence[Submission], names: Iterable[str]) -> _Processes:
+    """Read the holders of locks in OUT, and ask Slurm for the states of their jobs."""
     owners = {name: owner for name in names if (owner := read_owner(output_dir, name))}
     jobs = [job for item in submissions for job in (item.array, item.merge) if job]
     jobs += [_job_of(owner.task) for owner in owners.values() if owner.task]
@@ -148,18 +153,18 @@ def _meet(output_dir: Path, submissions: Sequence[Submission], names: Iterable[s
         states = ask_states(jobs)
     except SlurmError as error:
         logger.warning("%s", error)
-    return _Crowd(output_dir, submissions, owners, states)
+    return _Processes(output_dir, submissions, owners, states)
 
 
 def _job_of(task: Task) -> str:
-    """Name the job of a task; those of an ``srun`` are in the same one."""
+    """Return the job of a task; the tasks of an ``srun`` share one."""
     return task.job.partition(".")[0]
 
 
-def _find_list(output_dir: Path, submissions: Sequence[Submission]) -> tuple[str, int]:
-    """Find of which list the run is, by its digest, and into how many shards it is dealt."""
+def _find_list(folder: RunFolder, submissions: Sequence[Submission]) -> tuple[str, int]:
+    """Find the digest of the list that the run is of, and the number of shards."""
     try:
-        run = find_run(output_dir)
+        run = folder.find_run()
     except OutputError:
         if not submissions:
             raise
@@ -170,63 +175,63 @@ def _find_list(output_dir: Path, submissions: Sequence[Submission]) -> tuple[str
     return submissions[-1].input_sha256, submissions[-1].count
 
 
-def _newest(record: Record, shard: Shard) -> Elapsed:
-    """Find what the newest attempt at a shard has taken and done."""
-    attempts = [elapsed for journal, elapsed in record.elapsed.items() if journal.shard == shard]
+def _find_newest(history: History, shard: Shard) -> Elapsed:
+    """Return time taken and utterances finished by the newest attempt at a shard."""
+    attempts = [elapsed for journal, elapsed in history.elapsed.items() if journal.shard == shard]
     return attempts[-1] if attempts else Elapsed()
 
 
-def _find_who(crowd: _Crowd, shard: Shard, record: Record) -> tuple[str, bool]:
-    """Say who is at work at a shard, or waits to be, or that nobody is; and whether somebody is."""
-    owner = crowd.owners.get(shard.name)
-    if owner is not None and crowd.is_at_work(shard.name):
-        return _describe_owner(owner, record, shard), True
-    submission = next((item for item in reversed(crowd.submissions) if shard.index in item.shards), None)
+def _find_who(processes: _Processes, shard: Shard, history: History) -> tuple[str, bool]:
+    """Describe the process or job of a shard, and return whether there is one."""
+    owner = processes.owners.get(shard.name)
+    if owner is not None and processes.is_at_work(shard.name):
+        return _describe_owner(owner, history, shard), True
+    submission = next((item for item in reversed(processes.submissions) if shard.index in item.shards), None)
     if submission is None or submission.count != shard.count:
         return ("nobody: run it (again)" if owner is None else f"{owner}, which is dead: run it again"), False
     name = submission.name_of(shard)
-    if crowd.states is None:
+    if processes.states is None:
         return f"job {name}, of which Slurm can't be asked", True
-    job = crowd.states.get(name)
+    job = processes.states.get(name)
     if job is not None and job.is_waiting:
         return f"job {name} waits ({job.reason})", True
     if job is not None and job.is_at_work:
         return f"job {name} begins on {job.node}", True
     end = f"is {job.state}" if job else "is gone"
-    return f"nobody: job {name} {end}, see {crowd.output_dir / submission.log_of(shard)}; e2v submit again", False
+    return f"nobody: job {name} {end}, see {processes.output_dir / submission.log_of(shard)}; e2v submit again", False
 
 
-def _describe_owner(owner: Owner, record: Record, shard: Shard) -> str:
-    paths = [journal.path for journal in record.elapsed if journal.shard == shard]
+def _describe_owner(owner: Owner, history: History, shard: Shard) -> str:
+    paths = [journal.path for journal in history.elapsed if journal.shard == shard]
     if not paths:
         return str(owner)
     return f"{owner}, last result {time.time() - paths[-1].stat().st_mtime:.0f} s ago"
 
 
-def _judge(published: bool, parts: Sequence[_Part], crowd: _Crowd) -> State:
-    """Say how a run stands: under way only if no shard that has something left is forgotten."""
+def _judge(published: bool, parts: Sequence[_ShardStatus], processes: _Processes) -> State:
+    """Judge the state of a run: under way only if every shard with something left has a process or a job."""
     if published:
         return State.COMPLETE
     left = [part for part in parts if part.left]
     if left:
         return State.UNDER_WAY if all(part.is_under_way for part in left) else State.WAITING
-    merging = crowd.find_merge() is not None or any(map(crowd.is_at_work, crowd.owners))
+    merging = processes.find_merge() is not None or any(map(processes.is_at_work, processes.owners))
     return State.UNDER_WAY if merging else State.WAITING
 
 
-def _say_state(state: State, left: int, crowd: _Crowd) -> str:
+def _describe_state(state: State, left: int, processes: _Processes) -> str:
     if state is State.COMPLETE:
         return "complete"
     if left:
         return "not complete"
     if state is State.WAITING:
         return "not merged yet: e2v merge does it"
-    merge = crowd.find_merge()
+    merge = processes.find_merge()
     return f"not merged yet: job {merge.name} will do it" if merge else "not merged yet: somebody is at it"
 
 
-def _sum_up(parts: Sequence[_Part]) -> str:
-    """Say how fast all shards together are that are at work, and when the last one will be ready."""
+def _sum_up(parts: Sequence[_ShardStatus]) -> str:
+    """Describe the speed of all shards at work together, and when the last one will be ready."""
     at_work = [part for part in parts if part.left and part.is_under_way and part.speed]
     times = [part.ready_in for part in parts if part.left]
     if not at_work:

@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.cluster.slurm import (
-    Job,
     JobState,
     Resources,
+    SlurmJob,
     ask_states,
     cancel_job,
     check_commands,
@@ -40,16 +40,16 @@ from e2v_cli.commands.predict import find_corpus_and_model
 from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
 from e2v_cli.corpus.corpus import STDIN, Corpus
 from e2v_cli.errors import OutputConflictError, OutputError, SlurmError, UsageError
-from e2v_cli.journal.folder import find_at_other_lists, is_published, plan_for, read_record, refuse_other_fingerprints
-from e2v_cli.journal.history import Record
+from e2v_cli.journal.folder import RunFolder, plan_blocks
+from e2v_cli.journal.history import History
 from e2v_cli.journal.ids import read_costs, save_costs, save_ids
-from e2v_cli.journal.journal import DONE, LEFT, find_journals
-from e2v_cli.journal.locks import locked, refuse_other_runs
-from e2v_cli.journal.results import check_archives, check_timelines, make_folder, refuse_foreign_files
+from e2v_cli.journal.journal import DONE, LEFT
+from e2v_cli.journal.locks import locked
 from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import prepare_weights
-from e2v_cli.options import Settings, Shard, make_fingerprint
+from e2v_cli.options import Fingerprint, JobOptions, PredictOptions, ResultOptions, Shard, make_fingerprint
 from e2v_cli.records import SAMPLE_RATE, Utterance
+from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.files import published, remove_drafts
 
 MEASURED_FILES = 1_000_000
@@ -57,6 +57,9 @@ MEASURED_FILES = 1_000_000
 
 MERGE_MEMORY = "4G"
 """Of the job that merges: ten million lines take a tenth of it."""
+
+_HANDED_ON = ("E2V_CACHE",)
+"""Variables that are no options, and count in jobs as they do here."""
 
 STATS_AT_ONCE = 32
 """Threads that ask a file system how large files are."""
@@ -70,72 +73,75 @@ ROW_BYTES = 500
 
 @dataclass(frozen=True)
 class SubmitOptions:
-    """The options of ``e2v submit``: how its jobs are to run."""
+    """The options of ``e2v submit``."""
 
-    settings: Settings
-    """Of the run."""
+    run: PredictOptions
     words: tuple[str, ...]
     """The same as the words of an ``e2v predict`` command, INPUT and all."""
-    num_shards: int
+    jobs: JobOptions
     resources: Resources
-    limit: int | None
-    """So many elements of the array may run at once."""
-    dry_run: bool
 
 
 def submit(options: SubmitOptions) -> str:
-    """Submit what is left of a run: what to tell the user.
+    """Submit what is left of a run: the message to the user.
 
     Raises:
         E2vError: the run could not go on, as far as can be seen from here; nothing is submitted then.
     """
-    settings = options.settings
     output_dir = _check_options(options)
-    if not options.dry_run:
+    if not options.jobs.dry_run:
         check_commands()
-    corpus, model = find_corpus_and_model(settings)
-    weights = prepare_weights(model)
+    corpus, model = find_corpus_and_model(options.run)
+    fingerprint = make_fingerprint(options.run, prepare_weights(model).sha256, model.labels)
+    folder = open_run_folder(output_dir)
     try:
-        with ExitStack() as stack:
-            if not options.dry_run:
-                make_folder(output_dir)
-            refuse_foreign_files(output_dir, bool(find_journals(output_dir)))
-            if not options.dry_run:
-                stack.enter_context(locked(output_dir, "submit"))
-            refuse_other_fingerprints(output_dir, make_fingerprint(settings, weights.sha256, model.labels))
-            refuse_other_runs(output_dir, Shard(options.num_shards, 1), find_at_other_lists(output_dir, corpus.digest))
-            record = read_record(output_dir, corpus)
-            to_retry = settings.retry_failed and bool((record.status != DONE).any())
-            if is_published(output_dir, corpus.digest) and not to_retry:
-                return f"{output_dir} is complete: nothing to submit\n"
-            check_archives(output_dir, record.archives)
-            check_timelines(output_dir, record.timelines)
-            _check_room(output_dir, settings, model, corpus, record)
-            costs = _find_costs(output_dir, corpus)
-            left = _find_left(settings, record, plan_for(record, corpus, costs), options.num_shards)
-            if options.dry_run:
-                return _show(options, output_dir, left)
-            save_ids(output_dir, corpus)
-            if costs is not None:
-                save_costs(output_dir, corpus.digest, costs)
-            return _submit(options, output_dir, corpus.digest, left)
+        if options.jobs.dry_run:
+            return _submit_left(options, folder, corpus, model, fingerprint)
+        folder.make()
+        with locked(output_dir, "submit"):
+            return _submit_left(options, folder, corpus, model, fingerprint)
     except OSError as error:
         raise OutputError.of(error) from error
 
 
+def _submit_left(
+    options: SubmitOptions, folder: RunFolder, corpus: Corpus, model: Model, fingerprint: Fingerprint
+) -> str:
+    """Find the shards that have something left, and submit them, or show their scripts."""
+    output_dir, num_shards, dry_run = folder.path, options.jobs.num_shards, options.jobs.dry_run
+    if dry_run and not output_dir.exists():
+        history = History(corpus.index, corpus.digest)
+    else:
+        if dry_run:
+            folder.refuse_foreign_files()
+        history = folder.guard(fingerprint, Shard(num_shards, 1), corpus)
+        to_retry = options.run.run.retry_failed and bool((history.status != DONE).any())
+        if folder.is_published(corpus.digest) and not to_retry:
+            return f"{output_dir} is complete: nothing to submit\n"
+    _check_room(options.run.results, output_dir, model, corpus, history)
+    costs = _find_costs(output_dir, corpus)
+    left = _find_left(options, history, plan_blocks(history, corpus, costs))
+    if dry_run:
+        return _show(options, output_dir, left)
+    save_ids(output_dir, corpus)
+    if costs is not None:
+        save_costs(output_dir, corpus.digest, costs)
+    return _submit(options, output_dir, corpus.digest, left)
+
+
 def _check_options(options: SubmitOptions) -> Path:
     """Check that jobs on other machines could do what was asked for."""
-    settings = options.settings
-    if settings.output_dir is None:
+    output_dir = options.run.results.output_dir
+    if output_dir is None:
         raise UsageError("e2v submit needs a place for results that all nodes see: add -o OUT")
-    if STDIN in settings.inputs:
+    if STDIN in options.run.input.inputs:
         raise UsageError("-: a job has no standard input; save the list in a file whose name ends in .scp")
     for option in options.resources.others:
         if not re.fullmatch(r"--[a-z-]+(=.*)?", option, re.DOTALL):
             raise UsageError(f"--sbatch-arg {option}: say it as one word, like --constraint=ib")
         if option.partition("=")[0] in ("--array", "--output"):
             raise UsageError(f"--sbatch-arg {option}: e2v submit says this itself")
-    return settings.output_dir
+    return output_dir
 
 
 def _find_costs(output_dir: Path, corpus: Corpus) -> NDArray[np.float32] | None:
@@ -168,16 +174,16 @@ def _measure_file(utterance: Utterance) -> float:
     return math.nan
 
 
-def _check_room(output_dir: Path, settings: Settings, model: Model, corpus: Corpus, record: Record) -> None:
-    """Check that what is left has room on the disk, as far as is known how much it will be."""
+def _check_room(results: ResultOptions, output_dir: Path, model: Model, corpus: Corpus, history: History) -> None:
+    """Check that what is left has room on the disk, as far as its size is known."""
     values = float(model.config.embed_dim)
-    if settings.embeddings == "none":
+    if results.embeddings == "none":
         values = 0.0
-    elif settings.granularity == "frame":
+    elif results.granularity == "frame":
         known = corpus.durations[~np.isnan(corpus.durations)]
         seconds = float(known.mean()) if len(known) else 0.0
-        values *= seconds * SAMPLE_RATE / model.config.hop * (0.25 if settings.compress else 1)
-    num_left = int((record.status != DONE).sum())
+        values *= seconds * SAMPLE_RATE / model.config.hop * (0.25 if results.compress else 1)
+    num_left = int((history.status != DONE).sum())
     needed = num_left * (values * 4 + ROW_BYTES)
     place = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -187,11 +193,11 @@ def _check_room(output_dir: Path, settings: Settings, model: Model, corpus: Corp
         )
 
 
-def _find_left(settings: Settings, record: Record, plan: BlockPlan, num_shards: int) -> list[int]:
+def _find_left(options: SubmitOptions, history: History, plan: BlockPlan) -> list[int]:
     """Find the shards that have something left."""
-    status = record.status[plan.members]
-    left = (status != DONE) if settings.retry_failed else (status == LEFT)
-    return [int(place) + 1 for place in np.flatnonzero(plan.count_by_shard(left, num_shards))]
+    status = history.status[plan.members]
+    left = (status != DONE) if options.run.run.retry_failed else (status == LEFT)
+    return [int(place) + 1 for place in np.flatnonzero(plan.count_by_shard(left, options.jobs.num_shards))]
 
 
 def _show(options: SubmitOptions, output_dir: Path, shards: Sequence[int]) -> str:
@@ -200,7 +206,7 @@ def _show(options: SubmitOptions, output_dir: Path, shards: Sequence[int]) -> st
     last = write_script(merge)
     if not shards:
         return last
-    first = write_array_script(array, shards, options.num_shards, options.limit)
+    first = write_array_script(array, shards, options.jobs.num_shards, options.jobs.array_limit)
     return f"{first}\n# Then, when all of them have ended:\n\n{last}"
 
 
@@ -213,7 +219,7 @@ def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: S
     """
     submissions = read_submissions(output_dir)
     states = ask_states([job for item in submissions for job in (item.array, item.merge) if job])
-    busy = _find_busy(output_dir, submissions, states, options.num_shards)
+    busy = _find_busy(output_dir, submissions, states, options.jobs.num_shards)
     shards = [shard for shard in left if shard not in busy]
     merging = [item.merge for item in submissions if item.merge in states and states[item.merge].is_alive]
     if not shards and merging:
@@ -224,12 +230,12 @@ def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: S
     remove_drafts(folder / "*")
     (output_dir / "log").mkdir(exist_ok=True)
     said = ""
-    submission = Submission("", tuple(shards), options.num_shards, "", input_sha256, _now())
+    submission = Submission("", tuple(shards), options.jobs.num_shards, "", input_sha256, _now())
     if shards:
-        script = write_array_script(array, shards, options.num_shards, options.limit)
+        script = write_array_script(array, shards, options.jobs.num_shards, options.jobs.array_limit)
         submission = replace(submission, array=submit_job(_keep(folder / "shards.sh", script)))
         note_submission(output_dir, submission)
-        said = f"job {submission.array}: shards {ranges(shards)} of {options.num_shards}\n"
+        said = f"job {submission.array}: shards {ranges(shards)} of {options.jobs.num_shards}\n"
     for job in merging:  # it would not wait for those
         cancel_job(job)
     waits_for = [job for job in dict.fromkeys([*busy.values(), submission.array]) if job]
@@ -263,13 +269,14 @@ def _find_busy(
     return busy
 
 
-def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[Job, Job]:
+def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, SlurmJob]:
     """Say what runs in the jobs for the shards, and in the one that merges them."""
     folder = output_dir.resolve()
     here = Path.cwd()
     log = str(folder / "log").replace("%", "%%")
-    variables = {name: value for name, value in os.environ.items() if re.fullmatch(r"E2V_[A-Z0-9_]+", name)}
-    predict = Job(
+    # Options come as words, so their variables must not count again.
+    variables = {name: value for name, value in os.environ.items() if name in _HANDED_ON}
+    predict = SlurmJob(
         name=f"e2v-{folder.name}",
         words=(*_command(), "predict", *options.words, "--offline"),
         folder=here,
@@ -277,7 +284,7 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[Job, Job]:
         resources=options.resources,
         variables=variables,
     )
-    merge = Job(
+    merge = SlurmJob(
         name=f"e2v-{folder.name}-merge",
         words=(*_command(), "merge", str(folder)),
         folder=here,

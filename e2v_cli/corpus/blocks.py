@@ -1,8 +1,9 @@
-"""Utterances → blocks → batches, by rules that see nothing but the list and the audio.
+"""Utterances → blocks, by rules that see nothing but the list.
 
 What is in a batch decides the last bits of its results. So that results don't depend on who computed what, or when,
-the input is cut into blocks from the list alone, and a block into batches from its audio alone. Segments of the same
-recording are in the same block, however they stand in the list, so that it is decoded once for all of them.
+the input is cut into blocks from the list alone, and a block into batches (``inference.batches``) from its audio alone.
+Segments of the same recording are in the same block, in whatever order the list has them, so that it is decoded once
+for all of them.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from e2v_cli.options import Shard
 from e2v_cli.records import Utterance
 
 BLOCKS = 1024
-"""A long list is cut into about so many blocks: enough for many workers."""
+"""Blocks of a long list, about: enough for many workers."""
 
 BLOCK_SIZES = (8, 256)
-"""Between these lies the largest block of a list: enough for batches of short utterances, and to be decoded at once."""
+"""Utterances of the largest block, at least and at most: enough for batches of short ones, few enough to decode."""
 
 TAPER = 8
-"""A block takes at most one in so many of the utterances that are left, so that blocks get smaller towards the end of
-a list, down to a single utterance, and workers end at about the same time."""
+"""A block has at most one in so many of the utterances that are left, so that blocks get smaller towards the end of a
+list, down to a single utterance, and workers end at about the same time."""
 
 
 class PendingBlock(NamedTuple):
-    """A block that is not read yet."""
+    """A block whose utterances are not read yet."""
 
     number: int
     places: NDArray[np.int64]
-    """(utterances,): where they stand in the list."""
+    """(utterances,): their indices in the list."""
 
 
 class BlockPlan:
@@ -46,19 +47,19 @@ class BlockPlan:
         recording_groups: NDArray[np.int64] | None = None,
         costs: NDArray[np.float32] | None = None,
     ) -> None:
-        """Plan for some utterances.
+        """Cut some utterances of a list into blocks.
 
         Args:
-            members: (members,) their places in the list.
-            recording_groups: (utterances,) numbers of what is decoded together, which blocks don't cut; None: each by
+            members: (members,) their indices in the list.
+            recording_groups: (utterances,) the group that each is decoded with, which blocks don't cut; None: each by
                 itself.
-            costs: (utterances,) what each takes, in any unit: no part of the blocks, only of how they are dealt; None:
-                all the same.
+            costs: (utterances,) the time that each takes, in any unit: blocks don't depend on it, only how they are
+                dealt; None: all the same.
         """
         self.members = members
-        """(members,): their places in the list, in the order in which they are computed."""
+        """(members,): their indices in the list, in the order in which they are computed."""
         self._firsts = _cut_blocks(len(members))
-        """(blocks,): where in that order each block begins."""
+        """(blocks,): the first of each block, counted in that order."""
         if recording_groups is not None:
             self.members = members[np.argsort(recording_groups[members], kind="stable")]
             first_of_group = np.flatnonzero(np.diff(recording_groups[self.members], prepend=-1))
@@ -67,25 +68,21 @@ class BlockPlan:
         self._costs = costs
 
     def deal_blocks(self, shard: Shard) -> Iterator[PendingBlock]:
-        """Deal blocks to shards: those that this one gets, in order."""
+        """Deal the blocks to shards, and return those of this one, in order."""
         for number in np.flatnonzero(self._deal(shard.count) == shard.index - 1).tolist():
             end = self._firsts[number + 1] if number + 1 < len(self._firsts) else None
             yield PendingBlock(number, self.members[self._firsts[number] : end])
 
     def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-        """Count how many of the chosen (members,) each of so many shards has: (count,)."""
+        """Count those of the chosen (members,) that each of ``count`` shards has: (count,)."""
         blocks = np.searchsorted(self._firsts, np.flatnonzero(members), side="right") - 1
         return np.bincount(self._deal(count)[blocks], minlength=count)
 
-    def cost_by_shard(self, count: int) -> NDArray[np.float64]:
-        """Sum up what each of so many shards takes: (count,)."""
-        return np.bincount(self._deal(count), self._block_costs(), minlength=count).astype(np.float64)
-
     def _deal(self, count: int) -> NDArray[np.int64]:
-        """Give each block to one of so many shards: (blocks,), from 0.
+        """Assign each block to one of ``count`` shards: (blocks,), counted from 0.
 
-        The dearest goes first, each to the shard that has least until then: none ends later than another by more than a
-        block (Graham, Bounds on multiprocessing timing anomalies, 1969).
+        The dearest block comes first, each goes to the shard with the least cost until then: no shard ends later than
+        another by more than a block (Graham, Bounds on multiprocessing timing anomalies, 1969).
         """
         dealt = np.zeros(len(self._firsts), dtype=np.int64)
         if count == 1:
@@ -99,7 +96,7 @@ class BlockPlan:
         return dealt
 
     def _block_costs(self) -> NDArray[np.float64]:
-        """Sum up what each block takes: (blocks,)."""
+        """Return the cost of each block: (blocks,)."""
         if self._costs is None:
             return np.diff(self._firsts, append=len(self.members)).astype(np.float64)
         if not len(self._firsts):
@@ -108,10 +105,10 @@ class BlockPlan:
 
 
 def estimate_costs(sizes: NDArray[np.float64]) -> NDArray[np.float32] | None:
-    """Make costs of the durations of utterances, or of anything they grow with; None where nothing is known.
+    """Estimate costs from durations of utterances, or anything they grow with: (utterances,); None if none is known.
 
     Args:
-        sizes: (utterances,) of each; NaN where it is not known, which is taken for the mean of all others.
+        sizes: (utterances,) of each; NaN where it is not known, which counts as the mean of all others.
     """
     known = ~np.isnan(sizes)
     if not known.any():
@@ -120,7 +117,7 @@ def estimate_costs(sizes: NDArray[np.float64]) -> NDArray[np.float32] | None:
 
 
 def _cut_blocks(count: int) -> NDArray[np.int64]:
-    """Cut so many utterances into blocks: (blocks,), the place of the first of each."""
+    """Cut a list of ``count`` utterances into blocks: (blocks,), the index of the first of each."""
     fewest, most = BLOCK_SIZES
     largest = min(max(-(-count // BLOCKS), fewest), most)
     bulk = max(0, -(-(count - TAPER * largest) // largest))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""``--channel split``: a corpus → a corpus with an utterance for each channel of recordings that have several."""
 
 from __future__ import annotations
 
@@ -15,46 +15,54 @@ from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.records import Utterance
 
 
-class _Channels:
+class _SplitChannels:
     """The utterances of a corpus, those of recordings with several channels once for each: ``utt1-1``, ``utt1-2``."""
 
     name = ""
 
-    def __init__(self, corpus: Corpus, places: array[int], channels: array[int], hashes: array[int]) -> None:
+    def __init__(self, corpus: Corpus, originals: array[int], channels: array[int], hashes: array[int]) -> None:
+        """Split utterances.
+
+        Args:
+            corpus: those that are split.
+            originals: (utterances,) index in the corpus of what each was.
+            channels: (utterances,) channel of each, counted from 0; -1 where there is nothing to split.
+            hashes: (utterances,) of their ids.
+        """
         self.hashes = hashes
         self._corpus = corpus
-        self._places = places
+        self._originals = originals
         self._channels = channels
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""
-        first, place = 0, 0
+        first, begin = 0, 0
         for keys in self._corpus.ids():
             split = []
-            while first < len(self._places) and self._places[first] < place + len(keys):
-                split.append(_split_id(keys[self._places[first] - place], self._channels[first]))
+            while first < len(self._originals) and self._originals[first] < begin + len(keys):
+                split.append(_split_id(keys[self._originals[first] - begin], self._channels[first]))
                 first += 1
-            place += len(keys)
+            begin += len(keys)
             yield split
 
-    def utterance(self, place: int, index: int) -> Utterance:
-        """Read the utterance at a place."""
-        whole, channel = self._corpus[self._places[place]], self._channels[place]
+    def utterance(self, position: int, index: int) -> Utterance:
+        """Read the utterance at a position of this list, which is the ``index``-th of the corpus."""
+        whole, channel = self._corpus[self._originals[position]], self._channels[position]
         utt_id = _split_id(whole.utt_id.encode(), channel).decode()
         return replace(whole, index=index, utt_id=utt_id, channel=whole.channel if channel < 0 else channel)
 
-    def origin(self, place: int) -> str:
-        """Say where it is written, or which file it is."""
-        return self._corpus.origin(self._places[place])
+    def origin(self, position: int) -> str:
+        """Return where an utterance is written, as in ``wav.scp:17``, or its file."""
+        return self._corpus.origin(self._originals[position])
 
     def recording_groups(self) -> NDArray[np.int64]:
-        """Number what is decoded together: all channels of what was together without them."""
+        """Number what is decoded together, (utterances,): all channels of what was together without them."""
         together = self._corpus.recording_groups
-        return np.asarray(self._places) if together is None else together[np.asarray(self._places)]
+        return np.asarray(self._originals) if together is None else together[np.asarray(self._originals)]
 
     def durations(self) -> NDArray[np.float64]:
-        """Say how long each utterance is: as long as all channels together; (utterances,) seconds."""
-        durations: NDArray[np.float64] = self._corpus.durations[np.asarray(self._places)]
+        """Return the duration of each utterance, that of all channels together: (utterances,) seconds."""
+        durations: NDArray[np.float64] = self._corpus.durations[np.asarray(self._originals)]
         return durations
 
 
@@ -65,17 +73,17 @@ def _split_id(key: bytes, channel: int) -> bytes:
 def split_channels(
     corpus: Corpus, count_channels: Callable[[Utterance, Callable[[], bool]], int], num_threads: int
 ) -> Corpus:
-    """Make one utterance of each channel of recordings that have several, unless the list says which it is.
+    """Make an utterance of each channel of recordings that have several, unless the list names the channel.
 
     Args:
         corpus: the utterances.
-        count_channels: reads how many channels the recording of one has, unless told to stop; 0 where it can't be read.
-        num_threads: so many are read at once.
+        count_channels: counts the channels of an utterance's recording, unless told to stop; 0 where it can't be read.
+        num_threads: recordings that are read at once.
 
     Raises:
-        CorpusError: an id with its channel's number stands there already.
+        CorpusError: an id with its channel's number is in the corpus already.
     """
-    places, channels, hashes = array("q"), array("h"), array("q")
+    originals, channels, hashes = array("q"), array("h"), array("q")
     known: dict[tuple[str, str], int] = {}
     stop = threading.Event()
 
@@ -95,9 +103,9 @@ def split_channels(
                 utterances = [corpus[index] for index in range(first, min(first + 1024, len(corpus)))]
                 for utterance, number in zip(utterances, pool.map(count, utterances), strict=True):
                     for channel in range(number) if number > 1 else (-1,):
-                        places.append(utterance.index)
+                        originals.append(utterance.index)
                         channels.append(channel)
                         hashes.append(hash(_split_id(utterance.utt_id.encode(), channel)))
         finally:
             stop.set()
-    return Corpus([_Channels(corpus, places, channels, hashes)], corpus.waits)
+    return Corpus([_SplitChannels(corpus, originals, channels, hashes)], corpus.waits)

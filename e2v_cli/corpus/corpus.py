@@ -1,4 +1,4 @@
-"""TODO."""
+"""All utterances of the input: lists one behind the other, of which each utterance is read when its turn comes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 
 from e2v_cli.corpus.data_dir import read_durations
 from e2v_cli.corpus.ids import KeyIndex, digest_of
-from e2v_cli.corpus.lists import (
-    LineList,
-)
+from e2v_cli.corpus.lists import LineList
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Utterance
 
 STDIN = "-"
-"""As INPUT it is a list, in a list it is audio."""
+"""Standard input: as INPUT a list, in a list audio."""
 
 
-class Part(Protocol):
-    """Utterances of one INPUT."""
+class UtteranceList(Protocol):
+    """The utterances of one INPUT."""
 
     @property
     def name(self) -> str:
@@ -40,17 +38,17 @@ class Part(Protocol):
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""
 
-    def utterance(self, place: int, index: int) -> Utterance:
-        """Read the utterance at a place, which is the ``index``-th of the corpus."""
+    def utterance(self, position: int, index: int) -> Utterance:
+        """Read the utterance at a position of this list, which is the ``index``-th of the corpus."""
 
-    def origin(self, place: int) -> str:
-        """Say where it is written, or which file it is."""
+    def origin(self, position: int) -> str:
+        """Return where an utterance is written, as in ``wav.scp:17``, or its file."""
 
     def recording_groups(self) -> NDArray[np.int64]:
         """Number what is decoded together: (utterances,), by first appearance, counted from 0."""
 
     def durations(self) -> NDArray[np.float64]:
-        """Say how long each utterance is, NaN where no list says: (utterances,) seconds."""
+        """Return the duration of each utterance, NaN where no list has it: (utterances,) seconds."""
 
 
 class Recordings:
@@ -65,99 +63,102 @@ class Recordings:
         self._recording_channels = recording_channels
         self._stdin_audio = stdin_audio
 
-    def utterance(self, place: int, index: int) -> Utterance:
-        """Read the utterance at a place."""
-        key, value = self._lines.read(place)
+    def utterance(self, position: int, index: int) -> Utterance:
+        """Read the utterance at a position of this list, which is the ``index``-th of the corpus."""
+        key, value = self._lines.read(position)
         source = os.fsdecode(value)
         if self.name and source == STDIN:
             source = self._stdin_audio
         return Utterance(index, key.decode(), source, self._folder, recording_channel=self._recording_channels.get(key))
 
-    def origin(self, place: int) -> str:
-        """Say where it is written, or which file it is."""
-        return self._lines.origin(place) if self.name else os.fsdecode(self._lines.read(place)[1])
+    def origin(self, position: int) -> str:
+        """Return where an utterance is written, as in ``wav.scp:17``, or its file."""
+        return self._lines.origin(position) if self.name else os.fsdecode(self._lines.read(position)[1])
 
     def recording_groups(self) -> NDArray[np.int64]:
-        """Number what is decoded together: each by itself."""
+        """Number what is decoded together, (utterances,): each by itself."""
         return np.arange(len(self.hashes))
 
     def durations(self) -> NDArray[np.float64]:
-        """Say how long each utterance is, NaN where no ``utt2dur`` beside the list says: (utterances,) seconds."""
+        """Return the duration of each, NaN where no ``utt2dur`` beside the list has it: (utterances,) seconds."""
         if not self._folder:
             return np.full(len(self.hashes), np.nan)
         return read_durations(Path(self._folder), np.frombuffer(self.hashes, dtype=np.int64))
 
 
 class Corpus:
-    """All utterances of the input, in order, read when they are asked for."""
+    """All utterances of the input, in order."""
 
-    def __init__(self, parts: Sequence[Part], waits: bool = False) -> None:
+    def __init__(self, lists: Sequence[UtteranceList], waits: bool = False) -> None:
         """Join lists whose lines were checked.
 
         Args:
-            parts: the lists.
+            lists: of each INPUT, in order.
             waits: whether there are commands or URLs among them, whose audio is waited for.
 
         Raises:
-            CorpusError: an id stands twice.
+            CorpusError: an id is there twice.
         """
         self.waits = waits
-        self._parts = parts
-        self._ends = list(accumulate(len(part.hashes) for part in parts))
-        self.index = KeyIndex(np.concatenate([np.frombuffer(part.hashes, dtype=np.int64) for part in parts]))
+        self._lists = lists
+        self._ends = list(accumulate(len(each.hashes) for each in lists))
+        self.index = KeyIndex(np.concatenate([np.frombuffer(each.hashes, dtype=np.int64) for each in lists]))
         for first, again in self.index.duplicates():
             utt_id = self[again].utt_id
             if utt_id == self[first].utt_id:
-                raise CorpusError(f'{self.origin(again)}: utt-id "{utt_id}" again (first {self._first(first, again)})')
+                raise CorpusError(
+                    f'{self.origin(again)}: utt-id "{utt_id}" again (first {self._describe_first(first, again)})'
+                )
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Utterance:
         """Read an utterance."""
-        part, place = self._locate(index)
-        return part.utterance(place, index)
+        utterances, position = self._locate(index)
+        return utterances.utterance(position, index)
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, in order, some thousand at a time."""
-        for part in self._parts:
-            yield from part.ids()
+        for each in self._lists:
+            yield from each.ids()
 
     def origin(self, index: int) -> str:
-        """Say where an utterance is written, as in ``wav.scp:17``, or which file it is."""
-        part, place = self._locate(index)
-        return part.origin(place)
+        """Return where an utterance is written, as in ``wav.scp:17``, or its file."""
+        utterances, position = self._locate(index)
+        return utterances.origin(position)
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of all ids, in order, and of the pieces."""
+        """The SHA-256 of all ids, in order, and of the recording groups."""
         return digest_of(self.ids(), self.recording_groups)
 
     @cached_property
     def recording_groups(self) -> NDArray[np.int64] | None:
-        """Number what is decoded together: (utterances,); None where that is each utterance by itself."""
-        if all(isinstance(part, Recordings) for part in self._parts):
+        """The number of what each utterance is decoded with: (utterances,); None where that is each by itself."""
+        if all(isinstance(each, Recordings) for each in self._lists):
             return None
-        numbers = [part.recording_groups() for part in self._parts]
-        firsts = accumulate((int(part.max(initial=-1)) + 1 for part in numbers[:-1]), initial=0)
-        return np.concatenate([part + first for part, first in zip(numbers, firsts, strict=True)])
+        numbers = [each.recording_groups() for each in self._lists]
+        firsts = accumulate((int(groups.max(initial=-1)) + 1 for groups in numbers[:-1]), initial=0)
+        return np.concatenate([groups + first for groups, first in zip(numbers, firsts, strict=True)])
 
     @cached_property
     def durations(self) -> NDArray[np.float64]:
-        """Say how long each utterance is, NaN where no list says: (utterances,) seconds.
+        """The duration of each utterance, NaN where no list has it: (utterances,) seconds.
 
         Raises:
             CorpusError: a list of durations can't be read.
         """
-        return np.concatenate([part.durations() for part in self._parts])
+        return np.concatenate([each.durations() for each in self._lists])
 
-    def _locate(self, index: int) -> tuple[Part, int]:
+    def _locate(self, index: int) -> tuple[UtteranceList, int]:
+        """Find the list that an utterance is in, and its position there."""
         number = bisect_right(self._ends, index)
-        part = self._parts[number]
-        return part, index - self._ends[number] + len(part.hashes)
+        utterances = self._lists[number]
+        return utterances, index - self._ends[number] + len(utterances.hashes)
 
-    def _first(self, first: int, again: int) -> str:
-        """Say where an id was first seen: ``on line 3`` within the same file, else ``at a.scp:3``."""
+    def _describe_first(self, first: int, again: int) -> str:
+        """Describe where an id is first: ``on line 3`` within the same file, else ``at a.scp:3``."""
         name, origin = self._locate(first)[0].name, self.origin(first)
         same_file = name and name == self._locate(again)[0].name
         return f"on line {origin.rpartition(':')[2]}" if same_file else f"at {origin}"

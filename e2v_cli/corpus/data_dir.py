@@ -1,4 +1,4 @@
-"""TODO."""
+"""Tables of a Kaldi data directory beside its lists: ``reco2file_and_channel`` and ``utt2dur``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from e2v_cli.corpus.lists import BLANKS, BYTE_ORDER_MARK
 from e2v_cli.errors import CorpusError
 
 _CHUNK_BYTES = 1 << 20
-"""Of lines that are looked up together."""
+"""Bytes of lines that are looked up together."""
 
 MAX_TIME = 1e9
-"""Seconds: where no recording has anything."""
+"""Seconds: no recording is as long."""
 
 NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
@@ -26,7 +26,7 @@ _DURATION = re.compile(rb"[ \t\v\f]*(\S+)[ \t\v\f]+(%b)\s*$" % NUMBER.replace(rb
 
 
 def read_recording_channels(folder: Path) -> dict[bytes, int]:
-    """Read ``reco2file_and_channel``, where there is one: which channel of its file each recording is, from 0.
+    """Read ``reco2file_and_channel``, if there is one: the channel of its file that each recording is, from 0.
 
     Raises:
         CorpusError: it can't be read, or a line has another form.
@@ -43,15 +43,15 @@ def read_recording_channels(folder: Path) -> dict[bytes, int]:
             raise CorpusError(f"{path}:{number}: a line is: recording-id file A, or B, 1, 2 …")
         if cells[0] in recording_channels:
             raise CorpusError(f'{path}:{number}: recording "{cells[0].decode(errors="backslashreplace")}" again')
-        recording_channels[cells[0]] = parse_channel(cells[2]) if cells[2].isalpha() else int(cells[2]) - 1
+        recording_channels[cells[0]] = _parse_recording_channel(cells[2])
     return recording_channels
 
 
 def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Read ``utt2dur``, where there is one: (utterances,) seconds, NaN for those it says nothing of.
+    """Read ``utt2dur``, if there is one: (utterances,) seconds, NaN for those that it does not have.
 
     Args:
-        folder: where it may be.
+        folder: the data directory.
         hashes: (utterances,) of their ids.
 
     Raises:
@@ -60,19 +60,19 @@ def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float6
     path = folder / "utt2dur"
     durations = np.full(len(hashes), np.nan)
     index: KeyIndex | None = None
-    place, number = 0, 1
+    begin, number = 0, 1
     try:
         with path.open("rb") as file:
             while lines := file.readlines(_CHUNK_BYTES):
                 keys, seconds = _parse_durations(lines, str(path), number)
                 number += len(lines)
-                if np.array_equal(keys, hashes[place : place + len(keys)]):  # the list and it are in the same order
-                    durations[place : place + len(keys)] = seconds
-                    place += len(keys)
+                if np.array_equal(keys, hashes[begin : begin + len(keys)]):  # the same order as in the list
+                    durations[begin : begin + len(keys)] = seconds
+                    begin += len(keys)
                     continue
                 index = index or KeyIndex(hashes)
-                places = index.find(keys)
-                durations[places[places >= 0]] = seconds[places >= 0]
+                found = index.find(keys)
+                durations[found[found >= 0]] = seconds[found >= 0]
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -81,7 +81,16 @@ def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float6
 
 
 def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Parse lines of ``utt2dur``, the first of which has a number: hashes of the ids, and seconds."""
+    """Parse lines of ``utt2dur``: hashes of the ids, and seconds.
+
+    Args:
+        lines: of the file.
+        name: of the file, in messages.
+        first: the number of the first line.
+
+    Raises:
+        CorpusError: a line has another form.
+    """
     cells = b"".join(lines).split()
     if len(cells) == 2 * len(lines) and not lines[0].startswith(BYTE_ORDER_MARK):
         with suppress(ValueError):
@@ -100,6 +109,6 @@ def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDA
     return hash_keys(match.group(1) for match in matches), seconds
 
 
-def parse_channel(text: bytes) -> int:
-    """Read ``A``, ``B`` …, or a number that counts from 0."""
-    return ord(text) - ord("A") if text.isalpha() else int(text)
+def _parse_recording_channel(text: bytes) -> int:
+    """Parse a channel of ``reco2file_and_channel``, ``A`` … ``H`` or counted from 1: counted from 0."""
+    return ord(text) - ord("A") if text.isalpha() else int(text) - 1

@@ -1,4 +1,4 @@
-"""Ids by the ten million: 64-bit hashes in numpy arrays instead of strings in dictionaries.
+"""Ids by the ten million: 64-bit hashes in NumPy arrays instead of strings in dictionaries.
 
 Hashes are Python's own of bytes, keyed at random in each process, so nobody can prepare ids that collide. By chance
 two of ten million do in one run of 400,000; whoever looks an id up compares the id itself before it counts.
@@ -19,7 +19,7 @@ def hash_keys(keys: Iterable[bytes]) -> NDArray[np.int64]:
 
 
 def digest_of(ids: Iterable[Sequence[bytes]], recording_groups: NDArray[np.int64] | None) -> str:
-    """Digest a list, by SHA-256: what ``predictions.tsv`` has rows of, and what of it is computed together."""
+    """Return the SHA-256 of a list: of its ids in order, and of which are decoded together."""
     digest = hashlib.sha256()
     for keys in ids:
         digest.update(b"\n".join(keys) + b"\n")
@@ -29,10 +29,10 @@ def digest_of(ids: Iterable[Sequence[bytes]], recording_groups: NDArray[np.int64
 
 
 class KeyIndex:
-    """Which keys stand where: a sorted array of hashes, 12 bytes a key."""
+    """The index of each key in a list: a sorted array of hashes, 12 bytes a key."""
 
     def __init__(self, hashes: NDArray[np.int64]) -> None:
-        """Index (keys,) hashes by their place."""
+        """Index (keys,) hashes."""
         order = np.argsort(hashes, kind="stable")
         self._sorted = hashes[order]
         self._order = order.astype(np.int32 if len(hashes) < 2**31 else np.int64)
@@ -41,15 +41,15 @@ class KeyIndex:
         return len(self._order)
 
     def find(self, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Find where keys stand: (keys,) places, -1 where there is none."""
+        """Find keys: (keys,) indices in the list, -1 where it has none."""
         if not len(self):
             return np.full(len(hashes), -1)
-        places = np.searchsorted(self._sorted, hashes)
-        places[places == len(self._sorted)] = 0
-        return np.where(self._sorted[places] == hashes, self._order[places], -1)
+        positions = np.searchsorted(self._sorted, hashes)
+        positions[positions == len(self._sorted)] = 0
+        return np.where(self._sorted[positions] == hashes, self._order[positions], -1)
 
     def duplicates(self) -> list[tuple[int, int]]:
-        """List pairs of places with the same hash, the earlier one first, by the later one."""
+        """List pairs of indices with the same hash, the earlier one first, ordered by the later one."""
         same = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         pairs = zip(self._order[same].tolist(), self._order[same + 1].tolist(), strict=True)
         return sorted(pairs, key=lambda pair: pair[1])

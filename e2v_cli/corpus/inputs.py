@@ -2,8 +2,8 @@
 
 Lists are read as Kaldi reads them: split at the first white space, relative paths against the current folder (and
 against the list's own, where only that has them). A byte order mark, CRLF, blank lines and a missing final newline do
-no harm. Ids are UTF-8; paths may be any bytes. What is wrong with a whole list stops e2v before any work; what is wrong
-with a segment alone is its own failure.
+no harm. Ids are UTF-8; paths may be any bytes. An error in a list stops e2v before any work; one in a segment alone is
+a failure of that segment.
 """
 
 from __future__ import annotations
@@ -21,33 +21,29 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.audio.sources import is_pipe, is_url
-from e2v_cli.corpus.corpus import STDIN, Corpus, Part, Recordings
+from e2v_cli.corpus.corpus import STDIN, Corpus, Recordings, UtteranceList
 from e2v_cli.corpus.data_dir import read_recording_channels
 from e2v_cli.corpus.lists import (
     BYTE_ORDER_MARK,
     check_entry,
     check_id,
+    copy_to_disk,
     index_lines,
     make_list,
     open_list,
     split_line,
-    spool,
 )
 from e2v_cli.corpus.segments import read_segments
 from e2v_cli.errors import CorpusError
 
-AUDIO_SUFFIXES = frozenset(
-    (".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
-)
-"""What is taken for audio in a folder; a file that is named itself may be called anything."""
-
 _PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|-][^|]*$")
-"""A line that needs no closer look: an id of plain letters that is no comment, and a path without a ``|``."""
+"""A line that needs no other check: an id of plain letters that is no comment, and a path without a ``|``."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _FoundFile:
     """An audio file that was named or found in a folder; its id depends on what else there is."""
 
     path: str
@@ -65,12 +61,12 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Files:
+class _FoundFiles:
     """Audio files that were named one by one, or found."""
 
-    found: list[_Found]
+    found: list[_FoundFile]
     folder: str = ""
-    """Where relative paths are looked for that the current folder doesn't have."""
+    """The list's own, for relative paths that the current folder doesn't have."""
 
 
 def read_corpus(inputs: Sequence[str], allow_pipes: bool = False) -> Corpus:
@@ -81,71 +77,71 @@ def read_corpus(inputs: Sequence[str], allow_pipes: bool = False) -> Corpus:
         allow_pipes: whether a list may hold commands to be run.
 
     Raises:
-        CorpusError: an input doesn't exist, a line can't be read, an id stands twice, or there is nothing at all.
+        CorpusError: an input doesn't exist, a line can't be read, an id is there twice, or there is nothing at all.
     """
-    reader = _Reader(allow_pipes, stdin_is_list=STDIN in inputs)
-    parts: list[Part | _Files] = []
+    reader = _InputReader(allow_pipes, stdin_is_list=STDIN in inputs)
+    lists: list[UtteranceList | _FoundFiles] = []
     for item in inputs:
-        part = reader.read(item)
-        last = parts[-1] if parts else None
-        if isinstance(part, _Files) and isinstance(last, _Files) and part.folder == last.folder:
-            last.found.extend(part.found)
+        utterances = reader.read(item)
+        last = lists[-1] if lists else None
+        if isinstance(utterances, _FoundFiles) and isinstance(last, _FoundFiles) and utterances.folder == last.folder:
+            last.found.extend(utterances.found)
         else:
-            parts.append(part)
-    if not any(len(part.found) if isinstance(part, _Files) else len(part.hashes) for part in parts):
+            lists.append(utterances)
+    if not any(len(each.found) if isinstance(each, _FoundFiles) else len(each.hashes) for each in lists):
         raise CorpusError(
             f"{', '.join(inputs)}: no utterances there; a list has lines like: utt-id path, "
-            f"and folders are searched for {' '.join(sorted(AUDIO_SUFFIXES))}"
+            f"and folders are searched for {' '.join(sorted(audio_suffixes()))}"
         )
-    ids = _choose_ids(parts)
-    return Corpus([_list_files(part, ids) if isinstance(part, _Files) else part for part in parts], reader.waits)
+    ids = _choose_ids(lists)
+    return Corpus([_list_files(each, ids) if isinstance(each, _FoundFiles) else each for each in lists], reader.waits)
 
 
-class _Reader:
-    """Reads inputs, and notes what is to be known of all of them together."""
+class _InputReader:
+    """A reader of inputs one after the other, and what is common to all of them."""
 
     def __init__(self, allow_pipes: bool, stdin_is_list: bool) -> None:
         self.waits = False
-        """There are commands or URLs, whose audio is waited for."""
+        """Whether there are commands or URLs, whose audio is waited for."""
         self._allow_pipes = allow_pipes
         self._stdin_is_list = stdin_is_list
         self._stdin_audio = ""
-        """Where the audio on standard input was copied to."""
+        """The file that the audio on standard input was copied to."""
 
-    def read(self, item: str) -> Part | _Files:
+    def read(self, item: str) -> UtteranceList | _FoundFiles:
         """Read an input."""
         path = Path(item)
         if item == STDIN:
-            with spool(_standard_input()) as file:
+            with copy_to_disk(_standard_input()) as file:
                 return self._read_scp(file, "<stdin>", "", {})
         if is_url(item):
             self.waits = True
-            return _Files([_Found(item, item)])
+            return _FoundFiles([_FoundFile(item, item)])
         if is_pipe(item):
             raise CorpusError(f"{item}: a command can only stand in a list: echo 'utt1 {item}' | e2v predict - …")
         if path.is_dir():
             return self._read_folder(path)
         if path.suffix == ".scp":
             return self._open_scp(path, {})
-        if path.exists() or path.suffix.lower() in AUDIO_SUFFIXES:  # audio that is missing fails alone, later
-            return _Files([_Found(item, os.path.relpath(item))])
+        if path.exists() or path.suffix.lower() in audio_suffixes():  # audio that is missing fails alone, later
+            return _FoundFiles([_FoundFile(item, os.path.relpath(item))])
         raise CorpusError(f"{item}: no such file or folder")
 
-    def _read_folder(self, folder: Path) -> Part | _Files:
+    def _read_folder(self, folder: Path) -> UtteranceList | _FoundFiles:
         """Read a Kaldi data directory (it holds ``wav.scp``), or all audio below a folder, sorted by path."""
         if not (folder / "wav.scp").exists():
             if (folder / "segments").exists():
                 raise CorpusError(f"{folder / 'wav.scp'}: no such file, but there are segments of its recordings")
-            return _Files(_search(folder))
+            return _FoundFiles(_find_audio_files(folder))
         recordings = self._open_scp(folder / "wav.scp", read_recording_channels(folder))
         if not (folder / "segments").exists():
             return recordings
         if not isinstance(recordings, Recordings):
             raise CorpusError(f"{folder / 'wav.scp'}: one column, but segments need recording ids before the paths")
-        index = Corpus([recordings]).index  # refuses an id that stands twice
+        index = Corpus([recordings]).index  # refuses an id that is there twice
         return read_segments(folder / "segments", recordings, index)
 
-    def _open_scp(self, path: Path, recording_channels: dict[bytes, int]) -> Recordings | _Files:
+    def _open_scp(self, path: Path, recording_channels: dict[bytes, int]) -> Recordings | _FoundFiles:
         try:
             with open_list(str(path)) as file:
                 return self._read_scp(file, str(path), str(path.parent), recording_channels)
@@ -156,25 +152,29 @@ class _Reader:
 
     def _read_scp(
         self, file: BinaryIO, name: str, folder: str, recording_channels: dict[bytes, int]
-    ) -> Recordings | _Files:
+    ) -> Recordings | _FoundFiles:
         if _has_one_column(file):
-            return _Files(list(self._read_paths(file, name)), folder)
-        lines = index_lines(file, name, _PLAIN_LINE, self._look_closely)
+            return _FoundFiles(list(self._read_paths(file, name)), folder)
+        lines = index_lines(file, name, _PLAIN_LINE, self._check_scp_line)
         return Recordings(lines, folder, recording_channels, self._stdin_audio)
 
-    def _look_closely(self, line: bytes, origin: str) -> bytes:
-        """Check a line, and give its id."""
+    def _check_scp_line(self, line: bytes, origin: str) -> bytes:
+        """Check a line, and return its id.
+
+        Raises:
+            CorpusError: it has another form, or is a command that is not allowed.
+        """
         key, *rest = split_line(line)
         check_id(key, origin)
         if not rest:
             raise CorpusError(f'{origin}: no path behind utt-id "{key.decode()}"; a line is: utt-id path')
         source = os.fsdecode(rest[0])
-        self._look_at_source(source, origin)
+        self._check_source(source, origin)
         if source == STDIN:
             self._keep_standard_input(origin)
         return key
 
-    def _look_at_source(self, source: str, origin: str) -> None:
+    def _check_source(self, source: str, origin: str) -> None:
         """Refuse commands that are not allowed, and note whether the audio is waited for."""
         if is_pipe(source) and not self._allow_pipes:
             raise CorpusError(
@@ -183,7 +183,7 @@ class _Reader:
             )
         self.waits = self.waits or is_pipe(source) or is_url(source)
 
-    def _read_paths(self, file: BinaryIO, name: str) -> Iterator[_Found]:
+    def _read_paths(self, file: BinaryIO, name: str) -> Iterator[_FoundFile]:
         """Read a list of one column."""
         for number, line in enumerate(file, 1):
             cells = split_line(line.removeprefix(BYTE_ORDER_MARK))
@@ -192,11 +192,15 @@ class _Reader:
             if len(cells) > 1:
                 raise CorpusError(f"{name}:{number}: two columns, but the first line has one: write an utt-id in each")
             path = os.fsdecode(check_entry(cells[0], f"{name}:{number}"))
-            self._look_at_source(path, f"{name}:{number}")
-            yield _Found(path, path if is_url(path) else os.path.normpath(path))
+            self._check_source(path, f"{name}:{number}")
+            yield _FoundFile(path, path if is_url(path) else os.path.normpath(path))
 
     def _keep_standard_input(self, origin: str) -> None:
-        """Copy the audio on standard input to where workers can read it."""
+        """Copy the audio on standard input to a file, which workers can read.
+
+        Raises:
+            CorpusError: standard input is used already, or the disk is full.
+        """
         if self._stdin_is_list or self._stdin_audio:
             other = "the list itself" if self._stdin_is_list else "the audio of another line"
             raise CorpusError(f"{origin}: - is audio on standard input, but that is {other}")
@@ -214,24 +218,30 @@ class _Reader:
 
 
 _KEPT: list[object] = []
-"""Temporary folders that are there for as long as the process."""
+"""Temporary folders that last as long as the process."""
 
 
 def _standard_input() -> BinaryIO:
+    """Return standard input.
+
+    Raises:
+        CorpusError: it is closed.
+    """
     if sys.stdin is None:
         raise CorpusError("-: standard input is closed")
     return sys.stdin.buffer
 
 
 def _has_one_column(file: BinaryIO) -> bool:
-    """Say whether a list is one of paths alone: its first line has one column, which looks like one."""
+    """Whether a list is one of paths alone: its first line has one column, which looks like a path."""
     first = next((cells for line in file if (cells := split_line(line.removeprefix(BYTE_ORDER_MARK))) != [b""]), [])
     file.seek(0)
-    return len(first) == 1 and (b"/" in first[0] or Path(os.fsdecode(first[0])).suffix.lower() in AUDIO_SUFFIXES)
+    return len(first) == 1 and (b"/" in first[0] or Path(os.fsdecode(first[0])).suffix.lower() in audio_suffixes())
 
 
-def _search(folder: Path) -> list[_Found]:
+def _find_audio_files(folder: Path) -> list[_FoundFile]:
     """Find all audio below a folder, also in linked folders, sorted by path."""
+    suffixes = audio_suffixes()
     found = []
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
@@ -242,9 +252,9 @@ def _search(folder: Path) -> list[_Found]:
         seen.add(real)
         folders.sort()
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
                 path = os.path.join(parent, name)
-                found.append(_Found(path, os.path.relpath(path, folder)))
+                found.append(_FoundFile(path, os.path.relpath(path, folder)))
     return found
 
 
@@ -252,28 +262,28 @@ def _refuse_folder(error: OSError) -> None:
     raise CorpusError(f"{error.filename}: {error.strerror}") from None
 
 
-def _choose_ids(parts: Sequence[Part | _Files]) -> Iterator[str]:
-    """Choose the ids of all files that were found: their stem where nothing else has it, else their relative path."""
-    found = [item for part in parts if isinstance(part, _Files) for item in part.found]
+def _choose_ids(lists: Sequence[UtteranceList | _FoundFiles]) -> Iterator[str]:
+    """Choose ids for all files that were found: the stem where nothing else has it, else the relative path."""
+    found = [item for each in lists if isinstance(each, _FoundFiles) for item in each.found]
     stems = Counter(item.stem for item in found)
     relatives = Counter(item.relative for item in found)
     by_hash = {hash(os.fsencode(stem)): stem for stem in stems}
-    for part in parts:
-        if not isinstance(part, _Files) and stems:
-            stems.update(by_hash[value] for value in part.hashes if value in by_hash)
+    for each in lists:
+        if not isinstance(each, _FoundFiles) and stems:
+            stems.update(by_hash[value] for value in each.hashes if value in by_hash)
     for item in found:
         elsewhere = item.path if is_url(item.path) else os.path.relpath(item.path)
         ambiguous = item.relative if relatives[item.relative] == 1 else elsewhere
-        yield _as_id(item.stem if stems[item.stem] == 1 else ambiguous)
+        yield _make_id(item.stem if stems[item.stem] == 1 else ambiguous)
 
 
-def _list_files(files: _Files, ids: Iterator[str]) -> Recordings:
+def _list_files(files: _FoundFiles, ids: Iterator[str]) -> Recordings:
     """Make a list of files that were found."""
     lines = make_list((next(ids).encode(), os.fsencode(item.path)) for item in files.found)
     return Recordings(lines, files.folder, {}, "")
 
 
-def _as_id(name: str) -> str:
-    """Make an id of a file's name: what would break a line or a column, or is not UTF-8, is percent-encoded."""
+def _make_id(name: str) -> str:
+    """Make an id from a file's name: what would break a line or a column, or is not UTF-8, is percent-encoded."""
     unsafe = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
     return unsafe.sub(lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match.group())), name)

@@ -1,7 +1,7 @@
-"""Lists of lines that begin with an id, read in one pass, of which two numbers a line are kept.
+"""Lists of lines that begin with an id, read in one pass, of which two numbers a line are kept in memory.
 
-These are where a line begins and the hash of its id. Lines are read again when their turn comes, so that ten million
-of them need some hundred megabytes.
+They are the line's offset in the file and the hash of its id. Lines are read again when their turn comes, so that ten
+million of them need some hundred megabytes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BLANKS = b" \t\r\n\v\f"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _CHUNK = 4096
-"""Lines that are read again together."""
+"""Lines that are read again at a time."""
 
 
 class LineList:
-    """Lines of a file, of which the places and the ids' hashes are kept."""
+    """Lines of a file, of which offsets and hashes of ids are kept."""
 
     def __init__(
         self, file: BinaryIO, name: str, offsets: array[int], hashes: array[int], blanks: Sequence[int] = ()
@@ -38,10 +38,10 @@ class LineList:
 
         Args:
             file: the file.
-            name: what it is called in messages; empty where the lines were made by e2v.
-            offsets: where each line begins, and where the last one ends.
-            hashes: of each line's id.
-            blanks: how many lines stand before each blank one.
+            name: its name in messages; empty where the lines were made by e2v.
+            offsets: (lines + 1,) where each line begins, and where the last one ends.
+            hashes: (lines,) of the ids.
+            blanks: (blank lines,) the number of other lines before each.
         """
         self.name = name
         self.hashes = hashes
@@ -56,7 +56,7 @@ class LineList:
         return len(self.hashes)
 
     def read(self, index: int) -> tuple[bytes, bytes]:
-        """Read the id of a line, and what follows it."""
+        """Read a line: its id, and what follows it."""
         ((key, rest),) = self._read_lines(index, index + 1)
         return key, rest.strip(BLANKS) if self.name else rest
 
@@ -66,12 +66,12 @@ class LineList:
             yield [key for key, _ in lines]
 
     def entries(self) -> Iterator[list[bytes]]:
-        """Read each line, split into its id and the rest."""
+        """Read all lines, each split into its id and the rest."""
         for lines in self._read_all():
             yield from lines
 
     def origin(self, index: int) -> str:
-        """Say where a line is, as in ``wav.scp:17``."""
+        """Return where a line is written, as in ``wav.scp:17``."""
         return f"{self.name}:{index + bisect_right(self._blanks, index) + 1}"
 
     def _read_all(self) -> Iterator[list[list[bytes]]]:
@@ -79,7 +79,11 @@ class LineList:
             yield self._read_lines(first, min(first + _CHUNK, len(self)))
 
     def _read_lines(self, first: int, end: int) -> list[list[bytes]]:
-        """Read some lines, split into their id and the rest."""
+        """Read some lines, each split into its id and the rest.
+
+        Raises:
+            CorpusError: the file has changed.
+        """
         separator = None if self.name else b"\t"
         offsets = self._offsets[first : end + 1]
         begin = offsets[0]
@@ -91,7 +95,7 @@ class LineList:
 
 
 def open_list(path: str) -> BinaryIO:
-    """Open a list; one that can be read only once, like a pipe's end, is copied to where it can be read again.
+    """Open a list; one that can be read only once, like a pipe, is copied to disk.
 
     Raises:
         OSError: it can't be opened.
@@ -100,11 +104,11 @@ def open_list(path: str) -> BinaryIO:
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     with file:
-        return spool(file)
+        return copy_to_disk(file)
 
 
-def spool(stream: BinaryIO) -> BinaryIO:
-    """Copy what can be read only once to where it can be read again."""
+def copy_to_disk(stream: BinaryIO) -> BinaryIO:
+    """Copy what can be read only once to a temporary file, which can be read again."""
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller's
     shutil.copyfileobj(stream, file)
     file.seek(0)
@@ -112,15 +116,15 @@ def spool(stream: BinaryIO) -> BinaryIO:
 
 
 def index_lines(
-    file: BinaryIO, name: str, plain: re.Pattern[bytes], look_closely: Callable[[bytes, str], bytes]
+    file: BinaryIO, name: str, plain: re.Pattern[bytes], check_line: Callable[[bytes, str], bytes]
 ) -> LineList:
-    """Check all lines of a list, and keep where they are; blank ones and a byte order mark are passed over.
+    """Check all lines of a list, and keep their offsets; blank ones and a byte order mark are skipped.
 
     Args:
         file: the list.
-        name: what it is called in messages.
-        plain: matches lines that need no closer look; its first group is the id.
-        look_closely: gives the id of any other line, which is somewhere like ``wav.scp:17``, or raises CorpusError.
+        name: its name in messages.
+        plain: matches lines that need no other check; its first group is the id.
+        check_line: returns the id of any other line, whose origin is like ``wav.scp:17``, or raises CorpusError.
     """
     begin = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
     file.seek(begin)
@@ -129,7 +133,7 @@ def index_lines(
         if match := plain.match(line):
             key = match.group(1)
         elif line.strip(BLANKS):
-            key = look_closely(line, f"{name}:{number}")
+            key = check_line(line, f"{name}:{number}")
         else:
             blanks.append(len(hashes))
             begin += len(line)
@@ -142,7 +146,7 @@ def index_lines(
 
 
 def make_list(entries: Iterable[tuple[bytes, bytes]]) -> LineList:
-    """Make a list of ids and what follows them."""
+    """Make a list of ids and what follows each."""
     offsets, hashes = array("q", [0]), array("q")
     with tempfile.TemporaryFile() as file:
         for key, rest in entries:
@@ -153,7 +157,7 @@ def make_list(entries: Iterable[tuple[bytes, bytes]]) -> LineList:
 
 
 def split_line(line: bytes) -> list[bytes]:
-    """Split a line at its first white space, into an id and the rest, where there is one."""
+    """Split a line at its first white space, into an id and the rest, if there is one."""
     return re.split(rb"[ \t\v\f]+", line.strip(BLANKS), maxsplit=1)
 
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Waveforms → batches, by a rule that sees nothing but the lengths of a block's audio."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
 
 
 def make_batches(block: Iterable[Waveform], batch_seconds: float) -> Iterator[Batch]:
-    """Pack a block's waveforms into batches of at most so many seconds; one that is longer, or spooled, goes alone.
+    """Pack a block's waveforms into batches of at most this length; one that is longer, or on disk, goes alone.
 
     The block is read in portions. Within a portion the shortest come first, so that utterances of the same length,
     which attention takes together, are in one batch.
     """
-    for portion in _cut(block, PORTION_SECONDS):
+    for portion in _cut_runs(block, PORTION_SECONDS):
         by_length = sorted(portion, key=lambda waveform: (len(waveform.samples), waveform.utterance.index))
-        for batch in _cut(by_length, batch_seconds):
+        for batch in _cut_runs(by_length, batch_seconds):
             yield Batch(tuple(batch))
 
 
-def _cut(waveforms: Iterable[Waveform], seconds: float) -> Iterator[list[Waveform]]:
-    """Cut neighbours into runs of at most so many seconds, and at least one waveform."""
+def _cut_runs(waveforms: Iterable[Waveform], seconds: float) -> Iterator[list[Waveform]]:
+    """Cut neighbours into runs of at most this length, and of at least one waveform."""
     run: list[Waveform] = []
     num_samples = 0.0
     for waveform in waveforms:

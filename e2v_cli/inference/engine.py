@@ -1,4 +1,4 @@
-"""Batch → Prediction on one device: our engine, and upstream's own code beside it."""
+"""Batch → Prediction on one device: what an engine is, and e2v's own."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from torch import Tensor
 from e2v_cli.inference.windows import cut_windows, window_frames
 from e2v_cli.models.folder import Model
 from e2v_cli.network.emotion2vec import Emotion2vec
-from e2v_cli.options import EngineOptions, Precision
-from e2v_cli.records import Batch, Failure, Prediction, Waveform
+from e2v_cli.options import ComputeOptions, Precision, ResultOptions
+from e2v_cli.records import SAMPLE_RATE, Batch, Failure, Prediction, Waveform
 from e2v_cli.system.spool import DiskArray, DiskWaveform
 
 Pending = Callable[[], list[Prediction | Failure]]
-"""Waits for the results of a batch, in its order."""
+"""A function that waits for the results of a batch, and returns them in its order."""
 
 
 class Engine(Protocol):
-    """What computes predictions, on one device."""
+    """An object that computes predictions on one device."""
 
     device: torch.device
     busy_seconds: float
-    """So long it has computed what has been waited for."""
+    """Time of computing those batches whose results were waited for."""
 
     def start(self, batch: Batch) -> Pending:
-        """Begin to compute the predictions of a batch: a GPU goes on by itself, a CPU is ready when this returns."""
+        """Start computing the predictions of a batch: a GPU goes on by itself, a CPU is ready when this returns."""
 
 
 LOWER: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The types of the encoder's weights where they are not float32."""
 
 
 @contextmanager
 def multiplying(precision: Precision) -> Iterator[None]:
-    """Say how float32 matrices are multiplied: exactly, or as TensorFloat-32, which keeps 10 bits of the mantissa.
+    """Choose how float32 matrices are multiplied: exactly, or as TensorFloat-32, which keeps 10 bits of the mantissa.
 
-    PyTorch has switches for all of a process, by default that of convolutions on GPUs is on, and a notebook may have
-    allowed CPUs to multiply as bfloat16.
+    PyTorch has switches for the whole process. By default that of convolutions on GPUs is on, and a notebook may have
+    allowed CPUs to multiply as bfloat16. They are set back when the block ends.
     """
     backends: Any = torch.backends
     on_gpu = "tf32" if precision == "tf32" else "ieee"
@@ -61,7 +62,7 @@ def multiplying(precision: Precision) -> Iterator[None]:
 
 @contextmanager
 def _without_denormals() -> Iterator[None]:
-    """Take numbers below 1e-38 for zero: a CPU may take twenty times as long for them, and attention makes many."""
+    """Flush numbers below 1e-38 to zero: a CPU may take twenty times as long for them, and attention makes many."""
     were_kept = bool(torch.full((), 1e-40, dtype=torch.float32, device="cpu") * 1 != 0)
     torch.set_flush_denormal(True)
     try:
@@ -72,21 +73,23 @@ def _without_denormals() -> Iterator[None]:
 
 
 class E2vEngine:
-    """Our engine: the whole batch at once."""
+    """e2v's own engine: the whole batch at once."""
 
-    def __init__(self, model: Model, network: Emotion2vec, options: EngineOptions) -> None:
+    def __init__(self, model: Model, network: Emotion2vec, compute: ComputeOptions, results: ResultOptions) -> None:
         self.device = network.device
         self.busy_seconds = 0.0
         self.network = network
         self.classes = torch.tensor(model.classes, dtype=torch.long, device=self.device)
-        self.options = options
+        self.compute = compute
+        self.results = results
+        self.span_samples = None if results.timeline is None else round(results.timeline * SAMPLE_RATE)
 
     @torch.inference_mode()
     def start(self, batch: Batch) -> Pending:
-        """Begin to compute the predictions of a batch; one too large for the GPU is halved."""
+        """Start computing the predictions of a batch; one too large for the GPU's memory is halved."""
         try:
             stopwatch = _Stopwatch(self.device)
-            with multiplying(self.options.precision), _without_denormals():
+            with multiplying(self.compute.precision), _without_denormals():
                 results = self._start(batch.waveforms)
             stopwatch.stop()
         except torch.OutOfMemoryError:
@@ -108,7 +111,7 @@ class E2vEngine:
         return lambda: [result for half in halves for result in half()]
 
     def _start(self, waveforms: Sequence[Waveform]) -> Pending:
-        """Begin to encode utterances together, each of them whole; or one that is longer than a window."""
+        """Start encoding utterances together, each of them whole; or one that is longer than a window."""
         first = waveforms[0]
         if isinstance(first.samples, DiskWaveform):  # it is alone in its batch
             result = self._encode_windows(first, first.samples)
@@ -116,9 +119,9 @@ class E2vEngine:
         features = self.network([torch.from_numpy(waveform.whole) for waveform in waveforms])
         pooled = torch.stack([frames.mean(dim=0) for frames in features])
         posteriors = _fetch(self._posteriors(pooled)) if len(self.classes) else None
-        embeddings = [_fetch(frames) for frames in features] if self.options.granularity == "frame" else _fetch(pooled)
+        embeddings = [_fetch(frames) for frames in features] if self.results.granularity == "frame" else _fetch(pooled)
         timelines: list[NDArray[np.float32] | None] = [None] * len(features)
-        if self.options.span_samples is not None:
+        if self.span_samples is not None:
             timelines = [self._make_timeline([(0, frames)]) for frames in features]
         num_frames = [len(frames) for frames in features]
         return lambda: [
@@ -136,9 +139,9 @@ class E2vEngine:
         """Encode a long utterance window by window, and pool over the frames of all."""
         config = self.network.config
         num_frames = config.num_frames(len(samples))
-        windows = list(cut_windows(num_frames, *window_frames(config, self.options.window)))
+        windows = list(cut_windows(num_frames, *window_frames(config, self.compute.window)))
         total = torch.zeros(config.embed_dim, dtype=torch.float64, device=self.device)
-        all_frames = DiskArray((config.embed_dim,)) if self.options.granularity == "frame" else None
+        all_frames = DiskArray((config.embed_dim,)) if self.results.granularity == "frame" else None
 
         def kept_frames() -> Iterator[tuple[int, Tensor]]:
             for window in windows:
@@ -169,9 +172,9 @@ class E2vEngine:
         """Average frames over each span of the timeline, and apply the head: (spans, labels).
 
         Args:
-            parts: the frames of an utterance, in order: the place of the first, and (frames, dim).
+            parts: the frames of an utterance, in order: the number of the first, and (frames, dim).
         """
-        span_samples = self.options.span_samples
+        span_samples = self.span_samples
         if span_samples is None:
             for _ in parts:
                 pass
@@ -194,12 +197,12 @@ class E2vEngine:
 
 
 def _fetch(tensor: Tensor) -> Tensor:
-    """Have a tensor copied to the CPU; from a GPU, it is there once its stopwatch has stopped."""
+    """Copy a tensor to the CPU; from a GPU, it is complete once its stopwatch has stopped."""
     return tensor.to("cpu", non_blocking=True)
 
 
 class _Stopwatch:
-    """Times what a device does from now on."""
+    """A measurement of the time that a device takes from now on."""
 
     def __init__(self, device: torch.device) -> None:
         self._events: list[Any] = []
@@ -210,13 +213,13 @@ class _Stopwatch:
         self._started, self._stopped = time.perf_counter(), 0.0
 
     def stop(self) -> None:
-        """Have it stop after all that the device was told to do."""
+        """Stop after all work that the device has been given."""
         self._stopped = time.perf_counter()
         if self._events:
             self._events[1].record()
 
     def wait(self) -> float:
-        """Wait until it has stopped: seconds."""
+        """Wait for the end of the work, and return its time in seconds."""
         if not self._events:
             return self._stopped - self._started
         started, stopped = self._events
@@ -232,7 +235,7 @@ def make_prediction(
     timeline: NDArray[np.float32] | None,
     num_windows: int = 1,
 ) -> Prediction | Failure:
-    """Make a prediction of what a network gave, unless that is not finite."""
+    """Make a prediction of a network's output, or a failure if that is not finite."""
     if not np.isfinite(embedding).all() or (posteriors is not None and not np.isfinite(posteriors).all()):
         return Failure(waveform.utterance, "model", "not finite", "the model gives NaN or infinite numbers for it")
     return Prediction(waveform.utterance, waveform.duration, num_frames, num_windows, posteriors, embedding, timeline)

@@ -1,46 +1,84 @@
-"""TODO."""
+"""Model → engine on a device; PyTorch is imported when the first of these functions is called, not before."""
 
 from __future__ import annotations
 
-import torch
+import os
+from typing import TYPE_CHECKING
 
 from e2v_cli.errors import DeviceError
-from e2v_cli.inference.engine import LOWER, E2vEngine, Engine
-from e2v_cli.inference.upstream import FunasrEngine
 from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import Weights, check_unchanged, load_network
-from e2v_cli.network.emotion2vec import Emotion2vec
-from e2v_cli.options import EngineName, EngineOptions, Precision
+from e2v_cli.options import ComputeOptions, ResultOptions
+from e2v_cli.system.process import keep_heap
+
+if TYPE_CHECKING:
+    from e2v_cli.inference.engine import Engine
+    from e2v_cli.network.emotion2vec import Emotion2vec
 
 
-def load_engine(
-    name: EngineName, model: Model, weights: Weights, device: torch.device, options: EngineOptions
-) -> Engine:
-    """Load a model onto a device.
+def prepare_process(device: str) -> None:
+    """Import PyTorch, and prepare a process that does nothing but compute on this device: a CPU has one thread.
+
+    There are as many processes as cores, and more threads would wait for each other.
 
     Raises:
-        ModelError: its checkpoint can't be used.
+        DeviceError: PyTorch can't be imported.
+    """
+    if device == "cpu":
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise DeviceError(f"PyTorch can't be loaded: {error}; install it again") from None
+    if device == "cpu":
+        torch.set_num_threads(1)
+        keep_heap()
+
+
+def count_gpus() -> tuple[int, str]:
+    """Return the number of GPUs that PyTorch sees, and PyTorch's version."""
+    import torch
+
+    return torch.cuda.device_count(), str(torch.__version__)
+
+
+def load_engine(model: Model, weights: Weights, device: str, compute: ComputeOptions, results: ResultOptions) -> Engine:
+    """Load a model onto a device: ``cpu``, or a GPU as ``cuda:0``.
+
+    Raises:
+        ModelError: its checkpoint can't be used, or its weights have changed.
         DeviceError: the device can't compute in this precision.
     """
-    if name == "funasr":
+    if compute.engine == "funasr":
+        import torch
+
+        from e2v_cli.inference.upstream import FunasrEngine
+
         check_unchanged(model, weights)
-        return FunasrEngine(model, device, options)
-    return E2vEngine(model, place_network(model, weights, device, options.precision), options)
+        return FunasrEngine(model, torch.device(device), results)
+    from e2v_cli.inference.engine import E2vEngine
+
+    return E2vEngine(model, place_network(model, weights, device, compute), compute, results)
 
 
-def place_network(model: Model, weights: Weights, device: torch.device, precision: Precision) -> Emotion2vec:
-    """Load our network of a model onto a device, to compute in this precision.
+def place_network(model: Model, weights: Weights, device: str, compute: ComputeOptions) -> Emotion2vec:
+    """Load our network of a model onto a device, to compute in the precision of the options.
 
     Raises:
         ModelError: its weights have changed.
         DeviceError: the device can't compute in this precision.
     """
-    if device.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(device) < (8, 0):
-        name = torch.cuda.get_device_name(device)
-        raise DeviceError(f"--precision {precision}: {device} is a {name}, which has none; GPUs since Ampere do")
+    import torch
+
+    from e2v_cli.inference.engine import LOWER
+
+    precision, place = compute.precision, torch.device(device)
+    if place.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(place) < (8, 0):
+        name = torch.cuda.get_device_name(place)
+        raise DeviceError(f"--precision {precision}: {place} is a {name}, which has none; GPUs since Ampere do")
     network = load_network(model, weights)
     if precision in LOWER:
         network.lower(LOWER[precision])
-    elif device.type == "cpu":
+    elif place.type == "cpu":
         network.pack()
-    return network.to(device)
+    return network.to(place)

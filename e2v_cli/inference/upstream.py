@@ -1,4 +1,4 @@
-"""TODO."""
+"""Batch → Prediction by FunASR's own code, for comparison. Only this module imports ``funasr``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2v_cli.errors import ModelError
 from e2v_cli.inference.engine import Pending, make_prediction, multiplying
 from e2v_cli.models.checkpoint import read_tensors
 from e2v_cli.models.folder import Model
-from e2v_cli.options import EngineOptions
+from e2v_cli.options import ResultOptions
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
 
 
@@ -27,7 +27,7 @@ class FunasrEngine:
     its requirements if its config says so, and keeps random weights where a checkpoint lacks some.
     """
 
-    def __init__(self, model: Model, device: torch.device, options: EngineOptions) -> None:
+    def __init__(self, model: Model, device: torch.device, results: ResultOptions) -> None:
         with redirect_stdout(io.StringIO()):  # upstream greets on standard output
             from funasr.models.emotion2vec.model import Emotion2vec as UpstreamEmotion2vec
         model_conf: dict[str, Any] = copy.deepcopy(dict(model.raw_config["model_conf"]))
@@ -49,7 +49,7 @@ class FunasrEngine:
         self.busy_seconds = 0.0
         self.tokenizer = SimpleNamespace(token_list=list(model.tokens))
         self.config = model.config
-        self.granularity = options.granularity
+        self.granularity = results.granularity
 
     @torch.inference_mode()
     def start(self, batch: Batch) -> Pending:

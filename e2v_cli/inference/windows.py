@@ -1,7 +1,7 @@
 """A long utterance → overlapping windows, each encoded by itself, of which every frame is kept once.
 
-Attention over an hour would take time and memory that grow with the square of it. A frame hears its neighbours best, so
-every frame is taken from a window in which it has context on both sides, except where the utterance itself ends.
+Time and memory of attention grow with the square of the length. A frame depends most on its neighbours, so every frame
+is taken from a window in which it has context on both sides, except where the utterance itself ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from e2v_cli.network.config import NetworkConfig
 from e2v_cli.records import SAMPLE_RATE
 
 CONTEXT_SECONDS = 2.0
-"""Frames that a window encodes on either side of those that are kept of it; a tenth of a window where that is less."""
+"""Context of a window on either side of the frames that are kept of it; a tenth of a window if that is less."""
 
 
 class Window(NamedTuple):
@@ -27,7 +27,7 @@ class Window(NamedTuple):
     """Frames ``first_kept`` to ``end_kept`` are kept."""
 
     def samples(self, config: NetworkConfig) -> slice:
-        """Say which samples of the utterance the window is made of."""
+        """Return the samples of the utterance that the window is made of."""
         return slice(self.first * config.hop, (self.end - 1) * config.hop + config.receptive_field)
 
 
@@ -37,7 +37,7 @@ def cut_windows(num_frames: int, window_frames: int, context_frames: int) -> Ite
     Args:
         num_frames: frames of the utterance, more than ``window_frames``.
         window_frames: frames of a window, more than twice the context.
-        context_frames: frames on either side that are encoded with a window, and kept of its neighbours.
+        context_frames: frames on either side that are encoded with a window, but kept of its neighbours.
     """
     num_windows = -(-num_frames // (window_frames - 2 * context_frames))
     for number in range(num_windows):
@@ -47,6 +47,6 @@ def cut_windows(num_frames: int, window_frames: int, context_frames: int) -> Ite
 
 
 def window_frames(config: NetworkConfig, seconds: float) -> tuple[int, int]:
-    """Say how many frames fit into a window of so many seconds, and how many of them are context on either side."""
+    """Return how many frames fit into a window of this length, and how many of them are context on either side."""
     frames = max(1, config.num_frames(int(seconds * SAMPLE_RATE)))
     return frames, int(min(CONTEXT_SECONDS * SAMPLE_RATE / config.hop, frames / 10))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The journals of a run folder, read: which utterances of a list are done, and where the line of each is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +18,16 @@ from e2v_cli.corpus.ids import KeyIndex, hash_keys
 from e2v_cli.errors import OutputError
 from e2v_cli.journal.journal import (
     DONE,
+    END_LINE,
+    JOURNAL_FORMAT,
     LEFT,
     Elapsed,
     Header,
     JournalFile,
-    checked,
     failure_status,
-    json_line,
-    other_version,
+    with_checksum,
 )
+from e2v_cli.records import Place
 
 _CHUNK = 1 << 16
 """Lines that are looked up together."""
@@ -32,12 +35,36 @@ _CHUNK = 1 << 16
 _GAP = 1 << 12
 """Bytes between two lines that are rather read than skipped."""
 
+_OPEN_JOURNALS = 256
+"""Journals that are open at once while lines are read back."""
 
-class Record:
-    """What the journals of an OUT say of the utterances of a list."""
+_END = with_checksum(END_LINE)[8:]
+
+
+class DoneLine(NamedTuple):
+    """The cells of a done line of a journal, as bytes: see ``records.DoneRecord``."""
+
+    utt_id: bytes
+    num_frames: bytes
+    windows: bytes
+    duration: bytes
+    embedding: bytes
+    timeline: bytes
+    label: bytes
+    posteriors: bytes = b""
+    """All of them, still separated by tabs; empty where the model has no head."""
+
+
+def parse_done(line: bytes) -> DoneLine:
+    """Parse a line of a journal that begins with ``done``, without its checksum."""
+    return DoneLine(*line[5:-1].split(b"\t", 7))
+
+
+class History:
+    """What the journals of a run folder record of the utterances of a list."""
 
     def __init__(self, index: KeyIndex, input_sha256: str) -> None:
-        """Begin with nothing said.
+        """Begin without any journal.
 
         Args:
             index: the list's ids by their place.
@@ -49,115 +76,169 @@ class Record:
         self.done_before: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
         """(utterances,): whether one was done when the list was another; it has no part in the blocks of this one."""
         self.elapsed: dict[JournalFile, Elapsed] = {}
-        """What each attempt has taken and done."""
+        """Time taken and utterances finished by each attempt."""
         self.archives: dict[str, int] = {}
-        """What holds embeddings, relative to OUT, and the last offset in it that is spoken of."""
+        """Files with embeddings, relative to OUT, and the last offset in each that a journal records."""
         self.timelines: dict[str, int] = {}
-        """Files with rows of the timeline, relative to OUT, and how many bytes of them are spoken of."""
+        """Files with rows of the timeline, relative to OUT, and how many of their bytes journals record."""
+        self.ended: set[JournalFile] = set()
+        """Attempts whose last line is that their shard is complete."""
         self.sizes: dict[str, int] = {}
-        """How many bytes the journals had, by name."""
-        self._index, self._input_sha256 = index, input_sha256
+        """Bytes of the journals when they were read, by name."""
+        self.input_sha256 = input_sha256
+        """Digest of the list."""
+        self._index = index
+        self._read_to: dict[JournalFile, int] = {}
+        """The end of the last whole line that was read of each."""
         self._journals: list[JournalFile] = []
         self._journal_of: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
         self._offset: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
         self._length: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
-        """(utterances,): in which journal, where, and how long the line of each is."""
+        """(utterances,): in which journal the line of each is, its offset, and its length."""
+        self._descriptors: dict[int, int] = {}
+        """Of journals that are open, the one used last at the end."""
+        self._is_reading = False
 
-    def add(self, journal: JournalFile) -> None:
-        """Read a journal: a later line replaces an earlier one, but a failure never what is done.
+    def add(self, journal: JournalFile, header: Header | None, size: int) -> None:
+        """Read a journal up to ``size`` bytes, or what it has grown by: a failure never replaces what is done.
 
         Raises:
             OutputError: it is damaged elsewhere than at its end, or written by another version.
         """
-        size = self.sizes[journal.path.name] = journal.path.stat().st_size
-        header = read_header(journal.path)
-        if header is None:
+        if self.sizes.get(journal.path.name) == size:
             return
-        self._journals.append(journal)
+        self.sizes[journal.path.name] = size
+        if header is None:  # it was killed before its header was whole
+            return
+        if journal not in self._read_to:
+            self._read_to[journal] = 0
+            self._journals.append(journal)
+        number = self._journals.index(journal)
+        is_other_list = header.input_sha256 != self.input_sha256
         keys: list[bytes] = []
         lines: list[tuple[int, int, int]] = []
+        text = b""
         try:
-            for offset, text in _whole_lines(journal.path, size):
-                _, kind, content = text.split(b"\t", 2)
-                if kind == b"done":
-                    _, place, timeline, key, _ = content.split(b"\t", 4)
-                    lines.append((DONE, offset, len(text)))
-                    keys.append(key)
-                    if place:
-                        self._note_embedding(place)
-                    if timeline:
-                        self._note_timeline(timeline)
-                elif kind == b"failed":
-                    _, _, _, key, stage, reason, _ = content.split(b"\t", 6)
-                    lines.append((failure_status(stage.decode(), reason.decode()), offset, len(text)))
-                    keys.append(key)
-                elif kind == b"time":
-                    self.elapsed[journal] = Elapsed(**json.loads(content))
+            for offset, text in _whole_lines(journal.path, self._read_to[journal], size):
+                self._read_to[journal] = offset + len(text)
+                if (found := self._parse(journal, text)) is not None:
+                    keys.append(found[0])
+                    lines.append((found[1], offset, len(text)))
                 if len(lines) == _CHUNK:
-                    self._note(keys, lines, header)
+                    self._note(number, keys, lines, is_other_list)
                     keys, lines = [], []
         except (ValueError, TypeError):
             raise other_version(journal.path) from None
         if lines:
-            self._note(keys, lines, header)
+            self._note(number, keys, lines, is_other_list)
+        if text:  # it has grown by a whole line
+            (self.ended.add if text == _END else self.ended.discard)(journal)
+        if self._read_to[journal] < size:  # its last line is torn
+            self.ended.discard(journal)
 
     def read_lines(self, first: int, end: int) -> list[bytes]:
-        """Read the content of the lines of utterances ``first`` to ``end``, all of which have one.
+        """Read the lines of utterances ``first`` to ``end``, all of which have one, without checksums.
 
-        Each is ``kind TAB frames TAB embedding TAB timeline TAB row NEWLINE``.
+        Each begins with ``done`` or ``failed`` and ends with a line break; ``reading`` keeps journals open meanwhile.
         """
+        if not self._is_reading:
+            with self.reading():
+                return self.read_lines(first, end)
         texts = [b""] * (end - first)
         journal_of, offset, length = self._journal_of[first:end], self._offset[first:end], self._length[first:end]
         for number in np.unique(journal_of):
             chosen = np.flatnonzero(journal_of == number)
             chosen = chosen[np.argsort(offset[chosen])]
             gaps = offset[chosen][1:] - (offset[chosen] + length[chosen])[:-1]
-            with self._journals[number].path.open("rb", buffering=0) as file:
-                for run in np.split(chosen, np.flatnonzero(gaps > _GAP) + 1):
-                    begin, last = int(offset[run[0]]), run[-1]
-                    span = os.pread(file.fileno(), int(offset[last] + length[last]) - begin, begin)
-                    for place, at, size in zip(run.tolist(), offset[run].tolist(), length[run].tolist(), strict=True):
-                        texts[place] = span[at - begin + 1 : at - begin + size]
+            descriptor = self._open(int(number))
+            for run in np.split(chosen, np.flatnonzero(gaps > _GAP) + 1):
+                begin, last = int(offset[run[0]]), run[-1]
+                span = os.pread(descriptor, int(offset[last] + length[last]) - begin, begin)
+                for place, at, size in zip(run.tolist(), offset[run].tolist(), length[run].tolist(), strict=True):
+                    texts[place] = span[at - begin + 1 : at - begin + size]
         return texts
 
-    def _note(self, keys: list[bytes], lines: list[tuple[int, int, int]], header: Header) -> None:
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep journals open until the block ends, so that ``read_lines`` opens each of them once."""
+        self._is_reading = True
+        try:
+            yield
+        finally:
+            self._is_reading = False
+            self._close_all_but(0)
+
+    def _open(self, number: int) -> int:
+        """Return the descriptor of a journal that is open."""
+        descriptor = self._descriptors.pop(number, None)
+        if descriptor is None:
+            descriptor = os.open(self._journals[number].path, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptors[number] = descriptor  # the last one used is the last one closed
+        self._close_all_but(_OPEN_JOURNALS)
+        return descriptor
+
+    def _close_all_but(self, count: int) -> None:
+        while len(self._descriptors) > count:
+            os.close(self._descriptors.pop(next(iter(self._descriptors))))
+
+    def _parse(self, journal: JournalFile, text: bytes) -> tuple[bytes, int] | None:
+        """Parse a line: the utterance's id and status; None for a line of another kind."""
+        _, kind, content = text.split(b"\t", 2)
+        if kind == b"done":
+            key, _, _, _, embedding, timeline, _ = content.split(b"\t", 6)
+            if embedding:
+                self._note_embedding(Place.parse(embedding.decode()))
+            if timeline:
+                self._note_timeline(Place.parse(timeline.decode()))
+            return key, DONE
+        if kind == b"failed":
+            key, stage, reason, _ = content.split(b"\t", 3)
+            return key, failure_status(stage.decode(), reason.decode())
+        if kind == b"time":
+            self.elapsed[journal] = Elapsed(**json.loads(content))
+        return None
+
+    def _note(self, number: int, keys: list[bytes], lines: list[tuple[int, int, int]], is_other_list: bool) -> None:
+        """Keep the status of some utterances, and where their lines are; journals may be read in any order."""
         places = self._index.find(hash_keys(keys))
         known = places >= 0
         places, numbers = places[known], np.array(lines, dtype=np.int64)[known]
-        done = numbers[:, 0] == DONE
-        for chosen in (~done & (self.status[places] != DONE), done):
+        done, status, journal_of = numbers[:, 0] == DONE, self.status[places], self._journal_of[places]
+        later = [other for other in np.unique(journal_of).tolist() if self._journals[other] > self._journals[number]]
+        is_last = (status == LEFT) | ~np.isin(journal_of, later)  # no line of a later journal is known
+        for chosen in (~done & (status != DONE) & is_last, done & ((status != DONE) | is_last)):
             at, chosen_numbers = places[chosen], numbers[chosen]
             self.status[at] = chosen_numbers[:, 0]
-            self._journal_of[at] = len(self._journals) - 1
+            self._journal_of[at] = number
             self._offset[at] = chosen_numbers[:, 1]
             self._length[at] = chosen_numbers[:, 2]
-        if header.input_sha256 != self._input_sha256:
+        if is_other_list:
             self.done_before[places[done]] = True
 
-    def _note_embedding(self, place: bytes) -> None:
-        archive, _, offset = place.decode().partition(":")
-        if offset:
-            self.archives[archive] = max(int(offset), self.archives.get(archive, 0))
+    def _note_embedding(self, place: Place) -> None:
+        if place.offset is not None:
+            self.archives[place.file] = max(place.offset, self.archives.get(place.file, 0))
         else:
-            self.archives[archive.partition("/")[0]] = 0
+            self.archives[place.file.partition("/")[0]] = 0
 
-    def _note_timeline(self, place: bytes) -> None:
-        name, offset, length = place.decode().split(":")
-        self.timelines[name] = max(int(offset) + int(length), self.timelines.get(name, 0))
+    def _note_timeline(self, place: Place) -> None:
+        if place.offset is None or place.size is None:
+            raise ValueError(f"{place} is no place of rows of a timeline")
+        self.timelines[place.file] = max(place.offset + place.size, self.timelines.get(place.file, 0))
 
 
 def read_header(path: Path) -> Header | None:
-    """Read who wrote a journal, and what; None where it was killed before it could say so.
+    """Read the first line of a journal; None where its writer was killed before the line was whole.
 
     Raises:
         OutputError: it is damaged, or written by another version.
     """
     try:
-        _, text = next(_whole_lines(path, path.stat().st_size))
+        _, text = next(_whole_lines(path, 0, path.stat().st_size))
         _, kind, content = text.split(b"\t", 2)
-        if kind != b"run":
-            raise other_version(path)
         header = Header(**json.loads(content))
+        if kind != b"run" or header.format != JOURNAL_FORMAT:
+            raise other_version(path)
         return replace(header, labels=tuple(header.labels), timeline_formats=tuple(header.timeline_formats))
     except StopIteration:
         return None
@@ -165,32 +246,26 @@ def read_header(path: Path) -> Header | None:
         raise other_version(path) from None
 
 
-def has_ended(path: Path) -> bool:
-    """Say whether a journal's last line is that its shard has nothing left."""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
-        last = file.read().splitlines(keepends=True)[-1:]
-    return last == [checked(json_line("end", {}))]
+def _whole_lines(path: Path, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a journal from a byte on: the offset behind the checksum of each, and its text from there.
 
-
-def _whole_lines(path: Path, end: int) -> Iterator[tuple[int, bytes]]:
-    """Read where the lines of a journal begin behind their checksums, and what they say from there.
-
-    What is written behind ``end`` meanwhile is not looked at: half a line there is none that was torn.
+    Lines that begin behind ``end`` are left out: half a line there is being written, not torn.
 
     Raises:
-        OutputError: one that is not whole has others behind it.
+        OutputError: a line that is not whole has others behind it.
     """
-    offset = 0
+    offset = begin
     torn = False
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+        file.seek(begin)
+        for raw in file:
             if offset >= end:
                 return
             if torn:
+                number = _count_lines(path, offset)
                 raise OutputError(
-                    f"{path}:{number - 1}: damaged, and lines follow it; restore it, or cut it before that line "
-                    f"(head -n {number - 2}) to compute again what is lost, or use --overwrite"
+                    f"{path}:{number}: damaged, and lines follow it; restore it, or cut it before that line "
+                    f"(head -n {number - 1}) to compute again what is lost, or use --overwrite"
                 )
             text = raw[8:]
             try:
@@ -200,3 +275,14 @@ def _whole_lines(path: Path, end: int) -> Iterator[tuple[int, bytes]]:
             if not torn:
                 yield offset + 8, text
             offset += len(raw)
+
+
+def _count_lines(path: Path, end: int) -> int:
+    """Count the lines of a file that begin before a byte."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if (end := end - len(line)) >= 0)
+
+
+def other_version(path: Path) -> OutputError:
+    """Return the error of a journal that this version can't read."""
+    return OutputError(f"{path}: not written by this version of e2v; use that version, or --overwrite")

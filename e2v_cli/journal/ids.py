@@ -1,11 +1,10 @@
-"""TODO."""
+"""The ids of the list that a run folder is of, kept there for merging, for reports and for dealing shards."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from e2v_cli.errors import OutputError
 from e2v_cli.system.files import published
 
 IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs"))
+"""Names of their files."""
 
 
 class Ids(Protocol):
@@ -35,7 +35,7 @@ class Ids(Protocol):
     def __len__(self) -> int: ...
 
     def ids(self) -> Iterator[list[bytes]]:
-        """Read them, some thousand at a time."""
+        """Read the ids, some thousand at a time."""
 
 
 class IdList:
@@ -53,7 +53,7 @@ class IdList:
         hashes = array("q")
         try:
             with suppress(FileNotFoundError):
-                self.recording_groups = np.fromfile(_pieces_path(self._path), dtype="<i8")
+                self.recording_groups = np.fromfile(_groups_path(self._path), dtype="<i8")
             found = digest_of(self._hashed_ids(hashes), self.recording_groups)
         except OSError as error:
             raise OutputError(f"{self._path}: {error.strerror}; run e2v predict again to go on") from None
@@ -65,32 +65,32 @@ class IdList:
         return len(self.index)
 
     def _hashed_ids(self, hashes: array[int]) -> Iterator[list[bytes]]:
-        """Read them, and note their hashes."""
+        """Read the ids, and collect their hashes."""
         for keys in self.ids():
             hashes.extend(map(hash, keys))
             yield keys
 
     def ids(self) -> Iterator[list[bytes]]:
-        """Read them, some thousand at a time."""
+        """Read the ids, some thousand at a time."""
         with self._path.open("rb") as file:
             while lines := file.readlines(1 << 16):
                 yield [line[:-1] for line in lines]
 
 
 def save_ids(output_dir: Path, ids: Ids) -> None:
-    """Keep the ids of a list in OUT, under a name made of their digest."""
+    """Write the ids of a list to OUT, under a name made of their digest."""
     path = _ids_path(output_dir, ids.digest)
     if path.exists():
         return
     if ids.recording_groups is not None:
-        with published(_pieces_path(path)) as file:
+        with published(_groups_path(path)) as file:
             file.write(ids.recording_groups.astype("<i8").tobytes())
     with published(path) as file:
         file.writelines(b"\n".join(keys) + b"\n" for keys in ids.ids())
 
 
 def save_costs(output_dir: Path, digest: str, costs: NDArray[np.float32]) -> None:
-    """Keep the costs by which a list is dealt to shards in OUT, for all who deal it."""
+    """Write the costs by which a list is dealt to shards to OUT, for every process that deals it."""
     with published(_costs_path(_ids_path(output_dir, digest))) as file:
         file.write(costs.astype("<f4").tobytes())
 
@@ -113,19 +113,17 @@ def read_costs(output_dir: Path, ids: Ids) -> NDArray[np.float32] | None:
     return costs
 
 
-def remove_other_ids(output_dir: Path, digest: str) -> None:
-    """Remove the ids of lists that OUT was of before."""
-    own = _ids_path(output_dir, digest)
-    for path in chain.from_iterable(map(output_dir.glob, IDS_PATTERNS)):
-        if path not in (own, _pieces_path(own), _costs_path(own)):
-            path.unlink(missing_ok=True)
+def names_of_ids(digest: str) -> frozenset[str]:
+    """Return the names of the files of a list in a run folder."""
+    name = _ids_path(Path(), digest).name
+    return frozenset((name, f"{name}.pieces", f"{name}.costs"))
 
 
 def _ids_path(output_dir: Path, digest: str) -> Path:
     return output_dir / f"input.{digest[:16]}"
 
 
-def _pieces_path(ids_path: Path) -> Path:
+def _groups_path(ids_path: Path) -> Path:
     return ids_path.with_name(f"{ids_path.name}.pieces")
 
 

@@ -3,11 +3,11 @@
 Every attempt at a shard writes a file of its own, ``journal.2-of-3.1``, and never touches another's; what is done is
 what all of them say together. A line is ``crc32 TAB kind TAB content``:
 
-    run     the fingerprint of the run, its list and who writes: the first line
-    done    frames, places of the embedding and of the timeline, and the row of predictions.tsv
-    failed  three empty columns, and the row of failures.tsv
-    time    what the attempt has taken so far; the last one counts
-    end     the shard has nothing left
+    run     JSON: the fingerprint of the run, its list and the writer; the first line
+    done    utt-id, frames, windows, seconds, places of embedding and timeline, label, probabilities
+    failed  utt-id, stage, reason, detail
+    time    JSON: time taken and utterances finished by the attempt so far; the last one counts
+    end     the shard is complete
 
 A line that was torn by a crash stands last and is ignored.
 """
@@ -15,18 +15,15 @@ A line that was torn by a crash stands last and is ignored.
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from e2v_cli.errors import OutputError
-from e2v_cli.options import Fingerprint, Shard, TimelineFormat
+from e2v_cli.options import Fingerprint, Shard
 from e2v_cli.records import DoneRecord, Failure
-from e2v_cli.results.tables import failures_row
-from e2v_cli.system.text import tsv_row
 from e2v_cli.system.files import naming, sync_file, sync_folder
+from e2v_cli.system.text import tsv_row
 
 LEFT, FAILED, FAILED_IN_BATCH, DONE = range(4)
 """How an utterance stands. A failure of the model itself has a place in its batch, and keeps it."""
@@ -35,10 +32,16 @@ WORKER_DIED = "worker died"
 """The reason of an utterance that is not to be touched again."""
 
 
+JOURNAL_FORMAT = 2
+"""Raised whenever the lines of journals change: a run folder of another format is refused."""
+
+
 @dataclass(frozen=True)
 class Header:
-    """What an attempt computes, and who it is."""
+    """What an attempt computes, and which process it is."""
 
+    format: int
+    """JOURNAL_FORMAT when it was written."""
     fingerprint: Fingerprint
     model: str
     """As the user named it."""
@@ -47,7 +50,7 @@ class Header:
     input_size: int
     frame_shift: float
     """Seconds from one frame to the next."""
-    timeline_formats: tuple[TimelineFormat, ...]
+    timeline_formats: tuple[str, ...]
     """In which the timeline is to be written besides its table."""
     join: bool
     """Whether neighbouring spans with the same label are joined."""
@@ -80,73 +83,71 @@ class JournalFile:
 
 
 def failure_status(stage: str, reason: str) -> int:
-    """Say how a failure leaves an utterance: FAILED or FAILED_IN_BATCH."""
+    """Return the status of an utterance that failed: FAILED or FAILED_IN_BATCH."""
     return FAILED_IN_BATCH if stage == "model" and reason != WORKER_DIED else FAILED
 
 
-def find_journals(output_dir: Path) -> list[JournalFile]:
-    """Find all journals of OUT, by shard and attempt."""
-    found = []
-    for path in output_dir.glob("journal.*"):
-        if match := re.fullmatch(r"journal\.(\d+)-of-(\d+)\.(\d+)", path.name):
-            index, count, attempt = map(int, match.groups())
-            found.append(JournalFile(Shard(count, index), attempt, path))
-    return sorted(found)
-
-
 class Journal:
-    """The journal of this attempt, which nobody else writes."""
+    """The journal of this attempt, which no other process writes."""
 
-    def __init__(self, output_dir: Path, shard: Shard, header: Header) -> None:
-        """Begin a journal.
+    def __init__(self, output_dir: Path, shard: Shard, header: Header, attempt: int = 1) -> None:
+        """Create a journal, of the first attempt from ``attempt`` on that has none.
 
         Raises:
             OSError: it can't be written.
         """
-        attempt = 1
         while True:
-            path = output_dir / f"journal.{shard.name}.{attempt}"
+            self.file = JournalFile(shard, attempt, output_dir / f"journal.{shard.name}.{attempt}")
             try:
-                self._file = path.open("xb", buffering=0)
+                self._file = self.file.path.open("xb", buffering=0)
                 break
             except FileExistsError:
                 attempt += 1
-        self._path = path
         self._write([json_line("run", asdict(header))])
         sync_folder(output_dir)
 
-    def append(self, entries: Iterable[DoneRecord], failures: Iterable[Failure], elapsed: Elapsed) -> None:
-        """Write lines to the disk itself: what they speak of is done from then on.
+    def append(self, done: Iterable[DoneRecord], failures: Iterable[Failure], elapsed: Elapsed) -> None:
+        """Append lines and sync them: the utterances are done or failed from then on.
 
         Raises:
             OSError: they can't be written.
         """
-        lines = [f"done\t{entry.num_frames}\t{entry.embedding}\t{entry.timeline}\t{entry.row}\n" for entry in entries]
-        lines += [f"failed\t\t\t\t{tsv_row(failures_row(failure))}\n" for failure in failures]
+        lines = [_format_done(record) for record in done] + [_format_failed(failure) for failure in failures]
         self._write([*lines, json_line("time", asdict(elapsed))])
 
     def end(self, elapsed: Elapsed) -> None:
-        """Write that the shard has nothing left, and what the attempt took in the end.
+        """Append that the shard is complete, and the time of the whole attempt.
 
         Raises:
             OSError: it can't be written.
         """
-        self._write([json_line("time", asdict(elapsed)), json_line("end", {})])
+        self._write([json_line("time", asdict(elapsed)), END_LINE])
 
     def discard(self) -> None:
-        """Take back that this attempt was ever made."""
-        self._path.unlink()
+        """Delete this attempt's journal."""
+        self.file.path.unlink()
 
     def close(self) -> None:
         """Close it; it is never opened for writing again."""
         self._file.close()
 
     def _write(self, lines: Sequence[str]) -> None:
-        content = memoryview(b"".join(map(checked, lines)))
-        with naming(self._path):
+        content = memoryview(b"".join(map(with_checksum, lines)))
+        with naming(self.file.path):
             while content:
                 content = content[self._file.write(content) :]
             sync_file(self._file)
+
+
+def _format_done(record: DoneRecord) -> str:
+    places = [str(place or "") for place in (record.embedding, record.timeline)]
+    numbers = [str(record.num_frames), str(record.windows), f"{record.duration:.4f}"]
+    posteriors = [f"{posterior:.6f}" for posterior in record.posteriors]
+    return "\t".join(["done", record.utt_id, *numbers, *places, tsv_row([record.label]), *posteriors]) + "\n"
+
+
+def _format_failed(failure: Failure) -> str:
+    return f"failed\t{tsv_row([failure.utterance.utt_id, failure.stage, failure.reason, failure.detail])}\n"
 
 
 def json_line(kind: str, content: object) -> str:
@@ -155,12 +156,11 @@ def json_line(kind: str, content: object) -> str:
     return f"{kind}\t{text.encode(errors='backslashreplace').decode()}\n"  # a path may be any bytes
 
 
-def checked(line: str) -> bytes:
-    """Put a line's checksum before it."""
+def with_checksum(line: str) -> bytes:
+    """Prefix a line with its CRC-32."""
     text = b"\t" + line.encode(errors="surrogateescape")
     return b"%08x%b" % (zlib.crc32(text), text)
 
 
-def other_version(path: Path) -> OutputError:
-    """Return the error of a journal that this version can't read."""
-    return OutputError(f"{path}: not written by this version of e2v; use that version, or --overwrite")
+END_LINE = json_line("end", {})
+"""The last line of an attempt that left nothing to be done."""

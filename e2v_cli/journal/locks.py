@@ -1,4 +1,4 @@
-"""OUT as a whole: whose it is, who is at work there, which list it is of, and what is thrown away with it."""
+"""Locks of a run folder, and the processes that hold them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -23,15 +23,15 @@ from e2v_cli.system.process import HOST, is_dead, now
 logger = logging.getLogger(__name__)
 
 MERGE = "merge"
-"""The name of the lock of who merges; those of shards have the names of shards."""
+"""Name of the lock for merging; a shard's lock has the name of the shard."""
 
 _OWNER_SECONDS = 1.0
-"""For so long a lock whose owner has not said yet who it is is asked again."""
+"""Seconds to wait for the new holder of a lock to write its name into it."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who is at work in OUT."""
+    """A process at work in a run folder."""
 
     pid: int
     host: str
@@ -41,12 +41,12 @@ class Owner:
 
     @classmethod
     def of_this_process(cls) -> Owner:
-        """Say who this process is."""
+        """Return this process."""
         return cls(os.getpid(), HOST, now(), Task.of_this_process(os.environ))
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        """Read what an owner wrote into its lock; None where there is none."""
+        """Parse the text that an owner writes into its lock; None if it is no such text."""
         match = re.fullmatch(r"process (\d+) on (\S+) since (\S+?)(?:, start (\d+) of job (\S+))?\n", text)
         if not match:
             return None
@@ -65,10 +65,10 @@ class Owner:
 
 @contextmanager
 def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
-    """Let no other process at what has this name in OUT.
+    """Hold the lock NAME of the run folder until the block ends.
 
     Raises:
-        OutputConflictError: another one is there, and there was no word of waiting for it.
+        OutputConflictError: another process holds it, and ``wait`` is false.
     """
     path = output_dir / f".lock.{name}"
     with path.open("a+b", buffering=0) as file:
@@ -94,20 +94,26 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
                     file.truncate(0)
 
 
-def refuse_other_runs(output_dir: Path, shard: Shard, at_other_lists: Set[Shard]) -> None:
-    """Check that nobody is at work in OUT but other shards of the same run, at the same list.
+def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, at_other_lists: Set[Shard]) -> None:
+    """Check that no process is at work in OUT but at other shards of the same run, at the same list.
+
+    Args:
+        output_dir: OUT.
+        names: of its entries.
+        shard: the one that is about to be computed.
+        at_other_lists: shards whose newest attempt was at another list.
 
     Raises:
-        OutputConflictError: somebody is.
+        OutputConflictError: a process is at work.
     """
-    for path in output_dir.glob(".lock.*-of-*"):
-        match = re.fullmatch(r"\.lock\.(\d+)-of-(\d+)", path.name)
+    for name in names:
+        match = re.fullmatch(r"\.lock\.(\d+)-of-(\d+)", name)
         if not match:
             continue
         other = Shard(count=int(match.group(2)), index=int(match.group(1)))
         same_run = other.count == shard.count and other not in at_other_lists
         if other != shard and not same_run:
-            with path.open("rb") as file:
+            with (output_dir / name).open("rb") as file:
                 _refuse_if_held(output_dir, file)
 
 
@@ -121,7 +127,7 @@ def _refuse_if_held(output_dir: Path, file: BinaryIO) -> None:
 
 
 def read_owner(output_dir: Path, name: str) -> Owner | None:
-    """Read who is at what has this name in OUT, or was when it was killed."""
+    """Read the holder of the lock NAME, or its last holder if that was killed; None if it is free."""
     try:
         return Owner.parse((output_dir / f".lock.{name}").read_text(encoding="utf-8"))
     except OSError:
@@ -129,7 +135,7 @@ def read_owner(output_dir: Path, name: str) -> Owner | None:
 
 
 def _read_holder(file: BinaryIO | FileIO) -> Owner | None:
-    """Read who holds a lock; None where it doesn't say so soon."""
+    """Read the holder of a lock; None if it doesn't write its name soon."""
     deadline = time.monotonic() + _OWNER_SECONDS
     while True:
         file.seek(0)

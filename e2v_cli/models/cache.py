@@ -1,26 +1,30 @@
-"""e2v's own cache: where it is, and whether a file is still the one that it was."""
+"""e2v's own cache: its folder, and the state of a file, which tells whether it has changed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 
 def cache_folder() -> Path:
-    """Say where the cache is: ``$E2V_CACHE``, else ``e2v`` in the user's cache; it need not exist."""
+    """Return the folder of the cache: ``$E2V_CACHE``, else ``e2v`` in the user's cache; it may not exist yet."""
     if own := os.environ.get("E2V_CACHE"):
         return Path(own).absolute()
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "e2v").absolute()
-    except RuntimeError:  # a user without a home, in a container perhaps: nothing can be kept there
-        return Path(os.devnull, "e2v")
+    with suppress(RuntimeError):  # of newer versions for a user without a home; older ones leave the ~ as it is
+        folder = user_cache_path("e2v", appauthor=False)
+        if folder.parts[0] != "~":
+            return folder.absolute()
+    return Path(os.devnull, "e2v")  # in a container perhaps: nothing can be kept there
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What changes when a file does.
+    """The state of a file, which changes whenever its content does.
 
     ``changed`` (ctime) is the kernel's own clock: unlike the time of modification, nobody can set it back.
     """
@@ -33,10 +37,10 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path) -> FileState:
-        """Look at a file.
+        """Read the state of a file.
 
         Raises:
-            OSError: it can't be looked at.
+            OSError: the file can't be found or reached.
         """
         found = path.stat()
         return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
@@ -46,7 +50,7 @@ def hash_file(path: Path) -> str:
     """Compute the SHA-256 of a file, in hexadecimal.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the file can't be read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:

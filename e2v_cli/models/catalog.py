@@ -1,56 +1,79 @@
-"""TODO."""
+"""The models of the family, as they are published. Another one is one more line of PUBLISHED_MODELS."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from e2v_cli.models.config import parse_feature_encoder_spec
+from e2v_cli.network.config import NetworkConfig
 from e2v_cli.options import HubName
 
 SAMPLE = "sample"
-"""The toy model in the package."""
+"""The name of the toy model in the package."""
 
 HUB_TITLES: dict[HubName, str] = {"ms": "ModelScope", "hf": "Hugging Face"}
+
+OWNERS: dict[HubName, str] = {"ms": "iic", "hf": "emotion2vec"}
+"""The owner of the family on each hub: the first part of a model's id."""
+
+BASE = NetworkConfig(
+    conv_layers=parse_feature_encoder_spec("[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"),
+    conv_norm="layer",
+    embed_dim=768,
+    num_heads=12,
+    prenet_depth=4,
+    depth=8,
+    mlp_dim=3072,
+    norm_eps=1e-5,
+    norm_affine=True,
+    layer_norm_first=False,
+    normalize=True,
+    num_extra_tokens=10,
+    conv_pos_depth=5,
+    conv_pos_kernel=19,
+    conv_pos_groups=16,
+    conv_pos_pre_ln=False,
+    num_alibi_heads=12,
+    alibi_scales=(1, 12),
+)
+"""The shape of the network of about 90 million weights."""
+
+LARGE = replace(
+    BASE, embed_dim=1024, num_heads=16, prenet_depth=8, depth=16, mlp_dim=4096, num_alibi_heads=16, alibi_scales=(1, 16)
+)
+"""The shape of the network of about 300 million weights."""
+
+NINE = "9 classes"
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model of the family, and where it is published."""
+    """A model of the family, and the hubs where it is published."""
 
     name: str
+    shape: NetworkConfig
     size: str
+    """The shape and the number of weights, for people."""
     head: str
-    ids: dict[HubName, str]
+    """The classes, for people."""
+    hubs: tuple[HubName, ...] = ("ms", "hf")
+
+    @property
+    def ids(self) -> Mapping[HubName, str]:
+        """The model's id on each of its hubs."""
+        return {hub: f"{OWNERS[hub]}/{self.name}" for hub in self.hubs}
 
 
 PUBLISHED_MODELS = (
-    PublishedModel(
-        "emotion2vec_plus_seed",
-        "base, ~90 M",
-        "9 classes",
-        {"ms": "iic/emotion2vec_plus_seed", "hf": "emotion2vec/emotion2vec_plus_seed"},
-    ),
-    PublishedModel(
-        "emotion2vec_plus_base",
-        "base, ~90 M",
-        "9 classes",
-        {"ms": "iic/emotion2vec_plus_base", "hf": "emotion2vec/emotion2vec_plus_base"},
-    ),
-    PublishedModel(
-        "emotion2vec_plus_large",
-        "large, ~300 M",
-        "9 classes",
-        {"ms": "iic/emotion2vec_plus_large", "hf": "emotion2vec/emotion2vec_plus_large"},
-    ),
-    PublishedModel("emotion2vec_base_finetuned", "base", "9 classes", {"ms": "iic/emotion2vec_base_finetuned"}),
-    PublishedModel(
-        "emotion2vec_base",
-        "base",
-        "none: embeddings only",
-        {"ms": "iic/emotion2vec_base", "hf": "emotion2vec/emotion2vec_base"},
-    ),
+    PublishedModel("emotion2vec_plus_seed", BASE, "base, ~90 M", NINE),
+    PublishedModel("emotion2vec_plus_base", BASE, "base, ~90 M", NINE),
+    PublishedModel("emotion2vec_plus_large", LARGE, "large, ~300 M", NINE),
+    PublishedModel("emotion2vec_base_finetuned", BASE, "base", NINE, hubs=("ms",)),
+    PublishedModel("emotion2vec_base", BASE, "base", "none: embeddings only"),
 )
 
 
 def find_published(name: str) -> PublishedModel | None:
-    """Find a model of the family by its name, or by its id on a hub."""
+    """Find a model of the family by its name, or by its id on a hub; None if it is another's."""
     return next((model for model in PUBLISHED_MODELS if name in (model.name, *model.ids.values())), None)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A model's ``model.pt`` → its network with these weights: every tensor is there, in its shape, and no code is run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2v_cli.errors import ModelError
+from e2v_cli.models.folder import Model
 from e2v_cli.network.config import NetworkConfig
 
 if TYPE_CHECKING:
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 
     from e2v_cli.network.emotion2vec import Emotion2vec
 
-from e2v_cli.models.folder import Model
-
 logger = logging.getLogger(__name__)
 
 
 def make_network(model: Model, state: Mapping[str, Tensor] | None = None) -> Emotion2vec:
-    """Make a model's network around its weights, by our names, without copying them; None: those of its checkpoint.
+    """Make a model's network around its weights, without copying them.
+
+    Args:
+        model: whose.
+        state: the weights, by the network's names and in its shapes; None: those of the model's checkpoint.
 
     Raises:
         ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
@@ -41,39 +44,41 @@ def make_network(model: Model, state: Mapping[str, Tensor] | None = None) -> Emo
         upstream = {name: upstream_name(name, model.config) for name in shapes}
         stored = {upstream[name]: _stored_shape(upstream[name], shape) for name, shape in shapes.items()}
         tensors = read_tensors(model, stored)
-        state = {name: _shaped(tensors[upstream[name]], upstream[name], shape) for name, shape in shapes.items()}
+        state = {
+            name: _to_network_shape(tensors[upstream[name]], upstream[name], shape) for name, shape in shapes.items()
+        }
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def read_tensors(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read weights from a model's checkpoint, float32 on CPU; those that are so there stay memory-mapped.
+    """Read weights from a model's checkpoint, float32 on CPU; those that are stored so stay memory-mapped.
 
     Args:
         model: whose.
-        shapes: which, by upstream's names, and the shapes that upstream has for them: encoder and head in full.
+        shapes: upstream's names of the weights, encoder and head in full, and their shapes there.
 
     Raises:
         ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
     """
     checkpoint = _read_checkpoint(model.weights)
-    has_head = _find("proj.weight", checkpoint, model.scope_map) is not None
+    has_head = _find_name("proj.weight", checkpoint, model.scope_map) is not None
     if has_head and not model.tokens and model.declares_head:
         raise ModelError(f"{model.folder / 'tokens.txt'} is missing, but {model.weights} has a head: copy it there too")
     tensors = {}
     used = set()
     for name, shape in shapes.items():
-        found = _find(name, checkpoint, model.scope_map)
+        found = _find_name(name, checkpoint, model.scope_map)
         if found is None:
             raise ModelError(f"{model.weights}: tensor {name!r} is missing; the file is incomplete or another model's")
         used.add(found)
-        tensors[name] = _checked(checkpoint[found], name, shape, model)
+        tensors[name] = _check_tensor(checkpoint[found], name, shape, model)
     _warn_of_unused(checkpoint.keys() - used, model)
     return tensors
 
 
 def upstream_name(name: str, config: NetworkConfig) -> str:
-    """Say what upstream calls a tensor of our network.
+    """Return upstream's name of a tensor of our network.
 
     Upstream nests by modality and lays the prenet beside the blocks; ours is flat, and the prenet is the first blocks.
     """
@@ -110,14 +115,18 @@ def upstream_name(name: str, config: NetworkConfig) -> str:
     raise AssertionError(name)
 
 
-def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a checkpoint by name, whatever it is wrapped in."""
+def load_plain(path: Path) -> object:
+    """Load a file that PyTorch saved, if it holds plain data; tensors stay memory-mapped.
+
+    Raises:
+        ModelError: it can't be read, or holds more than tensors, numbers, texts and their collections.
+    """
     import torch
 
     try:
-        with warnings.catch_warnings():  # of pickle protocols, which the error says better
+        with warnings.catch_warnings():  # of pickle protocols, which the error names better
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         thing = found.group(1) if found else "more than tensors"
@@ -128,6 +137,13 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # torch.load raises whatever its zip reader, unpickler and C++ core meet
         cause = (str(error) or "it is empty").splitlines()[0]
         raise ModelError(f"{path} can't be read as a checkpoint: {cause}") from None
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    """Read the tensors of a checkpoint by name, whatever they are wrapped in."""
+    import torch
+
+    content = load_plain(path)
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and wrapper in content:
             content = content[wrapper]
@@ -136,12 +152,12 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
 
 
-def _find(name: str, checkpoint: Mapping[str, Tensor], scope_map: tuple[tuple[str, str], ...]) -> str | None:
-    """Find upstream's ``name`` in a checkpoint, under the prefixes that a training script may have left."""
-    return next((candidate for candidate in _candidates(name, scope_map) if candidate in checkpoint), None)
+def _find_name(name: str, checkpoint: Mapping[str, Tensor], scope_map: tuple[tuple[str, str], ...]) -> str | None:
+    """Find the name of upstream's tensor ``name`` in a checkpoint, where a training script may have left a prefix."""
+    return next((candidate for candidate in _candidate_names(name, scope_map) if candidate in checkpoint), None)
 
 
-def _candidates(name: str, scope_map: tuple[tuple[str, str], ...]) -> Iterator[str]:
+def _candidate_names(name: str, scope_map: tuple[tuple[str, str], ...]) -> Iterator[str]:
     for source, target in reversed([*scope_map, ("module.", "")]):  # upstream lets the last match win
         if name.startswith(target):
             yield source + name.removeprefix(target)
@@ -149,8 +165,8 @@ def _candidates(name: str, scope_map: tuple[tuple[str, str], ...]) -> Iterator[s
     yield from (prefix + name for prefix in ("d2v_model.", "module.d2v_model."))
 
 
-def _checked(tensor: Tensor, name: str, shape: tuple[int, ...], model: Model) -> Tensor:
-    """Check upstream's tensor ``name``, and give it this shape, float32.
+def _check_tensor(tensor: Tensor, name: str, shape: tuple[int, ...], model: Model) -> Tensor:
+    """Check upstream's tensor ``name``, and return it in this shape, as float32.
 
     Raises:
         ModelError: its shape is not what the config says.
@@ -166,18 +182,18 @@ def _checked(tensor: Tensor, name: str, shape: tuple[int, ...], model: Model) ->
         raise ModelError(f"{model.weights}: tensor {name!r} is {tuple(tensor.shape)}, but {cause}")
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
         raise ModelError(f"{model.weights}: tensor {name!r} is no plain tensor of floating-point numbers")
-    return tensor.to(torch.float32).reshape(shape)
+    return tensor.to(torch.float32).reshape(shape).contiguous()
 
 
-def _shaped(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Bring upstream's tensor ``name`` into the shape that it has in our network."""
+def _to_network_shape(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Convert upstream's tensor ``name`` to its shape in our network."""
     if _is_convolution(name, shape):
         return tensor.permute(0, 2, 1).contiguous()
     return tensor.reshape(shape)
 
 
 def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Say in which shape upstream stores what has ``shape`` in our network."""
+    """Return the shape in which upstream stores a tensor that has ``shape`` in our network."""
     if name.endswith("extra_tokens"):
         return (1, *shape)
     if name.endswith("alibi_scale"):
@@ -190,12 +206,12 @@ def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _is_convolution(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether it is a kernel of the local encoder: channels last in our network, not upstream."""
+    """Whether a tensor is a kernel of the local encoder, which has its channels last in our network, not upstream."""
     return ".local_encoder." in name and len(shape) == 3
 
 
 def _warn_of_unused(names: set[str], model: Model) -> None:
-    """Warn of tensors that look like the encoder's but have no place in it; those of pretraining go in silence."""
+    """Warn of tensors that look like the encoder's but have no place in it; those of pretraining are ignored."""
     encoder = re.compile(r"(^|\.)(blocks\.\d+|local_encoder|project_features|proj)\.")
     pretraining = re.compile(r"decoder|_ema|(^|\.)ema\.")
     unused = sorted(name for name in names if encoder.search(name) and not pretraining.search(name))

@@ -1,4 +1,4 @@
-"""A model's ``config.yaml`` → NetworkConfig: everything it says is supported, or refused by name.
+"""A model's ``config.yaml`` → NetworkConfig: every key and value is supported, or refused by name.
 
 Keys and their meaning are upstream's (``funasr/models/emotion2vec``). Nothing is evaluated: upstream runs ``eval`` on
 ``feature_encoder_spec``; here it is parsed.
@@ -19,14 +19,14 @@ MAX_CONV_LAYERS = 64
 MAX_LAYERS = 1_000
 
 MAX_SIZE = 100_000
-"""More than any model has: what stands between a config and a bomb like ``[(1, 1, 1)] * 10**9``."""
+"""More than any model has: a limit against bombs like ``[(1, 1, 1)] * 10**9``."""
 
 _repr = reprlib.Repr()
 _repr.maxlevel = 2  # aliases make a few lines of YAML a tree of millions
 
 
 def shorten(value: object) -> str:
-    """Show a value of a config in a message, however large it is."""
+    """Format a value of a config for a message, however large it is."""
     return _repr.repr(value)
 
 
@@ -35,11 +35,11 @@ class ConfigValueError(ValueError):
 
 
 def parse_config(config: object) -> NetworkConfig:
-    """Read the parsed YAML of a ``config.yaml``.
+    """Convert the parsed YAML of a ``config.yaml``.
 
     Raises:
-        ConfigValueError: a key is missing, has a value of the wrong kind, or asks for what neither this nor upstream's
-            code can run.
+        ConfigValueError: a key is missing, has a value of the wrong kind, or one that neither this nor upstream's code
+            can run.
     """
     root = _Section(config, "")
     if root.value("model") != "Emotion2vec":
@@ -83,7 +83,7 @@ def parse_feature_encoder_spec(spec: str) -> tuple[ConvLayer, ...]:
     """Parse sums and multiples of lists of (channels, kernel, stride): ``[(512, 10, 5)] + [(512, 3, 2)] * 4``.
 
     Raises:
-        ConfigValueError: it is anything else; nothing of it is run.
+        ConfigValueError: the text is anything else; nothing of it is run.
     """
     refusal = ConfigValueError(
         f"feature_encoder_spec {spec[:80]!r} is not a list like '[(512, 10, 5)] + [(512, 3, 2)] * 4'; it was not run"
@@ -149,7 +149,7 @@ def _parse_extractor_mode(audio: _Section) -> Literal["layer", "group"]:
 
 
 def _parse_alibi(audio: _Section, num_heads: int, prenet_depth: int, depth: int) -> tuple[int, tuple[int, int]]:
-    """Read the number of heads with ALiBi and the shape of its scales."""
+    """Return the number of heads with ALiBi and the shape of its scales."""
     if not audio.boolean("use_alibi_encoder"):
         return 0, (1, 1)
     if audio.boolean("learned_alibi"):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -23,21 +23,17 @@ from e2v_cli.models.config import ConfigValueError, parse_config, shorten
 from e2v_cli.network.config import NetworkConfig
 from e2v_cli.options import LabelLanguage
 
-if TYPE_CHECKING:
-    pass
-
-
 UNUSED = "unuse"
-"""Tokens that begin so are classes of the head that the model was not trained for."""
+"""The prefix of tokens whose classes of the head the model was not trained for."""
 
 DEFAULT_FILES = {"config": "config.yaml", "init_param": "model.pt", "token_list": "tokens.txt"}
-"""What the files of a model are called where its ``configuration.json`` says nothing else, by its keys."""
+"""The names of a model's files unless its ``configuration.json`` has others, by the keys there."""
 
 MAX_NODES = 100_000
-"""Values of a config.yaml; published ones have some hundred."""
+"""Values of a config.yaml, at most; published ones have some hundred."""
 
 _CODE_KEYS = ("trust_remote_code", "remote_code")
-"""What makes upstream import a file of the folder, and install its requirements."""
+"""Keys for which upstream imports a file of the folder, and installs its requirements."""
 
 
 @dataclass(frozen=True)
@@ -49,35 +45,35 @@ class Model:
     weights: Path
     config: NetworkConfig
     raw_config: Mapping[str, Any]
-    """``config.yaml`` as it stands, for upstream's own code."""
+    """``config.yaml`` as parsed, for upstream's own code."""
     tokens: tuple[str, ...]
-    """One per class of the head, as in ``tokens.txt``; empty where the model has no head."""
+    """One per class of the head, as in ``tokens.txt``; empty if the model has no head."""
     scope_map: tuple[tuple[str, str], ...]
     """Prefixes of names: (in the checkpoint, in upstream's network)."""
     language: LabelLanguage
 
     @property
     def declares_head(self) -> bool:
-        """Whether the config speaks of labels, as upstream's does where the model has a head."""
+        """Whether the config has a tokenizer, as upstream's has if the model has a head."""
         return self.raw_config.get("tokenizer") is not None
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Those classes of the head that the output shows."""
+        """The classes of the head that are shown in results."""
         return tuple(index for index, token in enumerate(self.tokens) if not token.startswith(UNUSED))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Their names: a side of the token's ``/``, or all of it, and ``unknown`` for ``<unk>`` in English."""
-        return tuple(_label(self.tokens[index], self.language) for index in self.classes)
+        """The names of the classes: one side of a token's ``/``, or all of it; ``<unk>`` is ``unknown`` in English."""
+        return tuple(_label_of(self.tokens[index], self.language) for index in self.classes)
 
 
 def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model:
-    """Read a model folder: ``configuration.json`` where there is one, ``config.yaml``, ``tokens.txt``.
+    """Read a model folder: ``config.yaml``, ``tokens.txt`` and, if there is one, ``configuration.json``.
 
     Raises:
-        ModelError: a file is missing, says what can't be used, or would have code run; the message names the file and
-            the thing.
+        ModelError: a file is missing, has a value that can't be used, or would have code run; the message names the
+            file and the value.
     """
     _refuse_requirements(folder)
     files = DEFAULT_FILES | read_configuration(folder)
@@ -98,10 +94,10 @@ def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model
 
 
 def read_configuration(folder: Path) -> dict[str, str]:
-    """Read the names of files that ``configuration.json`` gives, where there is one, by the keys of DEFAULT_FILES.
+    """Read the names of files from ``configuration.json``, if there is one, by the keys of DEFAULT_FILES.
 
     Raises:
-        ModelError: it is no such file, or names one outside the folder.
+        ModelError: it can't be read, or names a file outside the folder.
     """
     if not (folder / "configuration.json").exists():
         return {}
@@ -124,7 +120,7 @@ def read_configuration(folder: Path) -> dict[str, str]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """List the files that a model's folder ought to have and hasn't.
+    """List the files that a model's folder lacks.
 
     Raises:
         ModelError: its ``configuration.json`` can't be used.
@@ -146,16 +142,16 @@ def _read_yaml(path: Path) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads plain YAML, without merge keys: they would multiply while they are read."""
+    """A loader of plain YAML without merge keys, which would multiply while they are read."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Do what is to be done with merge keys."""
+        """Refuse merge keys."""
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             raise yaml.YAMLError("it has merge keys (<<)")
 
 
 def _nodes(content: object) -> Iterator[object]:
-    """List the values of a parsed YAML, those behind aliases as often as they are named: as upstream copies them."""
+    """List the values of a parsed YAML, those behind an alias at each of its uses: upstream copies them so."""
     waiting = [content]
     while waiting:
         node = waiting.pop()
@@ -176,7 +172,7 @@ def _refuse_requirements(folder: Path) -> None:
 
 
 def _refuse_code(keys: Mapping[str, object], path: Path) -> None:
-    """Refuse a file that would have upstream run code of the folder."""
+    """Refuse a file for which upstream would run code from the folder."""
     for key in _CODE_KEYS:
         if keys.get(key):
             raise ModelError(
@@ -186,7 +182,7 @@ def _refuse_code(keys: Mapping[str, object], path: Path) -> None:
 
 
 def model_file(folder: Path, name: str) -> Path:
-    """Find a file of a model's folder; a link is followed if it does not lead out of it.
+    """Find a file of a model's folder; a link is followed unless it leads out of the folder.
 
     In Hugging Face's cache the files of a snapshot are links to the blobs beside it.
     """
@@ -214,7 +210,7 @@ def _read_tokens(path: Path, language: LabelLanguage) -> tuple[str, ...]:
         tokens = tuple(line.rstrip() for line in listed)
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a list of labels: {error}") from None
-    labels = [_label(token, language) for token in tokens if not token.startswith(UNUSED)]
+    labels = [_label_of(token, language) for token in tokens if not token.startswith(UNUSED)]
     for number, line in enumerate(tokens, 1):
         if not line or not line.isprintable():
             raise ModelError(f"{path}:{number}: {line!r} is no label")
@@ -226,7 +222,7 @@ def _read_tokens(path: Path, language: LabelLanguage) -> tuple[str, ...]:
     return tokens
 
 
-def _label(token: str, language: LabelLanguage) -> str:
+def _label_of(token: str, language: LabelLanguage) -> str:
     chinese, _, english = token.partition("/")
     match language:
         case "en":
@@ -238,7 +234,7 @@ def _label(token: str, language: LabelLanguage) -> str:
 
 
 def _parse_scope_map(scope_map: object) -> tuple[tuple[str, str], ...]:
-    """Read pairs of prefixes, (in the checkpoint, in the network): a list, or a text with commas."""
+    """Parse pairs of prefixes, (in the checkpoint, in the network): a list, or a text with commas."""
     if scope_map is None:
         return ()
     parts = scope_map.split(",") if isinstance(scope_map, str) else scope_map

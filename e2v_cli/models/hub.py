@@ -1,7 +1,7 @@
-"""A model's name → its folder on this machine; downloaded from a hub where it is not there.
+"""A model's name → its folder on this machine; it is downloaded from a hub if it is not there.
 
-The hubs' own packages look for models, download them and keep them (``downloads.py``). What they have found is noted in
-e2v's cache, so that a model that is here costs neither their import nor a word to the network.
+The hubs' own packages look for models, download them and keep them (``hub_clients``). The folders that they find are
+noted in e2v's cache, so that a model that is here costs neither their import nor a request.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _ENDPOINTS: dict[HubName, tuple[str, ...]] = {
     "ms": ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN", "https://www.modelscope.cn"),
     "hf": ("HF_ENDPOINT", "https://huggingface.co"),
 }
-"""Where the hubs' packages look: what one of these variables says, or the default."""
+"""The hubs' addresses: each variable that their packages read, then the default."""
 
 CHECKSUMS = "SHA256SUMS"
-"""What ``sha256sum -c`` reads, in a folder that is to be carried elsewhere."""
+"""The file that ``sha256sum -c`` reads, in a folder that is to be carried elsewhere."""
 
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./+@-]*", re.ASCII)
-"""What ModelScope's package makes a path of, so nothing that leads anywhere else."""
+"""ModelScope's package makes a path of a revision, so it must not lead anywhere else."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class RemoteModel:
     hub: HubName
     id: str
     revision: str | None
-    """None: whatever the hub calls its newest."""
+    """None: the newest one of the hub."""
 
     def __str__(self) -> str:
         return f"{self.id}@{self.revision}" if self.revision else self.id
@@ -61,8 +61,8 @@ def find_model(request: ModelRequest) -> Path:
     """Find the folder of a model: ``sample``, a local folder, or one that a hub's package keeps; else download it.
 
     Raises:
-        ModelError: there is no such folder or model, or it can't be downloaded; the message says what to do.
-        UsageError: a folder has no revisions.
+        ModelError: there is no such folder or model, or it can't be downloaded; the message tells what to do.
+        UsageError: a revision of a folder is asked for.
     """
     folder = Path(__file__).parent.parent / "sample" if request.name == SAMPLE else Path(request.name)
     if folder.is_dir():
@@ -72,8 +72,8 @@ def find_model(request: ModelRequest) -> Path:
     remote = find_remote(request)
     (found,) = find_here([remote])
     if found is None and request.offline:
-        raise ModelError(_explain(remote, "is not on this machine, and no hub was asked"))
-    return found or _download(remote)
+        raise ModelError(_describe_problem(remote, "is not on this machine, and no hub was asked"))
+    return found or _download_model(remote)
 
 
 def find_remote(request: ModelRequest) -> RemoteModel:
@@ -99,19 +99,19 @@ def find_remote(request: ModelRequest) -> RemoteModel:
 
 
 def find_here(remotes: Sequence[RemoteModel]) -> list[Path | None]:
-    """Find the folders of models, of the same hub, on this machine; None where one isn't here."""
-    found = [_read_note(remote) for remote in remotes]
+    """Find the folders of models, of the same hub, on this machine; None for those that aren't here."""
+    found = [_recall_folder(remote) for remote in remotes]
     unknown = [remote for remote, folder in zip(remotes, found, strict=True) if folder is None]
     if unknown:
         answers = dict(zip(unknown, _run_package("find", unknown), strict=True))
-        for place, remote in enumerate(remotes):
+        for index, remote in enumerate(remotes):
             if folder := answers.get(remote, {}).get("folder"):
-                found[place] = _note(remote, Path(folder))
+                found[index] = _note_folder(remote, Path(folder))
     return found
 
 
 def pull_model(request: ModelRequest) -> Path:
-    """Find the folder of a model; of one on a hub, the hub is asked for its newest state.
+    """Find the folder of a model, after bringing it up to date if it is on a hub.
 
     Raises:
         ModelError: there is no such folder or model, or it can't be downloaded.
@@ -119,7 +119,7 @@ def pull_model(request: ModelRequest) -> Path:
     is_folder = request.name == SAMPLE or Path(request.name).is_dir()
     if is_folder and find_published(request.name) is None:  # of a name of the family, a folder is perhaps half a copy
         return find_model(request)
-    return _download(find_remote(request))
+    return _download_model(find_remote(request))
 
 
 def copy_model(folder: Path, to: Path) -> None:
@@ -127,7 +127,7 @@ def copy_model(folder: Path, to: Path) -> None:
 
     Raises:
         ModelError: one of them leads out of the folder.
-        OutputError: there is another file of that name, or it can't be written.
+        OutputError: the folder holds another file of that name, or can't be written.
     """
     files = DEFAULT_FILES | read_configuration(folder) | {"configuration": "configuration.json"}
     sources = {name: model_file(folder, name) for name in files.values() if (folder / name).is_file()}
@@ -148,11 +148,11 @@ def copy_model(folder: Path, to: Path) -> None:
         raise OutputError(f"{error.filename or to}: {error.strerror or error}") from error
 
 
-def _download(remote: RemoteModel) -> Path:
-    """Let a hub's package download what is new of a model.
+def _download_model(remote: RemoteModel) -> Path:
+    """Download what is new of a model, by its hub's package.
 
     Raises:
-        ModelError: it can't be had.
+        ModelError: it can't be downloaded.
     """
     *variables, default = _ENDPOINTS[remote.hub]
     endpoint = next(filter(None, map(os.environ.get, variables)), default)
@@ -162,21 +162,21 @@ def _download(remote: RemoteModel) -> Path:
     if "refused" in answer:
         raise ModelError(answer["refused"])
     if "folder" not in answer:
-        raise ModelError(_explain(remote, f"can't be had from {source}: {answer['error']}"))
-    return _note(remote, Path(answer["folder"]))
+        raise ModelError(_describe_problem(remote, f"can't be had from {source}: {answer['error']}"))
+    return _note_folder(remote, Path(answer["folder"]))
 
 
 def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) -> list[dict[str, str]]:
-    """Run a hub's package, in a process of its own: for each model its "folder", an "error", or why it is "refused".
+    """Run a hub's package in a process of its own; return each model's "folder", an "error" or why it is "refused".
 
-    There it may import PyTorch, print what it likes, and be stopped at any moment, in which threads that download would
-    not have themselves be interrupted.
+    There it may import PyTorch, print anything, and be killed at any moment, as threads that download can't be.
     """
     # an endpoint that is set to nothing is none
     environment = {name: value for name, value in os.environ.items() if value or not name.endswith("_ENDPOINT")}
     has_terminal = sys.stderr is not None and sys.stderr.isatty()
-    # modules come from where they come from here, and not from the current folder
-    start = "import sys; sys.path[:] = sys.argv.pop(1).split(':'); from e2v_cli.downloads import main; main()"
+    # modules are imported from where they are imported from here, and not from the current folder
+    client = "from e2v_cli.models.hub_clients import run_client; run_client()"
+    start = f"import sys; sys.path[:] = sys.argv.pop(1).split(':'); {client}"
     request = json.dumps([(remote.id, remote.revision) for remote in remotes])
     with subprocess.Popen(  # noqa: S603 — Python itself, and no shell
         [
@@ -201,8 +201,8 @@ def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) 
     return answers
 
 
-def _explain(remote: RemoteModel, problem: str) -> str:
-    """Say what is the matter with a model, and the two ways out."""
+def _describe_problem(remote: RemoteModel, problem: str) -> str:
+    """Describe what is wrong with a model on a hub, and the two ways out."""
     subject = f"{remote}" if find_published(remote.id) else f"{remote}: there is no such folder, and it"
     options = "" if remote.hub == "ms" else f" --hub {remote.hub}"
     options += f" --revision {remote.revision}" if remote.revision else ""
@@ -213,27 +213,28 @@ def _explain(remote: RemoteModel, problem: str) -> str:
     )
 
 
-def _note(remote: RemoteModel, folder: Path) -> Path:
-    """Note which folder a model is in."""
+def _note_folder(remote: RemoteModel, folder: Path) -> Path:
+    """Note the folder of a model in e2v's cache, and return it."""
     with suppress(OSError):  # then its hub's package is asked again next time
-        path = _note_of(remote)
+        path = _note_path(remote)
         path.parent.mkdir(parents=True, exist_ok=True)
         with published(path) as file:
             file.write(json.dumps({"hub": remote.hub, "id": remote.id, "folder": str(folder)}).encode())
     return folder
 
 
-def _read_note(remote: RemoteModel) -> Path | None:
+def _recall_folder(remote: RemoteModel) -> Path | None:
+    """Return the folder that was noted for a model; None if there is no note, or the folder lacks a file."""
     try:
-        folder = Path(json.loads(_note_of(remote).read_bytes())["folder"])
+        folder = Path(json.loads(_note_path(remote).read_bytes())["folder"])
         return None if missing_files(folder) else folder
-    except ModelError:  # it is there, and whoever reads it says why it can't be used
+    except ModelError:  # it is there, and read_model tells why it can't be used
         return folder
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-def _note_of(remote: RemoteModel) -> Path:
-    """Say where it is noted which folder a model is in."""
+def _note_path(remote: RemoteModel) -> Path:
+    """Return the path of the note of a model's folder."""
     digest = hashlib.sha256(repr(remote).encode()).hexdigest()
     return cache_folder() / "models" / f"{digest[:32]}.json"

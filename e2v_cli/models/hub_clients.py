@@ -1,9 +1,8 @@
-"""What the hubs' own packages do for e2v, in a process of its own, whose arguments are PARENT VERB HUB MODELS.
+"""The hubs' own packages, called in a process of its own, whose arguments are PARENT VERB HUB MODELS.
 
-PARENT is the process that it must not outlive, MODELS a JSON list of ids and revisions. Verbs are ``find`` (in the
-package's cache) and ``pull`` (what is new). Caches, resumed downloads, tokens, mirrors and offline switches are the
-packages'. The answer is JSON on standard output: for each model its folder, or an error. All else that is printed goes
-to standard error.
+The process ends with PARENT, a process id. VERB is ``find`` (in the package's cache) or ``pull`` (what is new). MODELS
+is a JSON list of ids and revisions. Caches, resumed downloads, tokens, mirrors and offline switches are the packages'.
+The answer is JSON on standard output: for each model its folder, or an error. All other output goes to standard error.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from e2v_cli.models.folder import DEFAULT_FILES, missing_files, read_configurati
 from e2v_cli.system.process import die_with_parent
 
 FILES = ("configuration.json", *DEFAULT_FILES.values(), "tokens.json")
-"""The only files that a model needs, unless its ``configuration.json`` names others."""
+"""The files that a model needs, unless its ``configuration.json`` names others."""
 
 
 class DownloadError(Exception):
-    """A model can't be had; the message says why."""
+    """A model can't be found or downloaded; the message tells why."""
 
 
 class Client(Protocol):
@@ -38,20 +37,20 @@ class Client(Protocol):
         """Find the folder of the model in the package's cache, whole or not."""
 
     def pull(self, names: Iterable[str]) -> Path:
-        """Bring files of these names up to date, those of them that the model has, and give their folder.
+        """Download what is new of the files of these names, as far as the model has them, and return their folder.
 
         Raises:
-            DownloadError: that can't be done.
+            DownloadError: the model can't be downloaded.
         """
 
 
 class ModelScope:
-    """https://www.modelscope.cn, or what MODELSCOPE_ENDPOINT says, with the package ``modelscope``."""
+    """https://www.modelscope.cn, or MODELSCOPE_ENDPOINT, by the package ``modelscope``."""
 
     def __init__(self, model_id: str, revision: str | None) -> None:
         from modelscope.hub.snapshot_download import snapshot_download
 
-        logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # what goes wrong is said once, by e2v
+        logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # errors are shown once, by e2v
         self._download = snapshot_download
         self._id, self._revision = model_id, revision or "master"
 
@@ -61,7 +60,7 @@ class ModelScope:
         return None if folder is None or self._is_of_unknown_revision(folder) else folder
 
     def pull(self, names: Iterable[str]) -> Path:
-        """Bring files up to date; the package checks their SHA-256."""
+        """Download what is new of files; the package checks their SHA-256."""
         folder = self._find_any()
         if folder is not None and self._is_of_unknown_revision(folder):
             raise DownloadError(f"{folder}, of an older modelscope, would be overwritten: move it away")
@@ -86,19 +85,19 @@ class ModelScope:
         if failed:
             reasons = {self._explain(cause): name for name, cause in failed.items()}  # a full disk fails all alike
             return "; ".join(f"{name}: {reason}" for reason, name in reasons.items())
-        for cause in _chain(error):
+        for cause in _list_causes(error):
             match type(cause).__name__:
                 case "NotExistError":
                     return "there is no such model" + ("" if self._revision == "master" else ", or no such revision")
                 case "AuthenticationError" | "PermissionDeniedError":
-                    return _restricted("on its page", "MODELSCOPE_API_TOKEN")
+                    return _describe_restriction("on its page", "MODELSCOPE_API_TOKEN")
                 case "FileIntegrityError" | "FileSizeMismatchError":
                     return "it came damaged: it is not what the hub lists; try again"
-        return _in_short(error, "MODELSCOPE_CACHE")
+        return _summarize_error(error, "MODELSCOPE_CACHE")
 
 
 class HuggingFace:
-    """https://huggingface.co, or what HF_ENDPOINT says, with the package ``huggingface_hub``."""
+    """https://huggingface.co, or HF_ENDPOINT, by the package ``huggingface_hub``."""
 
     def __init__(self, model_id: str, revision: str | None) -> None:
         from huggingface_hub import HfApi, snapshot_download
@@ -119,7 +118,7 @@ class HuggingFace:
             return None
 
     def pull(self, names: Iterable[str]) -> Path:
-        """Bring files up to date, and check their SHA-256, of which the package checks nothing but the size."""
+        """Download what is new of files, and check their SHA-256: the package checks nothing but the size."""
         try:
             # where the hub can't be reached, the package is content with what it has, and nobody would know
             self._api.model_info(self._id, revision=self._revision)
@@ -127,7 +126,7 @@ class HuggingFace:
         except Exception as error:
             raise DownloadError(self._explain(error)) from error
         for name in names:
-            blob = (folder / name).resolve()  # named after what the hub says of it: if it is large, its SHA-256
+            blob = (folder / name).resolve()  # whose name, if it is large, is its SHA-256
             if re.fullmatch(r"[0-9a-f]{64}", blob.name) and blob.is_file() and hash_file(blob) != blob.name:
                 blob.unlink()
                 (folder / name).unlink()
@@ -142,38 +141,38 @@ class HuggingFace:
             RevisionNotFoundError,
         )
 
-        for cause in _chain(error):
+        for cause in _list_causes(error):
             match cause:
                 case GatedRepoError():
-                    return _restricted(f"at {self._api.endpoint}/{self._id}", "HF_TOKEN")
+                    return _describe_restriction(f"at {self._api.endpoint}/{self._id}", "HF_TOKEN")
                 case RepositoryNotFoundError():
                     return "there is no such model, or it is private: then set HF_TOKEN"
                 case RevisionNotFoundError():
                     return "there is no such revision"
                 case OfflineModeIsEnabled():
                     return "HF_HUB_OFFLINE is set"
-        return _in_short(error, "HF_HOME")
+        return _summarize_error(error, "HF_HOME")
 
 
-def find(client: Client) -> Path:
+def find_whole(client: Client) -> Path:
     """Find a model in the package's cache, whole.
 
     Raises:
         DownloadError: it is not there.
     """
     folder = client.find()
-    # without a configuration.json, nobody can say whether the package got to its end
+    # without a configuration.json, it is unknown whether the package got to the end of a download
     if folder is None or not (folder / "configuration.json").exists() or missing_files(folder):
         raise DownloadError("it is not here")
     return folder
 
 
-def pull(client: Client) -> Path:
+def pull_whole(client: Client) -> Path:
     """Download what is new of a model.
 
     Raises:
-        DownloadError: it can't be had.
-        E2vError: it names files that it must not have.
+        DownloadError: it can't be downloaded, or lacks a file.
+        E2vError: its ``configuration.json`` names files outside its folder, or can't be read.
     """
     folder = client.pull(FILES)
     others = set(read_configuration(folder).values()) - set(FILES)
@@ -186,22 +185,22 @@ def pull(client: Client) -> Path:
     return folder
 
 
-def main() -> None:
-    """Answer on standard output."""
+def run_client() -> None:
+    """Answer the request in the arguments on standard output."""
     parent, verb, hub, models = sys.argv[1:]
     die_with_parent(int(parent))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    do = {"find": find, "pull": pull}[verb]
+    do = {"find": find_whole, "pull": pull_whole}[verb]
     client = ModelScope if hub == "ms" else HuggingFace
-    json.dump([answer(do, client, model_id, revision) for model_id, revision in json.loads(models)], answers)
+    json.dump([_answer_for(do, client, model_id, revision) for model_id, revision in json.loads(models)], answers)
     answers.close()
 
 
-def answer(
+def _answer_for(
     do: Callable[[Client], Path], client: Callable[[str, str | None], Client], model_id: str, revision: str | None
 ) -> dict[str, str]:
-    """Find or download a model: its "folder"; or an "error"; or why it is "refused"."""
+    """Find or download a model: its "folder", an "error" or why it is "refused"."""
     try:
         return {"folder": str(do(client(model_id, revision)).absolute())}
     except DownloadError as error:
@@ -212,27 +211,28 @@ def answer(
         return {"refused": str(error)}
     except OSError as error:
         return {"error": f"{error.filename}: {error.strerror}" if error.filename else str(error)}
-    except Exception as error:  # what a package meets where nobody has thought of it
+    except Exception as error:  # of the package, which nobody has foreseen
         return {"error": f"its package failed: {type(error).__name__}: {' '.join(str(error).split())}"}
 
 
 def _exactly(names: Iterable[str]) -> list[str]:
-    """Make patterns that match nothing but these names."""
+    """Return patterns that match nothing but these names."""
     return [glob.escape(name) for name in names]
 
 
-def _restricted(where: str, variable: str) -> str:
+def _describe_restriction(where: str, variable: str) -> str:
+    """Describe a model to which access is restricted: where to ask for it, and the variable of the token."""
     token = f"{variable}, which does not open it now" if os.environ.get(variable) else variable
     return f"access to it is restricted: ask for it {where}, and set {token}"
 
 
-def _in_short(error: BaseException, cache_variable: str) -> str:
-    """Say what went wrong, in the system's words where it has some, without the path that it took through libraries."""
-    for cause in _chain(error):
+def _summarize_error(error: BaseException, cache_variable: str) -> str:
+    """Summarize an error, in the system's words if it has some, without its way through the libraries."""
+    for cause in _list_causes(error):
         status = getattr(cause, "status_code", None) or getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int) and status >= 400:
             return f"the answer was {status}"
-    for cause in _chain(error):
+    for cause in _list_causes(error):
         known = re.search(r"\[Errno -?\d+\] ([^\"'()\n]+)|Error\(\d+, '([^']+)'\)|(timed out)", str(cause))
         if known:
             words = next(filter(None, known.groups()))
@@ -240,8 +240,8 @@ def _in_short(error: BaseException, cache_variable: str) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """List an error and what caused it."""
+def _list_causes(error: BaseException) -> Iterator[BaseException]:
+    """List an error and its causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

@@ -1,9 +1,9 @@
-"""A model's weights as its network wants them, prepared once in the user's cache, and mapped into memory from there.
+"""A model's weights in the form that its network takes, prepared once in the user's cache and mapped into memory.
 
-A checkpoint is a pickle in a zip file, of all that pretraining left behind, too. Its prepared copy holds the tensors of
-encoder and head alone, in the network's own names and shapes, as safetensors: nothing of it is read before it is
-needed, and all workers share its pages. It is as good as its source: the SHA-256 of both stands beside it, and it is
-only trusted without reading them again as long as both are the files that they were.
+A checkpoint also holds what pretraining left behind. Its prepared copy holds the tensors of encoder and head alone,
+under the network's own names and in its shapes, as float32, each on a line of the CPU's cache. No tensor is read before
+it is needed, and all workers share the pages. The SHA-256 of the checkpoint and of the copy are kept beside it; without
+reading both files again it is only trusted as long as neither has changed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from e2v_cli.errors import ModelError
 from e2v_cli.models.cache import FileState, cache_folder, hash_file
-from e2v_cli.models.checkpoint import make_network
+from e2v_cli.models.checkpoint import load_plain, make_network
 from e2v_cli.models.folder import Model
 from e2v_cli.system.files import published, remove_drafts
 
@@ -34,32 +33,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Raised whenever a change of the code changes the names or shapes of the network's tensors."""
+FORMAT = 2
+"""Raised whenever a change of the code changes the file, or the names or shapes of the network's tensors."""
 
 CLOCK_TICK = 2_000_000_000
 """Nanoseconds within which two changes of a file may bear the same time, on the coarsest of file systems."""
 
-ALIGNMENT = 64
-"""Bytes of a cache line."""
-
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's weights as they were when a run began."""
+    """The state of a model's weights when a run began."""
 
     sha256: str
     """Of the checkpoint, in hexadecimal."""
     source: FileState
     copy: Path | None
-    """The prepared copy; None where there is no room for one."""
+    """The prepared copy; None if there is no room for one."""
     was_damaged: bool = False
-    """Whether the copy that was there had changed since it was written."""
+    """Whether an earlier copy had changed since it was written."""
 
 
 @dataclass(frozen=True)
-class _Record:
-    """What stands beside a copy."""
+class _CopyRecord:
+    """The record beside a copy: its source, and the state of both files."""
 
     path: str
     """Of the checkpoint; for people."""
@@ -70,13 +66,22 @@ class _Record:
     copy: FileState
     copy_sha256: str
     checked: int
-    """When the digests were known to be right, in nanoseconds."""
+    """The time when the digests were known to be right, in nanoseconds."""
+
+
+class _Origin(NamedTuple):
+    """The parts of a copy that name what it was made from."""
+
+    source: str
+    """The SHA-256 of the checkpoint."""
+    shape: str
+    """A digest of the network that the copy is for."""
 
 
 def prepare_weights(model: Model) -> Weights:
     """Hash a model's checkpoint and prepare a copy of its weights, unless a copy is there that can be trusted.
 
-    Where it can't be written, the checkpoint itself is used every time.
+    If it can't be written, the checkpoint itself is used every time.
 
     Raises:
         ModelError: the checkpoint can't be read, or its weights are not the model's.
@@ -86,55 +91,55 @@ def prepare_weights(model: Model) -> Weights:
         return ready
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with _alone(place):
-            return _find_ready(model, place) or _prepare(model, place)
+        with _lock_of(place):
+            return _find_ready(model, place) or _prepare_copy(model, place)
     except OSError as error:
         problem = f"{error.filename or place}: {error.strerror or error}"
         logger.warning("%s: the weights are prepared anew at every start; E2V_CACHE can be another place", problem)
-    source = _look_at(model)
-    sha256 = _hash(model)
-    make_network(model)  # it is known before a run begins whether there is one
+    source = _state_of(model)
+    sha256 = _hash_checkpoint(model)
+    make_network(model)  # a checkpoint that can't be used is refused before a run begins
     return Weights(sha256, source, copy=None)
 
 
 def hash_weights(model: Model) -> str:
-    """Say what the SHA-256 of a model's checkpoint is, in hexadecimal; read only where that is not known.
+    """Return the SHA-256 of a model's checkpoint, in hexadecimal; the file is only read if it is not known.
 
     Raises:
         ModelError: it can't be read.
     """
     ready = _find_ready(model, _place_of(model))
-    return ready.sha256 if ready else _hash(model)
+    return ready.sha256 if ready else _hash_checkpoint(model)
 
 
 def load_network(model: Model, weights: Weights) -> Emotion2vec:
     """Load a model's weights into its network, float32 on CPU; those of a prepared copy stay memory-mapped.
 
     Raises:
-        ModelError: they are not those any more that they were when the run began.
+        ModelError: they have changed since the run began.
     """
     state = None
     if weights.copy is not None:
-        state = _map_copy(weights.copy, _metadata(weights.sha256, _digest_shape(model)))
+        state = _map_copy(weights.copy, _Origin(weights.sha256, _digest_shape(model)))
     if state is None:
         check_unchanged(model, weights)
     return make_network(model, state)
 
 
 def check_unchanged(model: Model, weights: Weights) -> None:
-    """Check that a checkpoint is the file that it was.
+    """Check that a checkpoint has not changed since the run began.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it has.
     """
-    if _look_at(model) != weights.source:
+    if _state_of(model) != weights.source:
         raise ModelError(f"{model.weights} has changed since the run began; what is done is safe, start it again")
 
 
 def _find_ready(model: Model, place: Path) -> Weights | None:
     """Find a copy that can be trusted without reading it or its source again."""
-    record = _read_record(place)
-    source = _look_at(model)
+    record = _read_copy_record(place)
+    source = _state_of(model)
     if record is None or (record.source, record.shape) != (source, _digest_shape(model)):
         return None
     with suppress(OSError):
@@ -144,8 +149,8 @@ def _find_ready(model: Model, place: Path) -> Weights | None:
     return None
 
 
-def _prepare(model: Model, place: Path) -> Weights:
-    """Prepare a copy, unless the one that is there has what it had, and came from what is in the checkpoint now.
+def _prepare_copy(model: Model, place: Path) -> Weights:
+    """Prepare a copy, unless the one in place has its SHA-256 still, and so has the checkpoint that it came from.
 
     Raises:
         ModelError: the checkpoint can't be read, or its weights are not the model's.
@@ -153,8 +158,8 @@ def _prepare(model: Model, place: Path) -> Weights:
     """
     started = time.time_ns()
     copy, shape = _copy_in(place), _digest_shape(model)
-    source, sha256 = _look_at(model), _hash(model)
-    record = _read_record(place)
+    source, sha256 = _state_of(model), _hash_checkpoint(model)
+    record = _read_copy_record(place)
     copy_sha256, was_damaged = "", False
     if record is not None and (record.sha256, record.shape) == (sha256, shape) and copy.exists():
         copy_sha256 = hash_file(copy)
@@ -162,10 +167,10 @@ def _prepare(model: Model, place: Path) -> Weights:
         if was_damaged:
             logger.warning("%s was changed since e2v wrote it, and is made anew", copy)
     if not copy_sha256 or was_damaged:
-        copy_sha256 = _write_copy(model, copy, _metadata(sha256, shape))
-    if _look_at(model) != source:
+        copy_sha256 = _write_copy(model, copy, _Origin(sha256, shape))
+    if _state_of(model) != source:
         raise ModelError(f"{model.weights} changes while it is read; start again when it is whole")
-    record = _Record(
+    record = _CopyRecord(
         path=str(model.weights.absolute()),
         source=source,
         sha256=sha256,
@@ -179,71 +184,61 @@ def _prepare(model: Model, place: Path) -> Weights:
     return Weights(sha256, source, copy, was_damaged)
 
 
-def _metadata(sha256: str, shape: str) -> dict[str, str]:
-    """Make what a copy says of itself."""
-    return {"source": sha256, "shape": shape}
+def _write_copy(model: Model, copy: Path, origin: _Origin) -> str:
+    """Write a copy, durably; return its SHA-256.
 
-
-def _write_copy(model: Model, copy: Path, metadata: Mapping[str, str]) -> str:
-    """Write a copy; return its SHA-256.
-
-    safetensors' own writer can't be used: what it writes is not on the disk itself, nor removed when it is killed.
+    PyTorch begins every tensor on a multiple of 64 bytes. This must stay so: of weights that lie otherwise, MKL rounds
+    products differently.
     """
-    # those of odd sizes at the end, and all others begin on a cache line
-    state = sorted(make_network(model).state_dict().items(), key=lambda item: item[1].nbytes % ALIGNMENT > 0)
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, tensor in state:
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
-    digest = hashlib.sha256()
+    import torch
+
+    state = {name: _without_neighbours(tensor) for name, tensor in make_network(model).state_dict().items()}
     remove_drafts(copy)
     with published(copy) as file:
-        parts: Iterator[bytes | memoryview] = chain(
-            [len(encoded).to_bytes(8, "little"), encoded], (_bytes_of(tensor) for _, tensor in state)
-        )
-        for part in parts:
-            file.write(part)
-            digest.update(part)
-    return digest.hexdigest()
+        try:
+            torch.save({**origin._asdict(), "state_dict": state}, file)
+        except RuntimeError as error:  # raised by PyTorch's writer while it handles the system's error
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        file.flush()
+        return hash_file(Path(file.name))
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().numpy().reshape(-1).data.cast("B")
+def _without_neighbours(tensor: Tensor) -> Tensor:
+    """Copy a tensor that is part of a larger storage, all of which would be saved with it."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def _map_copy(copy: Path, metadata: Mapping[str, str]) -> dict[str, Tensor] | None:
-    """Map a copy into memory, if it is there and what it should be."""
-    from safetensors import SafetensorError, safe_open
-
+def _map_copy(copy: Path, origin: _Origin) -> dict[str, Tensor] | None:
+    """Map a copy into memory; None if there is none of this origin."""
     try:
-        with safe_open(copy, framework="pt") as file:
-            if file.metadata() == metadata:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is no mapping
-    except (OSError, SafetensorError) as error:
-        logger.info("%s: %s", copy, error)
-    return None
+        content = load_plain(copy)
+    except ModelError as error:
+        logger.info("%s", error)
+        return None
+    if not isinstance(content, dict) or any(content.get(key) != value for key, value in origin._asdict().items()):
+        return None
+    state: dict[str, Tensor] = content["state_dict"]
+    return state
 
 
-def _read_record(place: Path) -> _Record | None:
+def _read_copy_record(place: Path) -> _CopyRecord | None:
+    """Read the record beside a copy; None if there is none, or one of another version."""
     try:
         fields = json.loads(_record_in(place).read_bytes())
         states = {name: FileState(**fields[name]) for name in ("source", "copy")}
-        return _Record(**{**fields, **states})
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # there is none, or one of another version
+        return _CopyRecord(**{**fields, **states})
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def _place_of(model: Model) -> Path:
-    """Say where the copy of a checkpoint is, and what stands beside it: known by the checkpoint's path."""
+    """Return the folder of a checkpoint's copy and its record, which is named after the checkpoint's path."""
     digest = hashlib.sha256(str(model.weights.resolve()).encode(errors="surrogateescape")).hexdigest()
     return cache_folder() / "prepared" / digest[:32]
 
 
 def _copy_in(place: Path) -> Path:
-    return place / "weights.safetensors"
+    return place / "weights.pt"
 
 
 def _record_in(place: Path) -> Path:
@@ -251,19 +246,19 @@ def _record_in(place: Path) -> Path:
 
 
 def _digest_shape(model: Model) -> str:
-    """Digest all that decides which tensors of a checkpoint are taken, and in what shape."""
+    """Compute a digest of all that decides which tensors of a checkpoint are taken, and in what shape."""
     decisive = (FORMAT, model.config, len(model.tokens), model.declares_head, model.scope_map)
     return hashlib.sha256(repr(decisive).encode()).hexdigest()
 
 
-def _look_at(model: Model) -> FileState:
+def _state_of(model: Model) -> FileState:
     try:
         return FileState.of(model.weights)
     except OSError as error:
         raise ModelError(f"{model.weights}: {error.strerror}") from None
 
 
-def _hash(model: Model) -> str:
+def _hash_checkpoint(model: Model) -> str:
     try:
         return hash_file(model.weights)
     except OSError as error:
@@ -271,8 +266,8 @@ def _hash(model: Model) -> str:
 
 
 @contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Let no other process prepare the same copy; where locks don't work, both do, and neither is harmed."""
+def _lock_of(place: Path) -> Iterator[None]:
+    """Hold the lock of a copy until the block ends. Where locks don't work, two processes may prepare it, unharmed."""
     with (place / "lock").open("w") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Attention per utterance, with ALiBi: in tiles that stay in a CPU's cache, or in padded groups on a GPU."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from e2v_cli.network.config import NetworkConfig
-from e2v_cli.network.layout import Layout, to
+from e2v_cli.network.layout import Layout, to_device
 
 CPU_TILE_SCORES = 1 << 18
-"""Attention scores that are computed, and used, at once on CPU (1 MB)."""
+"""Attention scores of one tile on CPU (1 MB)."""
 
 GPU_SCORES = 1 << 28
-"""Attention scores of utterances that go together; their bias has as many elements (1 GB of float32)."""
+"""Attention scores of a group on a GPU, at most; their bias has as many elements (1 GB of float32)."""
 
 ALIBI_CACHED_TOKENS = 4096
-"""Up to this many tokens (80 s) their distances are kept (64 MB); of longer utterances, those of a few rows at a time
-are made, so that memory grows with the length of an utterance and not with its square."""
+"""Tokens (80 s) up to which distances are kept (64 MB). Of longer utterances they are computed a few rows at a time, so
+that memory grows with the length of an utterance and not with its square."""
 
 
 class TiledAttention:
-    """Attention of utterances on a CPU, some heads, or some queries of one, at a time: scores stay in the cache."""
+    """Attention on a CPU, some heads, or some queries of one head, at a time: the scores stay in the cache."""
 
     def __init__(self, layout: Layout, num_heads: int, alibi: Alibi | None) -> None:
         self.counts = [utterance.num_tokens for utterance in layout.utterances]
@@ -32,7 +32,7 @@ class TiledAttention:
         self.alibi = alibi
 
     def __call__(self, qkv: Tensor, layer: int) -> Tensor:
-        """Attend in a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
+        """Compute the attention of a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
         slopes = self.alibi.slopes(layer) if self.alibi is not None else None
         attended = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
         for rows, out in zip(torch.split(qkv, self.counts), torch.split(attended, self.counts), strict=True):
@@ -59,7 +59,7 @@ class TiledAttention:
 
 
 class PaddedAttention:
-    """Attention of utterances on a GPU: those of about the same length go together, what is added is masked."""
+    """Attention on a GPU: utterances of about the same length go together, and the padding is masked."""
 
     def __init__(self, layout: Layout, num_heads: int, alibi: Alibi | None, device: torch.device) -> None:
         self.groups = [_Group.of(counts, device) for counts in layout.group()]
@@ -68,7 +68,7 @@ class PaddedAttention:
         self._masks: dict[int, Tensor | None] = {}
 
     def __call__(self, qkv: Tensor, layer: int) -> Tensor:
-        """Attend in a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
+        """Compute the attention of a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
         if self.alibi is not None and not self.alibi.is_same_in_all_layers:
             self._masks.clear()
         parts = torch.split(qkv, [sum(group.counts) for group in self.groups])
@@ -99,7 +99,7 @@ class PaddedAttention:
         return attended if group.places is None else attended.index_select(0, group.places)
 
     def _make_mask(self, group: _Group, layer: int, queries: slice, qkv: Tensor) -> Tensor | None:
-        """Make what is added to scores: (utterances or 1, heads or 1, queries or 1, keys), or nothing."""
+        """Return the bias of the scores, (utterances or 1, heads or 1, queries or 1, keys); None if it is zero."""
         mask = group.padding
         if self.alibi is not None:
             bias = -self.alibi.slopes(layer) * self.alibi.distances(queries, group.longest)
@@ -114,9 +114,9 @@ class _Group:
     counts: list[int]
     """Tokens of each, the longest last."""
     places: Tensor | None
-    """Where each token is once all are as long as the longest; None where they are."""
+    """The row of each token once all utterances are as long as the longest; None if they are."""
     padding: Tensor | None
-    """(utterances, 1, 1, longest): 0 for a token, -inf for what is added; None where nothing is."""
+    """(utterances, 1, 1, longest): 0 for a token, -inf for padding; None without any."""
 
     @property
     def longest(self) -> int:
@@ -124,19 +124,19 @@ class _Group:
 
     @classmethod
     def of(cls, counts: list[int], device: torch.device) -> _Group:
-        """Group utterances of so many tokens each, the longest last."""
+        """Make a group of utterances with these numbers of tokens, the longest last."""
         longest = counts[-1]
         if counts[0] == longest:
             return cls(counts, None, None)
         is_added = torch.arange(longest) >= torch.tensor(counts)[:, None]
         padding = torch.zeros(is_added.shape).masked_fill_(is_added, -torch.inf)[:, None, None]
-        return cls(counts, to(device, (~is_added).flatten().nonzero()[:, 0]), to(device, padding))
+        return cls(counts, to_device(device, (~is_added).flatten().nonzero()[:, 0]), to_device(device, padding))
 
 
 class Alibi(nn.Module):
     """The attention bias of ALiBi (Press et al., 2022), symmetric, with learned scales: -slope · scale · |i - j|.
 
-    It is zero on the rows and columns of the extra tokens, which stand before the frames.
+    It is zero on the rows and columns of the extra tokens, which come before the frames.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -152,13 +152,13 @@ class Alibi(nn.Module):
         return len(self.scale) == 1
 
     def slopes(self, layer: int) -> Tensor:
-        """Give the scaled slopes of a layer, counted from 0: (heads, 1, 1)."""
+        """Return the scaled slopes of a layer, counted from 0: (heads, 1, 1)."""
         scale = self.scale[0 if self.is_same_in_all_layers else layer].clamp_min(0)
         slopes = F.pad(scale.new_tensor(self.unscaled_slopes) * scale, (0, self.num_heads - len(self.unscaled_slopes)))
         return slopes[:, None, None]
 
     def distances(self, queries: slice, tokens: int) -> Tensor:
-        """How far some of so many tokens are from all of them: (queries, tokens)."""
+        """Return the distances of the queries from all of ``tokens`` tokens: (queries, tokens)."""
         if tokens > ALIBI_CACHED_TOKENS:
             return self._measure(queries.start, queries.stop, tokens)
         if self._kept is None or tokens > len(self._kept):
@@ -174,9 +174,9 @@ class Alibi(nn.Module):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Slopes of ALiBi, as ``get_alibi`` makes them upstream.
+    """Return the slopes of ALiBi, as upstream's ``get_alibi`` does.
 
-    They are a geometric series for a power of two; else that of the power below, and then every other slope of the
+    For a power of two they are a geometric series; else that of the power below, and then every other slope of the
     power above.
     """
     power = 2 ** math.floor(math.log2(heads))

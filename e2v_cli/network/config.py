@@ -1,4 +1,4 @@
-"""TODO."""
+"""The shape of an emotion2vec network, which imports nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConvLayer:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The shape of an emotion2vec network: all that a model's config says and that changes a number."""
+    """The shape of an emotion2vec network: all values of a model's config that change a number."""
 
     conv_layers: tuple[ConvLayer, ...]
     conv_norm: Literal["layer", "group"]
@@ -38,7 +38,7 @@ class NetworkConfig:
     conv_pos_groups: int
     conv_pos_pre_ln: bool
     num_alibi_heads: int
-    """The first so many heads have ALiBi; 0: none."""
+    """Heads with ALiBi, which are the first ones; 0: none."""
     alibi_scales: tuple[int, int]
     """Shape of the learned ALiBi scales: (1 or one per layer, 1 or one per ALiBi head)."""
 
@@ -49,12 +49,12 @@ class NetworkConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees, and so the shortest utterance that has a frame (400: 25 ms at 16 kHz)."""
+        """Samples that one frame sees, which the shortest utterance with a frame has (400: 25 ms at 16 kHz)."""
         field = 1
         for layer in reversed(self.conv_layers):
             field = (field - 1) * layer.stride + layer.kernel
         return field
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of an utterance of ``num_samples`` samples; 0 where it is shorter than the receptive field."""
+        """Return the frames of an utterance of ``num_samples`` samples; 0 if it is shorter than the receptive field."""
         return max(0, (num_samples - self.receptive_field) // self.hop + 1)

@@ -14,7 +14,7 @@ utterance at a time. This one encodes many, and computes no padding:
 4.  The positional convolutions reach into neighbours, so before each of them the tokens are written into a
     buffer with rows of zeros between the utterances that nothing else ever writes to.
 5.  Attention is per utterance, in tiles that stay in the cache; on a GPU, utterances of about the same length go
-    together, and what is added to the shorter ones is masked.
+    together, and the padding of the shorter ones is masked.
 
 On a CPU one thread does this best in pieces whose intermediate results stay in its L2 cache, and with weights that are
 packed for it once.
@@ -35,14 +35,14 @@ from torch import Tensor, nn
 
 from e2v_cli.network.attention import Alibi, PaddedAttention, TiledAttention
 from e2v_cli.network.config import ConvLayer, NetworkConfig
-from e2v_cli.network.layout import Layout, to
+from e2v_cli.network.layout import Layout, to_device
 from e2v_cli.network.packed import PackedWeight, pack_weights
 
 CPU_CHUNK_FRAMES = 128
 """Output frames (20 ms each) of one chunk of the local encoder on CPU."""
 
 GPU_CHUNK_FRAMES = 2500
-"""The same on a GPU: 50 s of audio, for which the first convolution gives 330 MB of float32."""
+"""The same on a GPU: 50 s of audio, of which the first convolution makes 330 MB of float32."""
 
 CPU_TILE_ROWS = 512
 """Rows of a convolution's output that go through its norm and GELU on CPU while they are in the L2 cache (1 MB)."""
@@ -51,7 +51,7 @@ CPU_TILE_TOKENS = 256
 """Tokens that go through a block's MLP at once on CPU: the number of rows for which MKL is fastest."""
 
 _NORM_EPS = 1e-5
-"""What ``torch.nn.functional.layer_norm`` adds to the variance."""
+"""The number that ``torch.nn.functional.layer_norm`` adds to the variance."""
 
 
 class Emotion2vec(nn.Module):
@@ -81,11 +81,11 @@ class Emotion2vec(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.feature_proj.weight.device
 
     def lower(self, dtype: torch.dtype) -> Emotion2vec:
-        """Let the encoder compute in a lower precision; waveforms are normalised, and the head applied, in float32."""
+        """Convert the encoder to a lower precision; waveforms are normalised, and the head applied, in float32."""
         for name, module in self.named_children():
             if name not in ("alibi", "head"):
                 module.to(dtype)
@@ -94,7 +94,7 @@ class Emotion2vec(nn.Module):
         return self
 
     def pack(self) -> Emotion2vec:
-        """Pack the weights of an encoder in float32 on a CPU, once and for all."""
+        """Pack the weights of an encoder in float32 on a CPU; without MKL they stay as they are."""
         modules = [module for module in self.modules() if isinstance(module, (_ConvBlock, _Linear))]
         packed = pack_weights([factor for module in modules for factor in module.factors()])
         if packed is not None:
@@ -115,14 +115,16 @@ class Emotion2vec(nn.Module):
         Raises:
             UtteranceTooShortError: one has fewer samples than ``config.receptive_field``.
         """
-        waveforms = torch.split(to(self.device, torch.cat(list(waveforms))), [len(waveform) for waveform in waveforms])
+        waveforms = torch.split(
+            to_device(self.device, torch.cat(list(waveforms))), [len(waveform) for waveform in waveforms]
+        )
         if self.config.normalize:
             waveforms = [F.layer_norm(waveform, waveform.shape) for waveform in waveforms]
         return self.encode(waveforms)
 
     def normalize(self, samples: Tensor, mean: float, variance: float) -> Tensor:
         """Normalise a part of a waveform, (samples,), by the moments of the whole, as ``forward`` does."""
-        samples = to(self.device, samples)
+        samples = to_device(self.device, samples)
         return (samples - mean) / math.sqrt(variance + _NORM_EPS) if self.config.normalize else samples
 
     def encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -211,21 +213,21 @@ class _Linear(nn.Linear):
     packed: Sequence[PackedWeight] = ()
 
     def factors(self) -> list[Tensor]:
-        """What ``packed`` holds, each (channels_out, channels_in)."""
+        """Return the matrices that ``packed`` holds, each (channels_out, channels_in)."""
         return [self.weight]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.write(x, x.new_empty(len(x), self.out_features)) if self.packed else super().forward(x)
 
     def write(self, x: Tensor, out: Tensor) -> Tensor:
-        """Apply the layer, and have the result written to ``out``."""
+        """Apply the layer, and write the result to ``out``."""
         if not self.packed:
             return torch.addmm(self.bias, x, self.weight.T, out=out)
         self.packed[0].multiply(x, out.copy_(self.bias), add=True)
         return out
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Apply the layer, and add the result to what has its shape."""
+        """Apply the layer, and add the result to ``residual``, which has its shape."""
         if not self.packed:
             return residual + super().forward(x)
         out = residual + self.bias
@@ -248,7 +250,7 @@ class _ConvBlock(nn.Module):
         self.norm = norm
 
     def factors(self) -> list[Tensor]:
-        """What its products multiply by, and ``packed`` holds, each (channels, taps · channels_in)."""
+        """Return the matrices of its products, which ``packed`` holds, each (channels, taps · channels_in)."""
         if self._in_pairs:
             first, second, third = self.weight.unbind(1)
             return [first, second, third, first + third]
@@ -276,7 +278,7 @@ class _ConvBlock(nn.Module):
         return (self.kernel, self.stride) == (3, 2) and self._channels_in > 1 and _is_float32_on_cpu(self.weight)
 
     def _convolve(self, x: Tensor, out: Tensor, factors: Sequence[Tensor | PackedWeight]) -> None:
-        """Make so many steps of the convolution as ``out`` has rows."""
+        """Compute as many steps of the convolution as ``out`` has rows."""
         if self._in_pairs:
             even = len(out) // 2 * 2
             self._convolve_pairs(x, out[:even], factors)
@@ -289,7 +291,7 @@ class _ConvBlock(nn.Module):
             _multiply(rows.contiguous() if taps > self.stride else rows, factor, out, add=tap > 0)
 
     def _convolve_pairs(self, x: Tensor, out: Tensor, factors: Sequence[Tensor | PackedWeight]) -> None:
-        """Make an even number of steps of a convolution of kernel 3 and stride 2, two of them by five products.
+        """Compute an even number of steps of a convolution of kernel 3 and stride 2, two of them by five products.
 
         With the taps a, b, c the first two steps are
 
@@ -311,7 +313,7 @@ class _ConvBlock(nn.Module):
         _multiply(self._rows(x, 1, self._channels_in, len(out)), second, out, add=True)
 
     def _rows(self, x: Tensor, first: int, size: int, steps: int) -> Tensor:
-        """What taps from ``first`` on see at every step: (steps, taps · channels_in)."""
+        """Return the input of the taps from ``first`` on at every step: (steps, taps · channels_in)."""
         channels_in = self._channels_in
         return x.as_strided((steps, size), (self.stride * channels_in, 1), x.storage_offset() + first * channels_in)
 
@@ -385,7 +387,7 @@ class _Block(nn.Module):
         return torch.cat([self._finish(*both) for both in zip(parts, attended, strict=True)])
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Do with some of the tokens what follows attention."""
+        """Compute the rest of the block, after attention, for some of the tokens."""
         x = self.attention.proj.add(attended, x)
         if self.layer_norm_first:
             x = self.fc2(self._hidden(self.norm2(x)))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The layout of a batch: where each utterance lies in the stream of samples, among its frames, and with gaps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UtteranceTooShortError(ValueError):
 
 @dataclass(frozen=True)
 class UtteranceLayout:
-    """Where one utterance stands in the stream of samples and in its frames."""
+    """The place and the size of one utterance in the stream of samples."""
 
     index: int
     first_sample: int
@@ -33,7 +33,7 @@ class UtteranceLayout:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a batch is laid out: utterances by length, so that those of the same length are neighbours."""
+    """The layout of a batch: utterances by length, so that those of the same length are neighbours."""
 
     utterances: tuple[UtteranceLayout, ...]
     num_samples: int
@@ -43,7 +43,7 @@ class Layout:
 
     @classmethod
     def of(cls, lengths: Sequence[int], config: NetworkConfig) -> Layout:
-        """Lay out utterances of so many samples each.
+        """Arrange utterances of these lengths, in samples.
 
         Raises:
             UtteranceTooShortError: one has fewer samples than ``config.receptive_field``.
@@ -63,7 +63,7 @@ class Layout:
         return cls(tuple(utterances), first_sample, config.hop, config.conv_pos_kernel // 2)
 
     def group(self) -> Iterator[list[int]]:
-        """Group neighbours whose attention is computed together on a GPU: the number of tokens of each, in order."""
+        """Group neighbours whose attention is computed together on a GPU: a group is the number of tokens of each."""
         group: list[int] = []
         for utterance in self.utterances:
             longest = utterance.num_tokens  # they are sorted
@@ -75,24 +75,24 @@ class Layout:
 
     @property
     def num_gapped_rows(self) -> int:
-        """Rows of the tokens of all utterances with gaps between them."""
+        """Rows of the frames of all utterances, with gaps between utterances."""
         return sum(utterance.num_frames + self.gap for utterance in self.utterances) - self.gap
 
     def stream_rows(self, device: torch.device) -> Tensor:
-        """Rows of all utterances' frames among the frames of the stream."""
-        return _ranges(((u.first_sample // self.hop, u.num_frames) for u in self.utterances), device)
+        """Return the rows of all utterances' frames among the frames of the stream."""
+        return _join_ranges(((u.first_sample // self.hop, u.num_frames) for u in self.utterances), device)
 
     def gapped_rows(self, device: torch.device) -> Tensor:
-        """Rows of all utterances' frames where gaps stand between utterances."""
+        """Return the rows of all utterances' frames where gaps lie between utterances."""
         firsts = accumulate((u.num_frames + self.gap for u in self.utterances[:-1]), initial=0)
-        return _ranges(zip(firsts, (u.num_frames for u in self.utterances), strict=True), device)
+        return _join_ranges(zip(firsts, (u.num_frames for u in self.utterances), strict=True), device)
 
 
-def _ranges(ranges: Iterable[tuple[int, int]], device: torch.device) -> Tensor:
-    """Join ranges, each (first, length), to one index."""
-    return to(device, torch.cat([torch.arange(first, first + length) for first, length in ranges]))
+def _join_ranges(ranges: Iterable[tuple[int, int]], device: torch.device) -> Tensor:
+    """Concatenate ranges, each (first, length), to one index."""
+    return to_device(device, torch.cat([torch.arange(first, first + length) for first, length in ranges]))
 
 
-def to(device: torch.device, tensor: Tensor) -> Tensor:
-    """Bring a tensor from the CPU to a device; nobody waits for a GPU to be there with what it was told before."""
+def to_device(device: torch.device, tensor: Tensor) -> Tensor:
+    """Copy a tensor from the CPU to a device, without waiting for what a GPU has still to compute."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 _ROW_MAJOR, _NO_TRANS, _TRANS, _PACKED, _B_MATRIX = 101, 111, 112, 151, 162
-"""What MKL calls layouts and matrices."""
+"""MKL's constants for layouts and matrices."""
 
 _TYPICAL_ROWS = 256
-"""Rows of the other matrix that a weight is packed for; it can be multiplied with any."""
+"""Rows of the other matrix for which a weight is packed; products may have any number."""
 
 _PAGE = 4096
 
@@ -35,7 +35,7 @@ class PackedWeight:
     """A weight, (channels_out, channels_in), in MKL's order."""
 
     def __init__(self, shape: tuple[int, int], memory: mmap.mmap, start: int) -> None:
-        """Find it in memory that holds it, or will."""
+        """Use ``memory`` from ``start`` on, which holds the packed weight, or will."""
         self.shape = shape
         self._memory = memory  # which must not go before it
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory, start))
@@ -43,7 +43,7 @@ class PackedWeight:
     def fill(self, weight: Tensor) -> None:
         """Pack a weight of this shape, float32, whose rows are each without gaps."""
         columns, depth = self.shape
-        _check(weight, (columns, depth))
+        _check_matrix(weight, (columns, depth))
         _mkl().cblas_sgemm_pack(
             _ROW_MAJOR,
             _B_MATRIX,
@@ -66,8 +66,8 @@ class PackedWeight:
             add: whether to add to what is there.
         """
         columns, depth = self.shape
-        _check(x, (len(x), depth))
-        _check(out, (len(x), columns))
+        _check_matrix(x, (len(x), depth))
+        _check_matrix(out, (len(x), columns))
         _mkl().cblas_sgemm_compute(
             _ROW_MAJOR,
             _NO_TRANS,
@@ -86,7 +86,7 @@ class PackedWeight:
 
 
 def pack_weights(weights: Sequence[Tensor]) -> list[PackedWeight] | None:
-    """Pack weights, each (channels_out, channels_in), float32 on CPU; None where there is no MKL."""
+    """Pack weights, each (channels_out, channels_in), float32 on CPU; None without MKL."""
     mkl = _mkl()
     if mkl is None:
         return None
@@ -100,11 +100,11 @@ def pack_weights(weights: Sequence[Tensor]) -> list[PackedWeight] | None:
     return packed
 
 
-def _check(matrix: Tensor, shape: tuple[int, int]) -> None:
-    """Make sure that MKL, which sees addresses only, stays within a matrix.
+def _check_matrix(matrix: Tensor, shape: tuple[int, int]) -> None:
+    """Check a matrix for MKL, which sees addresses only, so that it stays within.
 
     Raises:
-        ValueError: it is not as it should be.
+        ValueError: the matrix has another shape, type or device, or gaps within its rows.
     """
     ok = tuple(matrix.shape) == shape and matrix.dtype == torch.float32 and matrix.device.type == "cpu"
     if not ok or matrix.stride(1) != 1 or (len(matrix) > 1 and matrix.stride(0) < shape[1]):
@@ -115,7 +115,7 @@ def _check(matrix: Tensor, shape: tuple[int, int]) -> None:
 
 @cache
 def _mkl() -> Any:
-    """Find MKL's functions in PyTorch's library; None where they are not."""
+    """Load MKL's functions from PyTorch's library; None if it has none."""
     try:
         library: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         get_size, pack, compute = (

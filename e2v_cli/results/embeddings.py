@@ -1,4 +1,4 @@
-"""Prediction → its embedding and its timeline on disk: a ``.npy`` per utterance or a Kaldi archive; rows of a table."""
+"""Embeddings on disk: a ``.npy`` for each utterance, or Kaldi archives."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import numpy as np
 from kaldiio.matio import write_array, write_array_ascii
 from numpy.typing import NDArray
 
-from e2v_cli.options import EmbeddingDtype, EmbeddingOptions, Shard
-from e2v_cli.records import Prediction
+from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
+from e2v_cli.records import Place, Prediction
+from e2v_cli.results.formats import draft_name
 from e2v_cli.results.tables import file_name, kaldi_key
 from e2v_cli.system.files import draft_of, drafted, naming, sync_file, sync_folder
 from e2v_cli.system.spool import DiskArray, whole
@@ -29,33 +30,14 @@ TEXT_DIGITS = ".8e"
 
 
 class EmbeddingWriter(Protocol):
-    """What puts embeddings on disk."""
+    """A worker's writer of embeddings."""
 
-    def write(self, predictions: Sequence[Prediction]) -> list[str]:
-        """Put embeddings on disk for good, and say where each is, relative to OUT.
+    def write(self, predictions: Sequence[Prediction]) -> list[Place]:
+        """Write and sync embeddings, and return the place of each.
 
         Raises:
             OSError: they can't be written.
         """
-
-
-def open_writer(output_dir: Path, options: EmbeddingOptions, shard: Shard) -> EmbeddingWriter:
-    """Open the writer of a format of embeddings."""
-    match options.format:
-        case "none":
-            return NoWriter()
-        case "npy":
-            return NpyWriter(output_dir, options.dtype, shard)
-        case "ark" | "ark,t":
-            return ArkWriter(output_dir, options, shard)
-
-
-class NoWriter:
-    """Embeddings are not asked for."""
-
-    def write(self, predictions: Sequence[Prediction]) -> list[str]:
-        """Write nothing."""
-        return [""] * len(predictions)
 
 
 class NpyWriter:
@@ -64,28 +46,28 @@ class NpyWriter:
     A file gets its name when it is whole, so whoever else writes the same utterance at the same time does no harm.
     """
 
-    def __init__(self, output_dir: Path, dtype: EmbeddingDtype, shard: Shard) -> None:
-        self.output_dir = output_dir
-        self.dtype = dtype
-        self._draft = draft_of(output_dir / npy_draft_name(shard))
+    def __init__(self, output_dir: Path, results: ResultOptions, shard: Shard) -> None:
+        self._output_dir = output_dir
+        self._dtype = results.dtype
+        self._draft = draft_of(output_dir / draft_name(shard))
         (output_dir / "embeddings").mkdir(exist_ok=True)
         sync_folder(output_dir)
 
-    def write(self, predictions: Sequence[Prediction]) -> list[str]:
-        """Write a file each, and the folder's entries, to the disk itself."""
-        places = [f"embeddings/{file_name(prediction.utterance.utt_id)}.npy" for prediction in predictions]
+    def write(self, predictions: Sequence[Prediction]) -> list[Place]:
+        """Write a file for each, and sync them and their folder."""
+        places = [Place(f"embeddings/{file_name(prediction.utterance.utt_id)}.npy") for prediction in predictions]
         for place, prediction in zip(places, predictions, strict=True):
-            with drafted(self.output_dir / place, self._draft) as file:
+            with drafted(self._output_dir / place.file, self._draft) as file:
                 file.write(self._header(prediction.embedding.shape))
-                for block in _blocks(prediction.embedding):
-                    file.write(_rounded(block, self.dtype).tobytes())
+                for block in _embedding_blocks(prediction.embedding):
+                    file.write(_round_embedding(block, self._dtype).tobytes())
         if places:
-            sync_folder(self.output_dir / "embeddings")
+            sync_folder(self._output_dir / "embeddings")
         return places
 
     def _header(self, shape: tuple[int, ...]) -> bytes:
         header = BytesIO()
-        dtype = np.dtype(np.float16 if self.dtype == "fp16" else np.float32)
+        dtype = np.dtype(np.float16 if self._dtype == "fp16" else np.float32)
         np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
         return header.getvalue()
 
@@ -93,44 +75,46 @@ class NpyWriter:
 class ArkWriter:
     """``embeddings.2-of-3.N.ark``: Kaldi float vectors (dim,) or float matrices (frames, dim).
 
-    Every worker of every attempt at a shard writes a new N, so nothing that a journal speaks of is ever touched again.
+    Every worker of every attempt at a shard writes a new N, so nothing that a journal records is ever touched again.
     """
 
-    def __init__(self, output_dir: Path, options: EmbeddingOptions, shard: Shard) -> None:
-        self.options = options
+    def __init__(self, output_dir: Path, results: ResultOptions, shard: Shard, text: bool = False) -> None:
+        """Choose the name of the archive; ``text``: its numbers are text."""
+        self._dtype = results.dtype
+        self._text = text
+        self._method = AUTOMATIC_COMPRESSION if results.compress else None
         self._file = GrowingFile(output_dir, f"embeddings.{shard.name}.", ".ark")
 
-    def write(self, predictions: Sequence[Prediction]) -> list[str]:
-        """Append to the archive, to the disk itself. A place is the offset behind the key, as in a Kaldi scp."""
-        places: list[str] = []
+    def write(self, predictions: Sequence[Prediction]) -> list[Place]:
+        """Append to the archive, and sync it. A place has the offset behind the key, as in a Kaldi scp."""
+        places: list[Place] = []
         if not predictions:
             return places
         with self._file.growing() as file:
             for prediction in predictions:
                 file.write(f"{kaldi_key(prediction.utterance.utt_id)} ".encode())
-                places.append(f"{self._file.name}:{file.tell()}")
+                places.append(Place(self._file.name, file.tell()))
                 for part in self._record(prediction.embedding):
                     file.write(part)
         return places
 
     def _record(self, embedding: NDArray[np.float32] | DiskArray) -> Iterator[bytes]:
-        """Make what stands behind the key.
+        """Format what stands behind the key.
 
         Kaldi has no 16-bit floats: values are rounded, so that they are those of the .npy, and stored in 32.
         """
-        if self.options.format == "ark" and not self.options.compress and isinstance(embedding, DiskArray):
+        if not self._text and self._method is None and isinstance(embedding, DiskArray):
             # A matrix that is too large for memory, as Kaldi's Matrix::Write has it; kaldiio wants it in one piece.
             yield b"\0BFM " + b"".join(struct.pack("<bi", 4, size) for size in embedding.shape)
             for block in embedding.blocks():
-                yield _rounded(block, self.options.dtype).astype(np.float32).tobytes()
+                yield _round_embedding(block, self._dtype).astype(np.float32).tobytes()
             return
-        array = _rounded(whole(embedding), self.options.dtype).astype(np.float32)
+        array = _round_embedding(whole(embedding), self._dtype).astype(np.float32)
         record = BytesIO()
-        if self.options.format == "ark,t":
+        if self._text:
             write_array_ascii(record, array, digit=TEXT_DIGITS)
         else:
-            method = AUTOMATIC_COMPRESSION if self.options.compress else None
-            write_array(record, array, compression_method=method)
+            write_array(record, array, compression_method=self._method)
         yield record.getvalue()
 
 
@@ -142,12 +126,12 @@ class GrowingFile:
 
     @property
     def name(self) -> str:
-        """Its name: a number that no other file has between what all of them have."""
+        """Its name, with a number that no other file has."""
         return self._path.name
 
     @contextmanager
     def growing(self) -> Iterator[BinaryIO]:
-        """Append to it, to the disk itself."""
+        """Open it at its end, and sync it when the block ends."""
         with naming(self._path), self._path.open("r+b") as file:
             file.seek(0, os.SEEK_END)
             yield file
@@ -167,12 +151,7 @@ class GrowingFile:
                 return path
 
 
-def npy_draft_name(shard: Shard) -> str:
-    """Name what the drafts of a shard's ``.npy`` files are of."""
-    return f"npy.{shard.name}"
-
-
-def _blocks(embedding: NDArray[np.float32] | DiskArray) -> Iterator[NDArray[np.float32]]:
+def _embedding_blocks(embedding: NDArray[np.float32] | DiskArray) -> Iterator[NDArray[np.float32]]:
     """Read an embedding in parts that fit into memory."""
     if isinstance(embedding, DiskArray):
         yield from embedding.blocks()
@@ -180,5 +159,5 @@ def _blocks(embedding: NDArray[np.float32] | DiskArray) -> Iterator[NDArray[np.f
         yield embedding
 
 
-def _rounded(embedding: NDArray[np.float32], dtype: EmbeddingDtype) -> NDArray[np.floating]:
+def _round_embedding(embedding: NDArray[np.float32], dtype: EmbeddingDtype) -> NDArray[np.floating]:
     return embedding.astype(np.float16 if dtype == "fp16" else np.float32)

@@ -5,112 +5,159 @@ from __future__ import annotations
 import json
 import platform
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from e2v_cli import __version__
+from e2v_cli._version import __version__
 from e2v_cli.errors import OutputError
-from e2v_cli.journal.folder import describe_sources, read_headers
-from e2v_cli.journal.history import Record
-from e2v_cli.journal.ids import Ids, remove_other_ids
+from e2v_cli.journal.folder import RunFolder
+from e2v_cli.journal.history import History, parse_done
+from e2v_cli.journal.ids import Ids
 from e2v_cli.journal.journal import Elapsed, Header, JournalFile
-from e2v_cli.journal.results import EMBEDDING_LISTS, RESULTS, check_archives, check_timelines, remove_other_results
 from e2v_cli.options import Shard
-from e2v_cli.records import Summary
-from e2v_cli.results.tables import FAILURES_HEADER, kaldi_key, predictions_header
-from e2v_cli.system.text import tsv_row
+from e2v_cli.records import Place, Summary
+from e2v_cli.results.formats import EMBEDDING_FORMATS, TIMELINE_FORMATS, data_patterns, result_names
+from e2v_cli.results.tables import FAILURES_HEADER, kaldi_key, predictions_header, predictions_line
 from e2v_cli.results.timeline import Timeline, timeline_header
-from e2v_cli.system.files import published, remove_drafts
+from e2v_cli.system.files import published
+from e2v_cli.system.text import tsv_row
 
 
-def publish(output_dir: Path, ids: Ids, record: Record, header: Header) -> Summary:
+def open_run_folder(output_dir: Path) -> RunFolder:
+    """Name OUT, with the files that the formats of results may leave there."""
+    return RunFolder(output_dir, result_names(), data_patterns())
+
+
+def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Summary:
     """Write the final files of a run of which every utterance is done or has failed.
 
     Raises:
-        OutputError: an archive is gone that the journals speak of.
+        OutputError: a file is gone that the journals record.
     """
-    check_archives(output_dir, record.archives)
-    check_timelines(output_dir, record.timelines)
-    labels = header.labels
-    embeddings = str(header.fingerprint["embeddings"])
-    gap = b"\t" if embeddings == "npy" else b" "
-    home = bytes(output_dir.resolve()) + b"/"
-    duration_column = 2 if labels else 0
-    kaldi_labels = {tsv_row([label]).encode(): kaldi_key(tsv_row([label])).encode() for label in labels}
-    done, audio_seconds = 0, 0.0
-    for name in RESULTS:
-        remove_drafts(output_dir / name)
-    files: list[str] = []
-    with ExitStack() as stack:
-
-        def create(name: str, *columns: str) -> BinaryIO:
-            files.append(name)
-            file = stack.enter_context(published(output_dir / name))
-            file.write((tsv_row(columns) + "\n").encode() if columns else b"")
-            return file
-
-        predictions = create("predictions.tsv", *predictions_header(labels))  # published last, since it was first
-        failures = create("failures.tsv", *FAILURES_HEADER)
-        durations, frames = create("utt2dur"), create("utt2num_frames")
-        places = [create(name) for name in EMBEDDING_LISTS[embeddings]]
-        emotions = create("utt2emo") if labels else None
-        create("frame_shift").write(f"{header.frame_shift:g}\n".encode())
-        timeline = None
-        if header.fingerprint["timeline"] != "off":
-            table = create("timeline.tsv", *timeline_header(labels))
-            timeline = Timeline(output_dir, table, header.timeline_formats, header.join, create)
-            stack.enter_context(closing(timeline))
-        for keys, lines in _read_in_order(ids, record):
-            for key, line in zip(keys, lines, strict=True):
-                kind, num_frames, place, spans, row = line.split(b"\t", 4)
-                utt_id, rest = row.split(b"\t", 1)
-                if utt_id != key:
-                    raise OutputError(f"{output_dir}: {key!r} was taken for {utt_id!r}; run the same command again")
-                if kind != b"done":
-                    failures.write(row)
-                    continue
-                predictions.write(row)
-                cells = rest.split(b"\t", duration_column + 1)
-                duration = cells[duration_column]
-                done += 1
-                audio_seconds += float(duration)
-                kaldi = key if key.isascii() and b" " not in key else kaldi_key(key.decode()).encode()
-                durations.write(b"%b %b\n" % (kaldi, duration))
-                frames.write(b"%b %b\n" % (kaldi, num_frames))
-                if emotions:
-                    emotions.write(b"%b %b\n" % (kaldi, kaldi_labels[cells[0]]))
-                if timeline:
-                    timeline.add(key.decode(), float(duration), spans.decode())
-                for file in places:
-                    file.write(b"%b%b%b%b\n" % (kaldi if gap == b" " else key, gap, home, place))
-    elapsed = sum_elapsed(record.elapsed)
+    folder.check_places(history)
+    folder.remove_drafts(result_names())
+    with ExitStack() as stack, history.reading():
+        files = _FinalFiles(folder.path, header, stack)
+        first = 0
+        for keys in ids.ids():
+            files.write(keys, history.read_lines(first, first + len(keys)))
+            first += len(keys)
+    elapsed = sum_elapsed(history.elapsed)
     summary = Summary(
         input=len(ids),
-        done=done,
-        failed=len(ids) - done,
-        audio_seconds=audio_seconds,
+        done=files.done,
+        failed=len(ids) - files.done,
+        audio_seconds=files.audio_seconds,
         wall_seconds=elapsed.wall_seconds,
         encode_seconds=elapsed.encode_seconds,
     )
-    with published(output_dir / "run.json") as file:
-        content = {
-            **_run_facts(header),
-            **describe_sources(output_dir, ids.digest, record.sizes),
-            **_count_facts(summary),
-            "files": sorted(files),
-        }
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-    remove_other_ids(output_dir, ids.digest)
-    formats = {name for _, earlier in read_headers(output_dir) for name in earlier.timeline_formats}
-    remove_other_results(output_dir, [*files, "run.json"], formats - set(header.timeline_formats))
+    sources = folder.describe_sources(ids.digest, history.sizes)
+    facts = {**_run_facts(header), **sources, **_count_facts(summary), "files": sorted(files.names)}
+    with published(folder.path / "run.json") as file:
+        file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+    unused = folder.timeline_formats.difference(header.timeline_formats)
+    unused_patterns = [form.path for form in TIMELINE_FORMATS.values() if form.folder and form.name in unused]
+    folder.remove_other_results([*files.names, "run.json"], unused_patterns, ids.digest)
     return summary
 
 
+class _FinalFiles:
+    """The final files of a run, open, and what was written to them so far."""
+
+    def __init__(self, output_dir: Path, header: Header, stack: ExitStack) -> None:
+        """Open the files that a header asks for; they get their names when the stack is left."""
+        self.names: list[str] = []
+        self.done = 0
+        self.audio_seconds = 0.0
+        self._output_dir, self._stack = output_dir, stack
+        labels = header.labels
+        self._predictions = self._create("predictions.tsv", *predictions_header(labels))  # first, so published last
+        self._failures = self._create("failures.tsv", *FAILURES_HEADER)
+        self._durations, self._frames = self._create("utt2dur"), self._create("utt2num_frames")
+        form = EMBEDDING_FORMATS.get(str(header.fingerprint["embeddings"]))
+        self._index = self._create(form.index) if form else None
+        self._has_kaldi_keys = form is not None and form.kaldi_keys
+        self._before_place = b"%b%b/" % (form.separator.encode() if form else b"", bytes(output_dir.resolve()))
+        self._emotions = self._create("utt2emo") if labels else None
+        self._kaldi_labels = {text.encode(): kaldi_key(text).encode() for text in (tsv_row([name]) for name in labels)}
+        self._create("frame_shift").write(f"{header.frame_shift:g}\n".encode())
+        self._timeline = None
+        if header.fingerprint["timeline"] != "off":
+            table = self._create("timeline.tsv", *timeline_header(labels))
+            self._timeline = Timeline(output_dir, table, header.timeline_formats, header.join, self._create)
+            stack.enter_context(closing(self._timeline))
+
+    def write(self, keys: Sequence[bytes], lines: Sequence[bytes]) -> None:
+        """Write utterances, by their lines in journals.
+
+        Raises:
+            OutputError: a line is of another utterance.
+        """
+        done: list[bytes] = []
+        rows, durations, num_frames, labels, embeddings, timelines = [], [], [], [], [], []
+        for key, line in zip(keys, lines, strict=True):
+            if line.startswith(b"failed"):
+                row = line.partition(b"\t")[2]
+                utt_id = row.partition(b"\t")[0]
+                self._failures.write(row)
+            else:
+                record = parse_done(line)
+                utt_id = record.utt_id
+                done.append(key)
+                rows.append(predictions_line(record))
+                durations.append(record.duration)
+                num_frames.append(record.num_frames)
+                labels.append(record.label)
+                embeddings.append(record.embedding)
+                timelines.append(record.timeline)
+            if utt_id != key:
+                raise OutputError(f"{self._output_dir}: {key!r} was taken for {utt_id!r}; run the same command again")
+        self.done += len(done)
+        self._predictions.writelines(rows)
+        self._write_lists(done, durations, num_frames, labels, embeddings)
+        for duration in durations:
+            self.audio_seconds += float(duration)
+        if self._timeline:
+            for key, duration, place in zip(done, durations, timelines, strict=True):
+                self._timeline.add(key.decode(), float(duration), Place.parse(place.decode()))
+
+    def _write_lists(
+        self,
+        keys: Sequence[bytes],
+        durations: Iterable[bytes],
+        num_frames: Iterable[bytes],
+        labels: Iterable[bytes],
+        embeddings: Iterable[bytes],
+    ) -> None:
+        """Write utterances to the files of which each line is an id and a value."""
+        kaldi = [key if key.isascii() and b" " not in key else kaldi_key(key.decode()).encode() for key in keys]
+        self._durations.write(_format_pairs(kaldi, b" ", durations))
+        self._frames.write(_format_pairs(kaldi, b" ", num_frames))
+        if self._emotions:
+            self._emotions.write(_format_pairs(kaldi, b" ", map(self._kaldi_labels.__getitem__, labels)))
+        if self._index:
+            index_keys = kaldi if self._has_kaldi_keys else keys
+            self._index.write(_format_pairs(index_keys, self._before_place, embeddings))
+
+    def _create(self, name: str, *columns: str) -> BinaryIO:
+        """Create a file with a header of columns, if any."""
+        self.names.append(name)
+        file = self._stack.enter_context(published(self._output_dir / name))
+        file.write((tsv_row(columns) + "\n").encode() if columns else b"")
+        return file
+
+
+def _format_pairs(keys: Iterable[bytes], separator: bytes, values: Iterable[bytes]) -> bytes:
+    """Format a line for each key and its value."""
+    return b"".join(chain.from_iterable(zip(keys, repeat(separator), values, repeat(b"\n"))))
+
+
 def sum_elapsed(elapsed: Mapping[JournalFile, Elapsed]) -> Elapsed:
-    """Sum up attempts at the same shard; shards of the same run count as one after the other only in what they did."""
+    """Sum up the attempts at each shard; shards of a run are at work together, and its time is that of the slowest."""
     shards: dict[int, dict[Shard, Elapsed]] = defaultdict(lambda: defaultdict(Elapsed))
     for journal, attempt in elapsed.items():
         shards[journal.shard.count][journal.shard] += attempt
@@ -125,16 +172,8 @@ def sum_elapsed(elapsed: Mapping[JournalFile, Elapsed]) -> Elapsed:
     return total
 
 
-def _read_in_order(ids: Ids, record: Record) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    """Read ids and what the journals say of each, some thousand at a time."""
-    first = 0
-    for keys in ids.ids():
-        yield keys, record.read_lines(first, first + len(keys))
-        first += len(keys)
-
-
 def _run_facts(header: Header) -> dict[str, Any]:
-    """Say what was run."""
+    """Collect what ``run.json`` has of the model, the options and the versions."""
     options = {key: value for key, value in header.fingerprint.items() if key not in ("model", "labels")}
     packages = ("torch", "numpy", "soundfile", "soxr", "kaldiio")
     return {
@@ -160,7 +199,7 @@ def _find_version(package: str) -> str:
 
 
 def _count_facts(summary: Summary) -> dict[str, Any]:
-    """Say how it went."""
+    """Collect what ``run.json`` has of counts and times."""
     return {
         "counts": {"input": summary.input, "done": summary.done, "failed": summary.failed},
         "audio_seconds": round(summary.audio_seconds, 3),

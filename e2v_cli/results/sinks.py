@@ -1,4 +1,4 @@
-"""Where results go: standard output, or OUT with its journal. One process alone has the sink."""
+"""Where the launcher commits results: standard output, or the journal of OUT. One process alone has the sink."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 
 from e2v_cli.journal.journal import DONE, LEFT, Elapsed, Journal, failure_status
 from e2v_cli.records import DoneRecord, Failure
-from e2v_cli.results.tables import predictions_header
-from e2v_cli.system.text import tsv_row
+from e2v_cli.results.tables import predictions_header, predictions_row
 from e2v_cli.system.files import naming
+from e2v_cli.system.text import tsv_row
 
 logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """What takes results in."""
+    """The receiver of results."""
 
     status: NDArray[np.uint8]
-    """(utterances,): how each one stands, as in the journal."""
+    """(utterances,): of each one, as in the journal."""
 
     def begin(self) -> None:
         """Note that models are loaded."""
 
-    def commit(self, entries: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
-        """Take in results, and make them last."""
+    def commit(self, done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
+        """Make results last."""
 
 
 class StdoutSink:
@@ -41,16 +41,16 @@ class StdoutSink:
         """Print the header.
 
         Args:
-            labels: the names of the classes, in the order of the posteriors.
-            size: how many utterances the input has.
-            order: the places of those that are computed.
+            labels: the model's, in its order.
+            size: number of utterances of the input.
+            order: indexes of the utterances that are computed.
             started: when the run began, by ``time.monotonic()``.
         """
         self.status = np.full(size, LEFT, dtype=np.uint8)
         self.elapsed = Elapsed()
         self._order = order
         self._next = next(order, None)
-        self._rows: dict[int, str] = {}
+        self._lines: dict[int, str] = {}
         self._started = self._loaded = started
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
         sys.stdout.write(tsv_row(predictions_header(labels)) + "\n")
@@ -59,31 +59,31 @@ class StdoutSink:
         """Note that models are loaded."""
         self._loaded = time.monotonic()
 
-    def commit(self, entries: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
-        """Print what can be printed; what failed is said on standard error at once."""
+    def commit(self, done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
+        """Print all rows whose turn it is; failures are logged at once."""
         for failure in failures:
-            logger.warning(_describe(failure))
-            self._rows[failure.utterance.index] = ""
-        for entry in entries:
-            self._rows[entry.index] = entry.row + "\n"
-        _note(self.status, entries, failures)
-        self.elapsed = _add_up(self.elapsed, entries, failures, self._started, self._loaded)
+            logger.warning(_describe_failure(failure))
+            self._lines[failure.utterance.index] = ""
+        for record in done:
+            self._lines[record.index] = tsv_row(predictions_row(record)) + "\n"
+        _note_status(self.status, done, failures)
+        self.elapsed = _add_elapsed(self.elapsed, done, failures, self._started, self._loaded)
         with naming(Path("standard output")):
-            while self._next in self._rows:
-                sys.stdout.write(self._rows.pop(self._next))
+            while self._next in self._lines:
+                sys.stdout.write(self._lines.pop(self._next))
                 self._next = next(self._order, None)
             sys.stdout.flush()
 
 
 class JournalSink:
-    """OUT: embeddings are on disk already, and the journal says so."""
+    """The journal of OUT, where embeddings are on disk already."""
 
     def __init__(self, journal: Journal, status: NDArray[np.uint8], started: float) -> None:
         """Begin an attempt.
 
         Args:
             journal: its journal.
-            status: (utterances,) how each one stands.
+            status: (utterances,): of each one.
             started: when the attempt began, by ``time.monotonic()``.
         """
         self.status = status
@@ -95,33 +95,33 @@ class JournalSink:
         """Note that models are loaded."""
         self._loaded = time.monotonic()
 
-    def commit(self, entries: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
-        """Write to the journal."""
+    def commit(self, done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
+        """Append results to the journal."""
         for failure in failures:
-            logger.info(_describe(failure))
-        self.elapsed = _add_up(self.elapsed, entries, failures, self._started, self._loaded)
-        self._journal.append(entries, failures, self.elapsed)
-        _note(self.status, entries, failures)
+            logger.info(_describe_failure(failure))
+        self.elapsed = _add_elapsed(self.elapsed, done, failures, self._started, self._loaded)
+        self._journal.append(done, failures, self.elapsed)
+        _note_status(self.status, done, failures)
 
 
-def _describe(failure: Failure) -> str:
+def _describe_failure(failure: Failure) -> str:
     return f"{failure.utterance.utt_id}: {failure.stage}: {failure.reason}: {failure.detail}"
 
 
-def _note(status: NDArray[np.uint8], entries: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
-    for entry in entries:
-        status[entry.index] = DONE
+def _note_status(status: NDArray[np.uint8], done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
+    for record in done:
+        status[record.index] = DONE
     for failure in failures:
         status[failure.utterance.index] = failure_status(failure.stage, failure.reason)
 
 
-def _add_up(
-    elapsed: Elapsed, entries: Sequence[DoneRecord], failures: Sequence[Failure], started: float, loaded: float
+def _add_elapsed(
+    elapsed: Elapsed, done: Sequence[DoneRecord], failures: Sequence[Failure], started: float, loaded: float
 ) -> Elapsed:
     now = time.monotonic()
     return Elapsed(
         wall_seconds=now - started,
         encode_seconds=now - loaded,
-        audio_seconds=elapsed.audio_seconds + sum(entry.duration for entry in entries),
-        finished=elapsed.finished + len(entries) + len(failures),
+        audio_seconds=elapsed.audio_seconds + sum(record.duration for record in done),
+        finished=elapsed.finished + len(done) + len(failures),
     )

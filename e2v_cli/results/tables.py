@@ -1,13 +1,15 @@
-"""How a result looks as a line: rows of ``predictions.tsv``, TSV in general, keys of Kaldi's formats, file names."""
+"""Rows of ``predictions.tsv`` and ``failures.tsv``, keys of Kaldi's formats, and file names made of ids."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from e2v_cli.system.text import tsv_row
-from e2v_cli.records import DoneRecord, Failure, Prediction
+if TYPE_CHECKING:
+    from e2v_cli.journal.history import DoneLine
+    from e2v_cli.records import DoneRecord
 
 MAX_NAME_BYTES = 200
 """Longer file names are cut and get a digest; most file systems end at 255 bytes."""
@@ -15,43 +17,29 @@ MAX_NAME_BYTES = 200
 FAILURES_HEADER = ("utt_id", "stage", "reason", "detail")
 
 
-def make_entry(prediction: Prediction, labels: Sequence[str], embedding: str, timeline: str) -> DoneRecord:
-    """Make the journal's entry of a prediction whose embedding and rows of the timeline are at these places."""
-    return DoneRecord(
-        index=prediction.utterance.index,
-        duration=prediction.duration,
-        num_frames=prediction.num_frames,
-        embedding=embedding,
-        timeline=timeline,
-        row=tsv_row(predictions_row(prediction, labels)),
-    )
-
-
 def predictions_header(labels: Sequence[str]) -> tuple[str, ...]:
-    """Name the columns of ``predictions.tsv``; a model without a head has no labels and fewer columns."""
+    """Return the columns of ``predictions.tsv``; a model without a head has no labels and fewer columns."""
     return ("utt_id", *(("label", "score") if labels else ()), "duration", "windows", *labels)
 
 
-def predictions_row(prediction: Prediction, labels: Sequence[str]) -> tuple[str, ...]:
-    """Make a row of ``predictions.tsv``."""
-    posteriors = prediction.posteriors
-    label: tuple[str, ...] = ()
-    probabilities: tuple[str, ...] = ()
-    if posteriors is not None:
-        label = (labels[int(posteriors.argmax())], f"{posteriors.max():.6f}")
-        probabilities = tuple(f"{probability:.6f}" for probability in posteriors)
-    return (
-        prediction.utterance.utt_id,
-        *label,
-        f"{prediction.duration:.4f}",
-        str(prediction.windows),
-        *probabilities,
-    )
+def predictions_row(record: DoneRecord) -> tuple[str, ...]:
+    """Format the cells of a row of ``predictions.tsv``; the score is the probability of the label."""
+    posteriors = record.posteriors
+    label = (record.label, f"{max(posteriors):.6f}") if posteriors else ()
+    cells = (f"{posterior:.6f}" for posterior in posteriors)
+    return (record.utt_id, *label, f"{record.duration:.4f}", str(record.windows), *cells)
 
 
-def failures_row(failure: Failure) -> tuple[str, ...]:
-    """Make a row of ``failures.tsv``."""
-    return (failure.utterance.utt_id, failure.stage, failure.reason, failure.detail)
+def predictions_line(done: DoneLine) -> bytes:
+    """Compose the same row, with its line break, of the texts in a journal.
+
+    The score is the greatest of the probabilities: texts of the same length are in the order of their numbers.
+    """
+    posteriors = done.posteriors
+    if not posteriors:
+        return b"\t".join((done.utt_id, done.duration, done.windows)) + b"\n"
+    score = max(posteriors.split(b"\t"))
+    return b"\t".join((done.utt_id, done.label, score, done.duration, done.windows, posteriors)) + b"\n"
 
 
 def kaldi_key(utt_id: str) -> str:

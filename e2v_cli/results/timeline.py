@@ -1,100 +1,62 @@
-"""Emotions over time: posteriors → rows of ``timeline.tsv`` → what other tools read: RTTM, CTM, Audacity, TextGrid.
-
-Times are rounded once, to the decimals of the table, and lengths are differences of rounded times: so in every format
-a span ends exactly where the next one begins, and the last one where the utterance does.
-"""
+"""Emotions over time: posteriors → rows of ``timeline.tsv`` → the published table and the same in other formats."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.options import TimelineFormat
-from e2v_cli.system.text import tsv_row
-from e2v_cli.results.timeline_formats import TimelineFiles
+from e2v_cli.records import Place
+from e2v_cli.results.formats import TIMELINE_FORMATS
+from e2v_cli.results.spans import Span, join_spans, parse_rows, rounded, span_rows
+from e2v_cli.results.tables import file_name
+from e2v_cli.system.files import draft_of, drafted, sync_folder
 
 _COPIED = 1 << 24
 """Bytes of rows that are copied at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What is felt in a part of an utterance."""
-
-    start: float
-    """Seconds from the start of the utterance, like the end."""
-    end: float
-    label: str
-    score: float
-    """The probability of the label."""
-    posteriors: tuple[float, ...]
-    """(labels,): probabilities that sum to 1."""
-
-
 def timeline_header(labels: Sequence[str]) -> tuple[str, ...]:
-    """Name the columns of ``timeline.tsv``."""
+    """Return the columns of ``timeline.tsv``."""
     return ("utt_id", "start", "end", "label", "score", *labels)
 
 
 def timeline_rows(
-    utt_id: str, posteriors: NDArray[np.float32], hop: float, duration: float, labels: Sequence[str]
+    utt_id: str, posteriors: NDArray[np.float32], span_seconds: float, duration: float, labels: Sequence[str]
 ) -> Iterator[str]:
-    """Make the rows of an utterance, each with its line break.
+    """Format the rows of an utterance, each with its line break.
 
     A span that begins where the rounded utterance has ended already is left out: it would have no length.
 
     Args:
-        utt_id: whose rows they are.
-        posteriors: (spans, labels); span k begins at k × hop and ends where the next one begins.
-        hop: seconds.
+        utt_id: the utterance's id.
+        posteriors: (spans, labels); span k begins at k × span_seconds and ends where the next one begins.
+        span_seconds: length of a span.
         duration: seconds; the last span ends there.
         labels: the model's, in its order.
     """
-    starts = [rounded(min(number * hop, duration)) for number in range(len(posteriors))]
+    starts = [rounded(min(number * span_seconds, duration)) for number in range(len(posteriors))]
     times = pairwise([*starts, rounded(duration)])
     spans = (
         Span(start, end, labels[best], span[best], tuple(span))
         for (start, end), best, span in zip(times, posteriors.argmax(axis=1), posteriors.tolist(), strict=True)
         if start < end
     )
-    return _rows(utt_id, spans)
-
-
-def parse_rows(text: bytes) -> list[Span]:
-    """Read the rows of one utterance, without a header."""
-    spans = []
-    for row in text.decode().split("\n"):  # a label may hold what else Python takes for the end of a line
-        if row:
-            _, start, end, label, score, *posteriors = row.split("\t")
-            spans.append(Span(float(start), float(end), label, float(score), tuple(map(float, posteriors))))
-    return spans
-
-
-def join_spans(spans: Sequence[Span]) -> list[Span]:
-    """Join neighbours of the same label; probabilities are means, in which a longer span counts for more."""
-    return [_join(list(group)) for _, group in groupby(spans, lambda span: span.label)]
-
-
-def format_rows(utt_id: str, spans: Iterable[Span]) -> str:
-    """Make the rows of an utterance of its spans again."""
-    return "".join(_rows(utt_id, spans))
+    return span_rows(utt_id, spans)
 
 
 class Timeline:
-    """``timeline.tsv`` and what else is made of it, from the rows that workers left."""
+    """``timeline.tsv`` and the timeline in other formats, made of the rows that workers wrote."""
 
     def __init__(
         self,
         output_dir: Path,
         table: BinaryIO,
-        formats: Sequence[TimelineFormat],
+        formats: Sequence[str],
         join: bool,
         create: Callable[[str], BinaryIO],
     ) -> None:
@@ -103,9 +65,9 @@ class Timeline:
         Args:
             output_dir: OUT.
             table: ``timeline.tsv``, behind its header.
-            formats: what else is written.
+            formats: names of other formats.
             join: whether neighbouring spans with the same label are joined.
-            create: opens a file by its name; whoever gives it publishes the file when it is whole.
+            create: opens a file by its name; its caller publishes the file when it is whole.
         """
         self._output_dir = output_dir
         self._table = table
@@ -114,27 +76,26 @@ class Timeline:
         self._name = ""
         self._source: BinaryIO | None = None
 
-    def add(self, utt_id: str, duration: float, place: str) -> None:
+    def add(self, utt_id: str, duration: float, place: Place) -> None:
         """Write the rows of an utterance, which are at a place like ``timeline.1-of-1.1:0:512``.
 
         Raises:
             OSError: they can't be read, or written.
         """
-        name, offset, length = place.split(":")
-        source = self._open(name)
-        source.seek(int(offset))
+        source, size = self._open(place.file), place.size or 0
+        source.seek(place.offset or 0)
         if not self._join and self._files is None:
-            for first in range(0, int(length), _COPIED):
-                self._table.write(source.read(min(_COPIED, int(length) - first)))
+            for first in range(0, size, _COPIED):
+                self._table.write(source.read(min(_COPIED, size - first)))
             return
-        spans = parse_rows(source.read(int(length)))
+        spans = parse_rows(source.read(size))
         spans = join_spans(spans) if self._join else spans
-        self._table.write(format_rows(utt_id, spans).encode())
+        self._table.write("".join(span_rows(utt_id, spans)).encode())
         if self._files is not None:
             self._files.add(utt_id, duration, spans)
 
     def close(self) -> None:
-        """Close what was read, and put the names of files on the disk; lists are the caller's to publish."""
+        """Close what was read, and sync the folders of files; lists are the caller's to publish."""
         if self._source is not None:
             self._source.close()
         if self._files is not None:
@@ -149,26 +110,40 @@ class Timeline:
         return self._source
 
 
-def _rows(utt_id: str, spans: Iterable[Span]) -> Iterator[str]:
-    first = tsv_row([utt_id])
-    for span in spans:
-        probabilities = "\t".join([f"{probability:.6f}" for probability in (span.score, *span.posteriors)])
-        yield f"{first}\t{span.start:.4f}\t{span.end:.4f}\t{tsv_row([span.label])}\t{probabilities}\n"
+class TimelineFiles:
+    """The timeline in other formats: a list of all utterances, or a file for each, as ``TIMELINE_FORMATS`` says."""
 
+    def __init__(self, output_dir: Path, formats: Sequence[str], create: Callable[[str], BinaryIO]) -> None:
+        """Open the files that the options ask for.
 
-def _join(spans: Sequence[Span]) -> Span:
-    if len(spans) == 1:  # a mean of one may be off by a bit
-        return spans[0]
-    lengths = [span.end - span.start for span in spans]
-    total = math.fsum(lengths)
+        Args:
+            output_dir: where folders are made.
+            formats: names of formats, in any order, also more than once.
+            create: opens a file by its name; its caller publishes the file when it is whole.
+        """
+        self.output_dir = output_dir
+        # Not the file's own draft: behind a long id there is no room for what the name of a draft has more.
+        self._draft = draft_of(output_dir / "timeline.tsv")
+        chosen = [form for form in TIMELINE_FORMATS.values() if form.name in formats]
+        self._lists = [(form, create(form.path)) for form in chosen if form.folder is None]
+        self._folders = [form for form in chosen if form.folder is not None]
+        for form in self._folders:
+            (output_dir / form.path).parent.mkdir(exist_ok=True)
 
-    def mean(values: Iterable[float]) -> float:
-        return math.fsum(value * length for value, length in zip(values, lengths, strict=True)) / total
+    def add(self, utt_id: str, duration: float, spans: Sequence[Span]) -> None:
+        """Write an utterance in every format.
 
-    posteriors = tuple(map(mean, zip(*(span.posteriors for span in spans), strict=True)))
-    return Span(spans[0].start, spans[-1].end, spans[0].label, mean(span.score for span in spans), posteriors)
+        Raises:
+            OSError: it can't be written.
+        """
+        for form, file in self._lists:
+            file.write(form.format(utt_id, duration, spans).encode())
+        for form in self._folders:
+            with drafted(self.output_dir / form.path.replace("*", file_name(utt_id)), self._draft) as file:
+                file.write(form.format(utt_id, duration, spans).encode())
 
-
-def rounded(seconds: float) -> float:
-    """Seconds as ``timeline.tsv`` and ``predictions.tsv`` show them."""
-    return round(seconds, 4)
+    def sync(self) -> None:
+        """Sync the folders, so that their files are found after a crash."""
+        for form in self._folders:
+            sync_folder((self.output_dir / form.path).parent)
+        sync_folder(self.output_dir)

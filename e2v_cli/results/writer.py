@@ -1,66 +1,68 @@
-"""TODO."""
+"""Prediction → its embedding and its timeline on disk → the done record of the journal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2v_cli.options import EmbeddingOptions, Shard
-from e2v_cli.records import SAMPLE_RATE, DoneRecord, Prediction
-from e2v_cli.results.embeddings import GrowingFile, open_writer
-from e2v_cli.results.tables import make_entry
+from e2v_cli.options import ResultOptions, Shard
+from e2v_cli.records import SAMPLE_RATE, DoneRecord, Place, Prediction
+from e2v_cli.results.embeddings import EmbeddingWriter, GrowingFile
+from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS
 from e2v_cli.results.timeline import timeline_rows
 
 
 class ResultWriter:
-    """Everything of a prediction that is too much for a journal."""
+    """The writer of everything of a prediction that is too much for a journal."""
 
-    def __init__(
-        self,
-        output_dir: Path,
-        options: EmbeddingOptions,
-        span_samples: int | None,
-        labels: tuple[str, ...],
-        shard: Shard,
-    ) -> None:
-        """Choose the writers that the options ask for.
+    def __init__(self, labels: tuple[str, ...], results: ResultOptions, shard: Shard) -> None:
+        """Open the writers that the options ask for; without OUT there is none.
 
         Args:
-            output_dir: OUT.
-            options: how embeddings are written.
-            span_samples: of the timeline, at 16 kHz; None: there is none.
             labels: the model's, in its order.
+            results: what is written, and where.
             shard: which files are named after.
         """
         self._labels = labels
-        self._embeddings = open_writer(output_dir, options, shard)
-        self._timeline = None if span_samples is None else TimelineWriter(output_dir, span_samples, labels, shard)
+        self._embeddings: EmbeddingWriter | None = None
+        self._timeline: TimelineWriter | None = None
+        if results.output_dir is None:
+            return
+        if results.embeddings != NO_EMBEDDINGS:
+            self._embeddings = EMBEDDING_FORMATS[results.embeddings].open(results.output_dir, results, shard)
+        if results.timeline is not None:
+            self._timeline = TimelineWriter(results.output_dir, results.timeline, labels, shard)
 
     def write(self, predictions: Sequence[Prediction]) -> tuple[DoneRecord, ...]:
-        """Put results on disk for good, and make what the journal is to say of them.
+        """Write and sync results, and return what the journal is to record of them.
 
         Raises:
             OSError: they can't be written.
         """
-        places = self._embeddings.write(predictions)
-        timelines = self._timeline.write(predictions) if self._timeline else [""] * len(predictions)
+        nowhere: list[Place | None] = [None] * len(predictions)
+        embeddings = self._embeddings.write(predictions) if self._embeddings else nowhere
+        timelines = self._timeline.write(predictions) if self._timeline else nowhere
         return tuple(
-            make_entry(prediction, self._labels, place, timeline)
-            for prediction, place, timeline in zip(predictions, places, timelines, strict=True)
+            make_done_record(prediction, self._labels, embedding, timeline)
+            for prediction, embedding, timeline in zip(predictions, embeddings, timelines, strict=True)
         )
 
 
 class TimelineWriter:
     """``timeline.2-of-3.N``: rows of ``timeline.tsv``, in the order in which utterances were finished."""
 
-    def __init__(self, output_dir: Path, span_samples: int, labels: tuple[str, ...], shard: Shard) -> None:
-        self._hop = span_samples / SAMPLE_RATE
+    def __init__(self, output_dir: Path, span_seconds: float, labels: tuple[str, ...], shard: Shard) -> None:
+        self._span_seconds = round(span_seconds * SAMPLE_RATE) / SAMPLE_RATE
         self._labels = labels
         self._file = GrowingFile(output_dir, f"timeline.{shard.name}.", "")
 
-    def write(self, predictions: Sequence[Prediction]) -> list[str]:
-        """Append rows, to the disk itself. A place says where an utterance's begin, and how many bytes they are."""
-        places: list[str] = []
+    def write(self, predictions: Sequence[Prediction]) -> list[Place]:
+        """Append rows, and sync them. A place has the offset and the size of an utterance's rows.
+
+        Raises:
+            OSError: they can't be written.
+        """
+        places: list[Place] = []
         if not predictions:
             return places
         with self._file.growing() as file:
@@ -68,7 +70,27 @@ class TimelineWriter:
                 utt_id, duration = prediction.utterance.utt_id, prediction.duration
                 begin = file.tell()
                 if prediction.timeline is not None:
-                    rows = timeline_rows(utt_id, prediction.timeline, self._hop, duration, self._labels)
+                    rows = timeline_rows(utt_id, prediction.timeline, self._span_seconds, duration, self._labels)
                     file.writelines(row.encode() for row in rows)
-                places.append(f"{self._file.name}:{begin}:{file.tell() - begin}")
+                places.append(Place(self._file.name, begin, file.tell() - begin))
         return places
+
+
+def make_done_record(
+    prediction: Prediction, labels: Sequence[str], embedding: Place | None, timeline: Place | None
+) -> DoneRecord:
+    """Return what the journal records of a prediction whose embedding and timeline are at these places."""
+    label, posteriors = "", prediction.posteriors
+    if posteriors is not None:
+        label = labels[int(posteriors.argmax())]
+    return DoneRecord(
+        index=prediction.utterance.index,
+        utt_id=prediction.utterance.utt_id,
+        duration=prediction.duration,
+        num_frames=prediction.num_frames,
+        windows=prediction.windows,
+        label=label,
+        posteriors=() if posteriors is None else tuple(map(float, posteriors)),
+        embedding=embedding,
+        timeline=timeline,
+    )

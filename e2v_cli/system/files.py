@@ -1,12 +1,13 @@
-"""Files that survive a crash: on the disk itself, and under their name only when they are whole."""
+"""Files that survive a crash: synced to disk, and renamed to their final names only when they are whole."""
 
 from __future__ import annotations
 
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,9 +16,9 @@ from e2v_cli.system.process import HOST, is_dead
 
 @contextmanager
 def published(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that gets its name when it is whole and on the disk itself.
+    """Open a file that is synced, and renamed to its final name, when the block ends.
 
-    Until then it has a name of its own, so that several writers never meet: the last one to be ready counts.
+    Until then it is a draft with a name of its own, so that several writers never meet: the last rename counts.
     """
     with drafted(path, draft_of(path)) as file:
         yield file
@@ -27,7 +28,7 @@ def published(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def drafted(path: Path, draft: Path) -> Iterator[BinaryIO]:
-    """Open a draft that becomes a file when it is whole; that the folder has it is the caller's to make last."""
+    """Open a draft that is synced and renamed when the block ends, or removed if it fails; the caller syncs the folder."""
     with naming(path):
         try:
             with draft.open("wb") as file:
@@ -41,26 +42,40 @@ def drafted(path: Path, draft: Path) -> Iterator[BinaryIO]:
 
 
 def draft_of(path: Path) -> Path:
-    """Choose a name, which nobody else has, for a file that is not whole yet."""
+    """Return a unique name for a file that is not whole yet, with this machine and process in it."""
     return path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
 
 
 def remove_drafts(path: Path) -> None:
-    """Remove what writers that are dead left of a file; its name may be a pattern."""
-    for draft in path.parent.glob(f".{path.name}.*-*-{'[0-9a-f]' * 8}.part"):
-        match = re.search(r"\.([^.]+(?:\.[^.]+)*)-(\d+)-[0-9a-f]{8}\.part$", draft.name)
-        if match and match.group(1).endswith(HOST) and is_dead(HOST, int(match.group(2))):
-            draft.unlink(missing_ok=True)
+    """Remove the drafts that dead writers left of a file; its name may be a pattern."""
+    with suppress(FileNotFoundError):
+        for name in dead_drafts(os.listdir(path.parent), [path.name]):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def dead_drafts(names: Iterable[str], finals: Sequence[str]) -> Iterator[str]:
+    """Find the drafts of dead writers among the names of a folder's entries.
+
+    Args:
+        names: of the entries.
+        finals: names of files, which may be patterns, whose drafts are meant.
+    """
+    patterns = [f".{final}.*-*-{'[0-9a-f]' * 8}.part" for final in finals]
+    for name in names:
+        if name.endswith(".part") and any(fnmatchcase(name, pattern) for pattern in patterns):
+            match = re.search(r"\.([^.]+(?:\.[^.]+)*)-(\d+)-[0-9a-f]{8}\.part$", name)
+            if match and match.group(1).endswith(HOST) and is_dead(HOST, int(match.group(2))):
+                yield name
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Put what was written to a file on the disk itself."""
+    """Flush a file, and sync its content to disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the entries of a folder on the disk itself, so that new files are found after a crash."""
+    """Sync the entries of a folder to disk, so that new files are found after a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with naming(folder):
@@ -71,7 +86,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name a file in errors that only say what went wrong, as those of a full disk do."""
+    """Add a file's name to errors that have none, such as those of a full disk."""
     try:
         yield
     except OSError as error:

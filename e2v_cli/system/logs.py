@@ -1,4 +1,4 @@
-"""Where what e2v has to say goes: standard error, and a file for each process in OUT."""
+"""Logging set-up: standard error, and a file for each process in OUT."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _PACKAGE = logging.getLogger("e2v_cli")
 
 
 def log_to_stderr(level: int) -> None:
-    """Say on standard error what is at least so important."""
+    """Log to standard error what is at least at this level."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("e2v: %(message)s"))
     _add(handler, level)
 
 
 def log_to_file(path: Path) -> None:
-    """Keep a log in a file, in more detail; what is there already stays."""
+    """Append the log, from level INFO, to a file."""
     path.parent.mkdir(exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

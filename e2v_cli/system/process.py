@@ -1,4 +1,4 @@
-"""Who a process is, among those of several machines that see the same files, and what memory it keeps."""
+"""Processes: this machine's name, the time, whether a process is dead, death with the parent, and freed memory."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from datetime import datetime
 HOST = socket.gethostname()
 
 _HEAP_BYTES = 1 << 30
-"""Memory that a process keeps at most: more than it ever uses at once for a batch."""
+"""Freed memory that a process keeps at most: more than it ever uses at once for a batch."""
 
 
 def now() -> str:
-    """Say when it is, here: ``2026-05-01T09:30:00+02:00``."""
+    """Return the local time with its offset: ``2026-05-01T09:30:00+02:00``."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def is_dead(host: str, pid: int) -> bool:
-    """Say whether a process is certain to be dead; of another machine's nothing is."""
+    """Whether a process is certainly dead; False for processes of other machines, which can't be known."""
     if host != HOST:
         return False
     try:
@@ -35,18 +35,19 @@ def is_dead(host: str, pid: int) -> bool:
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent, of this pid, is dead; only Linux does."""
+    """Have the kernel kill this process when its parent, which has this pid, dies; without effect except on Linux."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before it could be said
+        if os.getppid() != parent:  # it died before the call
             os._exit(1)
 
 
 def keep_heap() -> None:
-    """Let the C library keep memory that is freed, for the next one who asks; only glibc does.
+    """Have the C library keep freed memory for later allocations; without effect except with glibc.
 
-    It gives large blocks back to the kernel, which fills them with zeros, page by page, each time they are used again.
+    By default it returns large blocks to the kernel, which fills them with zeros, page by page, whenever they are used
+    again.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3
     with suppress(AttributeError):

@@ -1,4 +1,4 @@
-"""How far a run is, on standard error: a bar on a terminal, a plain line every half minute elsewhere."""
+"""Progress on standard error: a bar on a terminal, a plain line every half minute elsewhere."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from tqdm import tqdm
 ProgressStyle = Literal["bar", "lines", "none"]
 
 LINE_SECONDS = 30.0
+"""Seconds between two lines."""
 
 _BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} utterances{postfix}, {elapsed} gone, {remaining} left"
 
 
 class Progress:
-    """Counts utterances and seconds of audio, and shows them."""
+    """A count of utterances and seconds of audio, which is shown as it grows."""
 
     def __init__(self, total: int, style: ProgressStyle) -> None:
-        """Begin to count up to ``total`` utterances."""
+        """Start counting, up to ``total`` utterances."""
         self.total, self.style = total, style
         self.count, self.seconds = 0, 0.0
         self.started = time.monotonic()
@@ -27,7 +28,7 @@ class Progress:
         self._bar = tqdm(total=total, bar_format=_BAR, disable=style != "bar", leave=False)
 
     def advance(self, count: int, seconds: float) -> None:
-        """Count utterances that are finished, and the audio of those that are done."""
+        """Add utterances that are finished, and the seconds of audio of those that are done."""
         self.count += count
         self.seconds += seconds
         now = time.monotonic()
@@ -41,5 +42,18 @@ class Progress:
             sys.stderr.write(f"e2v: {self.count}/{self.total} utterances ({percent}%), {speed}, {left} left\n")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
+
+
+def choose_style(progress: bool | None, quiet: bool, rows_on_terminal: bool) -> ProgressStyle:
+    """Choose how progress is shown on standard error.
+
+    Args:
+        progress: whether the user wants a bar; None: as it fits.
+        quiet: whether only errors are shown.
+        rows_on_terminal: whether results go to a terminal, where a bar would stand between them.
+    """
+    if progress is None and not quiet and not rows_on_terminal:
+        return "bar" if sys.stderr.isatty() else "lines"
+    return "bar" if progress else "none"

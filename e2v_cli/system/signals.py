@@ -13,16 +13,17 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class StopSignals:
     """Whether e2v was asked to stop.
 
-    The first signal interrupts what can be interrupted, and is only noted while workers are at work; any further one
-    changes nothing.
+    The first signal raises KeyboardInterrupt, or is only recorded while workers are at work. Further signals have no
+    effect.
     """
 
     def __init__(self) -> None:
         self.received = False
+        """Whether a signal has arrived."""
         self._interrupts = True
 
     def heed(self) -> None:
-        """Heed the signals from now on."""
+        """Handle the signals from now on."""
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._receive)
 
@@ -33,7 +34,7 @@ class StopSignals:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Only note them: who is at work looks at ``received``."""
+        """Record signals in ``received`` without interrupting, until the block ends."""
         self._interrupts = False
         try:
             yield

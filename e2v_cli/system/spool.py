@@ -1,4 +1,4 @@
-"""Rows that are too many for memory: in a temporary file without a name, which is gone when its user is."""
+"""Arrays too large for memory: in a temporary file without a name, which is gone when its user is."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _BLOCK_BYTES = 1 << 24
 
 
 class DiskArray:
-    """float32 rows, appended and read back in parts."""
+    """float32 rows on disk, appended and read back in parts."""
 
     def __init__(self, row_shape: tuple[int, ...] = ()) -> None:
-        """Begin with no rows.
+        """Make an array without rows.
 
         Args:
             row_shape: the shape of a row: () for samples, (dim,) for frames.
@@ -40,7 +40,7 @@ class DiskArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that an array of all rows would have."""
+        """The shape of an array of all rows."""
         return (self._length, *self._row_shape)
 
     def append(self, rows: NDArray[np.float32]) -> None:
@@ -73,12 +73,12 @@ class DiskArray:
 
 
 def whole(rows: NDArray[np.float32] | DiskArray) -> NDArray[np.float32]:
-    """Have all rows in memory, wherever they are."""
+    """Return all rows in memory, wherever they are."""
     return rows.read() if isinstance(rows, DiskArray) else rows
 
 
 class DiskWaveform(DiskArray):
-    """A mono waveform at 16 kHz, 230 MB per hour, and what normalisation over all of it needs."""
+    """A mono waveform at 16 kHz on disk, 230 MB per hour, with the mean and variance that normalisation needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,5 +102,5 @@ class DiskWaveform(DiskArray):
 
     @property
     def variance(self) -> float:
-        """Their variance, of the population."""
+        """The variance of all samples, of the population."""
         return max(0.0, self._sum_of_squares / len(self) - self.mean**2)

@@ -1,4 +1,4 @@
-"""What there is to compute on: a device for each worker."""
+"""The devices of this machine: one for each worker."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ from pathlib import Path
 
 from e2v_cli.cluster.task import cores_of_task, share_gpus
 from e2v_cli.errors import DeviceError
-from e2v_cli.options import Precision
+from e2v_cli.inference.load import count_gpus
+from e2v_cli.options import ComputeOptions
 
 logger = logging.getLogger(__name__)
 
 _GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""One of these is there where PyTorch can see a GPU (NVIDIA's driver, WSL, ROCm)."""
+"""At least one of these exists where PyTorch can see a GPU (NVIDIA's driver, WSL, ROCm)."""
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def choose_devices(device: str, jobs: int | None) -> Sequence[str]:
-    """Choose a device for each worker: a CPU core for each, or a GPU.
+def choose_devices(compute: ComputeOptions) -> Sequence[str]:
+    """Choose a device for each worker: a CPU core, as "cpu", or a GPU, as "cuda:0".
 
     Raises:
         DeviceError: there is no such device.
     """
     # PyTorch takes a second to be imported, and is not needed to see that there is no GPU.
-    if device == "cpu" or (device == "auto" and not any(map(os.path.exists, _GPU_NODES))):
-        return ["cpu"] * (jobs or count_cores())
-    gpus = share_gpus(os.environ, _list_gpus(device))
+    if compute.device == "cpu" or (compute.device == "auto" and not any(map(os.path.exists, _GPU_NODES))):
+        return ["cpu"] * (compute.jobs or count_cores())
+    gpus = share_gpus(os.environ, _list_gpus(compute.device))
     if not gpus:
-        return ["cpu"] * (jobs or count_cores())
-    if jobs and jobs > len(gpus):
-        logger.warning("--jobs %d: %d workers, one for each GPU, are the most that help", jobs, len(gpus))
-    return gpus[:jobs]
+        return ["cpu"] * (compute.jobs or count_cores())
+    if compute.jobs and compute.jobs > len(gpus):
+        logger.warning("--jobs %d: %d workers, one for each GPU, are the most that help", compute.jobs, len(gpus))
+    return gpus[: compute.jobs]
 
 
-def check_precision(precision: Precision, device: str) -> None:
-    """Check that a CPU is fast in a precision; what a GPU can is seen when it is used.
+def check_precision(compute: ComputeOptions, device: str) -> None:
+    """Check that a CPU is fast in the precision; a GPU is checked when the network is placed on it.
 
     Raises:
-        DeviceError: it is not.
+        DeviceError: it is slow.
     """
+    precision = compute.precision
     if device != "cpu" or precision == "fp32":
         return
     if precision != "bf16":
@@ -58,7 +60,7 @@ def check_precision(precision: Precision, device: str) -> None:
 
 
 def count_cores() -> int:
-    """Count the cores that this process may use: of its affinity, of Slurm's word, and of its container's quota."""
+    """Count the cores that this process may use, by its affinity, by Slurm and by its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(cores, cores_of_task(os.environ) or cores)
     try:
@@ -69,17 +71,13 @@ def count_cores() -> int:
 
 
 def _list_gpus(device: str) -> list[str]:
-    """List the GPUs that are meant; none where ``auto`` finds none."""
-    import torch
-
+    """List the GPUs that ``--device`` names; none if it is ``auto`` and PyTorch sees none."""
     match = re.fullmatch(r"auto|cuda(?::(\d+(?:,\d+)*))?", device)
     if not match:
         raise DeviceError(f"--device {device}: unknown; choose auto, cpu, cuda or cuda:0,2")
-    count = torch.cuda.device_count()
+    count, version = count_gpus()
     wanted = list(dict.fromkeys(map(int, match.group(1).split(",")))) if match.group(1) else list(range(count))
     if device != "auto" and (not wanted or max(wanted) >= count):
         seen = f"{count} GPUs" if count else "no GPU"
-        raise DeviceError(
-            f"--device {device}: PyTorch {torch.__version__} sees {seen} here; use --device cpu, or a CUDA build"
-        )
+        raise DeviceError(f"--device {device}: PyTorch {version} sees {seen} here; use --device cpu, or a CUDA build")
     return [f"cuda:{number}" for number in wanted]

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The pipeline on one device, on one screen: blocks → recordings → waveforms → batches → predictions → done records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
@@ -17,47 +16,32 @@ from e2v_cli.audio.prefetch import decode_ahead
 from e2v_cli.corpus.blocks import group_recordings
 from e2v_cli.inference.batches import make_batches
 from e2v_cli.records import Block, DoneRecord, Failure, Prediction, Utterance, Waveform
+from e2v_cli.workers.messages import BlockDone, Results
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine, Pending
 
-
 logger = logging.getLogger(__name__)
 
 FINISHING = 2
-"""Batches, or ends of blocks, that may wait for their results being on disk while the next one is begun."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """Worker → launcher: utterances whose embeddings are on disk, and such as failed."""
-
-    entries: tuple[DoneRecord, ...]
-    failures: tuple[Failure, ...]
-
-
-@dataclass(frozen=True)
-class BlockDone:
-    """Worker → launcher: there is nothing left of a block."""
-
-    number: int
+"""Batches, or ends of blocks, that may wait until their results are on disk while the next batch is computed."""
 
 
 class Writer(Protocol):
-    """What puts results on disk."""
+    """The disk, for the pipeline."""
 
     def write(self, predictions: Sequence[Prediction]) -> tuple[DoneRecord, ...]:
-        """Put results on disk for good, and make what the journal is to say of them."""
+        """Write predictions to disk durably, and return their done records."""
 
 
 class Reporter(Protocol):
-    """Whom the loop tells what it has done."""
+    """The launcher, for the pipeline."""
 
     def report(self, message: Results | BlockDone) -> None:
-        """Take in results, or the end of a block."""
+        """Report results, or the end of a block."""
 
     def stopping(self) -> bool:
-        """Say whether to stop."""
+        """Whether to stop."""
 
 
 def work(
@@ -71,17 +55,17 @@ def work(
 ) -> None:
     """Recognise the utterances of blocks that are not finished yet, until there are no more or told to stop.
 
-    A block is decoded and batched whole, so that its batches are those of a run that was never interrupted; a batch
-    that is finished is not computed again.
+    A block is decoded and batched whole, so that its batches are the same as in a run that was never interrupted.
+    Batches that are finished are not computed again.
     """
     in_hand: deque[Block] = deque()
-    decoding = decode_ahead(_recordings(blocks, in_hand), audio, decoders, reporter.stopping)
+    decoding = decode_ahead(_read_recordings(blocks, in_hand), audio, decoders, reporter.stopping)
     with closing(decoding) as decoded, _Finisher(writer, reporter) as finisher:
         for first in decoded:
             block = in_hand.popleft()
             failures: list[Failure] = []
             items = chain([first], islice(decoded, len(block.utterances) - 1))
-            for batch in make_batches(_sound(items, failures, reporter), batch_seconds):
+            for batch in make_batches(_separate(items, failures, reporter), batch_seconds):
                 if reporter.stopping():
                     return
                 if all(waveform.utterance.index in block.finished for waveform in batch.waveforms):
@@ -95,15 +79,15 @@ def work(
             finisher.end(block)
 
 
-def _recordings(blocks: Iterable[Block], in_hand: deque[Block]) -> Iterator[tuple[Utterance, ...]]:
-    """Pass on what is decoded together: segments and channels of one recording."""
+def _read_recordings(blocks: Iterable[Block], in_hand: deque[Block]) -> Iterator[tuple[Utterance, ...]]:
+    """Yield the utterances of each recording, which are decoded together, and note their blocks."""
     for block in blocks:
         in_hand.append(block)
         yield from group_recordings(block.utterances)
 
 
-def _sound(decoded: Iterable[Waveform | Failure], failures: list[Failure], reporter: Reporter) -> Iterator[Waveform]:
-    """Pass waveforms on, and set failures aside, until told to stop."""
+def _separate(decoded: Iterable[Waveform | Failure], failures: list[Failure], reporter: Reporter) -> Iterator[Waveform]:
+    """Yield waveforms, and append failures to the list, until told to stop."""
     for item in decoded:
         if reporter.stopping():
             return
@@ -114,7 +98,7 @@ def _sound(decoded: Iterable[Waveform | Failure], failures: list[Failure], repor
 
 
 class _Finisher:
-    """Waits for results, puts them on disk and reports them, in a thread, while the engine is at the next batch."""
+    """A thread that waits for results, writes and reports them, while the engine computes the next batch."""
 
     def __init__(self, writer: Writer, reporter: Reporter) -> None:
         self._writer = writer
@@ -127,22 +111,22 @@ class _Finisher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Finish what is pending, also where the work ends early."""
+        """Finish all pending batches, also after an error."""
         with self._thread:
             self._wait_for_all_but(0)
 
     def finish(self, block: Block, pending: Pending, failures: list[Failure]) -> None:
-        """Finish a batch, and take over the failures so far.
+        """Finish a batch together with the failures so far, and empty their list.
 
         Raises:
-            E2vError: results of a batch before it could not be put on disk.
-            LauncherGoneError: nobody wants to know.
+            E2vError: results of an earlier batch could not be written.
+            LauncherGoneError: the launcher has ended.
         """
         self._submit(partial(self._finish, block, pending, tuple(failures)))
         failures.clear()
 
     def end(self, block: Block) -> None:
-        """Report, after all its results, that there is nothing left of a block."""
+        """Report the end of a block, after all its results."""
         self._submit(partial(self._reporter.report, BlockDone(block.number)))
 
     def _submit(self, task: Callable[[], None]) -> None:
@@ -150,7 +134,7 @@ class _Finisher:
         self._wait_for_all_but(FINISHING)
 
     def _run(self, task: Callable[[], None]) -> None:
-        """Do one thing after the other, and nothing after one that failed."""
+        """Run a task, unless an earlier one failed."""
         if not self._failed:
             self._failed = True
             task()
@@ -161,9 +145,9 @@ class _Finisher:
             self._pending.popleft().result()
 
     def _finish(self, block: Block, pending: Pending, failures: Iterable[Failure]) -> None:
-        """Put results on disk and report them, and failures, unless they were finished before."""
+        """Write and report the results and failures of utterances that were not finished before; none of a probe."""
         results = [result for result in (*pending(), *failures) if result.utterance.index not in block.finished]
         predictions = [result for result in results if isinstance(result, Prediction)]
         new_failures = tuple(result for result in results if isinstance(result, Failure))
-        if not block.trial and results:
+        if not block.probe and results:
             self._reporter.report(Results(self._writer.write(predictions), new_failures))

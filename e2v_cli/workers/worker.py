@@ -1,82 +1,58 @@
-"""The pipeline on one device, on one screen; and the process around it, which takes blocks and gives results."""
+"""The worker process: set-up, the pipe to the launcher, and the pipeline for the blocks that come through it."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.connection import Connection
-from pathlib import Path
 from threading import Lock
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from e2v_cli.audio.decode import AudioOptions
-from e2v_cli.errors import DeviceError, E2vError, OutputError
+from e2v_cli.errors import E2vError, OutputError
 from e2v_cli.inference.batches import BATCH_SECONDS
+from e2v_cli.inference.load import load_engine, prepare_process
 from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import Weights
-from e2v_cli.options import EmbeddingOptions, EngineName, EngineOptions, Shard
+from e2v_cli.options import ComputeOptions, ResultOptions, Shard
 from e2v_cli.records import Block
 from e2v_cli.results.writer import ResultWriter
 from e2v_cli.system.logs import log_to_file, log_to_stderr
-from e2v_cli.system.process import die_with_parent, keep_heap
+from e2v_cli.system.process import die_with_parent
 from e2v_cli.system.signals import STOP_SIGNALS
+from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results, Wish
+from e2v_cli.workers.pipeline import work
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine
-
-from e2v_cli.workers.pipeline import BlockDone, Results, work
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all workers of a run do alike."""
+class WorkerSetup:
+    """What all workers of a run have in common."""
 
     model: Model
     weights: Weights
-    engine: EngineName
-    engine_options: EngineOptions
+    compute: ComputeOptions
+    results: ResultOptions
     audio: AudioOptions
-    batch_seconds: float | None
-    """None: as BATCH_SECONDS says."""
-    embeddings: EmbeddingOptions
-    output_dir: Path | None
     shard: Shard
     decoders: int
     """Threads that decode, in each worker."""
     log_level: int
-    """What of its log the first worker also says on standard error."""
-
-
-@dataclass(frozen=True)
-class Fatal:
-    """Worker → launcher: nobody could go on."""
-
-    error: E2vError
-
-
-@dataclass(frozen=True)
-class Crash:
-    """Worker → launcher: something is wrong with what it has in hand, or with e2v; it ends."""
-
-    description: str
-
-
-Wish = Literal["first", "next"]
-"""Worker → launcher: a block, please. For the first one it waits, having nothing in hand. For the next one it doesn't:
-None says that there is none until it has nothing in hand. None for the first one, or unasked, sends it home."""
+    """The lowest level that the first worker logs to standard error."""
 
 
 class LauncherGoneError(Exception):
-    """The launcher is not there any more."""
+    """The launcher has ended."""
 
 
 class LauncherLine:
@@ -85,20 +61,28 @@ class LauncherLine:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sending = Lock()
-        self._sent_home = False
+        self._stopping = False
 
     def report(self, message: Results | BlockDone | Fatal | Crash) -> None:
-        """Tell the launcher something."""
+        """Send the launcher a message.
+
+        Raises:
+            LauncherGoneError: it has ended.
+        """
         self._send(message)
 
     def stopping(self) -> bool:
-        """Say whether to stop: what comes without having been wished for sends a worker home."""
-        self._sent_home = self._sent_home or self._connection.poll()
-        return self._sent_home
+        """Whether to stop: the launcher has sent something without a request."""
+        self._stopping = self._stopping or self._connection.poll()
+        return self._stopping
 
     def ask(self, wish: Wish) -> Block | None:
-        """Get a block."""
-        if self._sent_home:
+        """Request a block and return the answer; None, without a request, if told to stop before.
+
+        Raises:
+            LauncherGoneError: the launcher has ended.
+        """
+        if self._stopping:
             return None
         self._send(wish)
         try:
@@ -115,20 +99,19 @@ class LauncherLine:
             raise LauncherGoneError from None
 
 
-def run_worker(connection: Connection, job: Job, number: int, device: str) -> None:
-    """Be a worker process: get blocks from the launcher, and send it the results."""
+def run_worker(connection: Connection, setup: WorkerSetup, number: int, device: str) -> None:
+    """Run a worker process: receive blocks from the launcher, and send it their results, until there are no more."""
     _follow_launcher()
     launcher = LauncherLine(connection)
     try:
-        _keep_log(job, number)
-        engine = _load_engine(job, device)
-        output_dir = job.output_dir or Path()  # without OUT there is nothing to be put there
-        writer = ResultWriter(output_dir, job.embeddings, job.engine_options.span_samples, job.model.labels, job.shard)
-        batch_seconds = job.batch_seconds or BATCH_SECONDS[engine.device.type]
+        _open_logs(setup, number)
+        engine = _load_engine(setup, device)
+        writer = ResultWriter(setup.model.labels, setup.results, setup.shard)
+        batch_seconds = setup.compute.batch_seconds or BATCH_SECONDS[engine.device.type]
         while block := launcher.ask("first"):
             blocks = chain([block], iter(lambda: launcher.ask("next"), None))
             started, busy_before = time.monotonic(), engine.busy_seconds
-            work(blocks, engine, writer, launcher, job.audio, batch_seconds, job.decoders)
+            work(blocks, engine, writer, launcher, setup.audio, batch_seconds, setup.decoders)
             seconds, busy = time.monotonic() - started, engine.busy_seconds - busy_before
             logger.info("the encoder was busy for %.1f of %.1f s (%.1f %%)", busy, seconds, 100 * busy / seconds)
     except LauncherGoneError:
@@ -136,11 +119,11 @@ def run_worker(connection: Connection, job: Job, number: int, device: str) -> No
     except Exception as error:
         logger.info("cannot go on", exc_info=True)
         with suppress(LauncherGoneError):
-            launcher.report(_last_words(error))
+            launcher.report(_classify(error))
 
 
-def _last_words(error: Exception) -> Fatal | Crash:
-    """Say whether nobody could go on, or only this worker."""
+def _classify(error: Exception) -> Fatal | Crash:
+    """Return the message for an error: fatal if every worker would meet it, else a crash of this one."""
     if isinstance(error, E2vError):
         return Fatal(error)
     if isinstance(error, OSError):
@@ -149,38 +132,29 @@ def _last_words(error: Exception) -> Fatal | Crash:
 
 
 def _follow_launcher() -> None:
-    """Leave signals to the launcher, which sends word, and die with it."""
+    """Leave signals to the launcher, which tells its workers to stop, and die with it."""
     for signum in STOP_SIGNALS:
-        signal.signal(signum, _pass_over)  # to ignore them would be inherited by the commands of a list
+        signal.signal(signum, _do_nothing)  # to ignore them would be inherited by the commands of a list
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     launcher = multiprocessing.parent_process()
     if launcher is not None and launcher.pid is not None:
         die_with_parent(launcher.pid)
 
 
-def _pass_over(_signum: int, _frame: FrameType | None) -> None:
-    """Do nothing."""
+def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
+    """Handle a signal by nothing."""
 
 
-def _keep_log(job: Job, number: int) -> None:
+def _open_logs(setup: WorkerSetup, number: int) -> None:
     if number == 1:
-        log_to_stderr(job.log_level)
-    if job.output_dir is not None:
-        log_to_file(job.output_dir / "log" / f"worker.{job.shard.name}.{number}.log")
+        log_to_stderr(setup.log_level)
+    output_dir = setup.results.output_dir
+    if output_dir is not None:
+        log_to_file(output_dir / "log" / f"worker.{setup.shard.name}.{number}.log")
 
 
-def _load_engine(job: Job, device: str) -> Engine:
-    if device == "cpu":  # as many threads as workers: more of them would wait for each other
-        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    try:
-        import torch
-
-        from e2v_cli.inference.load import load_engine
-    except (ImportError, OSError) as error:
-        raise DeviceError(f"PyTorch can't be loaded: {error}; install it again") from None
-    if device == "cpu":
-        torch.set_num_threads(1)
-        keep_heap()
-    engine = load_engine(job.engine, job.model, job.weights, torch.device(device), job.engine_options)
-    logger.info("%s is loaded on %s", job.model.name, device)
+def _load_engine(setup: WorkerSetup, device: str) -> Engine:
+    prepare_process(device)
+    engine = load_engine(setup.model, setup.weights, device, setup.compute, setup.results)
+    logger.info("%s is loaded on %s", setup.model.name, device)
     return engine

@@ -26,13 +26,14 @@ from support.audio_files import (
     without_length,
 )
 
-from e2v_cli.audio import decode as audio
+from e2v_cli.audio import decode
 from e2v_cli.audio.decode import AudioOptions, count_channels, load_waveforms
-from e2v_cli.options import OneChannel
+from e2v_cli.options import ComputeOptions, InputOptions, OneChannel
 from e2v_cli.records import Failure, Segment, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
 
-OPTIONS = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
+OPTIONS = AudioOptions(InputOptions(()), ComputeOptions(), min_samples=400)
+WINDOW_OF_A_SECOND = dataclasses.replace(OPTIONS, compute=ComputeOptions(window=1.0))
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -161,7 +162,7 @@ def test_files_longer_than_a_block_are_read_whole(
     path = write(tmp_path / "a.wav", encode(noisy_tone(num_samples, num_channels)))
     at_once = read(path)
 
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 500 * num_channels)
+    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 500 * num_channels)
 
     np.testing.assert_array_equal(read(path), at_once)
     assert len(at_once) == num_samples
@@ -447,15 +448,15 @@ def test_memory_follows_the_audio_that_is_there(content: bytes, tmp_path: Path) 
 
 @pytest.mark.parametrize("rate", [8_000, RATE, 44_100])
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
-def test_what_is_longer_than_a_window_is_spooled(
+def test_what_is_longer_than_a_window_is_kept_on_disk(
     kind: str, rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here it is half a second; what is read is the same."""
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 3000)
+    """Here it is a second; what is read is the same."""
+    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 3000)
     subtype = "VORBIS" if kind == "OGG" else "PCM_16"
-    options = dataclasses.replace(OPTIONS, window=0.5)
-    fits = load(write(tmp_path / "fits", encode(noisy_tone(rate // 2, rate=rate), kind, subtype, rate)), options)
-    path = write(tmp_path / "longer", encode(noisy_tone(rate // 2 + 1, rate=rate), kind, subtype, rate))
+    options = WINDOW_OF_A_SECOND
+    fits = load(write(tmp_path / "fits", encode(noisy_tone(rate, rate=rate), kind, subtype, rate)), options)
+    path = write(tmp_path / "longer", encode(noisy_tone(rate + 1, rate=rate), kind, subtype, rate))
     longer, whole = load(path, options), load(path)
 
     assert isinstance(fits, Waveform)
@@ -463,7 +464,7 @@ def test_what_is_longer_than_a_window_is_spooled(
     assert isinstance(whole, Waveform)
     assert isinstance(fits.samples, np.ndarray)
     assert isinstance(longer.samples, DiskWaveform)
-    assert longer.duration == whole.duration == (rate // 2 + 1) / rate
+    assert longer.duration == whole.duration == (rate + 1) / rate
     assert len(longer.samples) == len(whole.samples)
     np.testing.assert_allclose(longer.whole, whole.whole, rtol=0, atol=1e-6 if rate != RATE else 0)
     assert longer.samples.mean == pytest.approx(whole.whole.mean(), abs=1e-6)
@@ -478,10 +479,10 @@ def test_what_is_longer_than_a_window_is_spooled(
         (encode(np.array([0.0] * RATE + [np.nan]), subtype="FLOAT"), "not finite"),
     ],
 )
-def test_what_is_spooled_fails_as_what_is_not(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_what_is_kept_on_disk_fails_as_what_is_not(content: bytes, reason: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a", content)
 
-    result = load(path, dataclasses.replace(OPTIONS, window=0.5))
+    result = load(path, WINDOW_OF_A_SECOND)
 
     assert isinstance(result, Failure)
     assert (result.stage, result.reason, result.detail) == failure(path)
@@ -495,14 +496,14 @@ def test_a_full_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(DiskWaveform, "append", fail)
 
     with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: '/scratch'$"):
-        load(write(tmp_path / "a.wav", WAV), dataclasses.replace(OPTIONS, window=0.5))
+        load(write(tmp_path / "a.wav", WAV), WINDOW_OF_A_SECOND)
 
 
 # -- channels ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("option", "listed", "side", "expected"),
+    ("option", "listed", "of_recording", "expected"),
     [
         (0, None, None, 0),
         (2, None, None, 2),
@@ -515,21 +516,21 @@ def test_a_full_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pyte
 )
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
 def test_one_channel_is_read_of_a_file_with_several(
-    kind: str, option: OneChannel, listed: int | None, side: int | None, expected: int, tmp_path: Path
+    kind: str, option: OneChannel, listed: int | None, of_recording: int | None, expected: int, tmp_path: Path
 ) -> None:
     """What ``segments`` says goes before ``reco2file_and_channel``, and both before the option."""
     channels = noisy_tone(RATE, 3)
     path = write(tmp_path / "a", encode(channels, kind))
-    utterance = Utterance(0, "utt", str(path), channel=listed, recording_channel=side)
+    utterance = Utterance(0, "utt", str(path), channel=listed, recording_channel=of_recording)
 
-    (result,) = load_waveforms([utterance], dataclasses.replace(OPTIONS, channel=option), never)
+    (result,) = load_waveforms([utterance], dataclasses.replace(OPTIONS, input=InputOptions((), option)), never)
 
     assert isinstance(result, Waveform)
     np.testing.assert_array_equal(result.whole, as_float(channels[:, expected]))
 
 
 @pytest.mark.parametrize(
-    ("num_channels", "option", "listed", "side", "detail"),
+    ("num_channels", "option", "listed", "of_recording", "detail"),
     [
         (1, 1, None, None, "channel 2 of a file with 1 channel"),
         (2, 2, None, None, "channel 3 of a file with 2 channels"),
@@ -538,17 +539,17 @@ def test_one_channel_is_read_of_a_file_with_several(
     ],
 )
 def test_a_channel_that_is_not_there_fails(
-    num_channels: int, option: OneChannel, listed: int | None, side: int | None, detail: str, tmp_path: Path
+    num_channels: int, option: OneChannel, listed: int | None, of_recording: int | None, detail: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.wav", encode(noisy_tone(RATE, num_channels)))
-    utterance = Utterance(0, "utt", str(path), channel=listed, recording_channel=side)
+    utterance = Utterance(0, "utt", str(path), channel=listed, recording_channel=of_recording)
 
-    (result,) = load_waveforms([utterance], dataclasses.replace(OPTIONS, channel=option), never)
+    (result,) = load_waveforms([utterance], dataclasses.replace(OPTIONS, input=InputOptions((), option)), never)
 
     assert result == Failure(utterance, "audio", "no such channel", f"{path}: {detail}")
 
 
-def test_the_side_of_a_file_of_one_channel_is_that_channel(tmp_path: Path) -> None:
+def test_the_channel_of_a_recording_in_a_file_of_one_channel_is_that_channel(tmp_path: Path) -> None:
     """As where a call was split into a file for each side."""
     utterance = Utterance(0, "utt", str(write(tmp_path / "a.wav", WAV)), recording_channel=1)
 
@@ -603,7 +604,7 @@ def test_the_order_of_segments_does_not_depend_on_which_are_left(
     left_out: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is resumed leaves out those that failed; the others must come to the same batches again."""
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1000)
+    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 1000)
     path = write(tmp_path / "a.wav", encode(noisy_tone(RATE)))
     utterances = cut(
         path, (0.01, 0.06), (0.05, 0.8), *((0.09 + 0.07 * number, 0.15 + 0.07 * number) for number in range(9))
@@ -623,7 +624,7 @@ def test_segments_are_the_samples_of_their_times(
     name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However they overlap and are ordered; times are rounded to the nearest sample."""
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", block)
+    monkeypatch.setattr(decode, "BLOCK_SAMPLES", block)
     path = write(tmp_path / f"a.{name}", encode(LONG_TONE, *FORMATS[name]))
     times = [(3.0, 4.5), (0.0, 10.0), (9.5, None), (0.5, 1.0), (4.2, 4.3), (0.00003, 0.10004), (0.0, None), (3.0, 4.5)]
 
@@ -666,7 +667,7 @@ def test_segments_are_resampled_each_by_itself(tmp_path: Path) -> None:
 
 
 def test_segments_come_as_soon_as_they_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 8000)
+    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 8000)
     path = write(tmp_path / "a.wav", encode(LONG_TONE))
     utterances = cut(path, (6.0, 7.0), (0.0, None), (1.0, 2.0), (1.0, 9.0), (0.0, 1.5))
 
@@ -766,16 +767,16 @@ def test_a_line_that_is_wrong_fails_without_its_recording(tmp_path: Path) -> Non
 
 def test_a_recording_is_read_no_further_than_its_last_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not from its beginning, where a decoder can enter it anywhere."""
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 4000)
+    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 4000)
     taken: list[int] = []
     path = write(tmp_path / "a.wav", encode(LONG_TONE))
-    mix = audio._mix
+    select = decode._select_channel
 
     def note(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]:
         taken.append(len(block))
-        return mix(block, channel)
+        return select(block, channel)
 
-    monkeypatch.setattr(audio, "_mix", note)
+    monkeypatch.setattr(decode, "_select_channel", note)
     load_all(cut(path, (5.0, 5.5), (6.0, 6.1)))
 
     assert sum(taken) < 2 * RATE

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from support.audio_files import RATE, encode, noisy_tone
 
-from e2v_cli.audio import prefetch as decoding
+from e2v_cli.audio import prefetch
 from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.audio.prefetch import AHEAD_WAVEFORMS, decode_ahead
+from e2v_cli.options import ComputeOptions, InputOptions
 from e2v_cli.records import Failure, Segment, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
 
-OPTIONS = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
+OPTIONS = AudioOptions(InputOptions(()), ComputeOptions(), min_samples=400)
 TONE = noisy_tone(2 * RATE)
 
 Recording = tuple[Utterance, ...]
@@ -61,7 +62,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def load_with(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "load_waveforms", load)
+    monkeypatch.setattr(prefetch, "load_waveforms", load)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 8, 100])
@@ -133,7 +134,7 @@ def test_a_few_are_read_ahead_and_no_more(num_threads: int, recordings: list[Rec
 
 def test_no_more_are_begun_while_much_waits(recordings: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
     """Audio that is decoded and not yet asked for takes memory, however few files it is of."""
-    monkeypatch.setattr(decoding, "AHEAD_SAMPLES", 1000)
+    monkeypatch.setattr(prefetch, "AHEAD_SAMPLES", 1000)
     load_with(lambda part, _, __: iter([waveform(part[0], 600)]), monkeypatch)
     asked: list[Recording] = []
 
@@ -169,15 +170,15 @@ def test_of_one_recording_a_few_waveforms_wait(monkeypatch: pytest.MonkeyPatch) 
     assert [result.utterance.index for result in decoded] == list(range(1, 100))
 
 
-def test_spooled_waveforms_are_passed_on(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
-    spooled = DiskWaveform()
-    spooled.append(np.zeros(5000, np.float32))
-    load_with(lambda part, _, __: iter([Waveform(part[0], spooled, 5000 / RATE)]), monkeypatch)
+def test_waveforms_on_disk_are_passed_on(utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch) -> None:
+    on_disk = DiskWaveform()
+    on_disk.append(np.zeros(5000, np.float32))
+    load_with(lambda part, _, __: iter([Waveform(part[0], on_disk, 5000 / RATE)]), monkeypatch)
 
     (result,) = decode_ahead([(utterances[0],)], OPTIONS, 1, go_on)
 
     assert isinstance(result, Waveform)
-    assert result.samples is spooled
+    assert result.samples is on_disk
 
 
 @pytest.mark.parametrize("segments", [1, 50])
@@ -235,7 +236,7 @@ def test_who_is_told_to_stop_waits_for_no_command(tmp_path: Path) -> None:
     waiting = Utterance(0, "utt", f"touch {tmp_path}/begun; sleep 60; cat a.wav |")
     begun = time.monotonic()
 
-    options = dataclasses.replace(OPTIONS, pipe_seconds=60.0)
+    options = dataclasses.replace(OPTIONS, input=InputOptions((), pipe_seconds=60.0))
     assert list(decode_ahead([(waiting,)], options, 1, (tmp_path / "begun").exists)) == []
 
     assert time.monotonic() - begun < 10

@@ -1,4 +1,4 @@
-"""What ``bench.py`` lets run side by side: FunASR's own loop, e2v and bare matrix products, each as processes."""
+"""The contenders of ``make bench``: FunASR's own loop, e2v and bare matrix products, each as processes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ from e2v_cli.records import SAMPLE_RATE
 
 ROOT = Path(__file__).parent.parent.parent
 
+SELF = (sys.executable, "-m", "bench.contenders")
+"""The command of a process that runs this module."""
+
 Device = Literal["cpu", "cuda"]
 
 FUNASR_THREADS = 4
-"""What AutoModel takes unless it is told otherwise, whatever the machine has."""
+"""AutoModel's default, whatever the machine has."""
 
 CRAWL = 15
-"""Where that is more than there are cores, its threads wait for each other: it gets every so-manieth clip only."""
+"""With fewer cores than that, its threads wait for each other: it gets only every 15th clip."""
 
 GEMM_SIZE: dict[Device, int] = {"cpu": 2048, "cuda": 8192}
 GEMM_SECONDS = 2.0
 
 SAMPLING_SECONDS = 0.2
-"""Between two looks at how much memory processes have."""
+"""Between two samples of the memory of processes."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What all run on."""
+    """The clips that all contenders encode."""
 
     name: str
     clips: tuple[Clip, ...]
@@ -66,7 +69,7 @@ class Corpus:
         return sum(clip.num_samples for clip in self.clips) / SAMPLE_RATE
 
     def part(self, first: int, of: int) -> Corpus:
-        """Take every so-manieth clip."""
+        """Take each ``of``-th clip, from the ``first`` on."""
         return replace(self, clips=self.clips[first::of])
 
     @property
@@ -75,7 +78,7 @@ class Corpus:
         return replace(self, clips=self.clips[:1])
 
     def repeat(self, times: int) -> Corpus:
-        """Make it longer: the same clips again, with other ids."""
+        """Repeat all clips, with other ids."""
         clips = (replace(clip, utt_id=f"{clip.utt_id}-{again}") for again in range(times) for clip in self.clips)
         return replace(self, clips=tuple(clips))
 
@@ -86,7 +89,7 @@ class Corpus:
 
 
 def make_noise(folder: Path, count: int, low: float, high: float) -> Corpus:
-    """Make clips of noise, 16 kHz WAV, of lengths that are spread evenly."""
+    """Make clips of noise, 16 kHz WAV, of uniformly distributed lengths in seconds."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     clips = []
@@ -100,7 +103,7 @@ def make_noise(folder: Path, count: int, low: float, high: float) -> Corpus:
 
 
 def read_corpus(scp: Path) -> Corpus:
-    """Read a wav.scp of plain paths, against the current folder."""
+    """Read a wav.scp of plain paths, relative to the current folder."""
     clips = []
     for line in scp.read_text(encoding="utf-8").splitlines():
         utt_id, path = line.split(maxsplit=1)
@@ -110,7 +113,7 @@ def read_corpus(scp: Path) -> Corpus:
 
 @dataclass(frozen=True)
 class Gemm:
-    """Products of large matrices, in as many processes as there are cores to be used: what a machine can do at most."""
+    """Products of large matrices, in a process for each core that is used: the upper limit of a machine."""
 
     device: Device
     precision: Precision
@@ -124,7 +127,7 @@ class Gemm:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run took."""
+    """The time and memory of one run."""
 
     audio_seconds: float
     encode_seconds: float
@@ -132,16 +135,16 @@ class Run:
     whole_seconds: float
     """From the start of the first process to the end of the last."""
     memory: int
-    """Bytes of all processes at their largest, what they share counted once; 0 where that was not looked at."""
+    """Peak of all processes together in bytes, what they share counted once; 0: not measured."""
 
     @property
     def speed(self) -> float:
-        """How many seconds of audio a second encodes: × real time."""
+        """Seconds of audio encoded per second: × real time."""
         return self.audio_seconds / self.encode_seconds
 
     @property
     def start_seconds(self) -> float:
-        """What is not encoding: imports, the model, the end."""
+        """Seconds outside of encoding: imports, the model, the end."""
         return self.whole_seconds - self.encode_seconds
 
 
@@ -156,14 +159,14 @@ class Contender:
     threads: int = 1
     """Of each process."""
     every: int = 1
-    """It gets every so-manieth clip."""
+    """It encodes only every so-manieth clip; 1: all."""
 
     def part(self, corpus: Corpus) -> Corpus:
-        """Take what it gets of a corpus."""
+        """Take the clips of a corpus that it encodes."""
         return corpus.part(0, self.every)
 
     def run(self, model: Path, corpus: Corpus, *, weigh: bool = False) -> Run:
-        """Encode a corpus, with utterance embeddings; ``weigh``: look at its memory all the while, which slows it."""
+        """Encode a corpus, with utterance embeddings; ``weigh``: sample its memory, which slows it down."""
         part = self.part(corpus)
         with tempfile.TemporaryDirectory() as out:
             run = self._run_e2v if self.engine == "e2v" else self._run_funasr
@@ -183,7 +186,7 @@ class Contender:
         for number, folder in enumerate(folders):
             folder.mkdir()
             corpus.part(number, self.processes).write(folder / "wav.scp")
-        command = [sys.executable, __file__, "funasr", str(model), self._device, str(self.threads)]
+        command = [*SELF, "funasr", str(model), self._device, str(self.threads)]
         cost = run_processes(
             [[*command, str(folder)] for folder in folders], weigh=weigh, OMP_NUM_THREADS=str(self.threads)
         )
@@ -197,22 +200,22 @@ class Contender:
 
 @dataclass(frozen=True)
 class Lineup:
-    """All that run in turn."""
+    """The contenders of a benchmark."""
 
     contenders: tuple[Contender, ...]
     fair: Contender
-    """What the others are compared with."""
+    """The one that the others are compared with."""
     ours: Contender
-    """e2v as it is meant to be used, with numbers as exact."""
+    """e2v with its default options, as exact as FunASR."""
 
     @property
     def gemms(self) -> tuple[Gemm, ...]:
-        """What they could reach at most."""
+        """The upper limits of all contenders, each once."""
         return tuple(dict.fromkeys(contender.gemm for contender in self.contenders))
 
 
 def line_up(device: Device, jobs: int, cores: int) -> Lineup:
-    """Line up FunASR and e2v for a device."""
+    """Choose the contenders for a device."""
     if device == "cuda":
         precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
         gpu = [Contender(f"e2v --precision {name}", "e2v", 1, Gemm(device, name, 1)) for name in precisions]
@@ -235,20 +238,24 @@ def line_up(device: Device, jobs: int, cores: int) -> Lineup:
 
 @dataclass(frozen=True)
 class Cost:
-    """What processes took together."""
+    """The time and memory of processes that ran at the same time."""
 
     seconds: float
     memory: int
-    """Bytes; 0 where they were not weighed."""
+    """Peak in bytes; 0: not measured."""
 
 
 def make_environment() -> dict[str, str]:
-    """Make what a process of Python needs to find e2v."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Return an environment in which Python finds e2v and this module."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
 def run_processes(commands: Sequence[Sequence[str]], *, weigh: bool = False, **environment: str) -> Cost:
-    """Run processes at the same time, and time them."""
+    """Run processes at the same time, and measure them.
+
+    Raises:
+        SystemExit: one fails; the message ends with its standard error and its exit code.
+    """
     environment = make_environment() | environment
     ended = threading.Event()
     with tempfile.TemporaryFile("w+") as errors, ThreadPoolExecutor(1) as pool:
@@ -271,7 +278,7 @@ def run_processes(commands: Sequence[Sequence[str]], *, weigh: bool = False, **e
 
 
 def find_peak_memory(pids: Sequence[int], ended: threading.Event) -> int:
-    """Look at the memory of processes and all that they start, until they have ended: bytes of all at their largest."""
+    """Sample the memory of processes and their descendants until ``ended`` is set: the peak of their sum, in bytes."""
     peak = 0
     while not ended.wait(SAMPLING_SECONDS):
         peak = max(peak, sum(read_memory(member) for pid in pids for member in find_family(pid)))
@@ -279,7 +286,7 @@ def find_peak_memory(pids: Sequence[int], ended: threading.Event) -> int:
 
 
 def find_family(pid: int) -> Iterator[int]:
-    """Find a process and all that it started."""
+    """Find a process and its descendants."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # it has just ended
@@ -288,7 +295,7 @@ def find_family(pid: int) -> Iterator[int]:
 
 
 def read_memory(pid: int) -> int:
-    """Read how many bytes a process has, with its share of what others map, too."""
+    """Read the proportional set size of a process: bytes, each page that several map in equal parts."""
     with suppress(OSError):  # it has just ended
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -297,8 +304,8 @@ def read_memory(pid: int) -> int:
 
 
 def measure_gemm(gemm: Gemm) -> float:
-    """Measure how many floating point operations a second all processes do at the same time."""
-    command = [sys.executable, __file__, "gemm", gemm.device, gemm.precision]
+    """Measure the floating point operations per second of all processes at the same time."""
+    command = [*SELF, "gemm", gemm.device, gemm.precision]
     processes = [
         subprocess.Popen(command, env=make_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(gemm.processes)
@@ -314,7 +321,7 @@ def measure_gemm(gemm: Gemm) -> float:
 
 
 def gemm_loop(device: Device, precision: Precision) -> None:
-    """Be a process of ``measure_gemm``."""
+    """Multiply matrices once a line is read, and print the operations per second: a process of ``measure_gemm``."""
     import torch
 
     torch.set_num_threads(1)
@@ -342,7 +349,7 @@ def gemm_loop(device: Device, precision: Precision) -> None:
 
 
 def funasr_loop(model: str, device: str, threads: int, folder: Path) -> None:
-    """Be a process of FunASR: ``AutoModel.generate`` on one clip after the other."""
+    """Run ``AutoModel.generate`` on one clip after the other: a process of FunASR."""
     from funasr import AutoModel
 
     loaded = AutoModel(model=model, device=device, ncpu=threads, disable_update=True, disable_pbar=True)

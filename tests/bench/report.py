@@ -1,4 +1,4 @@
-"""What ``bench.py`` makes of its measurements: figures, a table in Markdown, and a chart."""
+"""The figures of ``make bench``, their table in Markdown, and their chart."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ HEAD = """\
 
 @dataclass(frozen=True)
 class Round:
-    """What all contenders took, one after the other, and what the machine could do at the same time."""
+    """The runs of all contenders, one after the other, and the upper limits of the machine meanwhile."""
 
     runs: Mapping[Contender, Run]
     peaks: Mapping[Gemm, float]
-    """Floating point operations a second."""
+    """Floating point operations per second."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class Row:
     speed: float
     """× real time."""
     ratio: float
-    """How much faster it is than its fair peer in the same round."""
+    """Its speed divided by that of the fair peer in the same round."""
     of_peak: float
-    """What it does of what products of large matrices reach in the same round: a fraction."""
+    """Its operations per second, as a fraction of those of large matrix products in the same round."""
     memory: int
-    """Bytes; 0 where they are not known."""
+    """Bytes; 0: not measured."""
     whole_seconds: float
     start_seconds: float
 
 
 def count_flops(config: NetworkConfig, num_samples: int) -> int:
-    """Count what a network has to add and to multiply in the matrix products of an utterance encoded whole.
+    """Count additions and multiplications in the matrix products of an utterance that is encoded whole.
 
-    What is only there by way of computing it does not count: padding, and what is computed twice.
+    Padding and what is computed twice don't count.
     """
     macs, length, channels = 0, num_samples, 1
     for layer in config.conv_layers:
@@ -68,14 +68,14 @@ def count_flops(config: NetworkConfig, num_samples: int) -> int:
 
 
 def count_corpus_flops(config: NetworkConfig, corpus: Corpus) -> int:
-    """Count them for all clips."""
+    """Count additions and multiplications for all clips."""
     return sum(count_flops(config, clip.num_samples) for clip in corpus.clips)
 
 
 def summarize(
     lineup: Lineup, rounds: Sequence[Round], memory: Mapping[Contender, int], flops: Callable[[Contender], int]
 ) -> list[Row]:
-    """Make the figures of all contenders; ``flops``: those of what one has to encode."""
+    """Compute the figures of all contenders; ``flops``: the operations of what one has to encode."""
     rows = []
     for contender in lineup.contenders:
         runs = [turn.runs[contender] for turn in rounds]
@@ -95,12 +95,12 @@ def summarize(
 
 
 def median_ratio(rounds: Sequence[Round], contender: Contender, peer: Contender) -> float:
-    """Say how much faster one is than another: the median of the ratios within a round."""
+    """Return how many times as fast one is as another: the median of the ratios within a round."""
     return median(turn.runs[contender].speed / turn.runs[peer].speed for turn in rounds)
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Lay out the table."""
+    """Format the table."""
     return "\n".join(
         [
             HEAD,
@@ -114,12 +114,12 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def format_memory(memory: int) -> str:
-    """Show bytes, or that they are not known."""
+    """Format bytes, or a dash where they were not measured."""
     return f"{memory / 1e9:.2f} GB" if memory else "–"
 
 
 def format_notes(lineup: Lineup, rounds: Sequence[Round]) -> str:
-    """Say what stands below the table: the GEMM peaks, and who had less to encode."""
+    """Format the notes below the table: the GEMM peaks, and which contender encodes fewer clips."""
     device = lineup.fair.gemm.device
     size = GEMM_SIZE[device]
     peaks = ", ".join(
@@ -136,7 +136,7 @@ def format_notes(lineup: Lineup, rounds: Sequence[Round]) -> str:
 
 
 def plot(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Draw × real time as bars, to be shown 700 pixels wide."""
+    """Draw × real time as bars, 700 pixels wide at half resolution, as a PNG file."""
     figure = Figure(figsize=(7, 1.1 + 0.45 * len(rows)), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     axes = figure.subplots()

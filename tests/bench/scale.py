@@ -1,9 +1,9 @@
-"""Measure e2v on a list of ten million lines: start, merge, resume, status, each with its peak memory.
+"""Measure e2v on very long lists: start, merge, resume, status, each with its peak memory.
 
     make bench-scale
 
-All lines name the same real file. What such a run would have journalled is made here, since computing it would take
-days; everything else is the real command.
+All lines name the same real file. The journals of such a run are made here, since computing it would take days;
+everything else is the real command.
 """
 
 from __future__ import annotations
@@ -14,83 +14,140 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from support.archives import write_archive
 
+from e2v_cli.corpus.blocks import BlockPlan
 from e2v_cli.journal.history import read_header
-from e2v_cli.journal.journal import Elapsed, Journal, find_journals
+from e2v_cli.journal.journal import Elapsed, Header, Journal
 from e2v_cli.options import Shard
-from e2v_cli.records import DoneRecord
+from e2v_cli.records import DoneRecord, Place
 
 ROOT = Path(__file__).parent.parent.parent
 CLIP = ROOT / "sample_data" / "wav" / "f1-0001.wav"
 EMBEDDING_BYTES = 480
-ROW = "\t".join(["surprised", "0.808240", "1.5461", "1", *["0.101010"] * 9])
+DURATION, NUM_FRAMES = 1.5461, 76
+POSTERIORS = (0.02397,) * 7 + (0.80824, 0.02397)
+
+SHARDS = 64
+SHARDED_LINES = 1_000_000
+"""Lines of the list that is dealt over so many shards."""
+
+APPENDED = 5000
+"""Lines that are appended to a journal at once."""
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="Measure e2v on a very long list.")
+    parser = argparse.ArgumentParser(description="Measure e2v on very long lists.")
     parser.add_argument("--lines", type=int, default=10_000_000, help="lines (default: %(default)s)")
     lines = parser.parse_args().lines
     with tempfile.TemporaryDirectory() as temporary:
-        scp, out = Path(temporary) / "wav.scp", Path(temporary) / "out"
-        with scp.open("w") as file:
-            file.writelines(f"{utt_id} {CLIP}\n" for utt_id in make_ids(lines))
-        command = ["predict", str(scp), "-m", "sample", "-o", str(out), "--embeddings", "ark", "-j", "1", "-q"]
+        folder = Path(temporary)
+        scp, out = write_list(folder, lines), folder / "out"
+        command = predict_command(scp, out)
         print(f"{lines:,} lines of {scp.stat().st_size / lines:.0f} bytes\n")
         print("| | seconds | peak memory |\n|---|---|---|")
-        measure_start(command, out)
-        finish(out, lines)
+        measure_start("start, until the first result is safe", command, out)
+        finish(out, lines, 1)
         measure("merge", ["merge", str(out)])
         measure("resume of the finished run", command)
         measure("status", ["status", str(out)])
         (out / "predictions.tsv").unlink()
         measure("resume where the final files are missing, and merge", command)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        lines = min(lines, SHARDED_LINES)
+        scp, out = write_list(folder, lines), folder / "out"
+        command = [*predict_command(scp, out), "--shard", f"1/{SHARDS}"]
+        name = f"{lines:,} lines in {SHARDS} shards"
+        measure_start(f"start of {name}, until the first result is safe", command, out)
+        finish(out, lines, SHARDS)
+        measure(f"merge of {name}", ["merge", str(out)])
+        measure(f"resume of {name}, all finished", command)
 
 
-def make_ids(lines: int) -> Iterator[str]:
-    """Make ids such as corpora have."""
-    return (f"speaker{index // 1000:05d}-{index:08d}" for index in range(lines))
+def write_list(folder: Path, lines: int) -> Path:
+    """Write a ``wav.scp``."""
+    path = folder / "wav.scp"
+    with path.open("w") as file:
+        file.writelines(f"{make_id(index)} {CLIP}\n" for index in range(lines))
+    return path
 
 
-def measure_start(command: Sequence[str], out: Path) -> None:
-    """Time a run until its first result is journalled."""
+def make_id(index: int) -> str:
+    """Make an id such as corpora have."""
+    return f"speaker{index // 1000:05d}-{index:08d}"
+
+
+def predict_command(scp: Path, out: Path) -> list[str]:
+    """Return the command of the run."""
+    return ["predict", str(scp), "-m", "sample", "-o", str(out), "--embeddings", "ark", "-j", "1", "-q"]
+
+
+def measure_start(name: str, command: Sequence[str], out: Path) -> None:
+    """Time a run until its first result is in the journal, and stop it."""
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "e2v_cli", *command], stderr=subprocess.DEVNULL)
-    while not any(b"\tdone\t" in journal.path.read_bytes() for journal in find_journals(out)):
+    while not any(b"\tdone\t" in journal.read_bytes() for journal in out.glob("journal.*")):
         if process.poll() is not None:
-            raise SystemExit(f"e2v ended with {process.returncode}")
+            raise SystemExit(f"{name}: e2v ended with {process.returncode}")
         time.sleep(0.1)
     seconds = time.monotonic() - started
     status = Path(f"/proc/{process.pid}/status").read_text()
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
     process.terminate()
     process.wait()
-    print_row("start, until the first result is safe", seconds, peak)
+    print_row(name, seconds, peak)
 
 
-def finish(out: Path, lines: int) -> None:
-    """Leave OUT as a run of the whole list would, had it been killed before it wrote the final files."""
-    (journal,) = find_journals(out)
-    header = read_header(journal.path)
+def finish(out: Path, lines: int, num_shards: int) -> None:
+    """Replace what a stopped run left by what the whole run would leave if it was killed before the final files."""
+    (path,) = out.glob("journal.*")
+    header = read_header(path)
     assert header is not None
-    journal.path.unlink()
-    (archive,) = out.glob("embeddings.*.ark")
-    write_archive(archive, (lines - 1) * EMBEDDING_BYTES)
-    ids = make_ids(lines)
-    with closing(Journal(out, Shard(1, 1), header)) as written:
-        for first in range(0, lines, 5000):
-            count = min(5000, lines - first)
-            entries = [
-                DoneRecord(index, 1.5461, 76, f"{archive.name}:{index * EMBEDDING_BYTES}", "", f"{next(ids)}\t{ROW}")
-                for index in range(first, first + count)
+    for left in (path, *out.glob("embeddings.*.ark")):
+        left.unlink()
+    plan = BlockPlan(np.arange(lines))
+    for index in range(1, num_shards + 1):
+        shard = Shard(num_shards, index)
+        indexes = np.concatenate([block.places for block in plan.deal_blocks(shard)])
+        write_journal(out, shard, header, indexes)
+
+
+def write_journal(out: Path, shard: Shard, header: Header, indexes: NDArray[np.int64]) -> None:
+    """Write the journal of a finished shard, and an archive of which only the last embedding is there."""
+    archive = out / f"embeddings.{shard.name}.1.ark"
+    write_archive(archive, (len(indexes) - 1) * EMBEDDING_BYTES)
+    with closing(Journal(out, shard, header)) as journal:
+        for first in range(0, len(indexes), APPENDED):
+            chunk = indexes[first : first + APPENDED].tolist()
+            done = [
+                DoneRecord(
+                    index=index,
+                    utt_id=make_id(index),
+                    duration=DURATION,
+                    num_frames=NUM_FRAMES,
+                    windows=1,
+                    label="surprised",
+                    posteriors=POSTERIORS,
+                    embedding=Place(archive.name, offset * EMBEDDING_BYTES),
+                    timeline=None,
+                )
+                for offset, index in enumerate(chunk, first)
             ]
-            written.append(entries, [], Elapsed(first, first, first * 1.5, first + count))
-        written.end(Elapsed(lines, lines, lines * 1.5, lines))
+            journal.append(done, [], make_elapsed(first + len(chunk)))
+        journal.end(make_elapsed(len(indexes)))
+
+
+def make_elapsed(finished: int) -> Elapsed:
+    """Make up the time that so many utterances took."""
+    return Elapsed(finished, finished, finished * DURATION, finished)
 
 
 def measure(name: str, command: Sequence[str]) -> None:

@@ -1,12 +1,13 @@
 """Measure e2v against FunASR's own loop on this machine: same clips, same weights, side by side.
 
     make bench
+    make bench ARGS="--shape large"
 
-In every round, all run once as whole processes, each time in another order, so that a machine whose speed drifts does
-not matter; figures are medians over the rounds, and ratios are taken within a round. FunASR has no jobs of its own: its
-fair peer of N workers is N processes of one thread, each with every N-th clip. What products of large matrices reach in
-the same rounds says what the machine could do at most. One round more goes first, which is not timed: it warms caches,
-and looks at memory, which costs some per cent of the time.
+In every round, each contender runs once as whole processes, in another order each time, so that a drift of the
+machine's speed does not matter; figures are medians over the rounds, and ratios are taken within a round. FunASR has no
+jobs of its own: the fair peer of N workers is N processes of one thread, each with every N-th clip. Products of large
+matrices in the same rounds show the upper limit of the machine. A first round, which is not timed, warms caches and
+samples memory, which costs some per cent of the time.
 
 Unless options name others, the weights are random and of the true base shape, since speed does not depend on them, and
 the clips are noise of 1 to 20 s.
@@ -58,10 +59,10 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 GROWTH = (1, 4, 16)
-"""How many times as long a corpus is made."""
+"""How often the clips of a corpus are repeated."""
 
 LENGTHS = (1, 20)
-"""Seconds of clips that are all alike."""
+"""Seconds of clips that are all of one length."""
 
 START = """
 import time
@@ -82,10 +83,10 @@ print(imported + time.monotonic() - started)
 
 
 def measure_table(model: Path, corpus: Corpus, lineup: Lineup, repeats: int, title: str, chart: Path | None) -> None:
-    """Let all run in turn, and print their table; perhaps draw it, too."""
+    """Print the table of all contenders, and draw it into ``chart``."""
     memory = {}
     for contender in lineup.contenders:
-        say(f"warming up, and looking at memory: {contender.label}")
+        log(f"warming up, and sampling memory: {contender.label}")
         memory[contender] = contender.run(model, corpus, weigh=contender.gemm.device == "cpu").memory
     rounds = measure_rounds(model, corpus, lineup, repeats)
     config = read_model(model.name, model).config
@@ -94,11 +95,11 @@ def measure_table(model: Path, corpus: Corpus, lineup: Lineup, repeats: int, tit
     if chart is not None:
         chart.parent.mkdir(parents=True, exist_ok=True)
         plot(rows, title, chart)
-        say(f"drew {chart}")
+        log(f"drew {chart}")
 
 
 def measure_rounds(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) -> list[Round]:
-    """Let all run once a round, beginning with another one each time."""
+    """Run all contenders once a round, beginning with another one each time."""
     rounds = []
     for number in range(repeats):
         peaks = {gemm: measure_gemm(gemm) for gemm in lineup.gemms}
@@ -106,15 +107,15 @@ def measure_rounds(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) ->
         runs = {}
         for contender in lineup.contenders[first:] + lineup.contenders[:first]:
             runs[contender] = contender.run(model, corpus)
-            say(f"round {number + 1} of {repeats}: {contender.label}: {runs[contender].speed:.1f} × real time")
+            log(f"round {number + 1} of {repeats}: {contender.label}: {runs[contender].speed:.1f} × real time")
         rounds.append(Round(runs, peaks))
     return rounds
 
 
 def measure_growth(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) -> None:
-    """Print what e2v costs for corpora that are longer and longer."""
+    """Print the time and memory of e2v for corpora that are longer and longer."""
     ours, corpora = lineup.ours, [corpus.repeat(times) for times in GROWTH]
-    ours.run(model, corpus.first)  # which prepares the weights
+    ours.run(model, corpus.first)  # this prepares the weights
     weigh = ours.gemm.device == "cpu"
     rounds = [[ours.run(model, longer, weigh=weigh) for longer in corpora] for _ in range(repeats)]
     print(f"| {ours.label} | audio | seconds per hour of audio | peak memory |\n|---|---|---|---|")
@@ -124,14 +125,14 @@ def measure_growth(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) ->
         print(f"| {times} × the corpus | {hours:.2f} h | {cost:.1f} | {memory} |")
 
 
-def measure_lengths(model: Path, place: Path, lineup: Lineup, repeats: int, seconds: float) -> None:
-    """Print how much faster e2v is than its fair peer where all clips have the same length."""
+def measure_lengths(model: Path, folder: Path, lineup: Lineup, repeats: int, seconds: float) -> None:
+    """Print how many times as fast e2v is as its fair peer on clips that are all of one length."""
     pair = Lineup((lineup.fair, lineup.ours), lineup.fair, lineup.ours)
     print(f"| all clips of | {lineup.fair.label}, × real time | {lineup.ours.label}, × real time | ratio |")
     print("|---|---|---|---|")
     for length in LENGTHS:
-        corpus = make_noise(place / f"noise{length}", max(1, round(seconds / length)), length, length)
-        lineup.ours.run(model, corpus.first)  # which prepares the weights
+        corpus = make_noise(folder / f"noise{length}", max(1, round(seconds / length)), length, length)
+        lineup.ours.run(model, corpus.first)  # this prepares the weights
         rounds = measure_rounds(model, corpus, pair, repeats)
         speeds = (median(turn.runs[contender].speed for turn in rounds) for contender in pair.contenders)
         cells = " | ".join(f"{speed:.1f}" for speed in speeds)
@@ -139,12 +140,12 @@ def measure_lengths(model: Path, place: Path, lineup: Lineup, repeats: int, seco
 
 
 def measure_start(model: Path, corpus: Corpus, repeats: int) -> None:
-    """Time a command for the first clip from a warm cache, beside what it can't do without, and beside FunASR."""
+    """Time a command for the first clip from a warm cache, beside the least that it needs, and beside FunASR."""
     first, funasr = corpus.first, line_up("cpu", jobs=1, cores=1).fair
     (clip,) = first.clips
     code = START.format(folder=str(model), num_samples=clip.num_samples)
     command = [sys.executable, "-m", "e2v_cli", "predict", clip.path, "-m", str(model), "-q", "--device", "cpu"]
-    run_processes([command])  # which prepares the weights
+    run_processes([command])  # this prepares the weights
     least, ours, theirs = [], [], []
     for _ in range(repeats):
         output = subprocess.run(
@@ -161,13 +162,13 @@ def measure_start(model: Path, corpus: Corpus, repeats: int) -> None:
     print(f"| FunASR | {median(theirs):.2f} | **{of_funasr:.2f}** times e2v |")
 
 
-def say(message: str) -> None:
-    """Say on standard error how far it is."""
+def log(message: str) -> None:
+    """Print a message on standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 def name_machine(device: Device, cores: int) -> str:
-    """Name what computes."""
+    """Return the name of the processor or GPU."""
     if device == "cuda":
         import torch
 
@@ -176,7 +177,7 @@ def name_machine(device: Device, cores: int) -> str:
 
 
 def name_processor(cpuinfo: str) -> str:
-    """Find the name of the processor in what Linux says of it."""
+    """Find the name of the processor in Linux's ``/proc/cpuinfo``."""
     fields = (line.partition(":") for line in cpuinfo.splitlines())
     return next((value.strip() for key, _, value in fields if key.strip() == "model name"), "unknown processor")
 
@@ -195,8 +196,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--jobs", type=int, help="workers, and FunASR's processes (default: all cores)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the table, too")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--plot", type=Path, metavar="PNG", help="draw the table, too")
     what.add_argument("--growth", action="store_true", help="measure e2v on the corpus 1, 4 and 16 times as long")
     what.add_argument("--lengths", action="store_true", help="measure noise of 1 s alone, and of 20 s alone")
     what.add_argument("--start", action="store_true", help="measure how fast a command starts")
@@ -214,16 +215,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cores = len(os.sched_getaffinity(0))
     lineup = line_up(args.device, args.jobs or cores, cores)
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
+        folder = Path(temporary)
         if args.model is None:
             model, name = (
-                make_model(place / args.shape, make_config(**SHAPES[args.shape])),
+                make_model(folder / args.shape, make_config(**SHAPES[args.shape])),
                 f"{args.shape} shape, random weights",
             )
         else:
             model, name = find_model(ModelRequest(args.model)).absolute(), Path(args.model).name
-        os.environ["E2V_CACHE"] = str(place / "cache")  # nothing of a user's own is read or left behind
-        corpus = read_corpus(args.corpus) if args.corpus else make_noise(place / "noise", args.clips, *args.seconds)
+        os.environ["E2V_CACHE"] = str(folder / "cache")  # the user's own stays as it is
+        corpus = read_corpus(args.corpus) if args.corpus else make_noise(folder / "noise", args.clips, *args.seconds)
         machine = name_machine(args.device, cores)
         versions = f"PyTorch {version('torch')}, FunASR {version('funasr')}"
         print(f"{machine}, {versions}; {name}; {corpus}; medians of {args.repeats}.\n", flush=True)
@@ -232,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif args.growth:
             measure_growth(model, corpus, lineup, args.repeats)
         elif args.lengths:
-            measure_lengths(model, place, lineup, args.repeats, corpus.seconds)
+            measure_lengths(model, folder, lineup, args.repeats, corpus.seconds)
         else:
             measure_table(model, corpus, lineup, args.repeats, f"{name}; {machine}", args.plot)
 

@@ -1,23 +1,24 @@
 """Measure how far a long utterance encoded in windows is from the same utterance encoded whole by FunASR.
 
-    python tests/bench_windows.py    # four minutes on one core
+    make bench-windows
+    make bench-windows ARGS="--model DIR"
 
-Nothing is timed here; it shows what the context of a window is worth, and what it costs. An utterance longer than
-``--window`` is normalised over all of its samples, cut into windows with so much context on either side, and its kept
-frames stand beside those that FunASR gives for the whole. A row of the table is one length of context:
+Nothing is timed here; the table shows the effect and the cost of the context of a window. An utterance longer than
+``--window`` is normalised over all of its samples and cut into windows with context on either side, and the frames that
+are kept are compared with FunASR's for the whole utterance. A row is one length of context:
 
 -   frame features: the largest and the mean difference, and the mean within a second of where two windows meet;
 -   the embedding (the mean over frames) and the probabilities of the classes: the largest difference;
--   in how many utterances the label is the same, and how many frames more than there are had to be encoded.
+-   the number of utterances with the same label, and the frames that are encoded in excess.
 
-Two things make the difference. The positional convolutions see zeros behind the end of a window; they reach 0.9 s, so
+The difference has two causes. The positional convolutions see zeros behind the end of a window; they reach 0.9 s, so
 that more context than that makes them exact. Attention sees less of the utterance: the extra tokens attend to all of
-it, without ALiBi, and every frame attends to them, so that a part of the difference is in every frame, and context
-does not mend it.
+it, without ALiBi, and every frame attends to them, so that a part of the difference is in every frame, whatever the
+context.
 
 Weights are random and of the true base shape unless ``--model`` names a folder. Random attention is nearly even but for
 ALiBi, which flatters windows: with queries and keys three times as large, frames differ about five times as much, and
-embeddings more than ten times. The utterances are clips of the sample corpus end to end, some louder than others.
+embeddings more than ten times. The utterances are clips of the sample corpus end to end, of different loudness.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ CONTEXTS = (0, 0.5, 1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an utterance in windows is from the whole one."""
+    """The difference of an utterance in windows from the whole one."""
 
     features: float
-    """The largest of all frames, like the other two that are not means."""
+    """The largest of all values, as for embedding and probabilities."""
     mean_features: float
     mean_features_at_edges: float
     """Within a second of where two windows meet."""
@@ -62,11 +63,11 @@ class Difference:
     probabilities: float
     same_label: bool
     extra_frames: float
-    """Frames encoded in vain, as a share of the utterance's."""
+    """Frames that are encoded and not kept, as a fraction of the utterance's."""
 
 
 def make_waveform(seconds: float, seed: int) -> Tensor:
-    """Lay clips of the sample corpus end to end, in random order and loudness: (samples,), normalised."""
+    """Join clips of the sample corpus, in random order and loudness: (samples,), normalised."""
     rng = np.random.default_rng(seed)
     paths = sorted((ROOT / "sample_data" / "wav").iterdir())
     paths = [path for path in paths if (soundfile.info(path).samplerate, soundfile.info(path).channels) == (16_000, 1)]
@@ -81,7 +82,7 @@ def make_waveform(seconds: float, seed: int) -> Tensor:
 
 
 def load_upstream(folder: Path) -> Any:
-    """Load a model folder with FunASR, and give its network."""
+    """Load the network of a model folder with FunASR."""
     from funasr import AutoModel
 
     threads = torch.get_num_threads()
@@ -89,7 +90,7 @@ def load_upstream(folder: Path) -> Any:
 
 
 def encode_windows(network: Emotion2vec, waveform: Tensor, windows: Sequence[Window]) -> Tensor:
-    """Encode every window by itself, and join the frames that are kept: (frames, embed_dim)."""
+    """Encode each window by itself, and join the frames that are kept: (frames, embed_dim)."""
     kept = []
     for window in windows:
         (frames,) = network.encode([waveform[window.samples(network.config)]])
@@ -100,7 +101,7 @@ def encode_windows(network: Emotion2vec, waveform: Tensor, windows: Sequence[Win
 def compare(
     network: Emotion2vec, model: Model, features: Tensor, whole: Tensor, windows: Sequence[Window]
 ) -> Difference:
-    """Compare what windows give with what the whole utterance gives, both (frames, embed_dim)."""
+    """Compare the features of windows with those of the whole utterance, both (frames, embed_dim)."""
     per_frame = (features - whole).abs().mean(dim=1)
     frames_per_second = SAMPLE_RATE // network.config.hop
     at_edges = torch.zeros(len(whole), dtype=torch.bool)
@@ -122,7 +123,7 @@ def compare(
 
 @torch.inference_mode()
 def measure(folder: Path, seconds: Sequence[float], window: float) -> dict[float, list[Difference]]:
-    """Compare utterances of so many seconds, in windows with every context."""
+    """Compare utterances of these lengths, in windows of ``window`` seconds with every context."""
     model = read_model(folder.name, folder)
     if not model.classes:
         raise SystemExit(f"{folder} has no head")
@@ -141,7 +142,7 @@ def measure(folder: Path, seconds: Sequence[float], window: float) -> dict[float
 
 
 def print_row(context: float, found: Sequence[Difference]) -> None:
-    """Print a row of the table: the worst of all utterances, but of the frames encoded their mean."""
+    """Print a row of the table: the worst of all utterances, and the mean of the excess frames."""
     worst = {
         field.name: max(float(getattr(difference, field.name)) for difference in found) for field in fields(Difference)
     }
@@ -156,7 +157,7 @@ def print_row(context: float, found: Sequence[Difference]) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="Measure what the context of windows is worth.")
+    parser = argparse.ArgumentParser(description="Measure the effect of the context of windows.")
     parser.add_argument("--model", type=Path, help="a model folder with a head (default: random, of base shape)")
     parser.add_argument("--window", type=float, default=60, help="seconds of a window (default: %(default)s)")
     parser.add_argument("--seconds", type=float, nargs="+", default=[61, 75], help="utterances (default: 61 75)")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
+import torch
 from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
 from support.processes import ROOT, E2v
@@ -21,10 +21,10 @@ from e2v_cli.commands.check import CheckOptions, Verdict, check
 from e2v_cli.errors import CorpusError
 from e2v_cli.inference.engine import Pending
 from e2v_cli.inference.load import load_engine
-from e2v_cli.models.folder import read_model
-from e2v_cli.models.weights import load_network, prepare_weights
+from e2v_cli.models.folder import Model, read_model
+from e2v_cli.models.weights import Weights, load_network, prepare_weights
 from e2v_cli.network.emotion2vec import Emotion2vec
-from e2v_cli.options import ModelRequest, Precision
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, Precision
 from e2v_cli.records import Batch, Failure, Prediction
 from e2v_cli.system.spool import DiskArray
 
@@ -82,8 +82,9 @@ class Table:
 
 def compare(model: Path, *inputs: Path, precision: Precision = "fp32", pipe_seconds: float | None = None) -> Verdict:
     """Run the check in this process, which has PyTorch already."""
-    request = ModelRequest(str(model))
-    return check(CheckOptions(tuple(map(str, inputs)), request, "cpu", precision, pipe_seconds, progress="none"))
+    given = InputOptions(tuple(map(str, inputs)), pipe_seconds=pipe_seconds)
+    compute = ComputeOptions(device="cpu", precision=precision)
+    return check(CheckOptions(given, ModelRequest(str(model)), compute, progress="none"))
 
 
 def assert_right(table: Table, utterances: int) -> None:
@@ -165,7 +166,7 @@ def test_a_weight_that_differs_is_found(
         parameter.data[0] += 0.01
         return network
 
-    monkeypatch.setattr("e2v_cli.engine.load_network", disturb)
+    monkeypatch.setattr("e2v_cli.inference.load.load_network", disturb)
 
     verdict = compare(tiny, audio)
 
@@ -212,9 +213,9 @@ Change = Callable[[Prediction], Prediction | Failure]
 def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an engine say something else of some utterances."""
 
-    def load_changed(*args: Any) -> Any:
-        engine = load_engine(*args)
-        if args[0] != name:
+    def load_changed(model: Model, weights: Weights, device: str, compute: ComputeOptions, *others: Any) -> Any:
+        engine = load_engine(model, weights, device, compute, *others)
+        if compute.engine != name:
             return engine
 
         def start(batch: Batch) -> Pending:
@@ -227,7 +228,7 @@ def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.Mo
 
         return SimpleNamespace(device=engine.device, start=start)
 
-    monkeypatch.setattr("e2v_cli.check.load_engine", load_changed)
+    monkeypatch.setattr("e2v_cli.commands.check.load_engine", load_changed)
 
 
 def shift(feature: float, probability: float) -> Change:
@@ -296,7 +297,7 @@ def test_labels_that_differ_are_counted(tiny: Path, audio: Path, monkeypatch: py
 @pytest.mark.e2e
 def test_a_damaged_copy_is_found_and_mended(e2v: E2v, tiny: Path, audio: Path, cache: Path) -> None:
     assert compare(tiny, audio).is_exact
-    (copy,) = cache.rglob("weights.safetensors")
+    (copy,) = cache.rglob("weights.pt")
     content = bytearray(copy.read_bytes())
     content[len(content) // 2] ^= 0x40
     copy.write_bytes(content)
@@ -420,10 +421,10 @@ def test_the_copy_is_the_one_that_a_run_has(
     others = prepare_weights(read_model("other", make_model(tmp_path / "other", seed=1)))
     assert ours.copy
     assert others.copy
-    with safetensors.safe_open(ours.copy, framework="pt") as file:
-        metadata = file.metadata()
-    safetensors.torch.save_file(safetensors.torch.load_file(others.copy), ours.copy, metadata)
-    monkeypatch.setattr("e2v_cli.check.prepare_weights", lambda _: ours)
+    content = torch.load(ours.copy, weights_only=True)
+    content["state_dict"] = torch.load(others.copy, weights_only=True)["state_dict"]
+    torch.save(content, ours.copy)
+    monkeypatch.setattr("e2v_cli.commands.check.prepare_weights", lambda _: ours)
 
     verdict = compare(tiny, audio)
 

@@ -1,4 +1,4 @@
-"""A run is foreseen from lists and headers: the whole text, what would fail, and what is left alone."""
+"""The plan of a run, from lists and headers: its whole text, what would fail, and what is left alone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from support.audio_files import RATE, as_float, encode, noisy_tone, with_wav_rate, with_wav_size
 from support.processes import ROOT, E2v
+
+from e2v_cli._version import __version__
+from e2v_cli.results.newest_run import note_run
 
 pytestmark = pytest.mark.e2e
 
@@ -44,6 +47,21 @@ def failures(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("  ") if cell] for line in table[1:]]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, which knows no run."""
+    monkeypatch.setenv("E2V_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def note(folder: Path, model: str, speed: object, version: str = __version__) -> Path:
+    """Make the run.json of a run with a measured speed, and note it as the newest."""
+    path = folder / "run.json"
+    path.write_text(json.dumps({"model": {"name": model}, "versions": {"e2v": version}, "speed": speed}))
+    note_run(path)
+    return path
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A data directory of three recordings, of different rates and channels."""
@@ -58,6 +76,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_the_whole_text(data: Path, e2v: E2v) -> None:
+    run_json = note(data, "emotion2vec_plus_base", 2.04)
+
     done = e2v("plan", "data", "-j", "2", cwd=data)
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -72,7 +92,7 @@ def test_the_whole_text(data: Path, e2v: E2v) -> None:
         "\n"
         "model         emotion2vec_plus_base: 768 dimensions\n"
         "embeddings    none\n"
-        "time          0:00:00 on 2 CPU cores, at 16.8 × real time: a rough guess\n"
+        f"time          0:00:02 at 2.0 × real time, as in {run_json}\n"
         "\n"
         "e2v predict data -m emotion2vec_plus_base -o OUT --jobs 2\n"
     )
@@ -100,7 +120,6 @@ def test_the_whole_text_with_failures(data: Path, e2v: E2v) -> None:
         "\n"
         "model         emotion2vec_plus_large: 1024 dimensions\n"
         "embeddings    4.2 kB, as vectors in 1 file\n"
-        "time          0:00:01 on 1 CPU core, at 3.2 × real time: a rough guess\n"
         "\n"
         "utt_id  reason     detail\n"
         "z       missing    gone.wav: no such file\n"
@@ -169,17 +188,9 @@ def test_failures_are_those_of_the_run(data: Path, e2v: E2v) -> None:
 
 
 SEGMENTS = (
-    "a-1 a 0.5 1.5\n"
-    "b-1 b 0.25 0.75\n"
-    "a-2 a 1 -1\n"
+    "a-1 a 0.5 1.5\nb-1 b 0.25 0.75\na-2 a 1 -1\n"
     "a-3 a 1.5 2.4\n"  # cut at the end
-    "x-1 x 0 1\n"
-    "a-4 a 2 3\n"
-    "a-5 a 1 3\n"
-    "a-6 a 1 1\n"
-    "a-7 a 1 1.01\n"
-    "g-1 g 0 1\n"
-    "g-2 g 1 2\n"
+    "x-1 x 0 1\na-4 a 2 3\na-5 a 1 3\na-6 a 1 1\na-7 a 1 1.01\ng-1 g 0 1\ng-2 g 1 2\n"
 )
 
 
@@ -208,7 +219,6 @@ def test_segments(data: Path, e2v: E2v) -> None:
         "": "",
         "model": "sample: 96 dimensions",
         "embeddings": "none",
-        "time": "not estimated: a toy",
     }
     assert json.loads((data / "out/run.json").read_text())["audio_seconds"] == pytest.approx(3.0)
 
@@ -248,13 +258,14 @@ def test_commands_are_not_run_and_urls_not_fetched(data: Path, e2v: E2v) -> None
         lines = f"a a.wav\np touch ran; cat a.wav |\nq touch ran |\nr touch ran |\nu {url}\nw {url}\n"
         write(data / "data", wav_scp=lines, utt2dur="a 99\np 3600\nq 1800.5\nu 1799.5\n")
         (data / "data/utt2spk").unlink()
+        run_json = note(data, "emotion2vec_plus_base", 8.4)
         for channel in ("mix", "split"):
             done = e2v("plan", "data", "--allow-pipes", "--channel", channel, "-j", "1", cwd=data)
             assert (done.returncode, done.stderr) == (0, "")
             facts = rows(done.stdout)
             assert facts["not looked at"] == "commands: 3, URLs: 2; of unknown duration: 2"
             assert facts["audio"] == "at least 2.00 hours (2:00:02)"
-            assert facts["time"] == "at least 0:14:17 on 1 CPU core, at 8.4 × real time: a rough guess"
+            assert facts["time"] == f"at least 0:14:17 at 8.4 × real time, as in {run_json}"
             assert facts["sample rates"] == "16000 Hz: 1"
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -330,6 +341,17 @@ def test_wrong_use_exits_2(data: Path, e2v: E2v) -> None:
     for args in ([], ["data", "--embeddings", "mp3"], ["data", "-m", ""], ["data", "-j", "0"]):
         done = e2v("plan", *args, cwd=data)
         assert (done.returncode, done.stdout == "") == (2, True)
+
+
+def test_time_is_that_of_the_newest_run_of_the_same_model(data: Path, e2v: E2v) -> None:
+    for out, scp in (("first", "a a.wav\n"), ("second", "c c.wav\n")):
+        (data / f"{out}.scp").write_text(scp)
+        assert e2v("predict", f"{out}.scp", "-m", "sample", "-o", out, "-q", "-j", "1", cwd=data).returncode == 0
+
+    speed = json.loads((data / "second/run.json").read_text())["speed"]
+    done = e2v("plan", "data", "-m", "sample", cwd=data)
+    assert rows(done.stdout)["time"].endswith(f" at {speed:.1f} × real time, as in {data}/second/run.json")
+    assert "time" not in rows(e2v("plan", "data", cwd=data).stdout)
 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
@@ -413,7 +435,7 @@ def test_nothing_heavy_is_imported(data: Path, e2v: E2v) -> None:
     done = e2v("plan", "data", "-m", "sample", cwd=data, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "e2v_cli.preflight" in imported
+    assert "e2v_cli.commands.plan" in imported
     assert imported.isdisjoint({"torch", "funasr", "modelscope", "huggingface_hub", "requests", "tqdm"})
 
 
@@ -422,4 +444,4 @@ def test_help_has_examples(e2v: E2v) -> None:
     assert done.returncode == 0
     assert "  Examples:\n    e2v plan data/train\n" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert imported.isdisjoint({"torch", "numpy", "soundfile", "e2v_cli.preflight"})
+    assert imported.isdisjoint({"torch", "numpy", "soundfile", "e2v_cli.commands.plan"})

@@ -1,47 +1,18 @@
-"""Blocks and batches follow from the list and the audio alone."""
+"""Blocks follow from the list alone, and shards have about the same cost."""
 
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from e2v_cli.corpus import blocks as batching
+from e2v_cli.corpus import blocks as blocks_module
 from e2v_cli.corpus.blocks import BLOCKS, BlockPlan, estimate_costs
-from e2v_cli.inference.batches import make_batches
 from e2v_cli.options import Shard
-from e2v_cli.records import SAMPLE_RATE, Utterance, Waveform
-from e2v_cli.system.spool import DiskWaveform
 
 WHOLE = Shard(1, 1)
-
-
-def make_waveforms(seconds: list[float]) -> list[Waveform]:
-    """Make waveforms of so many seconds; they take no memory."""
-    zeros = np.zeros(round(max(seconds, default=0) * SAMPLE_RATE), np.float32)
-    return [
-        Waveform(Utterance(index, f"utt{index}", f"{index}.wav"), zeros[: round(duration * SAMPLE_RATE)], duration)
-        for index, duration in enumerate(seconds)
-    ]
-
-
-def indices(waveforms: list[Waveform], batch_seconds: float) -> list[list[int]]:
-    """Make batches: the places of their waveforms in the input."""
-    return [
-        [waveform.utterance.index for waveform in batch.waveforms] for batch in make_batches(waveforms, batch_seconds)
-    ]
-
-
-def random_lengths(seed: int) -> list[float]:
-    """A block of a few to many utterances, some of the same length, some longer than a batch may be."""
-    generator = random.Random(seed)
-    return [
-        generator.choice([1.0, 2.5, generator.uniform(0.03, 8), generator.uniform(8, 30)])
-        for _ in range(generator.randrange(1, 100))
-    ]
 
 
 def deal(plan: BlockPlan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
@@ -49,11 +20,19 @@ def deal(plan: BlockPlan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
     return [(number, places.tolist()) for number, places in plan.deal_blocks(shard)]
 
 
+def cost_by_shard(plan: BlockPlan, costs: NDArray[np.float32], count: int) -> list[float]:
+    """Sum up the costs of what each of ``count`` shards is dealt."""
+    return [
+        sum(float(costs[places].sum(dtype=np.float64)) for _, places in plan.deal_blocks(Shard(count, index)))
+        for index in range(1, count + 1)
+    ]
+
+
 @pytest.fixture
 def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short lists are cut into blocks of four, to their end."""
-    monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
-    monkeypatch.setattr(batching, "TAPER", 1)
+    monkeypatch.setattr(blocks_module, "BLOCK_SIZES", (4, 256))
+    monkeypatch.setattr(blocks_module, "TAPER", 1)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +81,7 @@ def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: i
 
 def test_blocks_hold_one_to_some_hundred_utterances() -> None:
     """A size is part of what makes results: whoever changes it changes their last bits."""
-    assert (BLOCKS, batching.BLOCK_SIZES, batching.TAPER) == (1024, (8, 256), 8)
+    assert (BLOCKS, blocks_module.BLOCK_SIZES, blocks_module.TAPER) == (1024, (8, 256), 8)
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 7, 8, 9, 63, 64, 65, 200, 8 * BLOCKS, 8 * BLOCKS + 1, 20_011])
@@ -187,12 +166,13 @@ def test_the_dearest_blocks_go_first_each_to_who_has_least(
     costs: list[float], count: int, shards: list[list[int]]
 ) -> None:
     """The blocks are of four utterances, and of the last two."""
-    plan = BlockPlan(np.arange(18), costs=np.array(costs, np.float32))
+    by_utterance = np.array(costs, np.float32)
+    plan = BlockPlan(np.arange(18), costs=by_utterance)
 
     dealt = [[number for number, _ in deal(plan, Shard(count, index))] for index in range(1, count + 1)]
 
     assert dealt == shards
-    assert plan.cost_by_shard(count).tolist() == [
+    assert cost_by_shard(plan, by_utterance, count) == [
         sum(sum(costs[4 * number : 4 * number + 4]) for number in shard) for shard in shards
     ]
 
@@ -210,7 +190,7 @@ def test_costs_are_those_of_places_in_the_list() -> None:
     assert plan.members.tolist() == [1, 5, 3, 8, 4, 6]
     assert deal(plan, Shard(3, 1)) == [(0, [1, 5, 3, 8])]
     assert deal(plan, Shard(3, 2)) == [(1, [4, 6])]
-    assert plan.cost_by_shard(3).tolist() == [1 + 8 + 2 + 32, 4 + 16, 0]
+    assert cost_by_shard(plan, costs, 3) == [1 + 8 + 2 + 32, 4 + 16, 0]
 
 
 def test_costs_are_no_part_of_blocks() -> None:
@@ -221,14 +201,13 @@ def test_costs_are_no_part_of_blocks() -> None:
 
 
 def test_without_costs_all_utterances_take_the_same() -> None:
-    ones = BlockPlan(np.arange(5000), costs=np.full(5000, 3, np.float32))
+    alike = BlockPlan(np.arange(5000), costs=np.full(5000, 3, np.float32))
     plain = BlockPlan(np.arange(5000))
 
     for count in (1, 2, 7, 64):
         for index in range(1, count + 1):
-            assert deal(plain, Shard(count, index)) == deal(ones, Shard(count, index))
-        assert (3 * plain.cost_by_shard(count)).tolist() == ones.cost_by_shard(count).tolist()
-        assert plain.cost_by_shard(count).sum() == 5000
+            assert deal(plain, Shard(count, index)) == deal(alike, Shard(count, index))
+        assert plain.count_by_shard(np.ones(5000, np.bool_), count).sum() == 5000
 
 
 @pytest.mark.parametrize("count", [2, 3, 16, 100])
@@ -240,20 +219,19 @@ def test_no_shard_ends_later_than_another_by_more_than_a_block(seed: int, count:
     plan = BlockPlan(members, np.repeat(np.arange(4000), 5), costs)
 
     by_block = [float(costs[places].sum(dtype=np.float64)) for _, places in plan.deal_blocks(WHOLE)]
-    by_shard = plan.cost_by_shard(count)
+    by_shard = cost_by_shard(plan, costs, count)
 
-    assert by_shard.max() - by_shard.min() <= max(by_block)
-    assert by_shard.sum() == pytest.approx(costs[members].sum(dtype=np.float64))
+    assert max(by_shard) - min(by_shard) <= max(by_block)
+    assert sum(by_shard) == pytest.approx(costs[members].sum(dtype=np.float64))
     for index in range(1, count + 1):
         dealt = [by_block[number] for number, _ in plan.deal_blocks(Shard(count, index))]
         assert by_shard[index - 1] == pytest.approx(sum(dealt))
 
 
-def test_of_an_empty_plan_every_shard_costs_nothing() -> None:
+def test_of_an_empty_plan_every_shard_has_nothing() -> None:
     for costs in (None, np.ones(5, np.float32)):
         plan = BlockPlan(np.arange(0), costs=costs)
 
-        assert plan.cost_by_shard(3).tolist() == [0, 0, 0]
         assert plan.count_by_shard(np.zeros(0, np.bool_), 3).tolist() == [0, 0, 0]
         assert deal(plan, Shard(3, 2)) == []
 
@@ -298,13 +276,13 @@ def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> Non
 
 @pytest.mark.usefixtures("_fours")
 @pytest.mark.parametrize(
-    ("pieces", "blocks"),
+    ("recording_groups", "blocks"),
     [
         # each by itself: as without recording_groups
         ([0, 1, 2, 3, 4, 5], [[0, 1, 2, 3], [4, 5]]),
         # all of one: however many they are
         ([0, 0, 0, 0, 0, 0], [[0, 1, 2, 3, 4, 5]]),
-        # a piece that begins in a block is not cut where the block would end
+        # a group that begins in a block is not cut where the block would end
         ([0, 0, 0, 1, 1, 1, 2, 2, 2], [[0, 1, 2, 3, 4, 5], [6, 7, 8]]),
         ([0, 0, 0, 0, 1, 1, 1, 2, 2], [[0, 1, 2, 3], [4, 5, 6, 7, 8]]),
         ([0, 0, 0, 0, 0, 1, 2, 3, 4], [[0, 1, 2, 3, 4], [5, 6, 7], [8]]),
@@ -323,7 +301,7 @@ def test_what_is_decoded_together_is_in_the_same_block(recording_groups: list[in
 
 
 def test_blocks_that_get_smaller_do_not_cut_what_is_decoded_together() -> None:
-    """Of twenty utterances, blocks begin at 0, 2, 4, 6, 7, 8 and so on; a piece is where its first utterance is."""
+    """Of twenty utterances, blocks begin at 0, 2, 4, 6, 7, 8 and so on; a group is where its first utterance is."""
     recording_groups = np.array([0, 0, 0, 1, 2, 3, 4, 4, 4, 4, *range(5, 15)])
 
     blocks = [places for _, places in deal(BlockPlan(np.arange(20), recording_groups))]
@@ -332,15 +310,15 @@ def test_blocks_that_get_smaller_do_not_cut_what_is_decoded_together() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 60, 1000, 20_011])
-def test_pieces_of_one_are_as_without_pieces(number: int) -> None:
+def test_groups_of_one_are_as_without_groups(number: int) -> None:
     members = np.arange(0, 2 * number, 2)
 
     assert deal(BlockPlan(members, np.arange(2 * number))) == deal(BlockPlan(members))
 
 
 @pytest.mark.usefixtures("_fours")
-def test_blocks_of_pieces_are_of_those_that_are_computed_alone() -> None:
-    """Of a piece that was done in part when the list was another, the rest is computed together."""
+def test_blocks_of_groups_are_of_those_that_are_computed_alone() -> None:
+    """Of a group that was done in part when the list was another, the rest is computed together."""
     recording_groups = np.array([0, 1, 0, 2, 1, 0, 3, 3, 4])
 
     assert deal(BlockPlan(np.array([1, 2, 5, 6, 7, 8]), recording_groups)) == [(0, [2, 5, 1, 6, 7]), (1, [8])]
@@ -348,7 +326,7 @@ def test_blocks_of_pieces_are_of_those_that_are_computed_alone() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", [0, 1, 4, 63, 20_000])
-def test_shards_of_pieces_have_all_and_each_once(number: int, count: int) -> None:
+def test_shards_of_groups_have_all_and_each_once(number: int, count: int) -> None:
     """Numbers of recording_groups follow from their first appearance; blocks cut none of them."""
     generator = np.random.default_rng(number)
     numbered: dict[int, int] = {}
@@ -370,108 +348,3 @@ def test_shards_of_pieces_have_all_and_each_once(number: int, count: int) -> Non
     assert plan.count_by_shard(chosen[plan.members], count).tolist() == [
         sum(int(chosen[places].sum()) for _, places in shard) for shard in shards
     ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "batches"),
-    [
-        ([], []),
-        ([3], [[0]]),
-        ([11], [[0]]),
-        ([5, 5], [[0, 1]]),
-        ([5, 5.1], [[0], [1]]),
-        ([9, 4, 2, 4], [[2, 1, 3], [0]]),
-        ([12, 1, 30, 1], [[1, 3], [0], [2]]),
-        ([2, 2, 2, 2, 2, 2], [[0, 1, 2, 3, 4], [5]]),
-    ],
-)
-def test_batches_worked_out_by_hand(seconds: list[float], batches: list[list[int]]) -> None:
-    """Of at most 10 seconds; the shortest first, and of the same length the first first."""
-    assert indices(make_waveforms(seconds), 10) == batches
-
-
-@pytest.mark.parametrize("batch_seconds", [0.01, 5.0, 10.0, 1e9])
-@pytest.mark.parametrize("seed", range(20))
-def test_properties_of_batches(seed: int, batch_seconds: float) -> None:
-    seconds = random_lengths(seed)
-    waveforms = make_waveforms(seconds)
-
-    batches = [batch.waveforms for batch in make_batches(waveforms, batch_seconds)]
-    flat = list(itertools.chain(*batches))
-    totals = [sum(len(waveform.samples) for waveform in batch) for batch in batches]
-
-    # every waveform once, the shortest first
-    assert [waveform.utterance.index for waveform in flat] == sorted(range(len(seconds)), key=lambda i: (seconds[i], i))
-    assert all(waveform is waveforms[waveform.utterance.index] for waveform in flat)
-    # no batch above the limit, unless it is a single utterance
-    limit = batch_seconds * SAMPLE_RATE
-    assert all(total <= limit or len(batch) == 1 for total, batch in zip(totals, batches, strict=True))
-    # and none that would have had room for the next utterance
-    assert all(total + len(following[0].samples) > limit for total, following in zip(totals, batches[1:], strict=False))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_batches_do_not_depend_on_how_waveforms_arrive(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "PORTION_SECONDS", 40.0)
-    waveforms = make_waveforms(random_lengths(seed))
-
-    one_by_one = list(make_batches(iter(waveforms), 10))
-
-    assert one_by_one == list(make_batches(waveforms, 10)) == list(make_batches(tuple(waveforms), 10))
-
-
-def test_failed_utterances_leave_no_gap() -> None:
-    """The batches are those of the audio that is there, with the places in the input as they are."""
-    waveforms = [
-        waveform for waveform in make_waveforms([3, 1, 4, 1, 5, 9, 2]) if waveform.utterance.index not in (1, 4)
-    ]
-
-    assert indices(waveforms, 10) == [[3, 6, 0, 2], [5]]
-
-
-def test_a_waveform_that_is_spooled_goes_alone() -> None:
-    """However short the others, and it, are: it is read in windows."""
-    waveforms = make_waveforms([1.0, 1.0, 2.0, 1.0])
-    spooled = DiskWaveform()
-    spooled.append(np.zeros(SAMPLE_RATE, np.float32))
-    waveforms[1] = Waveform(waveforms[1].utterance, spooled, 1.0)
-
-    assert sorted(indices(waveforms, 10)) == [[0], [1], [3, 2]]
-
-
-def test_a_block_is_sorted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "PORTION_SECONDS", 10.0)
-
-    # portions: 6 4 | 7 1 2 | 20 | 3 2
-    assert indices(make_waveforms([6, 4, 7, 1, 2, 20, 3, 2]), 5) == [[1], [0], [3, 4], [2], [5], [7, 6]]
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_properties_of_portions(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "PORTION_SECONDS", 60.0)
-    seconds = random_lengths(seed)
-
-    flat = list(itertools.chain(*indices(make_waveforms(seconds), 10)))
-
-    # portions worked out from the definition: as many neighbours as have 60 seconds, and at least one
-    portions: list[list[int]] = [[]]
-    for index, duration in enumerate(seconds):
-        if portions[-1] and sum(seconds[i] for i in portions[-1]) + duration > 60:
-            portions.append([])
-        portions[-1].append(index)
-    assert flat == [index for portion in portions for index in sorted(portion, key=lambda i: (seconds[i], i))]
-
-
-def test_no_more_than_a_portion_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first batch is there when the first portion is, and the waveform behind it."""
-    monkeypatch.setattr(batching, "PORTION_SECONDS", 10.0)
-    taken: list[int] = []
-
-    def source() -> Iterator[Waveform]:
-        for waveform in make_waveforms([2.0] * 50):
-            taken.append(waveform.utterance.index)
-            yield waveform
-
-    next(make_batches(source(), 4))
-
-    assert taken == [0, 1, 2, 3, 4, 5]

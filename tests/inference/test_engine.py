@@ -22,13 +22,11 @@ from e2v_cli.inference.windows import cut_windows, window_frames
 from e2v_cli.models.checkpoint import make_network
 from e2v_cli.models.folder import Model, read_model
 from e2v_cli.network.emotion2vec import Emotion2vec
-from e2v_cli.options import EngineOptions, Granularity, Precision
+from e2v_cli.options import ComputeOptions, Granularity, Precision, ResultOptions
 from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
 from e2v_cli.system.spool import DiskArray, DiskWaveform
 
 CPU = torch.device("cpu")
-UTTERANCE = EngineOptions("utterance", window=60.0, span_samples=None)
-FRAME = EngineOptions("frame", window=60.0, span_samples=None)
 
 
 def read_switches() -> tuple[str, str]:
@@ -50,6 +48,20 @@ def model(tiny: Path) -> Model:
 @pytest.fixture
 def network(model: Model) -> Emotion2vec:
     return make_network(model)
+
+
+def make_engine(
+    model: Model,
+    network: Emotion2vec,
+    granularity: Granularity = "utterance",
+    *,
+    window: float = 60.0,
+    timeline: float | None = None,
+    precision: Precision = "fp32",
+) -> E2vEngine:
+    """Make an engine of a network."""
+    results = ResultOptions(None if timeline is None else Path("out"), granularity, timeline=timeline)
+    return E2vEngine(model, network, ComputeOptions(window=window, precision=precision), results)
 
 
 def make_batch(seconds: Sequence[float]) -> Batch:
@@ -102,7 +114,7 @@ def assert_same(results: Sequence[Prediction | Failure], expected: Sequence[Pred
 def test_what_fits_is_encoded_at_once(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cramp(network, lambda waveforms: len(waveforms) <= 5, monkeypatch)
 
-    results = E2vEngine(model, network, UTTERANCE).start(make_batch([0.5] * 5))()
+    results = make_engine(model, network).start(make_batch([0.5] * 5))()
 
     assert given == [5]
     assert [result.utterance.utt_id for result in results] == ["utt0", "utt1", "utt2", "utt3", "utt4"]
@@ -123,8 +135,8 @@ def test_a_batch_too_large_is_halved_until_it_fits(
 ) -> None:
     """The results are those of the smaller batches, in the order of the large one."""
     batch = make_batch([0.3 + 0.1 * index for index in range(number)])
-    engine = E2vEngine(model, make_network(model), UTTERANCE)
-    cramped = E2vEngine(model, network, UTTERANCE)
+    engine = make_engine(model, make_network(model))
+    cramped = make_engine(model, network)
     given = cramp(network, lambda waveforms: len(waveforms) <= room, monkeypatch)
 
     results = cramped.start(batch)()
@@ -141,7 +153,7 @@ def test_frames_are_those_of_each_utterance_also_when_halved(
 ) -> None:
     cramp(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
 
-    results = E2vEngine(model, network, FRAME).start(make_batch([0.3, 1.0, 0.5]))()
+    results = make_engine(model, network, "frame").start(make_batch([0.3, 1.0, 0.5]))()
 
     assert [result.embedding.shape for result in results if isinstance(result, Prediction)] == [
         (14, 96),
@@ -154,7 +166,7 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
     model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = make_batch([0.5, 0.6, 2.54, 0.7])
-    engine = E2vEngine(model, network, UTTERANCE)
+    engine = make_engine(model, network)
     expected = [engine.start(Batch(half))() for half in (batch.waveforms[:2], batch.waveforms[3:])]
     cramp(network, lambda waveforms: total_seconds(waveforms) <= 2.0, monkeypatch)
 
@@ -168,7 +180,7 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
 def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cramp(network, lambda _: False, monkeypatch)
 
-    results = E2vEngine(model, network, UTTERANCE).start(make_batch([0.5, 0.6, 0.7]))()
+    results = make_engine(model, network).start(make_batch([0.5, 0.6, 0.7]))()
 
     assert given == [3, 1, 2, 1, 1]
     assert [(result.utterance.index, result.reason) for result in results if isinstance(result, Failure)] == [
@@ -180,7 +192,7 @@ def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeyp
 
 def test_what_is_not_finite_fails_alone(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch([0.5, 0.6, 0.7])
-    engine = E2vEngine(model, network, UTTERANCE)
+    engine = make_engine(model, network)
     expected = engine.start(batch)()
     forward = network.forward
 
@@ -210,7 +222,7 @@ def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(
 
     message = "CUDA error: an illegal memory access was encountered"
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
-        E2vEngine(model, network, UTTERANCE).start(make_batch([0.5, 0.5]))()
+        make_engine(model, network).start(make_batch([0.5, 0.5]))()
     assert calls == [2]
 
 
@@ -232,13 +244,11 @@ def make_samples(seconds: float) -> NDArray[np.float32]:
     return samples
 
 
-def encode_one(
-    model: Model, network: Emotion2vec, options: EngineOptions, waveform: Waveform | NDArray[np.float32]
-) -> Prediction:
+def encode_one(engine: E2vEngine, waveform: Waveform | NDArray[np.float32]) -> Prediction:
     """Encode an utterance alone."""
     if not isinstance(waveform, Waveform):
         waveform = Waveform(Utterance(0, "long", "long.wav"), waveform, len(waveform) / 16_000)
-    (prediction,) = E2vEngine(model, network, options).start(Batch((waveform,)))()
+    (prediction,) = engine.start(Batch((waveform,)))()
     assert isinstance(prediction, Prediction)
     return prediction
 
@@ -280,8 +290,8 @@ def test_a_long_utterance_is_what_its_windows_are_together(
     samples, waveform = make_long(seconds)
     frames, num_windows = encode_in_windows(network, samples, window)
 
-    pooled = encode_one(model, network, EngineOptions("utterance", window, None), waveform)
-    framed = encode_one(model, network, EngineOptions("frame", window, None), waveform)
+    pooled = encode_one(make_engine(model, network, window=window), waveform)
+    framed = encode_one(make_engine(model, network, "frame", window=window), waveform)
 
     assert num_windows >= 2
     for prediction in (pooled, framed):
@@ -301,10 +311,10 @@ def test_an_utterance_that_fits_into_a_window_is_as_if_it_were_not_spooled(
     granularity: Granularity, model: Model, network: Emotion2vec
 ) -> None:
     samples, waveform = make_long(10.0)
-    options = EngineOptions(granularity, 60.0, 8000)
+    engine = make_engine(model, network, granularity, timeline=0.5)
 
-    spooled = encode_one(model, network, options, waveform)
-    whole = encode_one(model, network, options, samples)
+    spooled = encode_one(engine, waveform)
+    whole = encode_one(engine, samples)
 
     assert (spooled.windows, spooled.num_frames) == (whole.windows, whole.num_frames) == (1, 499)
     embedding = spooled.embedding.read() if isinstance(spooled.embedding, DiskArray) else spooled.embedding
@@ -320,8 +330,8 @@ def test_in_windows_an_utterance_is_about_the_same_as_at_once(model: Model, netw
     """Here the weights are random, and some heads hear everything alike: of what is learned more is near."""
     samples, waveform = make_long(30.0)
 
-    in_windows = encode_one(model, network, EngineOptions("utterance", 12.0, None), waveform)
-    at_once = encode_one(model, network, EngineOptions("utterance", 60.0, None), samples)
+    in_windows = encode_one(make_engine(model, network, window=12.0), waveform)
+    at_once = encode_one(make_engine(model, network), samples)
 
     assert (in_windows.windows, at_once.windows) == (4, 1)
     assert in_windows.posteriors is not None
@@ -334,7 +344,7 @@ def test_samples_that_are_not_normalised_are_encoded_as_they_are(tmp_path: Path)
     network = make_network(model)
     samples, waveform = make_long(5.0)
 
-    spooled = encode_one(model, network, UTTERANCE, waveform)
+    spooled = encode_one(make_engine(model, network), waveform)
 
     assert isinstance(spooled.embedding, np.ndarray)
     expected = encode_whole(network, samples).mean(dim=0)
@@ -350,7 +360,7 @@ def test_a_window_that_is_too_large_for_memory_fails(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(network, "encode", fail)
-    (result,) = E2vEngine(model, network, EngineOptions("frame", 4.0, None)).start(Batch((waveform,)))()
+    (result,) = make_engine(model, network, "frame", window=4.0).start(Batch((waveform,)))()
 
     detail = "10.0 s are too long for the memory of cpu; try a smaller --window"
     assert result == Failure(waveform.utterance, "model", "out of memory", detail)
@@ -370,7 +380,7 @@ def test_a_window_that_is_not_finite_makes_the_whole_fail(
         return [frames * (torch.inf if len(calls) == 2 else 1)]
 
     monkeypatch.setattr(network, "encode", spoil)
-    (result,) = E2vEngine(model, network, EngineOptions(granularity, 4.0, None)).start(Batch((waveform,)))()
+    (result,) = make_engine(model, network, granularity, window=4.0).start(Batch((waveform,)))()
 
     assert calls == [1, 1, 1, 1]
     detail = "the model gives NaN or infinite numbers for it"
@@ -394,9 +404,9 @@ def expected_timeline(network: Emotion2vec, frames: Tensor, hop: float) -> NDArr
 def test_a_timeline_is_the_head_on_the_mean_of_each_span(hop: float, model: Model, network: Emotion2vec) -> None:
     """Of every utterance of a batch."""
     batch = make_batch([0.5, 3.0, 0.03, 1.51])
-    plain = E2vEngine(model, network, UTTERANCE).start(batch)()
+    plain = make_engine(model, network).start(batch)()
 
-    results = E2vEngine(model, network, EngineOptions("utterance", 60.0, round(hop * 16_000))).start(batch)()
+    results = make_engine(model, network, timeline=hop).start(batch)()
 
     assert_same(results, plain)  # it changes nothing else
     for waveform, result in zip(batch.waveforms, results, strict=True):
@@ -416,7 +426,7 @@ def test_a_timeline_of_windows_is_one_of_all_frames(
     samples, waveform = make_long(11.3)
     frames, num_windows = encode_in_windows(network, samples, 2.0)
 
-    prediction = encode_one(model, network, EngineOptions(granularity, 2.0, round(hop * 16_000)), waveform)
+    prediction = encode_one(make_engine(model, network, granularity, window=2.0, timeline=hop), waveform)
 
     assert prediction.windows == num_windows == 7
     assert prediction.timeline is not None
@@ -430,7 +440,7 @@ def test_a_timeline_has_the_labels_in_use_alone(tmp_path: Path) -> None:
     network = make_network(model)
     (waveform,) = make_batch([1.0]).waveforms
 
-    prediction = encode_one(model, network, EngineOptions("utterance", 60.0, 8000), waveform)
+    prediction = encode_one(make_engine(model, network, timeline=0.5), waveform)
 
     assert prediction.timeline is not None
     assert prediction.timeline.shape == (2, len(model.labels)) == (2, 3)
@@ -438,8 +448,8 @@ def test_a_timeline_has_the_labels_in_use_alone(tmp_path: Path) -> None:
 
 
 def test_without_a_timeline_there_is_none(model: Model, network: Emotion2vec) -> None:
-    assert encode_one(model, network, UTTERANCE, make_long(1.0)[0]).timeline is None
-    assert encode_one(model, network, EngineOptions("frame", 2.0, None), make_long(5.0)[1]).timeline is None
+    assert encode_one(make_engine(model, network), make_long(1.0)[0]).timeline is None
+    assert encode_one(make_engine(model, network, "frame", window=2.0), make_long(5.0)[1]).timeline is None
 
 
 # -- how GPUs multiply -------------------------------------------------------------------------------------------------
@@ -458,7 +468,7 @@ def test_switches_of_pytorch_are_set_within_alone(
     monkeypatch.setattr(network, "forward", forward)
     before = read_switches()
 
-    E2vEngine(model, network, EngineOptions("utterance", 60.0, None, precision)).start(make_batch([0.3]))()
+    make_engine(model, network, precision=precision).start(make_batch([0.3]))()
 
     assert seen == [(inside, inside)]
     assert read_switches() == before
@@ -471,7 +481,7 @@ def test_switches_of_pytorch_are_set_back_after_an_error(
     monkeypatch.setattr(network, "forward", None)
 
     with pytest.raises(TypeError):
-        E2vEngine(model, network, EngineOptions("utterance", 60.0, None, "tf32")).start(make_batch([0.3]))()
+        make_engine(model, network, precision="tf32").start(make_batch([0.3]))()
 
     assert read_switches() == before
 
@@ -506,7 +516,7 @@ def test_what_a_notebook_allows_cpus_is_not_made_use_of(
 
     monkeypatch.setattr(network, "forward", forward)
 
-    E2vEngine(model, network, EngineOptions("utterance", 60.0, None, precision)).start(make_batch([0.3]))()
+    make_engine(model, network, precision=precision).start(make_batch([0.3]))()
 
     assert seen == [("ieee", "ieee")]
     assert read() == ("bf16", "bf16")
@@ -514,7 +524,7 @@ def test_what_a_notebook_allows_cpus_is_not_made_use_of(
 
 @pytest.mark.parity
 def test_upstreams_engine_multiplies_exactly(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = FunasrEngine(model, CPU, EngineOptions("utterance", 60.0, None, "tf32"))
+    engine = FunasrEngine(model, CPU, ResultOptions())
     inference, seen = engine.upstream.inference, []
 
     def note(*args: Any, **kwargs: Any) -> Any:
@@ -553,7 +563,7 @@ def test_numbers_below_1e38_are_zero_within_alone(
         return Emotion2vec.forward(network, waveforms)
 
     monkeypatch.setattr(network, "forward", forward)
-    pending = E2vEngine(model, network, UTTERANCE).start(make_batch([0.3]))
+    pending = make_engine(model, network).start(make_batch([0.3]))
 
     assert flushes() == callers
     pending()
@@ -572,7 +582,7 @@ def test_numbers_below_1e38_are_zero_in_windows(
 
     monkeypatch.setattr(network, "encode", note)
 
-    encode_one(model, network, EngineOptions("utterance", 4.0, None), make_long(7.0)[1])
+    encode_one(make_engine(model, network, window=4.0), make_long(7.0)[1])
 
     assert len(seen) > 1
     assert all(seen)
@@ -585,7 +595,7 @@ def test_numbers_below_1e38_are_as_before_after_an_error(
     monkeypatch.setattr(network, "forward", None)
 
     with pytest.raises(TypeError):
-        E2vEngine(model, network, UTTERANCE).start(make_batch([0.3]))
+        make_engine(model, network).start(make_batch([0.3]))
 
     assert flushes() == callers
 
@@ -595,7 +605,7 @@ def test_numbers_below_1e38_are_as_before_where_memory_is_short(
 ) -> None:
     cramp(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
 
-    E2vEngine(model, network, UTTERANCE).start(make_batch([0.3, 0.3, 0.3]))()
+    make_engine(model, network).start(make_batch([0.3, 0.3, 0.3]))()
 
     assert flushes() == callers
 
@@ -605,7 +615,7 @@ def test_numbers_below_1e38_are_as_before_also_where_a_notebook_computes_in_floa
 ) -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        E2vEngine(model, network, UTTERANCE).start(make_batch([0.3]))()
+        make_engine(model, network).start(make_batch([0.3]))()
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -617,9 +627,10 @@ def test_numbers_below_1e38_are_as_before_also_where_a_notebook_computes_in_floa
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The clock of the engine, which stands still until it is put on."""
+    """The clock of the engines, which stands still until it is put on."""
     clock = [100.0]
-    monkeypatch.setattr("e2v_cli.engine.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for module in ("engine", "upstream"):
+        monkeypatch.setattr(f"e2v_cli.inference.{module}.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     return clock
 
 
@@ -634,7 +645,7 @@ def test_it_is_busy_for_as_long_as_batches_take(
         return Emotion2vec.forward(network, waveforms)
 
     monkeypatch.setattr(network, "forward", forward)
-    engine = E2vEngine(model, network, UTTERANCE)
+    engine = make_engine(model, network)
     busy = [engine.busy_seconds]
 
     for _ in range(2):
@@ -657,7 +668,7 @@ def test_it_is_busy_with_each_half(
         return Emotion2vec.forward(network, waveforms)
 
     monkeypatch.setattr(network, "forward", forward)
-    engine = E2vEngine(model, network, UTTERANCE)
+    engine = make_engine(model, network)
 
     engine.start(make_batch([0.3, 0.4, 0.5]))()
 
@@ -674,7 +685,7 @@ def test_it_is_busy_with_windows(
         return encode(waveforms)
 
     monkeypatch.setattr(network, "encode", slow)
-    engine = E2vEngine(model, network, EngineOptions("utterance", 4.0, None))
+    engine = make_engine(model, network, window=4.0)
 
     (result,) = engine.start(Batch((make_long(10.0)[1],)))()
 
@@ -686,7 +697,7 @@ def test_it_is_busy_with_windows(
 def test_upstreams_engine_is_busy_for_as_long_as_batches_take(
     clock: list[float], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = FunasrEngine(model, CPU, UTTERANCE)
+    engine = FunasrEngine(model, CPU, ResultOptions())
     inference = engine.upstream.inference
 
     def slow(*args: Any, **kwargs: Any) -> Any:

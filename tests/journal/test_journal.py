@@ -1,147 +1,40 @@
-"""What the journals have said is done stays done, and nothing else does."""
+"""Journals as they are written: byte by byte, a file for each attempt, whole lines on a full disk."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import os
 import re
 import resource
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-
-from e2v_cli.corpus.ids import KeyIndex, hash_keys
-from e2v_cli.errors import OutputError
-from e2v_cli.journal import history as journal
-from e2v_cli.journal.history import Record, has_ended, read_header
-from e2v_cli.journal.journal import (
-    DONE,
-    FAILED,
-    FAILED_IN_BATCH,
-    LEFT,
-    Elapsed,
-    Header,
-    Journal,
-    JournalFile,
-    failure_status,
-    find_journals,
+from support.journal_lines import (
+    CONTENT,
+    FAILURES,
+    HEADER,
+    LINES,
+    RECORDS,
+    TIME,
+    WHOLE,
+    checked,
+    failed,
+    line_of,
+    read,
+    states,
+    write,
 )
-from e2v_cli.options import Fingerprint, Shard, TimelineFormat
-from e2v_cli.records import DoneRecord, Failure, Stage, Utterance
 
-FINGERPRINT: Fingerprint = {"model": "abc", "granularity": "utterance", "batch-seconds": 10.0, "results-version": 1}
-LIST, OTHER_LIST = "list", "other list"
-HEADER = Header(
-    fingerprint=FINGERPRINT,
-    model="./modèle",
-    labels=("happy", "sad"),
-    input_sha256=LIST,
-    input_size=6,
-    frame_shift=0.02,
-    timeline_formats=("rttm", "textgrid"),
-    join=True,
-    host="host",
-    pid=17,
-    started="2026-01-31T23:59:59+01:00",
-)
-WHOLE = Shard(1, 1)
-IDS = ("utt1", "ü 笑\u2028", "utt2", "utt3", "utt4", "left")
-TIME = Elapsed(3.5, 2.25, 120.0, 5)
-
-
-def done(utt_id: str, place: str = "", num_frames: int = 49, rest: str = "1.0000\t1", timeline: str = "") -> DoneRecord:
-    index = IDS.index(utt_id) if utt_id in IDS else 99
-    return DoneRecord(index, 1.0, num_frames, place, timeline, f"{utt_id}\t{rest}")
-
-
-def failed(utt_id: str, stage: Stage = "audio", reason: str = "missing", detail: str = "no such file") -> Failure:
-    index = IDS.index(utt_id) if utt_id in IDS else 99
-    return Failure(Utterance(index, utt_id, "x.wav"), stage, reason, detail)
-
-
-ENTRIES = [
-    done("utt1", "embeddings.1-of-1.1.ark:5", 62, "happy\t0.750000\t1.2500\t1\t0.750000\t0.250000"),
-    done("ü 笑\u2028", "embeddings.1-of-1.1.ark:90", 1),
-    done("utt3", "embeddings.1-of-1.2.ark:17", 99, timeline="timeline.1-of-1.2:512:128"),
-]
-FAILURES = [
-    failed("utt2", detail="a\tb\n.wav: no such file"),
-    failed("utt4", "model", "not finite", "the model gives NaN or infinite numbers for it"),
-]
-
-LINES = [
-    "done\t62\tembeddings.1-of-1.1.ark:5\t\tutt1\thappy\t0.750000\t1.2500\t1\t0.750000\t0.250000",
-    "done\t1\tembeddings.1-of-1.1.ark:90\t\tü 笑\u2028\t1.0000\t1",
-    "done\t99\tembeddings.1-of-1.2.ark:17\ttimeline.1-of-1.2:512:128\tutt3\t1.0000\t1",
-    "failed\t\t\t\tutt2\taudio\tmissing\ta b .wav: no such file",
-    "failed\t\t\t\tutt4\tmodel\tnot finite\tthe model gives NaN or infinite numbers for it",
-    'time\t{"wall_seconds": 3.5, "encode_seconds": 2.25, "audio_seconds": 120.0, "finished": 5}',
-]
-"""What a journal says of ENTRIES, FAILURES and TIME."""
-
-
-def checked(line: str) -> bytes:
-    """Make a line of a journal as it is on disk."""
-    content = f"\t{line}\n".encode(errors="surrogateescape")
-    return f"{zlib.crc32(content):08x}".encode() + content
-
-
-def header_line(header: Header = HEADER) -> str:
-    return "run\t" + json.dumps(dataclasses.asdict(header), ensure_ascii=False)
-
-
-CONTENT = b"".join(map(checked, [header_line(), *LINES]))
-
-
-def write(
-    folder: Path,
-    entries: Sequence[DoneRecord] = (),
-    failures: Sequence[Failure] = (),
-    elapsed: Elapsed = TIME,
-    shard: Shard = WHOLE,
-    input_sha256: str = LIST,
-) -> Path:
-    """Write a journal, and say where it is."""
-    before = set(folder.iterdir())
-    with closing(Journal(folder, shard, dataclasses.replace(HEADER, input_sha256=input_sha256))) as attempt:
-        attempt.append(entries, failures, elapsed)
-    (path,) = set(folder.iterdir()) - before
-    return path
-
-
-def read(folder: Path, ids: Sequence[str] = IDS) -> Record:
-    """Read all journals of a folder."""
-    record = Record(KeyIndex(hash_keys(utt_id.encode() for utt_id in ids)), LIST)
-    for file in find_journals(folder):
-        record.add(file)
-    return record
-
-
-def states(record: Record) -> dict[str, int]:
-    """How those stand that are not left."""
-    return {utt_id: state for utt_id, state in zip(IDS, record.status.tolist(), strict=True) if state != LEFT}
-
-
-def line_of(record: Record, utt_id: str) -> str:
-    (line,) = record.read_lines(IDS.index(utt_id), IDS.index(utt_id) + 1)
-    return line.decode(errors="surrogateescape").removesuffix("\n")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A journal of all kinds of lines."""
-    (tmp_path / "journal.1-of-1.1").write_bytes(CONTENT)
-    return tmp_path / "journal.1-of-1.1"
+from e2v_cli.journal.history import read_header
+from e2v_cli.journal.journal import Elapsed, Journal
+from e2v_cli.options import Shard
 
 
 def test_a_journal_byte_by_byte(tmp_path: Path) -> None:
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
-        attempt.append(ENTRIES, FAILURES, TIME)
+        attempt.append(RECORDS, FAILURES, TIME)
         attempt.append([], [], TIME)
         attempt.end(Elapsed(4.0, 2.5, 120.0, 5))
 
@@ -153,47 +46,11 @@ def test_a_journal_byte_by_byte(tmp_path: Path) -> None:
     assert checked("end\t{}") == b"a2473e39\tend\t{}\n"
 
 
-def test_what_was_written_is_read(path: Path) -> None:
-    record = read(path.parent)
-
-    assert states(record) == {
-        "utt1": DONE,
-        "ü 笑\u2028": DONE,
-        "utt2": FAILED,
-        "utt3": DONE,
-        "utt4": FAILED_IN_BATCH,
-    }
-    assert not record.done_before.any()
-    assert record.elapsed == {JournalFile(WHOLE, 1, path): TIME}
-    assert record.archives == {"embeddings.1-of-1.1.ark": 90, "embeddings.1-of-1.2.ark": 17}
-    assert record.timelines == {"timeline.1-of-1.2": 640}
-    assert [line_of(record, utt_id) for utt_id in ("utt1", "ü 笑\u2028", "utt3", "utt2", "utt4")] == LINES[:5]
-    assert path.read_bytes() == CONTENT
-
-
 def test_lines_are_in_the_file_when_append_returns(tmp_path: Path) -> None:
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
-        attempt.append(ENTRIES, FAILURES, TIME)
+        attempt.append(RECORDS, FAILURES, TIME)
 
         assert (tmp_path / "journal.1-of-1.1").read_bytes() == CONTENT
-
-
-def test_there_may_be_no_journal(tmp_path: Path) -> None:
-    record = read(tmp_path)
-
-    assert states(record) == {}
-    assert (record.elapsed, record.archives, record.timelines) == ({}, {}, {})
-
-
-@pytest.mark.parametrize("labels", [(), ("生气", "sad")])
-@pytest.mark.parametrize("formats", [(), ("audacity", "ctm", "rttm", "textgrid")])
-def test_a_header_that_was_written_is_read(
-    labels: tuple[str, ...], formats: tuple[TimelineFormat, ...], tmp_path: Path
-) -> None:
-    header = dataclasses.replace(HEADER, labels=labels, timeline_formats=formats, join=bool(formats))
-    Journal(tmp_path, WHOLE, header).close()
-
-    assert read_header(tmp_path / "journal.1-of-1.1") == header
 
 
 def test_paths_of_any_bytes_are_kept(tmp_path: Path) -> None:
@@ -201,7 +58,7 @@ def test_paths_of_any_bytes_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path, failures=[failed("utt1", detail=detail)])
 
     assert b"\tcaf\xe9 \xff.wav: no such file\n" in path.read_bytes()
-    assert line_of(read(tmp_path), "utt1") == f"failed\t\t\t\tutt1\taudio\tmissing\t{detail}"
+    assert line_of(read(tmp_path), "utt1") == f"failed\tutt1\taudio\tmissing\t{detail}"
 
 
 def test_the_path_of_the_model_may_be_any_bytes(tmp_path: Path) -> None:
@@ -216,7 +73,7 @@ def test_every_attempt_writes_a_file_of_its_own(tmp_path: Path) -> None:
     attempts = [
         Journal(tmp_path, shard, HEADER) for shard in (WHOLE, WHOLE, Shard(3, 2), Shard(3, 1), Shard(3, 2), WHOLE)
     ]
-    attempts[1].append(ENTRIES, [], TIME)
+    attempts[1].append(RECORDS, [], TIME)
     attempts[0].append([], FAILURES, TIME)
     for attempt in attempts:
         attempt.close()
@@ -232,395 +89,9 @@ def test_every_attempt_writes_a_file_of_its_own(tmp_path: Path) -> None:
     assert len(states(read(tmp_path))) == 5
 
 
-def test_journals_are_found_by_shard_and_attempt(tmp_path: Path) -> None:
-    names = [
-        *("journal.1-of-1.1", "journal.1-of-1.2", "journal.1-of-1.10"),
-        *("journal.1-of-12.1", "journal.2-of-12.1", "journal.10-of-12.3"),
-    ]
-    others = ["journal.1-of-1", "journal.1-of-1.1.bak", "journal.a-of-b.1", "journal.", ".journal.1-of-1.1", "journal"]
-    for name in [*reversed(names), *others]:
-        (tmp_path / name).touch()
-
-    found = find_journals(tmp_path)
-
-    assert [file.path.name for file in found] == names
-    assert found[1] == JournalFile(Shard(1, 1), 2, tmp_path / "journal.1-of-1.2")
-    assert found[-1] == JournalFile(Shard(12, 10), 3, tmp_path / "journal.10-of-12.3")
-
-
-@pytest.mark.parametrize(
-    "tail",
-    [
-        b"",
-        b"0",
-        b"000",
-        b"00000000",
-        b"00000000\n",
-        b"00000000\t",
-        b"00000000\tend\t{}",
-        b"00000000\tend\t{}\n",
-        b"\0\0\0\0",
-        b"\n",
-        bytes(5000) + b"\n",
-        b"\xff\xfe\n",
-    ],
-)
-def test_a_torn_tail_is_ignored(tail: bytes, path: Path) -> None:
-    path.write_bytes(CONTENT + tail)
-
-    record = read(path.parent)
-
-    assert len(states(record)) == 5
-    assert list(record.elapsed.values()) == [TIME]
-    assert path.read_bytes() == CONTENT + tail
-
-
-def test_wherever_a_journal_is_cut_its_whole_lines_stay(path: Path) -> None:
-    """Cut at every byte of its last two lines."""
-    content = b"".join(map(checked, [header_line(), *LINES[:5]]))
-    whole = content[: -len(checked(LINES[4]))]
-    shorter = whole[: -len(checked(LINES[3]))]
-    both = {"utt2": FAILED, "utt4": FAILED_IN_BATCH}
-    dones = {"utt1": DONE, "ü 笑\u2028": DONE, "utt3": DONE}
-    for size in range(len(shorter), len(content) + 1):
-        path.write_bytes(content[:size])
-
-        failures = dict(list(both.items())[: (size >= len(whole)) + (size == len(content))])
-        assert states(read(path.parent)) == {**dones, **failures}
-
-
-def test_a_journal_that_was_cut_is_gone_on_with_by_another(path: Path) -> None:
-    """The torn line stays as it is, and what it spoke of is said again."""
-    for size in range(len(CONTENT) - len(checked(LINES[-1])) - len(checked(LINES[-2])), len(CONTENT)):
-        path.write_bytes(CONTENT[:size])
-        second = write(path.parent, failures=FAILURES[1:])
-
-        assert len(states(read(path.parent))) == 5
-        assert path.read_bytes() == CONTENT[:size]
-        second.unlink()
-
-
-def test_a_journal_whose_header_was_torn_is_ignored(path: Path) -> None:
-    """Cut at every byte; the others count."""
-    header = checked(header_line())
-    write(path.parent, ENTRIES[:1])
-    for size in range(len(header)):
-        path.write_bytes(header[:size])
-
-        assert read_header(path) is None
-        assert not has_ended(path)
-        record = read(path.parent)
-        assert states(record) == {"utt1": DONE}
-        assert list(record.elapsed) == [JournalFile(WHOLE, 2, path.parent / "journal.1-of-1.2")]
-
-
-def test_a_torn_checksum_of_zeros_is_no_line(tmp_path: Path) -> None:
-    """The checksum of nothing is zero."""
-    path = tmp_path / "journal.1-of-1.1"
-    headers = (dataclasses.replace(HEADER, pid=pid) for pid in itertools.count())
-    header = next(line for line in map(checked, map(header_line, headers)) if line.startswith(b"00"))
-    details = (f"failed\t\t\t\tutt2\taudio\tmissing\t{number}" for number in itertools.count())
-    line = next(line for line in map(checked, details) if line.startswith(b"00"))
-    for size in range(len(header)):
-        path.write_bytes(header[:size])
-        assert read_header(path) is None
-        assert states(read(tmp_path)) == {}
-    for size in range(len(line)):
-        path.write_bytes(header + line[:size])
-        assert states(read(tmp_path)) == {}
-    path.write_bytes(header + line)
-    assert states(read(tmp_path)) == {"utt2": FAILED}
-
-
-@pytest.mark.parametrize("number", range(1, len(LINES)))
-@pytest.mark.parametrize("place", [0, 5, 8, 9, 14, -2, -1])
-def test_a_damaged_line_with_others_behind_it_is_refused(number: int, place: int, path: Path) -> None:
-    lines = CONTENT.splitlines(keepends=True)
-    damaged = bytearray(lines[number - 1])
-    damaged[place] ^= 0x01
-    lines[number - 1] = bytes(damaged)
-    content = b"".join(lines)
-    path.write_bytes(content)
-
-    message = (
-        f"{path}:{number}: damaged, and lines follow it; restore it, or cut it before that line "
-        f"(head -n {number - 1}) to compute again what is lost, or use --overwrite"
-    )
-    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
-        read(path.parent)
-    assert path.read_bytes() == content
-
-
-def test_a_line_that_is_missing_a_piece_is_refused(path: Path) -> None:
-    """As where a file system lost a page of it."""
-    first, middle = len(checked(header_line())), len(CONTENT) - 100
-    path.write_bytes(CONTENT[: first + 20] + bytes(middle - first - 20) + CONTENT[middle:])
-
-    with pytest.raises(OutputError, match=f"^{re.escape(str(path))}:2: damaged, and lines follow it; "):
-        read(path.parent)
-
-
-@pytest.mark.parametrize("kept", range(1, 1 + len(LINES)))
-def test_a_damaged_journal_may_be_cut_as_the_message_says(kept: int, path: Path) -> None:
-    path.write_bytes(b"".join(CONTENT.splitlines(keepends=True)[:kept]))
-
-    assert len(states(read(path.parent))) == min(kept - 1, 5)
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        ["run\t{}"],
-        ["run\t[]"],
-        ["run\t1"],
-        ["run"],
-        ["run\t{"],
-        ['run\t{"fingerprint": {}}'],
-        [header_line().replace('"host"', '"machine"')],
-        [header_line(), "done"],
-        [header_line(), "done\t62"],
-        [header_line(), "done\t62\tembeddings.1-of-1.1.ark:5\tutt1"],
-        [header_line(), "done\t62\tembeddings.1-of-1.1.ark:5\tutt1\t1.0000\t1"],
-        [header_line(), "done\t62\tembeddings.1-of-1.1.ark:far\t\tutt1\t1.0000\t1"],
-        [header_line(), "done\t62\t\ttimeline.1-of-1.1:5\tutt1\t1.0000\t1"],
-        [header_line(), "done\t62\t\ttimeline.1-of-1.1:5:far\tutt1\t1.0000\t1"],
-        [header_line(), "failed\tutt1\tmissing"],
-        [header_line(), "time\t{"],
-        [header_line(), 'time\t{"seconds": 1}'],
-        [header_line(), "time\t3.5"],
-    ],
-)
-def test_a_journal_of_another_version_is_refused(lines: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "journal.1-of-1.1"
-    path.write_bytes(b"".join(map(checked, [*lines, LINES[-1]])))
-
-    message = f"{path}: not written by this version of e2v; use that version, or --overwrite"
-    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
-        read(tmp_path)
-
-
-@pytest.fixture(params=[1, 2, 3, 1 << 16])
-def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Lines that are looked up together: however many, the same is read."""
-    size: int = request.param
-    monkeypatch.setattr(journal, "_CHUNK", size)
-    return size
-
-
-@pytest.mark.usefixtures("chunk")
-def test_lines_are_looked_up_in_chunks(path: Path) -> None:
-    record = read(path.parent)
-
-    assert len(states(record)) == 5
-    assert [line_of(record, utt_id) for utt_id in ("utt1", "ü 笑\u2028", "utt3", "utt2", "utt4")] == LINES[:5]
-
-
-FAILED_FIRST, FAILED_LATER = (failed("utt1", "audio", reason) for reason in ("missing", "truncated"))
-FAILED_IN_MODEL = failed("utt1", "model", "not finite")
-DONE_FIRST, DONE_LATER = (done("utt1", f"embeddings.1-of-1.{number}.ark:4") for number in (1, 2))
-DONE_LINES = [f"done\t49\tembeddings.1-of-1.{number}.ark:4\t\tutt1\t1.0000\t1" for number in (1, 2)]
-
-
-@pytest.mark.usefixtures("chunk")
-@pytest.mark.parametrize("separate", [False, True], ids=["within a journal", "across journals"])
-@pytest.mark.parametrize(
-    ("said", "state", "line"),
-    [
-        ([FAILED_FIRST, DONE_FIRST], DONE, DONE_LINES[0]),
-        ([DONE_FIRST, FAILED_FIRST], DONE, DONE_LINES[0]),
-        ([DONE_FIRST, FAILED_IN_MODEL], DONE, DONE_LINES[0]),
-        ([FAILED_FIRST, DONE_FIRST, FAILED_LATER], DONE, DONE_LINES[0]),
-        ([DONE_FIRST, DONE_LATER], DONE, DONE_LINES[1]),
-        ([DONE_FIRST, FAILED_FIRST, DONE_LATER, FAILED_LATER], DONE, DONE_LINES[1]),
-        ([FAILED_FIRST, FAILED_LATER], FAILED, "failed\t\t\t\tutt1\taudio\ttruncated\tno such file"),
-        ([FAILED_FIRST, FAILED_IN_MODEL], FAILED_IN_BATCH, "failed\t\t\t\tutt1\tmodel\tnot finite\tno such file"),
-        ([FAILED_IN_MODEL, FAILED_FIRST], FAILED, "failed\t\t\t\tutt1\taudio\tmissing\tno such file"),
-    ],
-)
-def test_a_later_line_replaces_an_earlier_one_but_a_failure_never_what_is_done(
-    said: list[DoneRecord | Failure], state: int, line: str, separate: bool, tmp_path: Path
-) -> None:
-    journals = [[item] for item in said] if separate else [said]
-    for items in journals:
-        with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
-            for item in items:
-                attempt.append(
-                    [item] if isinstance(item, DoneRecord) else [], [item] if isinstance(item, Failure) else [], TIME
-                )
-
-    record = read(tmp_path)
-
-    assert states(record) == {"utt1": state}
-    assert line_of(record, "utt1") == line
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_a_failure_of_another_shard_does_not_displace_what_is_done(reverse: bool, tmp_path: Path) -> None:
-    """As where a run was gone on with in another number of shards."""
-    first, second = (Shard(2, 1), WHOLE) if reverse else (WHOLE, Shard(2, 1))
-    write(tmp_path, [DONE_FIRST], shard=first)
-    write(tmp_path, failures=[FAILED_FIRST], shard=second)
-
-    record = read(tmp_path)
-
-    assert states(record) == {"utt1": DONE}
-    assert line_of(record, "utt1") == DONE_LINES[0]
-
-
-def test_what_shards_and_attempts_say_counts_together(tmp_path: Path) -> None:
-    write(tmp_path, ENTRIES[:1], elapsed=Elapsed(1.0, 0.5, 10.0, 1), shard=Shard(2, 1))
-    write(tmp_path, [], FAILURES, Elapsed(2.0, 1.5, 0.0, 2), shard=Shard(2, 1))
-    write(tmp_path, ENTRIES[1:], elapsed=Elapsed(4.0, 3.5, 20.0, 2), shard=Shard(2, 2))
-
-    record = read(tmp_path)
-
-    assert list(states(record).values()) == [DONE, DONE, FAILED, DONE, FAILED_IN_BATCH]
-    assert record.elapsed == {
-        JournalFile(Shard(2, 1), 1, tmp_path / "journal.1-of-2.1"): Elapsed(1.0, 0.5, 10.0, 1),
-        JournalFile(Shard(2, 1), 2, tmp_path / "journal.1-of-2.2"): Elapsed(2.0, 1.5, 0.0, 2),
-        JournalFile(Shard(2, 2), 1, tmp_path / "journal.2-of-2.1"): Elapsed(4.0, 3.5, 20.0, 2),
-    }
-
-
-def test_the_last_line_of_time_counts(tmp_path: Path) -> None:
-    with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
-        attempt.append(ENTRIES[:1], [], Elapsed(1.0, 0.5, 10.0, 1))
-        attempt.append(ENTRIES[1:], [], Elapsed(2.0, 1.5, 30.0, 3))
-        attempt.end(Elapsed(2.25, 1.75, 30.0, 3))
-
-    assert list(read(tmp_path).elapsed.values()) == [Elapsed(2.25, 1.75, 30.0, 3)]
-
-
 def test_times_add_up() -> None:
     assert Elapsed(1.0, 0.5, 10.0, 1) + Elapsed(2.0, 1.5, 30.0, 3) == Elapsed(3.0, 2.0, 40.0, 4)
     assert sum([], Elapsed()) == Elapsed(0.0, 0.0, 0.0, 0)
-
-
-@pytest.mark.parametrize(
-    ("stage", "reason", "state"),
-    [
-        ("audio", "missing", FAILED),
-        ("corpus", "anything", FAILED),
-        ("model", "not finite", FAILED_IN_BATCH),
-        ("model", "out of memory", FAILED_IN_BATCH),
-        ("model", "worker died", FAILED),
-    ],
-)
-def test_a_failure_of_the_model_keeps_its_place_in_the_batch(
-    stage: Stage, reason: str, state: int, tmp_path: Path
-) -> None:
-    """Unless a worker died over it: then it is not touched any more."""
-    write(tmp_path, failures=[failed("utt3", stage, reason)])
-
-    assert failure_status(stage, reason) == state
-    assert states(read(tmp_path)) == {"utt3": state}
-
-
-def test_what_was_done_when_the_list_was_another_is_done_before(tmp_path: Path) -> None:
-    write(tmp_path, ENTRIES[:2], FAILURES, input_sha256=OTHER_LIST)
-    write(tmp_path, ENTRIES[2:])
-
-    record = read(tmp_path)
-
-    assert list(states(record).values()) == [DONE, DONE, FAILED, DONE, FAILED_IN_BATCH]
-    assert record.done_before.tolist() == [True, True, False, False, False, False]
-
-
-def test_what_had_failed_before_and_was_done_since_is_not_done_before(tmp_path: Path) -> None:
-    write(tmp_path, [], FAILURES[:1], input_sha256=OTHER_LIST)
-    write(tmp_path, [done("utt2")])
-
-    record = read(tmp_path)
-
-    assert states(record) == {"utt2": DONE}
-    assert not record.done_before.any()
-
-
-def test_utterances_that_the_list_has_not_are_passed_over(tmp_path: Path) -> None:
-    """Their embeddings are still in the archives."""
-    entries = [done("of a longer list", "embeddings.1-of-1.1.ark:1000"), ENTRIES[0]]
-    write(tmp_path, entries, [failed("of a longer list too"), FAILURES[0]], input_sha256=OTHER_LIST)
-
-    record = read(tmp_path)
-
-    assert states(record) == {"utt1": DONE, "utt2": FAILED}
-    assert record.archives == {"embeddings.1-of-1.1.ark": 1000}
-    assert [line_of(record, utt_id) for utt_id in ("utt1", "utt2")] == [LINES[0], LINES[3]]
-
-
-def test_the_last_offset_of_each_archive_is_known(tmp_path: Path) -> None:
-    places = ["embeddings.1-of-2.1.ark:300", "embeddings.1-of-2.1.ark:2", "embeddings.2-of-2.1.ark:7", ""]
-    write(tmp_path, [done(utt_id, place) for utt_id, place in zip(IDS, places, strict=False)])
-
-    assert read(tmp_path).archives == {"embeddings.1-of-2.1.ark": 300, "embeddings.2-of-2.1.ark": 7}
-
-
-def test_of_files_for_each_utterance_the_folder_is_known(tmp_path: Path) -> None:
-    write(tmp_path, [done("utt1", "embeddings/utt1.npy"), done("utt3", "embeddings/a%3A7.npy")])
-
-    assert read(tmp_path).archives == {"embeddings": 0}
-
-
-def test_the_end_of_each_file_of_the_timeline_is_known(tmp_path: Path) -> None:
-    """However the utterances are ordered that have rows there, and if some have none."""
-    places = ["timeline.1-of-2.1:300:20", "timeline.1-of-2.1:0:300", "timeline.2-of-2.1:7:0", ""]
-    write(tmp_path, [done(utt_id, timeline=place) for utt_id, place in zip(IDS, places, strict=False)])
-
-    assert read(tmp_path).timelines == {"timeline.1-of-2.1": 320, "timeline.2-of-2.1": 7}
-
-
-def test_rows_of_the_timeline_of_what_the_list_has_not_count(tmp_path: Path) -> None:
-    """They are still in the files."""
-    entries = [done("of a longer list", timeline="timeline.1-of-1.1:0:1000"), done("utt1")]
-    write(tmp_path, entries, input_sha256=OTHER_LIST)
-
-    assert read(tmp_path).timelines == {"timeline.1-of-1.1": 1000}
-
-
-@pytest.mark.parametrize("gap", [0, 1, 400, 1 << 16])
-def test_lines_are_read_back_in_the_order_of_the_list(
-    gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of several journals, in whatever order they stand there, with others in between."""
-    monkeypatch.setattr(journal, "_GAP", gap)
-    ids = [f"utt{number}" for number in range(60)]
-    order = sorted(ids, key=hash)
-    for first in range(4):
-        with closing(Journal(tmp_path, Shard(4, first + 1), HEADER)) as attempt:
-            for utt_id in order[first::4]:
-                entry = DoneRecord(
-                    0, 1.0, len(utt_id), f"embeddings/{utt_id}.npy", "", f"{utt_id}\t{'x' * int(utt_id[3:])}"
-                )
-                attempt.append([entry, *[done("of a longer list")] * (hash(utt_id) % 3)], [], TIME)
-
-    record = read(tmp_path, ids)
-
-    expected = [
-        f"done\t{len(utt_id)}\tembeddings/{utt_id}.npy\t\t{utt_id}\t{'x' * number}\n".encode()
-        for number, utt_id in enumerate(ids)
-    ]
-    assert record.read_lines(0, 60) == expected
-    assert record.read_lines(0, 0) == []
-    for first, end in ((0, 1), (7, 30), (59, 60)):
-        assert record.read_lines(first, end) == expected[first:end]
-
-
-def test_a_journal_has_ended_when_it_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "journal.1-of-1.1"
-    with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
-        assert not has_ended(path)
-        attempt.append(ENTRIES, FAILURES, TIME)
-        assert not has_ended(path)
-        attempt.end(TIME)
-        assert has_ended(path)
-
-    content = path.read_bytes()
-    for size in range(len(content) - 120, len(content)):
-        path.write_bytes(content[:size])
-        assert not has_ended(path)
-    for ending in (b"", b"\n", b"end\t{}\n", content[-len(checked("end\t{}")) :] + b"torn"):
-        path.write_bytes(ending)
-        assert not has_ended(path)
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -649,11 +120,11 @@ def test_on_a_full_disk_whole_lines_stay(missing: int, tmp_path: Path) -> None:
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
         with room_for(len(CONTENT) - missing):
             with pytest.raises(OSError, match=f"^{re.escape(f'[Errno 27] File too large: {str(path)!r}')}$"):
-                attempt.append(ENTRIES, FAILURES, TIME)
+                attempt.append(RECORDS, FAILURES, TIME)
 
     assert path.read_bytes() == CONTENT[:-missing]
     lines = CONTENT[:-missing].count(b"\n") - 1
     assert len(states(read(tmp_path))) == min(lines, 5)
-    second = write(tmp_path, ENTRIES, FAILURES)
+    second = write(tmp_path, RECORDS, FAILURES)
     assert second.name == "journal.1-of-1.2"
     assert len(states(read(tmp_path))) == 5

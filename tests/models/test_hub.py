@@ -483,7 +483,7 @@ def find_downloads(folder: Path) -> list[int]:
                 command, variables = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
             except OSError:  # it has just ended, or is another user's
                 continue
-            if b"e2v_cli.downloads" in command and bytes(folder) in variables:
+            if b"e2v_cli.models.hub_clients" in command and bytes(folder) in variables:
                 found.append(int(entry.name))
     return found
 

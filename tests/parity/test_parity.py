@@ -28,7 +28,7 @@ from e2v_cli.network import emotion2vec as network_module
 from e2v_cli.network.attention import Alibi
 from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.network.layout import UtteranceTooShortError
-from e2v_cli.options import EngineOptions, Granularity, LabelLanguage
+from e2v_cli.options import ComputeOptions, EngineName, Granularity, LabelLanguage, ResultOptions
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
 
@@ -69,7 +69,7 @@ class Reference:
 def place(folder: Path) -> Emotion2vec:
     """Load our network as users get it, with packed weights."""
     model = read_model("test", folder)
-    return place_network(model, prepare_weights(model), torch.device("cpu"), "fp32")
+    return place_network(model, prepare_weights(model), "cpu", ComputeOptions())
 
 
 def encode(network: Emotion2vec, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -95,11 +95,8 @@ def predict(
 
 def load(engine: Any, folder: Path, granularity: Granularity) -> Engine:
     model = read_model("test", folder)
-    return load_engine(engine, model, prepare_weights(model), torch.device("cpu"), options(granularity))
-
-
-def options(granularity: Granularity) -> EngineOptions:
-    return EngineOptions(granularity, window=60.0, span_samples=None)
+    results = ResultOptions(granularity=granularity)
+    return load_engine(model, prepare_weights(model), "cpu", ComputeOptions(engine), results)
 
 
 def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
@@ -339,7 +336,7 @@ def test_funasr_engine_has_no_random_weights(name: str, tiny: Path, tmp_path: Pa
     weights = replace(weights, source=FileState.of(model.weights))
 
     with pytest.raises(ModelError, match=f"tensor '{name}' is missing"):
-        load_engine("funasr", model, weights, torch.device("cpu"), options("utterance"))
+        load_engine(model, weights, "cpu", ComputeOptions("funasr"), ResultOptions())
 
 
 @pytest.mark.parametrize("language", ["en", "zh", "both"])
@@ -348,8 +345,9 @@ def test_labels_in_another_language_are_of_the_same_numbers(language: LabelLangu
     expected = predict(tiny, [waveform])[0].posteriors
     model = read_model("tiny", tiny, language)
 
-    for engine in ("e2v", "funasr"):
-        loaded = load_engine(engine, model, prepare_weights(model), torch.device("cpu"), options("utterance"))
+    engines: tuple[EngineName, ...] = ("e2v", "funasr")
+    for engine in engines:
+        loaded = load_engine(model, prepare_weights(model), "cpu", ComputeOptions(engine), ResultOptions())
         (result,) = loaded.start(Batch((Waveform(Utterance(0, "utt", ""), waveform, 1.0),)))()
         assert isinstance(result, Prediction)
         np.testing.assert_allclose(result.posteriors, expected, rtol=0, atol=PROBABILITIES)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,64 +14,18 @@ import kaldiio
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.predictions import NASTY_IDS, make_predictions
 
-from e2v_cli.options import EmbeddingDtype, EmbeddingFormat, EmbeddingOptions, Shard
-from e2v_cli.records import DoneRecord, Prediction, Utterance
+from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
+from e2v_cli.records import Place, Prediction
 from e2v_cli.results.embeddings import ArkWriter, EmbeddingWriter, NpyWriter
-from e2v_cli.results.tables import file_name, kaldi_key
-from e2v_cli.results.writer import ResultWriter, TimelineWriter
 from e2v_cli.system.spool import DiskArray
 
 WHOLE = Shard(1, 1)
-BINARY = EmbeddingOptions("ark", "fp32", compress=False)
-TEXT = EmbeddingOptions("ark,t", "fp32", compress=False)
-COMPRESSED = EmbeddingOptions("ark", "fp32", compress=True)
-
-NASTY_IDS = [
-    "a",
-    "A",
-    "../x",
-    "..",
-    ".",
-    "/etc/x",
-    "%2Fetc%2Fx",
-    "%252Fetc",
-    ".hidden",
-    "%2Ehidden",
-    "a:b",
-    "a%3Ab",
-    "a b",
-    "a%20b",
-    "a\tb",
-    "a/b",
-    "a\\b",
-    "a|b",
-    "a?b",
-    "a*b",
-    "a\x7fb",
-    "a\x00b",
-    "ü",
-    "u\u0308",
-    "笑",
-    "x" * 200,
-    "x" * 201,
-    "x" * 300,
-    "x" * 299 + "y",
-    "ü" * 150,
-    "ü" * 151,
-    "/" * 100,
-    "/" * 101,
-]
-
-
-def make_predictions(utt_ids: list[str], shape: tuple[int, ...]) -> list[Prediction]:
-    generator = np.random.default_rng(0)
-    return [
-        Prediction(
-            Utterance(index, utt_id, f"{index}.wav"), 1.0, 49, 1, None, generator.normal(size=shape).astype(np.float32)
-        )
-        for index, utt_id in enumerate(utt_ids)
-    ]
+PLAIN = ResultOptions()
+HALF = ResultOptions(dtype="fp16")
+COMPRESSED = ResultOptions(Path("OUT"), granularity="frame", embeddings="ark", compress=True)
+"""The writers are given OUT by itself."""
 
 
 def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
@@ -111,14 +64,14 @@ def assert_same_bits(array: NDArray[np.floating], expected: NDArray[np.floating]
 @pytest.mark.parametrize("dtype", get_args(EmbeddingDtype))
 def test_npy_files_hold_the_embeddings(dtype: EmbeddingDtype, shape: tuple[int, ...], tmp_path: Path) -> None:
     predictions = make_predictions(["a", "ü", "b/c"], shape)
-    writer = NpyWriter(tmp_path, dtype, WHOLE)
+    writer = NpyWriter(tmp_path, ResultOptions(dtype=dtype), WHOLE)
 
     places = writer.write(predictions)
 
-    assert places == ["embeddings/a.npy", "embeddings/ü.npy", "embeddings/b%2Fc.npy"]
+    assert places == [Place("embeddings/a.npy"), Place("embeddings/ü.npy"), Place("embeddings/b%2Fc.npy")]
     for prediction, place in zip(predictions, places, strict=True):
         numpy_type = np.float16 if dtype == "fp16" else np.float32
-        assert_same_bits(np.load(tmp_path / place), embedding_of(prediction).astype(numpy_type))
+        assert_same_bits(np.load(tmp_path / place.file), embedding_of(prediction).astype(numpy_type))
 
 
 def test_npy_files_stay_within_out(tmp_path: Path) -> None:
@@ -127,20 +80,20 @@ def test_npy_files_stay_within_out(tmp_path: Path) -> None:
     out.mkdir()
     predictions = make_predictions(NASTY_IDS, (4,))
 
-    places = NpyWriter(out, "fp32", WHOLE).write(predictions)
+    places = NpyWriter(out, PLAIN, WHOLE).write(predictions)
 
     written = [Path(folder, name) for folder, _, names in os.walk(tmp_path) for name in names]
-    assert sorted(written) == sorted(out / place for place in places)
+    assert sorted(written) == sorted(out / place.file for place in places)
     assert {path.parent for path in written} == {out / "embeddings"}
     for prediction, place in zip(predictions, places, strict=True):
-        np.testing.assert_array_equal(np.load(out / place), embedding_of(prediction))
+        np.testing.assert_array_equal(np.load(out / place.file), embedding_of(prediction))
 
 
 def test_a_second_attempt_writes_npy_files_again(tmp_path: Path) -> None:
     first, second = (make_predictions(["a"], (dimension,)) for dimension in (8, 4))
 
     for predictions in (first, second):
-        NpyWriter(tmp_path, "fp32", WHOLE).write(predictions)
+        NpyWriter(tmp_path, PLAIN, WHOLE).write(predictions)
 
     np.testing.assert_array_equal(np.load(tmp_path / "embeddings/a.npy"), embedding_of(second[0]))
 
@@ -148,9 +101,9 @@ def test_a_second_attempt_writes_npy_files_again(tmp_path: Path) -> None:
 def test_npy_files_are_replaced_whole(tmp_path: Path) -> None:
     """Who has the old file open goes on reading the old one."""
     first, second = (make_predictions(["a"], (dimension,)) for dimension in (8, 4))
-    NpyWriter(tmp_path, "fp32", WHOLE).write(first)
+    NpyWriter(tmp_path, PLAIN, WHOLE).write(first)
     with (tmp_path / "embeddings/a.npy").open("rb") as old:
-        NpyWriter(tmp_path, "fp32", WHOLE).write(second)
+        NpyWriter(tmp_path, PLAIN, WHOLE).write(second)
 
         np.testing.assert_array_equal(np.load(old), embedding_of(first[0]))
 
@@ -159,13 +112,13 @@ def test_two_workers_may_write_the_same_utterances_as_npy(tmp_path: Path) -> Non
     """As they do where a block is done again: neither spoils what the other has begun."""
     predictions = make_predictions(["a", "b"], (8,))
 
-    def write(writer: NpyWriter) -> list[list[str]]:
+    def write(writer: NpyWriter) -> list[list[Place]]:
         return [writer.write(predictions) for _ in range(20)]
 
     with ThreadPoolExecutor(2) as pool:
-        places = list(pool.map(write, [NpyWriter(tmp_path, "fp32", WHOLE), NpyWriter(tmp_path, "fp32", WHOLE)]))
+        places = list(pool.map(write, [NpyWriter(tmp_path, PLAIN, WHOLE), NpyWriter(tmp_path, PLAIN, WHOLE)]))
 
-    assert places == [[["embeddings/a.npy", "embeddings/b.npy"]] * 20] * 2
+    assert places == [[[Place("embeddings/a.npy"), Place("embeddings/b.npy")]] * 20] * 2
     for prediction in predictions:
         np.testing.assert_array_equal(
             np.load(tmp_path / f"embeddings/{prediction.utterance.utt_id}.npy"), embedding_of(prediction)
@@ -175,7 +128,7 @@ def test_two_workers_may_write_the_same_utterances_as_npy(tmp_path: Path) -> Non
 
 
 def test_an_npy_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    writer = NpyWriter(tmp_path, "fp32", WHOLE)
+    writer = NpyWriter(tmp_path, PLAIN, WHOLE)
     (tmp_path / "embeddings/a.npy").mkdir()
 
     with pytest.raises(IsADirectoryError) as caught:
@@ -187,7 +140,7 @@ def test_an_npy_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(8,), (768,), (1, 8), (49, 96)])
 def test_archives_hold_the_embeddings_as_kaldi_reads_them(shape: tuple[int, ...], tmp_path: Path) -> None:
     predictions = make_predictions(["a", "ü", "a b", "x" * 300, "z"], shape)
-    writer = ArkWriter(tmp_path, BINARY, WHOLE)
+    writer = ArkWriter(tmp_path, PLAIN, WHOLE)
 
     places = [*writer.write(predictions[:2]), *writer.write(predictions[2:])]
 
@@ -204,10 +157,10 @@ def test_archives_hold_the_embeddings_as_kaldi_reads_them(shape: tuple[int, ...]
 
 def test_places_in_archives_are_offsets_behind_the_key(tmp_path: Path) -> None:
     """As in a Kaldi scp; a record is its key, a blank, a mark of 2 bytes, its kind, 4 or so of its size, and floats."""
-    writer = ArkWriter(tmp_path, BINARY, WHOLE)
+    writer = ArkWriter(tmp_path, PLAIN, WHOLE)
     places = writer.write(make_predictions(["a", "ü"], (3,)))
 
-    assert places == ["embeddings.1-of-1.1.ark:2", "embeddings.1-of-1.1.ark:27"]
+    assert places == [Place("embeddings.1-of-1.1.ark", 2), Place("embeddings.1-of-1.1.ark", 27)]
     content = (tmp_path / "embeddings.1-of-1.1.ark").read_bytes()
     assert content[:12] == b"a \0BFV \x04\x03\0\0\0"
     assert content[24:37] == "ü ".encode() + b"\0BFV \x04\x03\0\0\0"
@@ -215,7 +168,7 @@ def test_places_in_archives_are_offsets_behind_the_key(tmp_path: Path) -> None:
 
 
 def test_archives_are_on_disk_when_write_returns(tmp_path: Path) -> None:
-    writer = ArkWriter(tmp_path, BINARY, WHOLE)
+    writer = ArkWriter(tmp_path, PLAIN, WHOLE)
     (prediction,) = make_predictions(["a"], (8,))
 
     (place,) = writer.write([prediction])
@@ -226,7 +179,7 @@ def test_archives_are_on_disk_when_write_returns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(8,), (5, 8)])
 def test_archives_hold_half_precision_as_rounded_floats(shape: tuple[int, ...], tmp_path: Path) -> None:
     (prediction,) = make_predictions(["a"], shape)
-    writer = ArkWriter(tmp_path, EmbeddingOptions("ark", "fp16", compress=False), WHOLE)
+    writer = ArkWriter(tmp_path, HALF, WHOLE)
     (place,) = writer.write([prediction])
 
     embedding = read_with_kaldi(f"{tmp_path}/{place}", len(shape))
@@ -239,11 +192,11 @@ def test_every_worker_of_every_attempt_writes_an_archive_of_its_own(tmp_path: Pa
     """So that what the first one wrote stays as it is."""
     places = []
     for utt_id in ("a", "b", "c"):
-        writer = ArkWriter(tmp_path, BINARY, WHOLE)
+        writer = ArkWriter(tmp_path, PLAIN, WHOLE)
         places += writer.write(make_predictions([utt_id], (8,)))
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    assert places == ["embeddings.1-of-1.1.ark:2", "embeddings.1-of-1.2.ark:2", "embeddings.1-of-1.3.ark:2"]
+    assert places == [Place(f"embeddings.1-of-1.{number}.ark", 2) for number in (1, 2, 3)]
     assert {name: content[:2] for name, content in before.items()} == {
         "embeddings.1-of-1.1.ark": b"a ",
         "embeddings.1-of-1.2.ark": b"b ",
@@ -253,23 +206,23 @@ def test_every_worker_of_every_attempt_writes_an_archive_of_its_own(tmp_path: Pa
 
 def test_archives_are_named_after_their_shard(tmp_path: Path) -> None:
     places = [
-        ArkWriter(tmp_path, BINARY, shard).write(make_predictions(["a"], (8,)))
+        str(*ArkWriter(tmp_path, PLAIN, shard).write(make_predictions(["a"], (8,))))
         for shard in (Shard(3, 2), Shard(12, 10), Shard(3, 2))
     ]
 
-    assert places == [["embeddings.2-of-3.1.ark:2"], ["embeddings.10-of-12.1.ark:2"], ["embeddings.2-of-3.2.ark:2"]]
+    assert places == ["embeddings.2-of-3.1.ark:2", "embeddings.10-of-12.1.ark:2", "embeddings.2-of-3.2.ark:2"]
 
 
 def test_an_archive_that_nothing_is_written_to_is_not_made(tmp_path: Path) -> None:
     """As by a worker whose utterances have all failed."""
-    writer = ArkWriter(tmp_path, BINARY, WHOLE)
+    writer = ArkWriter(tmp_path, PLAIN, WHOLE)
     assert writer.write([]) == []
 
     assert os.listdir(tmp_path) == []
 
 
 def test_an_archive_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    writer = ArkWriter(tmp_path, BINARY, WHOLE)
+    writer = ArkWriter(tmp_path, PLAIN, WHOLE)
     writer.write(make_predictions(["a"], (8,)))
     archive = tmp_path / "embeddings.1-of-1.1.ark"
     archive.unlink()
@@ -296,7 +249,7 @@ def test_archives_of_text_are_read_to_the_bit(dimensions: int, dtype: EmbeddingD
         dataclasses.replace(prediction, embedding=array if dimensions == 2 else array[1])
         for prediction, array in zip(make_predictions(["a", "ü b"], (1,)), (numbers, ones), strict=True)
     ]
-    writer = ArkWriter(tmp_path, EmbeddingOptions("ark,t", dtype, compress=False), WHOLE)
+    writer = ArkWriter(tmp_path, ResultOptions(dtype=dtype), WHOLE, text=True)
 
     places = [*writer.write(predictions[:1]), *writer.write(predictions[1:])]
 
@@ -304,7 +257,7 @@ def test_archives_of_text_are_read_to_the_bit(dimensions: int, dtype: EmbeddingD
     expected = [embedding_of(prediction) for prediction in predictions]
     if dtype == "fp16":
         expected = [array.astype(np.float16).astype(np.float32) for array in expected]
-    assert [place.rpartition(":")[0] for place in places] == ["embeddings.1-of-1.1.ark"] * 2
+    assert [place.file for place in places] == ["embeddings.1-of-1.1.ark"] * 2
     by_kaldiio = dict(kaldiio.load_ark(path))
     reader = kaldi_native_io.SequentialFloatVectorReader if dimensions == 1 else None
     with (reader or kaldi_native_io.SequentialFloatMatrixReader)(f"ark,t:{path}") as records:
@@ -319,7 +272,7 @@ def test_archives_of_text_are_read_to_the_bit(dimensions: int, dtype: EmbeddingD
 
 def test_an_archive_of_text_byte_by_byte(tmp_path: Path) -> None:
     vector, matrix = make_predictions(["a", "b"], (1,))
-    writer = ArkWriter(tmp_path, TEXT, WHOLE)
+    writer = ArkWriter(tmp_path, PLAIN, WHOLE, text=True)
 
     places = writer.write(
         [
@@ -332,7 +285,7 @@ def test_an_archive_of_text_byte_by_byte(tmp_path: Path) -> None:
     first = b" [ 1.00000000e+00 -5.00000000e-01 ]\n"
     second = b" [\n  1.00000000e+00 2.00000000e+00 \n  1.00000001e-01 0.00000000e+00 ]\n"
     assert content == b"a " + first + b"b " + second
-    assert places == ["embeddings.1-of-1.1.ark:2", f"embeddings.1-of-1.1.ark:{len(first) + 4}"]
+    assert places == [Place("embeddings.1-of-1.1.ark", offset) for offset in (2, len(first) + 4)]
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (5, 8), (300, 96)])
@@ -354,18 +307,18 @@ def test_compressed_archives_are_read_alike_and_near(shape: tuple[int, int], tmp
 def test_compressed_archives_take_a_quarter(tmp_path: Path) -> None:
     predictions = make_predictions(["a"], (3000, 96))
     sizes = {}
-    for options in (BINARY, COMPRESSED):
+    for options in (PLAIN, COMPRESSED):
         (place,) = ArkWriter(tmp_path, options, WHOLE).write(predictions)
-        sizes[options] = (tmp_path / place.partition(":")[0]).stat().st_size
+        sizes[options] = (tmp_path / place.file).stat().st_size
 
-    assert 0.25 < sizes[COMPRESSED] / sizes[BINARY] < 0.26
+    assert 0.25 < sizes[COMPRESSED] / sizes[PLAIN] < 0.26
 
 
 def all_writers(folder: Path, dtype: EmbeddingDtype) -> list[EmbeddingWriter]:
     """Make a writer of each kind."""
-    kinds: list[tuple[EmbeddingFormat, bool]] = [("ark", False), ("ark,t", False), ("ark", True)]
-    archives = [ArkWriter(folder, EmbeddingOptions(kind, dtype, compress), WHOLE) for kind, compress in kinds]
-    return [NpyWriter(folder, dtype, WHOLE), *archives]
+    plain, compressed = ResultOptions(dtype=dtype), dataclasses.replace(COMPRESSED, dtype=dtype)
+    archives = [ArkWriter(folder, plain, WHOLE, text=text) for text in (False, True)]
+    return [NpyWriter(folder, plain, WHOLE), *archives, ArkWriter(folder, compressed, WHOLE)]
 
 
 @pytest.mark.parametrize("dtype", get_args(EmbeddingDtype))
@@ -390,157 +343,7 @@ def test_a_matrix_that_is_not_in_memory_is_written_as_one_that_is(
 def test_an_npy_file_is_as_numpy_writes_it(tmp_path: Path) -> None:
     (prediction,) = make_predictions(["a"], (49, 96))
 
-    NpyWriter(tmp_path, "fp32", WHOLE).write([prediction])
+    NpyWriter(tmp_path, PLAIN, WHOLE).write([prediction])
 
     np.save(tmp_path / "numpy.npy", embedding_of(prediction))
     assert (tmp_path / "embeddings/a.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
-
-
-LABELS = ("happy", "sad")
-
-
-def make_timelines(*spans: int | None) -> list[Prediction]:
-    """Make predictions of seconds with a timeline of so many spans; None: without one."""
-    return [
-        dataclasses.replace(
-            prediction,
-            duration=float(number or 1),
-            posteriors=np.array([0.25, 0.75], np.float32),
-            timeline=None if number is None else np.array([[0.25, 0.75]] * number, np.float32).reshape(-1, 2),
-        )
-        for prediction, number in zip(
-            make_predictions([f"utt{n}" for n in range(len(spans))], (8,)), spans, strict=True
-        )
-    ]
-
-
-def test_rows_of_the_timeline_are_where_their_places_say(tmp_path: Path) -> None:
-    """From a byte on, and so many of them."""
-    writer = TimelineWriter(tmp_path, 16_000, LABELS, WHOLE)
-    predictions = make_timelines(2, 1, 3)
-
-    places = [*writer.write(predictions[:2]), *writer.write(predictions[2:])]
-
-    row = "utt0\t0.0000\t1.0000\tsad\t0.750000\t0.250000\t0.750000\n"
-    assert places == [
-        f"timeline.1-of-1.1:0:{2 * len(row)}",
-        f"timeline.1-of-1.1:{2 * len(row)}:{len(row)}",
-        f"timeline.1-of-1.1:{3 * len(row)}:{3 * len(row)}",
-    ]
-    lines = (tmp_path / "timeline.1-of-1.1").read_text().splitlines(keepends=True)
-    assert lines[0] == row
-    assert [line.split("\t")[:3] for line in lines] == [
-        ["utt0", "0.0000", "1.0000"],
-        ["utt0", "1.0000", "2.0000"],
-        ["utt1", "0.0000", "1.0000"],
-        *(["utt2", f"{start}.0000", f"{start + 1}.0000"] for start in range(3)),
-    ]
-
-
-def test_every_worker_of_every_attempt_writes_a_timeline_of_its_own(tmp_path: Path) -> None:
-    places = []
-    for shard in (WHOLE, WHOLE, Shard(3, 2)):
-        writer = TimelineWriter(tmp_path, 16_000, LABELS, shard)
-        assert writer.write([]) == []
-        places += writer.write(make_timelines(1))
-
-    assert [place.partition(":")[0] for place in places] == [
-        "timeline.1-of-1.1",
-        "timeline.1-of-1.2",
-        "timeline.2-of-3.1",
-    ]
-
-
-def test_a_timeline_that_nothing_is_written_to_is_not_made(tmp_path: Path) -> None:
-    assert TimelineWriter(tmp_path, 16_000, LABELS, WHOLE).write([]) == []
-
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_timeline_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    writer = TimelineWriter(tmp_path, 16_000, LABELS, WHOLE)
-    writer.write(make_timelines(1))
-    path = tmp_path / "timeline.1-of-1.1"
-    path.unlink()
-    path.symlink_to("/dev/full")
-
-    with pytest.raises(OSError, match=f"^{re.escape(f'[Errno 28] No space left on device: {str(path)!r}')}$"):
-        writer.write(make_timelines(1))
-
-
-@pytest.mark.parametrize(
-    ("kind", "place", "left"),
-    [
-        ("none", "", []),
-        ("npy", "embeddings/utt0.npy", ["embeddings"]),
-        ("ark", "embeddings.1-of-1.1.ark:5", ["embeddings.1-of-1.1.ark"]),
-        ("ark,t", "embeddings.1-of-1.1.ark:5", ["embeddings.1-of-1.1.ark"]),
-    ],
-)
-@pytest.mark.parametrize("span_samples", [None, 16_000])
-def test_results_are_written_as_they_were_asked_for(
-    span_samples: int | None, kind: EmbeddingFormat, place: str, left: list[str], tmp_path: Path
-) -> None:
-    writer = ResultWriter(tmp_path, EmbeddingOptions(kind, "fp32", compress=False), span_samples, LABELS, WHOLE)
-
-    (entry,) = writer.write(make_timelines(1))
-
-    timeline = "timeline.1-of-1.1:0:50" if span_samples else ""
-    row = "utt0\tsad\t0.750000\t1.0000\t1\t0.250000\t0.750000"
-    assert entry == DoneRecord(0, 1.0, 49, place, timeline, row)
-    assert sorted(os.listdir(tmp_path)) == [*left, *(["timeline.1-of-1.1"] if span_samples else [])]
-
-
-@pytest.mark.parametrize(
-    ("utt_id", "name"),
-    [
-        ("utt1", "utt1"),
-        ("a b", "a b"),
-        ("ü", "ü"),
-        ("../x", "%2E.%2Fx"),
-        ("..", "%2E."),
-        (".", "%2E"),
-        ("/etc/x", "%2Fetc%2Fx"),
-        (".hidden", "%2Ehidden"),
-        ("a.b", "a.b"),
-        ("a:b", "a%3Ab"),
-        ("a%b", "a%25b"),
-        ("a\x00\n\x7f", "a%00%0A%7F"),
-        ('a\\*?"<>|', "a%5C%2A%3F%22%3C%3E%7C"),
-        ("x" * 200, "x" * 200),
-    ],
-)
-def test_ids_become_safe_file_names(utt_id: str, name: str) -> None:
-    assert file_name(utt_id) == name
-
-
-@pytest.mark.parametrize(("utt_id", "kept"), [("x" * 300, "x" * 166), ("ü" * 150, "ü" * 83), ("笑" * 100, "笑" * 55)])
-def test_long_ids_are_cut_between_characters_and_get_a_digest(utt_id: str, kept: str) -> None:
-    name = file_name(utt_id)
-
-    assert name.startswith(kept)
-    assert name.endswith(hashlib.sha256(utt_id.encode()).hexdigest()[:32])
-    assert len(f"{name}.npy".encode()) <= 255
-
-
-def test_no_two_ids_share_a_file_name() -> None:
-    """Not even one that is made to look like the name of another."""
-    utt_ids = {*NASTY_IDS, *map(file_name, NASTY_IDS)}
-
-    assert len({file_name(utt_id) for utt_id in utt_ids}) == len(utt_ids)
-
-
-@pytest.mark.parametrize(
-    ("utt_id", "key"),
-    [
-        ("utt1", "utt1"),
-        ("a b", "a%20b"),
-        (" a  b ", "%20a%20%20b%20"),
-        ("a\tb\n", "a%09b%0A"),
-        ("a\u3000b\u00a0c", "a%E3%80%80b%C2%A0c"),
-        ("\u2028a", "%E2%80%A8a"),
-        ("ü/笑%", "ü/笑%"),
-    ],
-)
-def test_kaldi_keys_have_no_white_space(utt_id: str, key: str) -> None:
-    assert kaldi_key(utt_id) == key

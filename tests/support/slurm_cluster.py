@@ -1,7 +1,7 @@
-"""A real Slurm on this machine alone: Debian's packages, several nodes, GPUs that are none, no cgroups, no systemd.
+"""A real Slurm on this machine alone: Debian's packages, several nodes, fake GPUs, no cgroups, no systemd.
 
-Every node is a ``slurmd`` of its own with a name and a port of its own, and all of them run jobs here. Munge, which
-vouches for who sends what, has a key and a socket of its own, so an installed Slurm is not touched.
+Every node is a ``slurmd`` with a name and a port of its own, and all of them run jobs here. Munge, which authenticates
+messages, has a key and a socket of its own, so that an installed Slurm is not touched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 from support.processes import ROOT
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
-"""Programs, and the packages of Debian's that have them."""
+"""Programs, and Debian's packages of them."""
 
 CONFIGURATION = """
 ClusterName=test
@@ -71,7 +71,7 @@ PartitionName=urgent Nodes=ALL DefaultTime=10 MaxTime=60 State=UP PriorityTier=1
 
 
 class Cluster:
-    """A Slurm that is there as long as the folder of its files."""
+    """A Slurm with all its files in one folder."""
 
     def __init__(self, folder: Path, nodes: int, cpus: int, gpus: int, bind: bool) -> None:
         self.folder = folder
@@ -108,7 +108,7 @@ class Cluster:
         }
 
     def start(self) -> None:
-        """Start all that isn't running, and wait until jobs can be had."""
+        """Start all daemons that aren't running, and wait until jobs can be submitted."""
         if not self._is_alive("munged"):
             (self.folder / "munge.sock").unlink(missing_ok=True)
             self.run(
@@ -138,13 +138,13 @@ class Cluster:
             self.kill(name)
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to ``slurmctld``, or ``slurmd.n1``, that it dies of."""
+        """Kill ``slurmctld``, or ``slurmd.n1``, by a signal, and wait until it is dead."""
         if self._is_alive(name):
             os.kill(self._pid(name), signum)
             ask(lambda: not self._is_alive(name), 20)
 
     def run(self, *words: str | Path, environment: Mapping[str, str] | None = None) -> str:
-        """Run a command beside this Slurm: what it prints."""
+        """Run a command with this Slurm's environment, and return its standard output."""
         done = self.try_run(*words, environment=environment)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
@@ -152,7 +152,7 @@ class Cluster:
     def try_run(
         self, *words: str | Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command beside this Slurm, that may fail."""
+        """Run a command with this Slurm's environment, which may fail."""
         return subprocess.run(
             [str(word) for word in words],
             env={**self.environment, **(environment or {})},
@@ -164,17 +164,17 @@ class Cluster:
         )
 
     def states(self, *jobs: str) -> dict[str, str]:
-        """Ask how jobs and elements of arrays stand: ``{"12_3": "RUNNING"}``."""
+        """Return the states of jobs and of elements of arrays: ``{"12_3": "RUNNING"}``."""
         command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(jobs)}"]
         return dict(line.split() for line in self.run(*command).splitlines())
 
     def nodes_of(self, job: str) -> list[str]:
-        """Ask on which nodes a job and the elements of an array are, or were."""
+        """Return the nodes on which a job, or the elements of an array, are or were."""
         command = ["squeue", "--noheader", "--array", "--states=all", "--format=%N", f"--jobs={job}"]
         return self.run(*command).split()
 
     def find_processes(self, array: str) -> list[int]:
-        """Find the processes of e2v's that lead the tasks of an array."""
+        """Find the main processes of e2v in the tasks of an array."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
@@ -188,7 +188,7 @@ class Cluster:
         return found
 
     def wait(self, *jobs: str, seconds: float = 120) -> dict[str, str]:
-        """Wait until jobs have ended: how."""
+        """Wait until jobs have ended, and return their states."""
         ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL"}
         ask(lambda: set(self.states(*jobs).values()) <= ended, seconds)
         return self.states(*jobs)
@@ -197,7 +197,7 @@ class Cluster:
         return int((self.folder / f"{name}.pid").read_text())
 
     def _is_alive(self, name: str) -> bool:
-        """Say whether a daemon runs, and is not another process that has got its number."""
+        """Whether a daemon is running, and its number is not another process's by now."""
         try:
             pid = self._pid(name)
             return (
@@ -228,7 +228,7 @@ MUNGE_FILES = {
 
 @contextmanager
 def running_cluster(nodes: int = 2, cpus: int = 2, gpus: int = 0, *, bind: bool = False) -> Iterator[Cluster]:
-    """Have a Slurm, as long as it is wanted; the test is skipped where its packages can't be had."""
+    """Run a Slurm until the block ends; skip the test where its packages can't be installed."""
     install_packages(PACKAGES)
     folder = Path(tempfile.mkdtemp(prefix="e2v-slurm-", dir="/tmp"))
     folder.chmod(0o755)
@@ -242,7 +242,7 @@ def running_cluster(nodes: int = 2, cpus: int = 2, gpus: int = 0, *, bind: bool 
 
 
 def install_packages(packages: Mapping[str, str]) -> None:
-    """Install what is missing of programs, as root on Debian; elsewhere the test is skipped."""
+    """Install missing programs, as root on Debian; elsewhere skip the test."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [package for program, package in packages.items() if not shutil.which(program, path=path)]
     if not missing:
@@ -263,7 +263,7 @@ def install_packages(packages: Mapping[str, str]) -> None:
 
 @contextmanager
 def _without_daemons() -> Iterator[None]:
-    """Keep packages from starting daemons of their own when they are installed."""
+    """Prevent packages from starting daemons when they are installed."""
     policy = Path("/usr/sbin/policy-rc.d")
     if policy.exists():
         yield
@@ -295,7 +295,7 @@ def _resolves_to_loopback() -> bool:
 
 
 def ask(question: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until something is so; what asks Slurm takes a while, and need not be asked all the time."""
+    """Wait until a condition holds, checking only five times a second, since Slurm answers slowly."""
     deadline = time.monotonic() + seconds
     while not question():
         assert time.monotonic() < deadline, "it never came"

@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from e2v_cli.options import ProgressStyle
 from e2v_cli.system import progress
-from e2v_cli.system.progress import Progress
+from e2v_cli.system.progress import Progress, ProgressStyle
 
 
 def show(style: ProgressStyle, capsys: pytest.CaptureFixture[str]) -> str:

@@ -1,4 +1,4 @@
-"""What is too much for memory is given back as it was, in any parts, and nothing is left of it."""
+"""Arrays on disk are read back as they were written, in any parts, and nothing is left of them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def noise(*shape: int) -> NDArray[np.float32]:
 
 def filled(rows: NDArray[np.float32], *sizes: int) -> DiskArray:
     """Append rows in parts of such sizes, and what is left in the end."""
-    spool = DiskArray(rows.shape[1:])
+    array = DiskArray(rows.shape[1:])
     first = 0
     for size in (*sizes, len(rows)):
-        spool.append(rows[first : first + size])
+        array.append(rows[first : first + size])
         first += size
-    return spool
+    return array
 
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """Let no file become larger, as on a disk that is full."""
+    """Limit the size of files, as on a disk that is full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -49,11 +49,11 @@ def room_for(size: int) -> Iterator[None]:
 def test_rows_are_read_as_they_were_appended(shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     rows = noise(*shape)
 
-    spool = filled(rows, *sizes)
+    array = filled(rows, *sizes)
 
-    assert (len(spool), spool.shape) == (len(rows), shape)
-    assert spool.read().dtype == np.dtype(np.float32)
-    np.testing.assert_array_equal(spool.read(), rows)
+    assert (len(array), array.shape) == (len(rows), shape)
+    assert array.read().dtype == np.dtype(np.float32)
+    np.testing.assert_array_equal(array.read(), rows)
 
 
 @pytest.mark.parametrize("part", [slice(0, 3), slice(2, 2), slice(17, 30), slice(29, 99), slice(-5, None), slice(None)])
@@ -65,23 +65,23 @@ def test_some_rows_are_read_as_from_an_array(part: slice, shape: tuple[int, ...]
 
 
 def test_rows_may_be_read_between_appending_them() -> None:
-    spool = DiskArray((2,))
+    array = DiskArray((2,))
     rows = noise(6, 2)
     for number in range(6):
-        np.testing.assert_array_equal(spool.read(), rows[:number])
-        spool.append(rows[number : number + 1])
+        np.testing.assert_array_equal(array.read(), rows[:number])
+        array.append(rows[number : number + 1])
 
-    np.testing.assert_array_equal(spool.read(slice(1, 3)), rows[1:3])
+    np.testing.assert_array_equal(array.read(slice(1, 3)), rows[1:3])
 
 
 @pytest.mark.parametrize(
     "rows", [noise(8, 6).T, noise(12, 8)[::2, ::2], noise(6, 4).astype(np.float64)], ids=["turned", "every other", "64"]
 )
 def test_rows_need_not_lie_in_memory_as_on_disk(rows: NDArray[np.float32]) -> None:
-    spool = DiskArray((rows.shape[1],))
-    spool.append(rows)
+    array = DiskArray((rows.shape[1],))
+    array.append(rows)
 
-    np.testing.assert_array_equal(spool.read(), rows.astype(np.float32))
+    np.testing.assert_array_equal(array.read(), rows.astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -105,37 +105,37 @@ def test_of_nothing_there_are_no_blocks() -> None:
 @pytest.mark.parametrize("sizes", [(), (1,), (10_000, 7, 5_000)])
 def test_samples_know_their_mean_and_variance(sizes: tuple[int, ...]) -> None:
     samples = noise(40_000)
-    spooled, first = DiskWaveform(), 0
+    waveform, first = DiskWaveform(), 0
     for size in (*sizes, len(samples)):
-        spooled.append(samples[first : first + size])
+        waveform.append(samples[first : first + size])
         first += size
 
-    assert len(spooled) == 40_000
-    assert spooled.mean == pytest.approx(samples.mean(dtype=np.float64), abs=1e-12)
-    assert spooled.variance == pytest.approx(samples.var(dtype=np.float64), abs=1e-12)
-    np.testing.assert_array_equal(spooled.read(slice(9_999, 10_002)), samples[9_999:10_002])
+    assert len(waveform) == 40_000
+    assert waveform.mean == pytest.approx(samples.mean(dtype=np.float64), abs=1e-12)
+    assert waveform.variance == pytest.approx(samples.var(dtype=np.float64), abs=1e-12)
+    np.testing.assert_array_equal(waveform.read(slice(9_999, 10_002)), samples[9_999:10_002])
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1.0, 1e-30, 3e4])
 def test_the_variance_of_silence_is_not_below_zero(value: float) -> None:
-    spooled = DiskWaveform()
+    waveform = DiskWaveform()
     for _ in range(3):
-        spooled.append(np.full(1000, value, np.float32))
+        waveform.append(np.full(1000, value, np.float32))
 
-    assert spooled.mean == pytest.approx(np.float32(value))
-    assert 0 <= spooled.variance <= 1e-9 * value**2
+    assert waveform.mean == pytest.approx(np.float32(value))
+    assert 0 <= waveform.variance <= 1e-9 * value**2
 
 
 def test_nothing_is_left_and_nothing_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file has no name, also while it is used, and is closed with its user."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = os.listdir("/dev/fd")
-    spool = filled(noise(100, 4))
+    array = filled(noise(100, 4))
 
     assert os.listdir(tmp_path) == []
     assert len(os.listdir("/dev/fd")) == len(before) + 1
-    assert len(spool.read()) == 100
-    del spool
+    assert len(array.read()) == 100
+    del array
     assert os.listdir("/dev/fd") == before
 
 
@@ -143,14 +143,14 @@ def test_nothing_is_left_and_nothing_is_seen(tmp_path: Path, monkeypatch: pytest
 def test_a_full_disk_is_named(make: type[DiskArray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the folder for temporary files: the file has no name."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    spool = make()
+    array = make()
 
     message = f"[Errno 27] File too large: {str(tmp_path)!r}"
     with room_for(1000), pytest.raises(OSError, match=f"^{re.escape(message)}$"):
-        spool.append(noise(1000, *spool.shape[1:]))
+        array.append(noise(1000, *array.shape[1:]))
 
 
-def test_without_a_folder_for_temporary_files_there_is_no_spool(
+def test_without_a_folder_for_temporary_files_there_is_no_array(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))

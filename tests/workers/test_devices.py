@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from e2v_cli.errors import DeviceError
-from e2v_cli.options import Precision
+from e2v_cli.options import ComputeOptions, Precision
 from e2v_cli.workers import devices
 from e2v_cli.workers.devices import check_precision, choose_devices, count_cores
 
@@ -30,10 +31,18 @@ def put_in_gpus(count: int, monkeypatch: pytest.MonkeyPatch, driver: bool = True
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
+def choose(device: str, jobs: int | None) -> Sequence[str]:
+    return choose_devices(ComputeOptions(device=device, jobs=jobs))
+
+
+def check(precision: Precision, device: str) -> None:
+    check_precision(ComputeOptions(precision=precision), device)
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 @pytest.mark.parametrize(("jobs", "workers"), [(None, 3), (1, 1), (2, 2), (50, 50)])
 def test_without_a_gpu_there_is_a_worker_for_each_core(device: str, jobs: int | None, workers: int) -> None:
-    assert choose_devices(device, jobs) == ["cpu"] * workers
+    assert choose(device, jobs) == ["cpu"] * workers
 
 
 @pytest.mark.parametrize(
@@ -54,13 +63,13 @@ def test_with_gpus_there_is_a_worker_for_each_that_is_meant(
 ) -> None:
     put_in_gpus(4, monkeypatch)
 
-    assert choose_devices(device, jobs) == chosen
+    assert choose(device, jobs) == chosen
 
 
 def test_more_jobs_than_gpus_are_not_started(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     put_in_gpus(2, monkeypatch)
 
-    assert choose_devices("auto", 16) == ["cuda:0", "cuda:1"]
+    assert choose("auto", 16) == ["cuda:0", "cuda:1"]
     assert caplog.messages == ["--jobs 16: 2 workers, one for each GPU, are the most that help"]
 
 
@@ -68,7 +77,7 @@ def test_a_driver_without_a_gpu_that_pytorch_sees_leaves_the_cpu(monkeypatch: py
     """As a CPU build of PyTorch does on a machine with GPUs."""
     put_in_gpus(0, monkeypatch)
 
-    assert choose_devices("auto", None) == ["cpu", "cpu", "cpu"]
+    assert choose("auto", None) == ["cpu", "cpu", "cpu"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +86,7 @@ def test_a_driver_without_a_gpu_that_pytorch_sees_leaves_the_cpu(monkeypatch: py
 def test_unknown_devices_are_refused(device: str) -> None:
     message = f"--device {device}: unknown; choose auto, cpu, cuda or cuda:0,2"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
-        choose_devices(device, None)
+        choose(device, None)
 
 
 @pytest.mark.parametrize(
@@ -91,15 +100,16 @@ def test_gpus_that_are_not_there_are_refused(
 
     message = f"--device {device}: PyTorch {torch.__version__} sees {seen} here; use --device cpu, or a CUDA build"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
-        choose_devices(device, None)
+        choose(device, None)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_the_cpu_is_chosen_without_pytorch(device: str) -> None:
     """Its import would cost a second before anything is said."""
     script = (
-        "import sys; from e2v_cli import devices; devices._GPU_NODES = (); "
-        f"devices.choose_devices({device!r}, None); sys.exit('torch' in sys.modules)"
+        "import sys; from e2v_cli.options import ComputeOptions; from e2v_cli.workers import devices; "
+        f"devices._GPU_NODES = (); devices.choose_devices(ComputeOptions(device={device!r})); "
+        "sys.exit('torch' in sys.modules)"
     )
 
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -159,8 +169,8 @@ def test_cores_are_those_that_slurm_gave(
         monkeypatch.setenv(name, value)
 
     assert count_cores() == cores
-    assert choose_devices("auto", None) == ["cpu"] * cores
-    assert choose_devices("cpu", 5) == ["cpu"] * 5
+    assert choose("auto", None) == ["cpu"] * cores
+    assert choose("cpu", 5) == ["cpu"] * 5
 
 
 def test_cores_are_no_more_than_the_quota_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +210,7 @@ def test_tasks_on_a_node_share_its_gpus(
     }.items():
         monkeypatch.setenv(name, value)
 
-    assert choose_devices(device, jobs) == chosen
+    assert choose(device, jobs) == chosen
 
 
 def test_a_node_whose_job_has_no_gpus_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +223,7 @@ def test_a_node_whose_job_has_no_gpus_leaves_the_cpu(monkeypatch: pytest.MonkeyP
     }.items():
         monkeypatch.setenv(name, value)
 
-    assert choose_devices("auto", None) == ["cpu", "cpu", "cpu"]
+    assert choose("auto", None) == ["cpu", "cpu", "cpu"]
 
 
 # -- precision ---------------------------------------------------------------------------------------------------------
@@ -221,20 +231,20 @@ def test_a_node_whose_job_has_no_gpus_leaves_the_cpu(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_float32_is_for_all_devices(device: str) -> None:
-    check_precision("fp32", device)
+    check("fp32", device)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
 def test_what_a_gpu_can_is_not_asked_of_the_cpu(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_CPU_INFO", None)
-    check_precision(precision, "cuda:1")
+    check(precision, "cuda:1")
 
 
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
 def test_precisions_for_gpus_are_refused_on_a_cpu(precision: Precision) -> None:
     message = f"--precision {precision} is for GPUs, and there is none in this run; leave it out"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
-        check_precision(precision, "cpu")
+        check(precision, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +261,7 @@ def test_bfloat16_is_for_cpus_that_have_instructions_for_it(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{flags}\n")
     monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
-    check_precision("bf16", "cpu")
+    check("bf16", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -264,4 +274,4 @@ def test_bfloat16_is_refused_on_other_cpus(info: str | None, tmp_path: Path, mon
     monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
     message = "--precision bf16: this CPU has no instructions for it, and would be slower; leave it out"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
-        check_precision("bf16", "cpu")
+        check("bf16", "cpu")

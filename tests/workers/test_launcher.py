@@ -105,14 +105,14 @@ def test_a_block_that_kills_although_no_utterance_alone_does_is_named(tmp_path: 
     code = """
 import os, sys
 if '--multiprocessing-fork' in sys.orig_argv:
-    import e2v_cli.worker
-    real = e2v_cli.worker.make_batches
+    import e2v_cli.workers.pipeline
+    real = e2v_cli.workers.pipeline.make_batches
     def make_batches(*args):
         for batch in real(*args):
             if len(batch.waveforms) > 1:
                 os._exit(5)
             yield batch
-    e2v_cli.worker.make_batches = make_batches
+    e2v_cli.workers.pipeline.make_batches = make_batches
 """
     done = e2v(*command, "-j", "1", **hook(tmp_path / "hook", code))
     assert done.returncode == 1

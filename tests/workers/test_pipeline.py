@@ -1,152 +1,34 @@
-"""The worker's loop, with an engine, a writer and a launcher that take notes; and its end of the pipe."""
+"""The worker's loop, with an engine, a writer and a launcher that take notes."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
-import torch
+from support.noting import (
+    AUDIO,
+    BATCH_SECONDS,
+    BATCHES,
+    PLACES,
+    REPORTS,
+    NotingEngine,
+    NotingReporter,
+    NotingWriter,
+    cut,
+)
 
 from e2v_cli.audio.decode import AudioOptions
-from e2v_cli.errors import OutputError
-from e2v_cli.inference.engine import Pending
-from e2v_cli.records import Batch, Block, DoneRecord, Failure, Prediction, Segment, Utterance
-from e2v_cli.results.tables import make_entry
-from e2v_cli.workers.pipeline import FINISHING, BlockDone, Results, work
-from e2v_cli.workers.worker import Crash, Fatal, LauncherGoneError, LauncherLine
-
-AUDIO = AudioOptions(min_samples=400, window=60.0, channel="mix", pipe_seconds=None)
-LABELS = ("sad", "happy")
-BATCH_SECONDS = 4.0
-
-
-class NotingEngine:
-    """Notes which utterances it was given together; some of them it can't do.
-
-    Args:
-        fails: utterances that it can't do.
-        at_start: called with the number of a batch when it is begun.
-        at_end: called with it when its results are waited for.
-    """
-
-    device = torch.device("cpu")
-
-    def __init__(
-        self,
-        fails: Iterable[int] = (),
-        at_start: Callable[[int], object] = lambda _: None,
-        at_end: Callable[[int], object] = lambda _: None,
-    ) -> None:
-        self.busy_seconds = 0.0
-        self.batches: list[list[int]] = []
-        self._fails, self._at_start, self._at_end = set(fails), at_start, at_end
-
-    def start(self, batch: Batch) -> Pending:
-        number = len(self.batches)
-        self.batches.append([waveform.utterance.index for waveform in batch.waveforms])
-        self._at_start(number)
-
-        def finish() -> list[Prediction | Failure]:
-            self._at_end(number)
-            return self._encode(batch)
-
-        return finish
-
-    def _encode(self, batch: Batch) -> list[Prediction | Failure]:
-        return [
-            Failure(waveform.utterance, "model", "not finite", "NaN")
-            if waveform.utterance.index in self._fails
-            else Prediction(
-                waveform.utterance,
-                waveform.duration,
-                49,
-                1,
-                np.array([0.25, 0.75], np.float32),
-                np.zeros(1, np.float32),
-            )
-            for waveform in batch.waveforms
-        ]
-
-
-class NotingWriter:
-    """Notes what it was given; for some utterances there is no room."""
-
-    def __init__(self, full: Container[int] = ()) -> None:
-        self.written: list[list[int]] = []
-        self._full = full
-
-    def write(self, predictions: Sequence[Prediction]) -> tuple[DoneRecord, ...]:
-        if any(prediction.utterance.index in self._full for prediction in predictions):
-            raise OSError(28, "No space left on device", "embeddings.ark")
-        if predictions:
-            self.written.append([prediction.utterance.index for prediction in predictions])
-        return tuple(
-            make_entry(prediction, LABELS, f"place of {prediction.utterance.utt_id}", "") for prediction in predictions
-        )
-
-
-Report = tuple[list[int], list[int]] | int
-"""Those that are done and those that failed; or the number of a block."""
-
-
-class NotingReporter:
-    """Notes what it is told, and says when to stop."""
-
-    def __init__(self, stop: Callable[[], bool] = lambda: False) -> None:
-        self.messages: list[Results | BlockDone] = []
-        self.stopping = stop
-
-    def report(self, message: Results | BlockDone) -> None:
-        self.messages.append(message)
-
-    @property
-    def reports(self) -> list[Report]:
-        return [
-            message.number
-            if isinstance(message, BlockDone)
-            else ([entry.index for entry in message.entries], [failure.utterance.index for failure in message.failures])
-            for message in self.messages
-        ]
-
-
-@pytest.fixture
-def utterances(tmp_path: Path) -> list[Utterance]:
-    """Twelve utterances of 1 to 3 s, two of them missing."""
-    listed = [Utterance(index, f"utt{index}", str(tmp_path / f"{index}.wav")) for index in range(12)]
-    for utterance in listed:
-        if utterance.index not in (3, 10):
-            soundfile.write(utterance.source, np.zeros(16_000 * (1 + utterance.index % 3)), 16_000)
-    return listed
-
-
-def cut(utterances: Sequence[Utterance], finished: Iterable[int] = (), trial: bool = False) -> list[Block]:
-    """Make blocks of five."""
-    return [
-        Block(number, tuple(utterances[5 * number : 5 * number + 5]), frozenset(finished), trial) for number in range(3)
-    ]
-
-
-# Blocks are 0-4, 5-9 and 10-11; utterances 0, 6, 9 have 1 s, 1, 4, 7 have 2 s, 2, 5, 8, 11 have 3 s.
-BATCHES = [[0, 1], [4], [2], [6, 9, 7], [5], [8], [11]]
-
-REPORTS: list[Report] = [
-    *(([0, 1], [3]), ([4], []), ([2], []), 0),
-    *(([6, 9, 7], []), ([5], []), ([8], []), 1),
-    *(([11], [10]), 2),
-]
-
-PLACES = [place for place, report in enumerate(REPORTS) if isinstance(report, tuple)]
-"""Where each batch stands in the reports."""
+from e2v_cli.options import ComputeOptions
+from e2v_cli.records import Block, DoneRecord, Failure, Place, Segment, Utterance
+from e2v_cli.workers.messages import BlockDone, Results
+from e2v_cli.workers.pipeline import FINISHING, work
+from e2v_cli.workers.worker import LauncherGoneError
 
 
 def breaks_at(broken: int) -> Callable[[int], None]:
@@ -191,11 +73,11 @@ def test_no_blocks_are_no_work() -> None:
     assert (engine.batches, reporter.messages) == ([], [])
 
 
-def test_an_entry_says_where_its_embedding_is(utterances: list[Utterance]) -> None:
+def test_done_records_are_reported_as_the_writer_made_them(utterances: list[Utterance]) -> None:
     _, reporter, _ = run([Block(7, (utterances[1],), frozenset())])
 
-    entry = DoneRecord(1, 2.0, 49, "place of utt1", "", "utt1\thappy\t0.750000\t2.0000\t1\t0.250000\t0.750000")
-    assert reporter.messages == [Results((entry,), ()), BlockDone(7)]
+    record = DoneRecord(1, "utt1", 2.0, 49, 1, "happy", (0.25, 0.75), Place("embeddings/utt1.npy"), None)
+    assert reporter.messages == [Results((record,), ()), BlockDone(7)]
 
 
 def test_batches_are_as_long_as_told(utterances: list[Utterance]) -> None:
@@ -294,19 +176,19 @@ def test_audio_of_a_finished_one_that_is_gone_since_is_no_failure(utterances: li
     assert reporter.reports == [([0, 1], []), ([2], []), 0]
 
 
-def test_of_a_trial_nothing_is_kept(utterances: list[Utterance]) -> None:
-    engine, reporter, writer = run(cut(utterances, trial=True), NotingEngine(fails=[9]))
+def test_of_a_probe_nothing_is_kept(utterances: list[Utterance]) -> None:
+    engine, reporter, writer = run(cut(utterances, probe=True), NotingEngine(fails=[9]))
 
     assert engine.batches == BATCHES
     assert writer.written == []
     assert reporter.reports == [0, 1, 2]
 
 
-def test_trials_and_others_are_told_apart(utterances: list[Utterance]) -> None:
-    block, trial, other = cut(utterances)
-    trial = Block(-1, trial.utterances, trial.finished, trial=True)
+def test_probes_and_others_are_told_apart(utterances: list[Utterance]) -> None:
+    block, probe, other = cut(utterances)
+    probe = Block(-1, probe.utterances, probe.finished, probe=True)
 
-    engine, reporter, writer = run([block, trial, other])
+    engine, reporter, writer = run([block, probe, other])
 
     assert engine.batches == BATCHES
     assert writer.written == [*BATCHES[:3], BATCHES[6]]
@@ -314,12 +196,12 @@ def test_trials_and_others_are_told_apart(utterances: list[Utterance]) -> None:
 
 
 def test_several_small_blocks_are_in_hand_and_each_is_told_apart(utterances: list[Utterance]) -> None:
-    """Decoding is blocks ahead; what is finished, tried or done is still that of the right one."""
+    """Decoding is blocks ahead; what is finished, probed or done is still that of the right one."""
     blocks = [
         Block(20, (utterances[0],), frozenset()),
         Block(21, (utterances[1],), frozenset([1])),
         Block(22, (utterances[3],), frozenset()),
-        Block(-1, (utterances[6],), frozenset(), trial=True),
+        Block(-1, (utterances[6],), frozenset(), probe=True),
         Block(23, (utterances[4], utterances[7]), frozenset([4])),
     ]
 
@@ -413,11 +295,11 @@ def test_an_error_that_shows_when_results_are_waited_for_ends_it(broken: int, ut
     assert reporter.reports == REPORTS[: PLACES[broken]]
 
 
-def test_a_trial_with_an_error_that_shows_late_is_not_passed(utterances: list[Utterance]) -> None:
+def test_a_probe_with_an_error_that_shows_late_is_not_passed(utterances: list[Utterance]) -> None:
     reporter = NotingReporter()
 
     with pytest.raises(RuntimeError, match=r"^broken$"):
-        run([Block(-1, (utterances[0],), frozenset(), trial=True)], NotingEngine(at_end=breaks_at(0)), reporter)
+        run([Block(-1, (utterances[0],), frozenset(), probe=True)], NotingEngine(at_end=breaks_at(0)), reporter)
 
     assert reporter.messages == []
 
@@ -526,198 +408,11 @@ def test_segments_of_a_recording_are_decoded_together(
 
 
 def test_what_is_longer_than_a_window_is_encoded_alone(utterances: list[Utterance]) -> None:
-    engine, reporter, _ = run(cut(utterances), batch_seconds=100.0, audio=dataclasses.replace(AUDIO, window=2.0))
+    engine, reporter, _ = run(
+        cut(utterances), batch_seconds=100.0, audio=dataclasses.replace(AUDIO, compute=ComputeOptions(window=2.0))
+    )
 
     alone = [[2], [5], [8], [11]]
     assert [batch for batch in engine.batches if batch in alone] == alone
     assert sorted(chain(*engine.batches)) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 11]
     assert [report for report in reporter.reports if isinstance(report, int)] == [0, 1, 2]
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[LauncherLine, Connection]]:
-    """A worker's end of the pipe, and its launcher's."""
-    here, there = Pipe()
-    with here, there:
-        yield LauncherLine(there), here
-
-
-def receive(connection: Connection) -> object:
-    assert connection.poll(10)
-    message: object = connection.recv()
-    return message
-
-
-BLOCKS = [Block(number, (Utterance(number, f"utt{number}", f"{number}.wav"),), frozenset()) for number in range(3)]
-
-
-def test_a_block_comes_when_it_is_asked_for(pipe: tuple[LauncherLine, Connection]) -> None:
-    line, launcher = pipe
-    launcher.send(BLOCKS[0])
-    launcher.send(None)
-
-    assert line.ask("first") == BLOCKS[0]
-    assert line.ask("next") is None
-
-    assert [receive(launcher), receive(launcher)] == ["first", "next"]
-
-
-def test_that_there_is_no_next_block_is_not_yet_the_way_home(pipe: tuple[LauncherLine, Connection]) -> None:
-    line, launcher = pipe
-    launcher.send(None)
-    assert line.ask("next") is None
-
-    assert not line.stopping()
-    launcher.send(BLOCKS[1])
-    assert line.ask("first") == BLOCKS[1]
-
-
-def test_what_was_not_asked_for_sends_home(pipe: tuple[LauncherLine, Connection]) -> None:
-    """From then on nothing is wished for, but what was done can still be said."""
-    line, launcher = pipe
-    assert not line.stopping()
-
-    launcher.send(None)
-
-    assert line.stopping()
-    assert line.stopping()
-    assert line.ask("first") is None
-    assert line.ask("next") is None
-    assert not launcher.poll()
-    line.report(BlockDone(3))
-    assert receive(launcher) == BlockDone(3)
-
-
-def test_a_launcher_that_is_gone_is_noticed(pipe: tuple[LauncherLine, Connection]) -> None:
-    line, launcher = pipe
-    launcher.close()
-
-    assert line.stopping()
-    with pytest.raises(LauncherGoneError):
-        line.report(BlockDone(0))
-
-
-def test_a_launcher_that_goes_while_it_is_asked_is_noticed(pipe: tuple[LauncherLine, Connection]) -> None:
-    line, launcher = pipe
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(line.ask, "first")
-        assert receive(launcher) == "first"
-        launcher.close()
-        with pytest.raises(LauncherGoneError):
-            asked.result(10)
-
-
-def test_two_threads_may_speak_at_once() -> None:
-    """One asks for blocks while the other reports results, which may be longer than a pipe holds."""
-    here, there = Pipe()
-    line = LauncherLine(there)
-    spoken = [
-        [Results((DoneRecord(index, 1.0, 49, "", "", f"{thread}" * 100_000),), ()) for index in range(20)]
-        for thread in range(2)
-    ]
-
-    def speak(messages: list[Results]) -> None:
-        for message in messages:
-            line.report(message)
-
-    def listen() -> list[object]:
-        with here:  # so that nobody waits for a listener that has given up
-            return [receive(here) for _ in range(40)]
-
-    with there, ThreadPoolExecutor(3) as pool:
-        heard = pool.submit(listen)
-        for speaker in [pool.submit(speak, messages) for messages in spoken]:
-            speaker.result(60)
-        there.close()
-        messages = heard.result(60)
-
-    for messages_of_one in spoken:
-        assert [message for message in messages if message in messages_of_one] == messages_of_one
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        Results(
-            (DoneRecord(1, 2.0, 49, "", "timeline.1-of-1.1:0:7", "a\t2.0000\t1"),),
-            (Failure(BLOCKS[0].utterances[0], "audio", "empty", "0 bytes"),),
-        ),
-        BlockDone(-1),
-        Fatal(OutputError("a: No space left on device")),
-        Crash("RuntimeError: broken"),
-    ],
-)
-def test_messages_arrive_as_they_are(
-    message: Results | BlockDone | Fatal | Crash, pipe: tuple[LauncherLine, Connection]
-) -> None:
-    line, launcher = pipe
-
-    line.report(message)
-
-    arrived = receive(launcher)
-    assert type(arrived) is type(message)
-    if isinstance(arrived, Fatal) and isinstance(message, Fatal):
-        assert type(arrived.error) is OutputError
-        assert (str(arrived.error), arrived.error.exit_code) == (str(message.error), 1)
-    else:
-        assert arrived == message
-
-
-def serve(launcher: Connection, blocks: Iterator[Block], home_after: int | None = None) -> list[object]:
-    """Be a launcher that answers what it is asked, and may send home behind so many results."""
-    heard: list[object] = []
-    while True:
-        try:
-            message = receive(launcher)
-        except (EOFError, ConnectionResetError):
-            return heard
-        match message:
-            case "first" | "next":
-                heard.append(message)
-                launcher.send(next(blocks, None))
-            case Results():
-                heard.append([entry.index for entry in message.entries])
-                if len([item for item in heard if isinstance(item, list)]) == home_after:
-                    blocks = iter([])
-                    launcher.send(None)
-            case BlockDone():
-                heard.append(message.number)
-
-
-def work_for(launcher: Connection, engine: NotingEngine) -> None:
-    """Ask for blocks and work on them, as the process does."""
-    line = LauncherLine(launcher)
-    with launcher:
-        while block := line.ask("first"):
-            blocks = chain([block], iter(lambda: line.ask("next"), None))
-            work(blocks, engine, NotingWriter(), line, AUDIO, BATCH_SECONDS, 2)
-
-
-def test_a_worker_asks_for_what_comes_next_and_ends_when_there_is_nothing(utterances: list[Utterance]) -> None:
-    here, there = Pipe()
-    engine = NotingEngine()
-    with here, ThreadPoolExecutor(1) as pool:
-        heard = pool.submit(serve, here, iter(cut(utterances)))
-        work_for(there, engine)
-
-        assert engine.batches == BATCHES
-        messages = heard.result(10)
-        wishes = [message for message in messages if isinstance(message, str)]
-        assert wishes == ["first", "next", "next", "next", "first"]  # a few utterances ahead; the last next is in vain
-        assert (messages[:2], messages[-1]) == (["first", "next"], "first")
-        reports = [message for message in messages if not isinstance(message, str)]
-        assert reports == [*([0, 1], [4], [2], 0), *([6, 9, 7], [5], [8], 1), *([11], 2)]
-
-
-@pytest.mark.parametrize("home_after", [1, 4, 6])
-def test_a_worker_that_is_sent_home_does_one_batch_more_at_most(home_after: int, utterances: list[Utterance]) -> None:
-    here, there = Pipe()
-    engine = NotingEngine(at_start=lambda number: number < home_after or there.poll(10))  # until word of it is there
-    with here, ThreadPoolExecutor(1) as pool:
-        heard = pool.submit(serve, here, iter(cut(utterances)), home_after)
-        work_for(there, engine)
-
-        assert engine.batches == BATCHES[: len(engine.batches)]
-        assert home_after <= len(engine.batches) <= home_after + 1
-        # it may have found the missing one already, which is behind the sixth batch
-        assert [item for item in heard.result(10) if isinstance(item, list) and item] == engine.batches

@@ -1,0 +1,68 @@
+"""Standard streams that may be closed, full, or left by their reader."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from e2v_cli.records import Summary
+
+
+class _StandardError(io.TextIOWrapper):
+    """Standard error that may have lost its reader or its disk: messages are dropped then."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+def open_standard_streams() -> None:
+    """Open closed standard streams on /dev/null, before another file gets their numbers."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    raw = open(2, "wb", closefd=False)  # noqa: SIM115 — for as long as the process lives
+    sys.stderr = _StandardError(raw, errors="backslashreplace", line_buffering=True)
+
+
+def print_result(text: str) -> None:
+    """Write a command's result to standard output, file names byte by byte; its reader may be gone."""
+    try:
+        click.echo(text.encode(errors="surrogateescape"), nl=False)
+    except BrokenPipeError:
+        drop_standard_output()
+
+
+def show_message(message: str) -> None:
+    """Write a message to standard error."""
+    click.echo(f"e2v: {message}", err=True)
+
+
+def drop_standard_output() -> None:
+    """Send standard output to /dev/null: Python would report an error when it flushes it at the end."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def describe_summary(summary: Summary) -> str:
+    """Describe how a run ended, in a line."""
+    plural = "" if summary.input == 1 else "s"
+    left = f", {summary.left} left" if summary.left else ""
+    return (
+        f"{summary.input} utterance{plural}: {summary.done} done, {summary.failed} failed{left}; "
+        f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s "
+        f"({summary.speed:.1f}× real time once the model was loaded)"
+    )

@@ -1,0 +1,240 @@
+"""The ``e2v`` command: the group, its small commands, and errors → exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from e2v_cli._version import __version__
+from e2v_cli.cli import options as opts
+from e2v_cli.cli.console import (
+    describe_summary,
+    drop_standard_output,
+    open_standard_streams,
+    print_result,
+    show_message,
+)
+from e2v_cli.cli.predict import predict
+from e2v_cli.cli.submit import submit
+from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions
+from e2v_cli.system.logs import log_to_stderr
+from e2v_cli.system.signals import StopSignals
+
+WATCH_SECONDS = 10
+"""Time after which ``status --watch`` reports again."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "--version", prog_name="e2v", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Speech emotion recognition with emotion2vec over whole Kaldi-style corpora.
+
+    \b
+    Examples:
+      e2v predict call.wav -m sample
+      e2v predict wav.scp -o exp/emotion --embeddings ark
+    """  # noqa: D301 — Click's mark for a paragraph that keeps its lines is a backspace
+
+
+cli.add_command(predict)
+cli.add_command(submit)
+
+
+@cli.command()
+@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def merge(output_dir: Path) -> None:
+    """Put the shards of a run together: predictions.tsv and all other final files.
+
+    The last shard to end does it by itself, unless it can't see yet that all others have ended, on another machine
+    perhaps. Refuses while parts are missing, and says which.
+
+    \b
+    Example:
+      e2v merge exp/emotion
+    """  # noqa: D301
+    from e2v_cli.commands.merge import merge as merge_shards
+
+    log_to_stderr(logging.WARNING)
+    summary = merge_shards(output_dir)
+    show_message(describe_summary(summary) if summary else f"{output_dir} is complete: nothing to do")
+
+
+@cli.command()
+@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--watch", is_flag=True, help=f"Say it again every {WATCH_SECONDS} s, until nobody is at work any more.")
+def status(output_dir: Path, watch: bool) -> int:
+    """Say how far a run is: done, failed, left, speed, and when it will be ready.
+
+    Of a run that was submitted to Slurm, also which shards wait, and which are lost and why.
+
+    \b
+    Examples:
+      e2v status exp/emotion
+      e2v status exp/emotion --watch && cut -f 2 exp/emotion/predictions.tsv | sort | uniq -c
+
+    \b
+    Exit codes:
+      0   complete                    4   in progress: somebody is at work, or in the queue
+      1   it can't be read            75  something is left, and nobody will do it: run, submit or merge again
+    """  # noqa: D301
+    from e2v_cli.commands.status import State, describe_run
+
+    codes = {State.COMPLETE: 0, State.UNDER_WAY: OutputConflictError.exit_code, State.WAITING: EXIT_STOPPED}
+    log_to_stderr(logging.WARNING)
+    while True:
+        report = describe_run(output_dir)
+        if watch and sys.stdout is not None and sys.stdout.isatty():
+            click.clear()
+        print_result(report.text)
+        if not watch or report.state is not State.UNDER_WAY:
+            return codes[report.state]
+        time.sleep(WATCH_SECONDS)
+
+
+@cli.command(cls=opts.GroupedCommand, no_args_is_help=True)
+@opts.input_options(timeout=False)
+@opts.model_options(opts.MODEL)
+@opts.compute_options(opts.JOBS)
+@opts.result_options(opts.GRANULARITY, opts.EMBEDDINGS, opts.EMBEDDING_DTYPE, planned_dir=Path("OUT"))
+def plan(
+    input: InputOptions,  # noqa: A002 — the name of its group
+    model: ModelRequest,
+    compute: ComputeOptions,
+    results: ResultOptions,
+) -> int:
+    """Say what a run would meet, write and take, from lists and headers alone.
+
+    No model is loaded and no audio decoded, so damage further on in a file is not seen. Commands are not run and URLs
+    not fetched: how long they are is taken from the utt2dur beside their list.
+
+    \b
+    Examples:
+      e2v plan data/train
+      e2v plan data/train -m emotion2vec_plus_large --granularity frame --embeddings ark -j 64
+
+    \b
+    Exit codes:
+      0   nothing would fail      1   the list can't be read
+      2   usage error             3   something would fail
+    """  # noqa: D301
+    log_to_stderr(logging.WARNING)
+
+    from e2v_cli.commands.plan import PlanOptions, make_plan
+
+    report = make_plan(PlanOptions(input, model, results, compute.jobs))
+    print_result(report.text)
+    return EXIT_TOO_MANY_FAILURES if report.num_failures else 0
+
+
+@cli.command(cls=opts.GroupedCommand, no_args_is_help=True)
+@opts.input_options(timeout=False, channel=False)
+@opts.model_options(opts.MODEL, *opts.HUB)
+@opts.compute_options(opts.DEVICE, opts.PRECISION)
+def check(
+    input: InputOptions,  # noqa: A002 — the name of its group
+    model: ModelRequest,
+    compute: ComputeOptions,
+) -> int:
+    """Compare e2v with FunASR, on your audio, your model and this machine.
+
+    Every utterance is computed by upstream's own code, by e2v alone, and by e2v in a batch with others. The largest
+    differences of frame features and probabilities, how many labels agree, and the speed of each, on one CPU core or a
+    GPU, are printed. A few dozen utterances are enough.
+
+    \b
+    Examples:
+      head -50 data/test/wav.scp | e2v check - -m emotion2vec_plus_large
+      e2v check sample_data/wav.scp -m sample
+      e2v check calls/ -m ./my_finetuned --device cuda --precision bf16
+
+    \b
+    Exit codes:
+      0   within the tolerances (features 1e-4, probabilities 1e-5)
+      1   could not be compared      2   usage error      3   beyond them
+    """  # noqa: D301
+    log_to_stderr(logging.WARNING)
+
+    from e2v_cli.commands.check import CheckOptions
+    from e2v_cli.commands.check import check as compare
+    from e2v_cli.system.progress import choose_style
+
+    style = choose_style(None, quiet=False, rows_on_terminal=False)
+    verdict = compare(CheckOptions(input, model, compute, style))
+    print_result(verdict.text)
+    return 0 if verdict.is_exact else EXIT_TOO_MANY_FAILURES
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def models(context: click.Context) -> None:
+    """Say what models can be had and what is here, or get one.
+
+    \b
+    Examples:
+      e2v models
+      e2v models pull emotion2vec_plus_large --hub hf
+      e2v models pull emotion2vec_plus_base --to /scratch/models/plus_base
+    """  # noqa: D301
+    if context.invoked_subcommand is None:
+        context.invoke(list_models)
+
+
+@models.command("list")
+def list_models() -> None:
+    """Say what models can be had, and what is here: revision, size and SHA-256. No network is used."""
+    from e2v_cli.commands.models import describe_models
+
+    log_to_stderr(logging.WARNING)
+    print_result(describe_models())
+
+
+@models.command("pull", cls=opts.GroupedCommand, no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
+@opts.model_options(click.argument("name", metavar="NAME"), *opts.HUB)
+@click.option(
+    "--to",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Also copy it to a folder that stands by itself, to be carried to a machine without network.",
+)
+def pull_model(model: ModelRequest, to: str | None) -> None:
+    """Download a model, or what is new of it, and print its folder.
+
+    \b
+    Examples:
+      e2v models pull emotion2vec_plus_large
+      e2v models pull emotion2vec_plus_base --to plus_base && rsync -a plus_base cluster:models/
+    """  # noqa: D301
+    if "" in (model.name, to):
+        raise click.UsageError("NAME or --to is empty: is a variable of the shell not set?")
+    if model.offline:
+        raise click.UsageError("To pull is to ask a hub, and --offline (or E2V_OFFLINE) says not to.")
+    log_to_stderr(logging.WARNING)
+
+    from e2v_cli.commands.models import pull
+
+    folder = pull(model, None if to is None else Path(to))
+    print_result(f"{folder}\n")
+
+
+def run_command_line(stop: StopSignals) -> int:
+    """Run a command, and give the exit code that its errors carry."""
+    open_standard_streams()
+    try:
+        return int(cli.main(prog_name="e2v", standalone_mode=False, obj=stop) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return EXIT_STOPPED
+    except E2vError as error:
+        show_message(str(error))
+        return error.exit_code
+    except OSError as error:
+        drop_standard_output()
+        show_message(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        return 1

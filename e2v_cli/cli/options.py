@@ -1,0 +1,411 @@
+"""The options that commands share: a decorator for each group of ``e2v_cli.options``, which passes the group whole.
+
+Each option can be set by the environment, also where another command takes it: ``E2V_MODEL`` for ``--model``. Its help
+stands under the heading of its group, and its default comes from the group's dataclass.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+
+from e2v_cli.cluster.task import shard_of_task
+from e2v_cli.options import (
+    PIPE_SECONDS,
+    Channel,
+    ComputeOptions,
+    EmbeddingDtype,
+    EngineName,
+    Granularity,
+    HubName,
+    InputOptions,
+    LabelLanguage,
+    MaxFailures,
+    ModelRequest,
+    Precision,
+    ResultOptions,
+    RunOptions,
+    Shard,
+)
+from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, TIMELINE_FORMATS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Command], Command]
+
+
+class GroupedOption(click.Option):
+    """An option under a heading, which any command that has it reads from ``E2V_NAME``."""
+
+    def __init__(self, *args: Any, heading: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.heading = heading
+        long = next(name for name in self.opts if name.startswith("--"))
+        self.envvar = f"E2V_{long.removeprefix('--').replace('-', '_').upper()}"
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows options under headings, those without one last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, a section for each heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                sections.setdefault(getattr(param, "heading", "Options"), []).append(record)
+        for heading in sorted(sections, key=lambda heading: heading == "Options"):
+            with formatter.section(heading):
+                formatter.write_dl(sections[heading])
+
+
+def _option(heading: str, *names: str, **attributes: Any) -> Decorator[Any]:
+    """Make an option under a heading; a default is shown, unless there is none or it is a switch."""
+    attributes.setdefault("show_default", "default" in attributes and not attributes.get("is_flag"))
+    return click.option(*names, cls=GroupedOption, heading=heading, **attributes)
+
+
+def option_group(name: str, make: Callable[..., object], options: Iterable[Decorator[Any]]) -> Decorator[Any]:
+    """Add options to a command, which takes what ``make`` makes of their values as one argument.
+
+    ``make`` has a parameter for each option; a command may lack options whose parameters have a default.
+    """
+    wanted = inspect.signature(make).parameters
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(*args: Any, **values: Any) -> Any:
+            own = {key: values.pop(key) for key in wanted if key in values}
+            return command(*args, **{name: make(**own)}, **values)
+
+        decorated: Any = call
+        for option in reversed(list(options)):
+            decorated = option(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _check_word(_context: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """Refuse empty words, which most likely come from a variable that is not set."""
+    if value == "" or (isinstance(value, tuple) and "" in value):
+        raise click.UsageError("INPUT, --output-dir or --model is empty: is a variable of the shell not set?")
+    return value
+
+
+def _parse_channel(_context: click.Context, _param: click.Parameter, value: str) -> Channel:
+    """Parse ``mix``, ``split``, a letter, or a number that counts from 1."""
+    if value == "mix":
+        return "mix"
+    if value == "split":
+        return "split"
+    if re.fullmatch(r"[A-H]", value):
+        return ord(value) - ord("A")
+    if re.fullmatch(r"[1-9][0-9]{0,2}", value):
+        return int(value) - 1
+    raise click.BadParameter(f"{value!r} is not mix, split, A, B, or a number counted from 1.")
+
+
+def _parse_folder(context: click.Context, param: click.Parameter, value: str | None) -> Path | None:
+    """Parse the path of a folder."""
+    return None if value is None else Path(_check_word(context, param, value))
+
+
+def _parse_names(_context: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Parse names that may be given in any order, and more than once."""
+    return tuple(sorted(set(value)))
+
+
+def _parse_shard(_context: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
+    """Parse ``I/N``."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", value)
+    if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
+        raise click.BadParameter(f"{value!r} is not a part and a number of parts like 2/3, counted from 1.")
+    return Shard(count=int(match.group(2)), index=int(match.group(1)))
+
+
+def _parse_max_failures(_context: click.Context, _param: click.Parameter, value: str) -> MaxFailures:
+    """Parse ``N`` or ``P%``."""
+    percent = value.endswith("%")
+    try:
+        limit = float(value.removesuffix("%")) if percent else int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor a percentage like 1%.") from None
+    if not 0 <= limit <= (100 if percent else sys.maxsize):
+        raise click.BadParameter(f"{value!r} is out of range.")
+    return MaxFailures(limit, percent)
+
+
+_CHANNEL = _option(
+    "Input",
+    "--channel",
+    metavar="N|A|B|mix|split",
+    callback=_parse_channel,
+    default=InputOptions.channel,
+    help="Which channel of a file with several, counted from 1; split makes an utterance of each (-1, -2).",
+)
+_ALLOW_PIPES = _option(
+    "Input",
+    "--allow-pipes",
+    is_flag=True,
+    help="Run the commands ('… |') of a wav.scp; only for lists that you trust.",
+)
+_PIPE_TIMEOUT = _option(
+    "Input",
+    "--pipe-timeout",
+    type=float,
+    default=PIPE_SECONDS,
+    metavar="S",
+    help="Seconds that such a command may take.",
+)
+
+
+def input_options(timeout: bool = True, channel: bool = True) -> Decorator[Any]:
+    """INPUT and the options of ``InputOptions``, of which ``--pipe-timeout`` and ``--channel`` can be left out."""
+
+    def make(
+        inputs: tuple[str, ...], allow_pipes: bool, pipe_timeout: float = PIPE_SECONDS, channel: Channel = "mix"
+    ) -> InputOptions:
+        return InputOptions(inputs, channel, pipe_timeout if allow_pipes else None)
+
+    options = [
+        click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=_check_word),
+        *([_CHANNEL] if channel else []),
+        _ALLOW_PIPES,
+        *([_PIPE_TIMEOUT] if timeout else []),
+    ]
+    return option_group("input", make, options)
+
+
+MODEL = _option(
+    "Model",
+    "-m",
+    "--model",
+    "name",
+    default=ModelRequest.name,
+    callback=_check_word,
+    metavar="NAME|DIR",
+    help="A name that e2v models lists, the id of a model on a hub, or a folder in FunASR's format.",
+)
+
+
+HUB = (
+    _option(
+        "Model",
+        "--hub",
+        type=click.Choice(get_args(HubName)),
+        default=ModelRequest.hub,
+        help="Where models come from: ModelScope, or Hugging Face.",
+    ),
+    _option(
+        "Model",
+        "--revision",
+        metavar="R",
+        show_default="what is here, else the newest",
+        help="A branch, tag or commit of the model.",
+    ),
+    _option("Model", "--offline", is_flag=True, help="Use only models that are on this machine."),
+)
+LABELS = _option(
+    "Model",
+    "--labels",
+    type=click.Choice(get_args(LabelLanguage)),
+    default=ModelRequest.labels,
+    help="Labels in English, Chinese, or both as in the model's tokens.txt.",
+)
+
+
+def model_options(*options: Decorator[Any]) -> Decorator[Any]:
+    """Those of the options of ``ModelRequest`` that a command has."""
+    return option_group("model", ModelRequest, options)
+
+
+DEVICE = _option(
+    "Compute",
+    "--device",
+    default=ComputeOptions.device,
+    metavar="auto|cpu|cuda|cuda:0,2",
+    help="Where to compute; auto is all GPUs where there are any.",
+)
+PRECISION = _option(
+    "Compute",
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default=ComputeOptions.precision,
+    help="Of the encoder; fp32 is exact, e2v check tells what the others cost.",
+)
+JOBS = _option(
+    "Compute",
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="all cores, or all GPUs",
+    help="Worker processes: on CPU one thread each, on GPU one a device.",
+)
+ENGINE = _option(
+    "Compute",
+    "--engine",
+    type=click.Choice(get_args(EngineName)),
+    default=ComputeOptions.engine,
+    help="Our batched engine, or upstream's own code one utterance after the other.",
+)
+BATCH_SECONDS = _option(
+    "Compute",
+    "--batch-seconds",
+    type=float,
+    metavar="S",
+    show_default="10 on CPU, 300 on a GPU",
+    help="Audio in one forward pass.",
+)
+WINDOW = _option(
+    "Compute",
+    "--window",
+    type=float,
+    default=ComputeOptions.window,
+    metavar="S",
+    help="Longer utterances are encoded in windows of at most S seconds, and pooled over all frames.",
+)
+
+
+def compute_options(*options: Decorator[Any]) -> Decorator[Any]:
+    """Those of the options of ``ComputeOptions`` that a command has."""
+    return option_group("compute", ComputeOptions, options)
+
+
+GRANULARITY = _option(
+    "Results",
+    "--granularity",
+    type=click.Choice(get_args(Granularity)),
+    default=ResultOptions.granularity,
+    help="What an embedding is: one vector, or a (frames, dim) matrix at 50 Hz.",
+)
+EMBEDDINGS = _option(
+    "Results",
+    "--embeddings",
+    type=click.Choice([NO_EMBEDDINGS, *EMBEDDING_FORMATS]),
+    default=ResultOptions.embeddings,
+    help="Also write embeddings: one .npy per utterance, or Kaldi ark and scp; ark,t is text.",
+)
+EMBEDDING_DTYPE = _option(
+    "Results",
+    "--embedding-dtype",
+    "dtype",
+    type=click.Choice(get_args(EmbeddingDtype)),
+    default=ResultOptions.dtype,
+    help="Precision of embeddings; Kaldi archives hold fp16 values as 32-bit floats.",
+)
+OUTPUT_DIR = _option(
+    "Results",
+    "-o",
+    "--output-dir",
+    type=click.Path(file_okay=False),
+    callback=_parse_folder,
+    metavar="OUT",
+    show_default="rows on standard output",
+    help="Where results go; a run that was stopped goes on there.",
+)
+COMPRESS = _option(
+    "Results",
+    "--compress",
+    is_flag=True,
+    help="Write matrices in archives in Kaldi's compressed form, at a quarter.",
+)
+RESULTS = (
+    OUTPUT_DIR,
+    GRANULARITY,
+    EMBEDDINGS,
+    EMBEDDING_DTYPE,
+    COMPRESS,
+    _option(
+        "Results",
+        "--timeline",
+        type=float,
+        metavar="HOP",
+        help="Also write emotions over time, every HOP seconds, to OUT/timeline.tsv.",
+    ),
+    _option(
+        "Results",
+        "--timeline-format",
+        "timeline_formats",
+        type=click.Choice(list(TIMELINE_FORMATS)),
+        multiple=True,
+        callback=_parse_names,
+        help="Write the timeline in this format, too; may be given several times.",
+    ),
+    _option(
+        "Results", "--join", is_flag=True, help="Join neighbouring spans of the timeline that have the same label."
+    ),
+)
+
+
+def result_options(*options: Decorator[Any], planned_dir: Path | None = None) -> Decorator[Any]:
+    """Those of the options of ``ResultOptions`` that a command has; ``planned_dir`` is OUT where it has no ``-o``."""
+    make = ResultOptions if planned_dir is None else functools.partial(ResultOptions, planned_dir)
+    return option_group("results", make, options)
+
+
+SHARD = _option(
+    "Run",
+    "--shard",
+    metavar="I/N",
+    callback=_parse_shard,
+    show_default="its place in a Slurm array or among the tasks of an srun, else 1/1",
+    help="Compute only part I of N, counted from 1; the last one to end, or e2v merge, puts them together.",
+)
+OVERWRITE = _option(
+    "Run",
+    "--overwrite",
+    is_flag=True,
+    help="Throw away what OUT holds of an earlier run, also of the same command.",
+)
+RETRY_AND_MESSAGES = (
+    _option("Run", "--retry-failed", is_flag=True, help="Try again the utterances that failed in an earlier run."),
+    _option(
+        "Run",
+        "--max-failures",
+        metavar="N|P%",
+        callback=_parse_max_failures,
+        default=str(RunOptions.max_failures),
+        help="How many failed utterances still count as success; more end in exit code 3.",
+    ),
+    _option(
+        "Run",
+        "--progress/--no-progress",
+        default=None,
+        show_default="on a terminal; elsewhere a line every 30 s",
+        help="Show a progress bar.",
+    ),
+    _option("Run", "-q", "--quiet", is_flag=True, help="Only errors on standard error."),
+    _option("Run", "-v", "--verbose", is_flag=True, help="Also say which utterances failed, and why."),
+)
+
+
+def run_options(*options: Decorator[Any]) -> Decorator[Any]:
+    """Those of the options of ``RunOptions`` that a command has; without ``--shard``, Slurm's variables don't count."""
+
+    def make(
+        max_failures: MaxFailures,
+        shard: Shard | None = RunOptions.shard,
+        overwrite: bool = False,
+        retry_failed: bool = False,
+        progress: bool | None = None,
+        quiet: bool = False,
+        verbose: bool = False,
+    ) -> RunOptions:
+        if quiet and verbose:
+            raise click.UsageError("--quiet and --verbose exclude each other.")
+        level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+        placed = shard or shard_of_task(os.environ) or Shard(1, 1)
+        return RunOptions(placed, overwrite, retry_failed, max_failures, progress, level)
+
+    return option_group("run", make, options)

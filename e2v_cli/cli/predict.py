@@ -1,0 +1,95 @@
+"""``e2v predict`` on the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from e2v_cli.cli import options as opts
+from e2v_cli.cli.console import describe_summary, drop_standard_output, show_message
+from e2v_cli.cluster.task import shard_of_task
+from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, PredictOptions, ResultOptions, RunOptions
+from e2v_cli.system.logs import log_to_stderr
+from e2v_cli.system.signals import StopSignals
+
+if TYPE_CHECKING:
+    from e2v_cli.records import Summary
+
+
+@click.command(cls=opts.GroupedCommand, no_args_is_help=True)
+@opts.input_options()
+@opts.model_options(opts.MODEL, *opts.HUB, opts.LABELS)
+@opts.compute_options(opts.ENGINE, opts.DEVICE, opts.JOBS, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW)
+@opts.result_options(*opts.RESULTS)
+@opts.run_options(opts.SHARD, opts.OVERWRITE, *opts.RETRY_AND_MESSAGES)
+@click.pass_obj
+def predict(
+    stop: StopSignals,
+    /,
+    input: InputOptions,  # noqa: A002 — the name of its group
+    model: ModelRequest,
+    compute: ComputeOptions,
+    results: ResultOptions,
+    run: RunOptions,
+) -> int:
+    """Recognise the emotion of every utterance.
+
+    INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories (with segments
+    or without), http(s):// URLs of audio, and - for a list on standard input.
+
+    \b
+    Examples:
+      e2v predict call.wav other.flac -m sample | cut -f 1,2
+      e2v predict data/train -m emotion2vec_plus_large -o exp/emotion --embeddings ark
+      grep female wav.scp | e2v predict - -m emotion2vec_plus_base -o exp/female
+      e2v predict recordings/ -m sample -o out --granularity frame --embeddings npy
+      e2v predict data/swbd -m emotion2vec_plus_base -o exp/swbd --allow-pipes
+      e2v predict call.wav -m sample -o out --timeline 1 --timeline-format textgrid --join
+
+    \b
+    Exit codes:
+      0   all done                        3   finished, but more failures than allowed
+      1   could not go on                 4   OUT holds a different run, or one in progress
+      2   usage error                     75  stopped by a signal: run the same command again
+
+    Every option can be set by environment: E2V_MODEL for --model, and so on.
+    """  # noqa: D301 — Click's mark for a paragraph that keeps its lines is a backspace
+    options = PredictOptions(input, model, compute, results, run)
+    if results.output_dir is None and sys.stdout is None:
+        raise click.UsageError("Standard output is closed, and there is no other place for results: add -o OUT.")
+    log_to_stderr(run.log_level)
+    if click.get_current_context().params["shard"] is None and shard_of_task(os.environ) and not run.quiet:
+        show_message(f"shard {run.shard}, by its place among the tasks of Slurm")
+    if run.quiet:
+        os.environ["TQDM_DISABLE"] = "1"  # for the bars of the hubs' packages
+
+    from e2v_cli.commands.predict import predict as compute_predictions
+
+    try:
+        summary = compute_predictions(options, stop)
+    except BrokenPipeError:  # the reader has what it wanted
+        drop_standard_output()
+        return 0
+    return _finish(options, summary)
+
+
+def _finish(options: PredictOptions, summary: Summary) -> int:
+    """Show how a run ended, and return its exit code."""
+    run, results = options.run, options.results
+    if not run.quiet:
+        show_message(describe_summary(summary))
+    if summary.stopped:
+        return EXIT_STOPPED
+    if run.max_failures.allows(summary.failed, summary.input):
+        return 0
+    if results.output_dir:
+        later = " once all shards are" if run.shard.count > 1 else ""
+        reasons = f"see {results.output_dir}/failures.tsv{later}; --retry-failed tries again"
+    else:
+        reasons = "run it without --quiet to see why" if run.quiet else "see above"
+    show_message(f"{summary.failed} failed, more than --max-failures {run.max_failures} allows: {reasons}")
+    return EXIT_TOO_MANY_FAILURES

@@ -1,0 +1,123 @@
+"""``e2v submit`` on the command line: the options of ``e2v predict``, and those of Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from e2v_cli.cli import options as opts
+from e2v_cli.cli.console import print_result
+from e2v_cli.cli.words import format_words
+from e2v_cli.cluster.slurm import Resources
+from e2v_cli.options import (
+    ComputeOptions,
+    InputOptions,
+    JobOptions,
+    ModelRequest,
+    PredictOptions,
+    ResultOptions,
+    RunOptions,
+)
+from e2v_cli.system.logs import log_to_stderr
+
+MAX_SHARDS = 99_999
+"""A run can be cut into so many shards: the number of a shard has five digits at most."""
+
+
+def _refuse(option: str, variable: str, why: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Make a hidden option that refuses one of ``e2v predict`` with its reason."""
+
+    def refuse(context: click.Context, param: click.Parameter, value: object) -> None:
+        if value:
+            by_variable = context.get_parameter_source(str(param.name)) is ParameterSource.ENVIRONMENT
+            raise click.UsageError(f"{variable if by_variable else option} is not for e2v submit{why}.")
+
+    name = f"predict_{variable.lower()}"
+    return click.option(option, name, envvar=variable, hidden=True, expose_value=False, callback=refuse, **attributes)
+
+
+_RESOURCES = opts.option_group(
+    "resources",
+    Resources,
+    [
+        click.option("--partition", default="", metavar="NAME", help="Where they run, as in sbatch."),
+        click.option("--gpus", default="", metavar="[TYPE:]N", help="GPUs of each."),
+        click.option(
+            "--cpus", type=click.IntRange(min=1), metavar="N", help="Cores of each: so many workers, without GPUs."
+        ),
+        click.option("--mem", default="", metavar="SIZE", help="Memory of each, like 8G."),
+        click.option("--time", default="", metavar="LIMIT", help="Time limit of each, like 4:00:00."),
+        click.option("--account", default="", metavar="NAME", help="Who pays, as in sbatch."),
+        click.option("--qos", default="", metavar="NAME", help="Quality of service, as in sbatch."),
+        click.option(
+            "--sbatch-arg",
+            "others",
+            envvar="E2V_SUBMIT_SBATCH_ARG",
+            multiple=True,
+            metavar="OPTION",
+            help="Any other option of sbatch, like --constraint=ib; repeat it.",
+        ),
+    ],
+)
+
+_JOBS = opts.option_group(
+    "jobs",
+    JobOptions,
+    [
+        click.option(
+            "--jobs",
+            "num_shards",
+            type=click.IntRange(1, MAX_SHARDS),
+            envvar="E2V_SUBMIT_JOBS",
+            required=True,
+            metavar="N",
+            help="Into how many jobs to cut it.",
+        ),
+        click.option("--array-limit", type=click.IntRange(min=1), metavar="N", help="How many may run at once."),
+        click.option("--dry-run", is_flag=True, help="Print the scripts, and submit nothing."),
+    ],
+)
+
+
+@click.command(cls=opts.GroupedCommand, no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V_SUBMIT"})
+@opts.input_options()
+@opts.model_options(opts.MODEL, *opts.HUB, opts.LABELS)
+@opts.compute_options(opts.ENGINE, opts.DEVICE, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW)
+@opts.result_options(*opts.RESULTS)
+@opts.run_options(*opts.RETRY_AND_MESSAGES)
+@_JOBS
+@_RESOURCES
+@_refuse("-j", "E2V_JOBS", ": a job has a worker for each of its --gpus or --cpus")
+@_refuse("--shard", "E2V_SHARD", ", which deals the shards itself")
+@_refuse("--overwrite", "E2V_OVERWRITE", ", which goes on with what OUT holds: remove it first instead", is_flag=True)
+def submit(
+    input: InputOptions,  # noqa: A002 — the name of its group
+    model: ModelRequest,
+    compute: ComputeOptions,
+    results: ResultOptions,
+    run: RunOptions,
+    jobs: JobOptions,
+    resources: Resources,
+) -> None:
+    """Submit a run to Slurm: a job array, each element of which computes a shard, and a job that merges them.
+
+    Takes all options of e2v predict but --jobs, --shard and --overwrite. Lists, model, OUT and disk are looked at
+    before anything is submitted. Jobs that come to their time limit go on where they were; the same command again
+    submits only what is missing.
+
+    \b
+    Examples:
+      e2v submit data/train -o exp/emotion -m emotion2vec_plus_large --jobs 64 --gpus 1 --cpus 8 --time 4:00:00
+      e2v submit wav.scp -o exp/emotion --jobs 100 --cpus 4 --mem 8G --array-limit 20
+      e2v submit wav.scp -o exp/emotion --jobs 8 --dry-run > shards.sh
+    """  # noqa: D301
+    options = PredictOptions(input, model, compute, results, run)
+    log_to_stderr(run.log_level)
+
+    from e2v_cli.commands.submit import SubmitOptions
+    from e2v_cli.commands.submit import submit as submit_jobs
+
+    print_result(submit_jobs(SubmitOptions(options, format_words(options), jobs, resources)))

@@ -1,0 +1,55 @@
+"""Options → the words of the command line that gives them: for jobs that run the same command elsewhere."""
+
+from __future__ import annotations
+
+import logging
+
+from e2v_cli.options import PIPE_SECONDS, Channel, InputOptions, PredictOptions
+
+
+def format_words(options: PredictOptions) -> tuple[str, ...]:
+    """Format the words of an ``e2v predict`` command with these options: INPUT, and what is not a default.
+
+    Of ``--jobs``, ``--shard`` and ``--overwrite`` there are none: ``e2v submit`` has none.
+    """
+    inputs = [f"./{item}" if item.startswith("-") and item != "-" else item for item in options.input.inputs]
+    unset = PredictOptions(InputOptions(()))
+    words = list(inputs)
+    for name, value, default in _list_values(options, unset):
+        if value is True:
+            words.append(name)
+        elif value is not False and value != default:
+            words += [name, str(value).removesuffix(".0") if isinstance(value, float) else str(value)]
+    for form in options.results.timeline_formats:
+        words += ["--timeline-format", form]
+    if options.run.progress is not None:
+        words.append("--progress" if options.run.progress else "--no-progress")
+    return tuple(words)
+
+
+def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[str, object, object]]:
+    """List the names of options, their values, and their values where they are not given."""
+
+    def values(of: PredictOptions) -> list[object]:
+        model, compute, results = of.model, of.compute, of.results
+        return [
+            *(results.output_dir, model.name, model.hub, model.revision, model.offline, model.labels),
+            *(compute.engine, compute.device, compute.precision, compute.batch_seconds, compute.window),
+            *(results.granularity, results.embeddings, results.dtype, results.compress, results.timeline, results.join),
+            *(_format_channel(of.input.channel), of.input.allow_pipes, of.input.pipe_seconds or PIPE_SECONDS),
+            *(of.run.retry_failed, str(of.run.max_failures), of.run.log_level >= logging.ERROR),
+            of.run.log_level == logging.INFO,
+        ]
+
+    names = [
+        *("-o", "-m", "--hub", "--revision", "--offline", "--labels"),
+        *("--engine", "--device", "--precision", "--batch-seconds", "--window"),
+        *("--granularity", "--embeddings", "--embedding-dtype", "--compress", "--timeline", "--join"),
+        *("--channel", "--allow-pipes", "--pipe-timeout", "--retry-failed", "--max-failures", "-q", "-v"),
+    ]
+    return list(zip(names, values(options), values(unset), strict=True))
+
+
+def _format_channel(channel: Channel) -> str:
+    """Format a channel as the command line counts it."""
+    return channel if isinstance(channel, str) else str(channel + 1)

@@ -1,0 +1,164 @@
+"""The formats of embeddings and timelines: a new one is an entry here, and a file with the code that writes it.
+
+``e2v --help`` reads these tables, so nothing here imports NumPy; a writer is imported when it is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from e2v_cli.results.timeline_formats import format_audacity, format_rttm, format_text_grid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
+    from e2v_cli.results.embeddings import EmbeddingWriter
+    from e2v_cli.results.spans import Span
+
+NO_EMBEDDINGS = "none"
+"""The name in ``--embeddings`` of the absence of a format."""
+
+
+@dataclass(frozen=True)
+class EmbeddingFormat:
+    """A value of ``--embeddings``: how embeddings are put into OUT."""
+
+    name: str
+    open: Callable[[Path, ResultOptions, Shard], EmbeddingWriter]
+    """Open a worker's writer in OUT."""
+    index: str
+    """The file of OUT that lists utterances and the places of their embeddings."""
+    separator: str
+    """What is between an id and a place there."""
+    kaldi_keys: bool
+    """Whether ids are keys of Kaldi there, which have no white space."""
+    files: str
+    """The files that hold embeddings: a pattern relative to OUT; in a folder, there is one for each utterance."""
+    num_bytes: Callable[[int, int | None, int, EmbeddingDtype], int]
+    """Bytes of an utterance on disk, by those of its key, rows (None: a vector), columns, and the precision."""
+
+    @property
+    def file_per_utterance(self) -> bool:
+        """Whether each utterance has a file of its own."""
+        return "/" in self.files
+
+
+@dataclass(frozen=True)
+class TimelineFormat:
+    """A value of ``--timeline-format``: how the timeline is written for other tools."""
+
+    name: str
+    path: str
+    """The file relative to OUT, ``timeline.rttm``; or one for each utterance: ``audacity/*.txt``, * for its id."""
+    format: Callable[[str, float, Sequence[Span]], str]
+    """Format an utterance: its id, its duration in seconds, and its spans."""
+
+    @property
+    def folder(self) -> str | None:
+        """The folder with a file for each utterance; None: all are in one file."""
+        return self.path.partition("/")[0] if "/" in self.path else None
+
+
+def _open_npy(output_dir: Path, results: ResultOptions, shard: Shard) -> EmbeddingWriter:
+    from e2v_cli.results.embeddings import NpyWriter
+
+    return NpyWriter(output_dir, results, shard)
+
+
+def _open_ark(output_dir: Path, results: ResultOptions, shard: Shard) -> EmbeddingWriter:
+    from e2v_cli.results.embeddings import ArkWriter
+
+    return ArkWriter(output_dir, results, shard)
+
+
+def _open_ark_text(output_dir: Path, results: ResultOptions, shard: Shard) -> EmbeddingWriter:
+    from e2v_cli.results.embeddings import ArkWriter
+
+    return ArkWriter(output_dir, results, shard, text=True)
+
+
+def _npy_bytes(_key_bytes: int, rows: int | None, columns: int, dtype: EmbeddingDtype) -> int:
+    """A header of 128 bytes, and numbers."""
+    return 128 + (1 if rows is None else rows) * columns * (2 if dtype == "fp16" else 4)
+
+
+def _ark_bytes(key_bytes: int, rows: int | None, columns: int, _dtype: EmbeddingDtype) -> int:
+    """The key and a blank; a mark of five bytes; a size of five, or two of them; 32-bit floats."""
+    head = key_bytes + 1 + (10 if rows is None else 15)
+    return head + (1 if rows is None else rows) * columns * 4
+
+
+def _ark_text_bytes(key_bytes: int, rows: int | None, columns: int, _dtype: EmbeddingDtype) -> int:
+    """The key and a blank; brackets and line breaks; for each number 16 at most, of sign, digits and blank."""
+    head = key_bytes + 1 + (5 if rows is None else 4 + 3 * rows)
+    return head + (1 if rows is None else rows) * columns * 16
+
+
+EMBEDDING_FORMATS: dict[str, EmbeddingFormat] = {
+    form.name: form
+    for form in (
+        EmbeddingFormat(
+            name="npy",
+            open=_open_npy,
+            index="embeddings.tsv",
+            separator="\t",
+            kaldi_keys=False,
+            files="embeddings/*.npy",
+            num_bytes=_npy_bytes,
+        ),
+        EmbeddingFormat(
+            name="ark",
+            open=_open_ark,
+            index="embeddings.scp",
+            separator=" ",
+            kaldi_keys=True,
+            files="embeddings.*-of-*.*.ark",
+            num_bytes=_ark_bytes,
+        ),
+        EmbeddingFormat(
+            name="ark,t",
+            open=_open_ark_text,
+            index="embeddings.scp",
+            separator=" ",
+            kaldi_keys=True,
+            files="embeddings.*-of-*.*.ark",
+            num_bytes=_ark_text_bytes,
+        ),
+    )
+}
+
+TIMELINE_FORMATS: dict[str, TimelineFormat] = {
+    form.name: form
+    for form in (
+        TimelineFormat("rttm", "timeline.rttm", format_rttm),
+        TimelineFormat("audacity", "audacity/*.txt", format_audacity),
+        TimelineFormat("textgrid", "textgrid/*.TextGrid", format_text_grid),
+    )
+}
+
+
+def result_names() -> tuple[str, ...]:
+    """Return the names of all final files that a run may have, but those of single utterances."""
+    return (
+        *("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "frame_shift"),
+        *dict.fromkeys(form.index for form in EMBEDDING_FORMATS.values()),
+        *("utt2emo", "timeline.tsv"),
+        *(form.path for form in TIMELINE_FORMATS.values() if form.folder is None),
+    )
+
+
+def data_patterns() -> tuple[str, ...]:
+    """Return patterns, relative to OUT, of what workers write beside journals, and of final files of one utterance."""
+    return (
+        *dict.fromkeys(form.files for form in EMBEDDING_FORMATS.values()),
+        "timeline.*-of-*.*",
+        *(form.path for form in TIMELINE_FORMATS.values() if form.folder is not None),
+    )
+
+
+def draft_name(shard: Shard) -> str:
+    """Return the name of which drafts are that workers of a shard write, where each utterance has a file."""
+    return f"npy.{shard.name}"

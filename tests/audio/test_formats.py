@@ -1,0 +1,186 @@
+"""The table of audio formats: all that depends on a container follows from its entry, as the README's example shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.audio_files import RATE, as_float, encode, noisy_tone
+from support.kaldi_folders import read_rows, run_e2v, write_folder
+
+from e2v_cli.audio.decode import AudioOptions, load_waveforms
+from e2v_cli.audio.errors import AudioError
+from e2v_cli.audio.formats import AUDIO_FORMATS, AudioFormat, audio_suffixes, find_format, seekable_suffixes
+from e2v_cli.audio.integrity import ExpectedLength
+from e2v_cli.corpus.inputs import read_corpus
+from e2v_cli.errors import CorpusError
+from e2v_cli.options import ComputeOptions, InputOptions
+from e2v_cli.records import Failure, Utterance, Waveform
+
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "e2v_cli" / "audio" / "README.md"
+
+HEAD = """
+import re
+import soundfile
+from e2v_cli.audio.errors import AudioError
+from e2v_cli.audio.formats import AUDIO_FORMATS, AudioFormat
+from e2v_cli.audio.integrity import ExpectedLength
+"""
+
+TAIL = """
+if __name__ == "__main__":
+    from e2v_cli.__main__ import main
+    main()
+"""
+
+TONE = noisy_tone(3 * RATE)
+VOC = encode(TONE, "VOC")
+
+
+def read_example() -> tuple[str, str]:
+    """Read the README's example: the check, and the entry of the table."""
+    check, entry = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    return check, entry.strip()
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real command, where the README's example is in the table; workers import it, too."""
+    check, entry = read_example()
+    path = tmp_path_factory.mktemp("script") / "script.py"
+    path.write_text(f'{HEAD}\n{check}\nAUDIO_FORMATS["voc"] = {entry}\n{TAIL}')
+    return path
+
+
+def run_script(script: Path, *args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, script, *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_all_that_depends_on_a_container_is_as_ever() -> None:
+    """Whoever changes one of these changes what is read, or which utterances are computed together."""
+    assert audio_suffixes() == {
+        *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
+    }
+    assert audio_suffixes() - seekable_suffixes() == {".mp3", ".oga", ".ogg", ".opus"}
+    containers = {container: audio for audio in AUDIO_FORMATS.values() for container in audio.containers}
+    assert set(containers) == {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "OGG", "MP3", "NIST"}
+    assert {name for name, audio in containers.items() if not audio.seekable} == {"OGG", "MP3"}
+    assert {name for name, audio in containers.items() if audio.check_reads_file} == {"OGG", "MP3"}
+    assert all(find_format(container) is audio for container, audio in containers.items())
+    assert find_format("VOC") is None
+    assert all(name == audio.name for name, audio in AUDIO_FORMATS.items())
+
+
+def test_groups_of_segments_follow_from_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of at most 64 segments where the format is seekable, whatever the case of its suffix."""
+    lines = [f"s{number} r {number} {number + 1}" for number in range(130)]
+    folder = write_folder(tmp_path / "data", {"r": "a.VOC"}, segments=lines)
+
+    def count_groups() -> int:
+        groups = read_corpus([str(folder)]).recording_groups
+        assert groups is not None
+        return len(set(groups.tolist()))
+
+    def check(*_: object) -> ExpectedLength:
+        raise AudioError("unreadable", "not read here")
+
+    assert count_groups() == 1
+    monkeypatch.setitem(AUDIO_FORMATS, "voc", AudioFormat("voc", ("VOC",), (".voc",), False, check))
+    assert count_groups() == 1
+    monkeypatch.setitem(AUDIO_FORMATS, "voc", AudioFormat("voc", ("VOC",), (".voc",), True, check))
+    assert count_groups() == 3
+
+
+def test_no_part_of_the_example_passes_for_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it ends; the last byte alone is none of the audio."""
+    check, entry = read_example()
+    code = f'{HEAD}\n{check}\nAUDIO_FORMATS["voc"] = {entry}\n'
+    monkeypatch.setitem(AUDIO_FORMATS, "voc", AUDIO_FORMATS["wav"])  # removed again in the end
+    exec(compile(code, str(README), "exec"), {"__name__": "example"})  # noqa: S102
+    options = AudioOptions(InputOptions(()), ComputeOptions(), min_samples=400)
+    path = tmp_path / "a.voc"
+
+    def load(size: int) -> Waveform | Failure:
+        path.write_bytes(VOC[:size])
+        (result,) = load_waveforms([Utterance(0, "utt", str(path))], options, lambda: False)
+        return result
+
+    whole = load(len(VOC))
+    assert isinstance(whole, Waveform)
+    np.testing.assert_array_equal(whole.whole, as_float(TONE))
+    sizes = [*range(0, 120, 7), len(VOC) // 3, *range(len(VOC) - 9, len(VOC) - 1)]
+    assert [size for size in sizes if isinstance(load(size), Waveform)] == []
+
+
+def test_a_folder_without_audio_of_the_table_has_no_utterances(tmp_path: Path) -> None:
+    (tmp_path / "whole.voc").write_bytes(VOC)
+
+    with pytest.raises(CorpusError, match="no utterances there"):
+        read_corpus([str(tmp_path)])
+
+
+@pytest.mark.e2e
+def test_the_example_of_the_readme_is_read_whole_or_fails(script: Path, tmp_path: Path) -> None:
+    """By workers of their own; one that is cut short fails as those of other formats do."""
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    (folder / "whole.voc").write_bytes(VOC)
+    (folder / "loud.VOC").write_bytes(encode(TONE * 2, "VOC"))
+    (folder / "cut.voc").write_bytes(VOC[: len(VOC) // 2])
+    (folder / "same.wav").write_bytes(encode(TONE))
+
+    options = ("-m", "sample", "--device", "cpu", "-j", "2")
+    done = run_script(script, "predict", folder, *options, "-o", out, cwd=tmp_path)
+
+    assert done.returncode == 3, done.stderr
+    rows = read_rows((out / "predictions.tsv").read_text())
+    assert set(rows) == {"whole", "loud", "same"}
+    assert rows["whole"] == rows["same"]
+    assert (out / "failures.tsv").read_text().splitlines()[1:] == [
+        f"cut\taudio\ttruncated\t{folder}/cut.voc: its header says 48000 samples, 23989 are there"
+    ]
+
+    (folder / "same.wav").unlink()
+    without = run_e2v("predict", folder, *options, cwd=tmp_path)
+    assert without.returncode == 1
+    assert "no utterances there" in without.stderr
+
+
+@pytest.mark.e2e
+def test_segments_of_the_example_are_those_of_a_wav_file(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.voc").write_bytes(VOC)
+    (tmp_path / "a.wav").write_bytes(encode(TONE))
+    segments = [f"{name}{number} {name} {0.5 * number} {0.5 * number + 1.2}" for name in "vw" for number in range(4)]
+    data = write_folder(tmp_path / "data", {"v": tmp_path / "a.voc", "w": tmp_path / "a.wav"}, segments=segments)
+
+    done = run_script(script, "predict", data, "-m", "sample", "--device", "cpu", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(done.stdout)
+    assert len(rows) == 8
+    assert [rows[f"v{number}"] for number in range(4)] == [rows[f"w{number}"] for number in range(4)]
+
+
+@pytest.mark.e2e
+def test_headers_of_the_example_are_enough_for_a_plan(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "whole.voc").write_bytes(VOC)
+    (tmp_path / "cut.voc").write_bytes(VOC[: len(VOC) // 2])
+
+    done = run_script(script, "plan", tmp_path, "-m", "sample", cwd=tmp_path)
+
+    assert "truncated" in done.stdout, done.stderr

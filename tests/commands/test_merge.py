@@ -1,0 +1,314 @@
+"""``e2v merge``: shards are put together, and those that are missing are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.journals import (
+    COMMON,
+    FAILURES,
+    FIRST,
+    IDS,
+    PREDICTIONS,
+    SECOND,
+    SUMMARY,
+    UTT2EMO,
+    List,
+    done,
+    done_records,
+    final_files,
+    header,
+    open_folder,
+    write,
+    write_run,
+)
+
+from e2v_cli.cluster.submissions import Submission, note_submission
+from e2v_cli.commands.merge import describe_missing, merge
+from e2v_cli.corpus import blocks as batching
+from e2v_cli.errors import OutputConflictError, OutputError
+from e2v_cli.journal.folder import plan_blocks
+from e2v_cli.journal.ids import save_costs, save_ids
+from e2v_cli.journal.journal import Elapsed
+from e2v_cli.journal.locks import locked
+from e2v_cli.options import Shard
+from e2v_cli.records import DoneRecord
+
+LONG_LIST = List([f"utt{number}" for number in range(18)])
+"""In blocks of four: the first of three shards has 0 to 3 and 12 to 15, the second 4 to 7 and 16 to 17."""
+
+
+@pytest.fixture(autouse=True)
+def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are cut into blocks of four, to their end."""
+    monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
+    monkeypatch.setattr(batching, "TAPER", 1)
+
+
+def test_shards_are_put_together(tmp_path: Path) -> None:
+    """They are as long at work as the slowest, and attempts at the same one follow each other."""
+    write_run(tmp_path)
+
+    summary = merge(tmp_path)
+
+    assert summary == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
+    assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS, "utt2emo": UTT2EMO}
+
+
+def test_what_is_merged_is_left_alone(tmp_path: Path) -> None:
+    """Until something of it is gone, or a journal says more."""
+    write_run(tmp_path)
+    merge(tmp_path)
+    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.glob("[a-z]*")}
+
+    assert merge(tmp_path) is None
+    assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.glob("[a-z]*")} == before
+
+    (tmp_path / "utt2dur").unlink()
+    assert merge(tmp_path) == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
+    assert (tmp_path / "utt2dur").read_text() == COMMON["utt2dur"]
+    write(tmp_path, [], header(started=9), SECOND, Elapsed(1.0, 0.5, 1.0, 0))
+    assert merge(tmp_path) == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
+    assert merge(tmp_path) is None
+
+
+def test_only_the_ids_of_the_list_that_was_published_stay(tmp_path: Path) -> None:
+    """And whatever users call their own lists."""
+    save_ids(tmp_path, List(["another", "list"]))
+    (tmp_path / "input.scp").write_text("z z.wav\n")
+    (tmp_path / "input.deadbeef").touch()
+    write_run(tmp_path)
+
+    merge(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.glob("input.*")) == sorted(
+        [f"input.{IDS.digest[:16]}", "input.deadbeef", "input.scp"]
+    )
+
+
+def test_without_a_run_there_is_nothing_to_merge(tmp_path: Path) -> None:
+    """A journal that was killed before it could say anything is none."""
+    (tmp_path / "journal.1-of-1.1").write_bytes(b"0123")
+
+    message = f"{tmp_path} holds no run: name the folder that was e2v predict's -o"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+
+
+def some(numbers: Sequence[int]) -> list[DoneRecord]:
+    return [done(f"utt{number}") for number in numbers]
+
+
+def test_shards_that_are_missing_are_named(tmp_path: Path) -> None:
+    write(tmp_path, some([0, 1, 2, 3, 12, 13, 14, 15]), header(LONG_LIST), Shard(3, 1))
+    write(tmp_path, some([4, 5, 16, 17]), header(LONG_LIST), Shard(3, 2), end=False)
+    save_ids(tmp_path, LONG_LIST)
+
+    message = (
+        f"{tmp_path} is not complete: 6 of 18 utterances are left; "
+        "run e2v predict again with --shard 2/3 (2 left), 3/3 (4 left)"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+    assert final_files(tmp_path) == {}
+
+    write(tmp_path, some([6, 7]), header(LONG_LIST), Shard(3, 2))
+    write(tmp_path, some([8, 9, 10, 11]), header(LONG_LIST), Shard(3, 3))
+
+    summary = merge(tmp_path)
+    assert summary is not None
+    assert summary.done == 18
+
+
+def test_shards_are_those_of_what_was_not_done_with_another_list(tmp_path: Path) -> None:
+    """The blocks are of utt4 and what follows: the second shard has 8 to 11 and 16 to 17."""
+    write(tmp_path, some(range(4)), header(List(["utt0", "utt1", "utt2", "utt3"])))
+    write(tmp_path, some([4, 5, 6, 7, 12, 13, 14, 15]), header(LONG_LIST, started=1), FIRST)
+    save_ids(tmp_path, LONG_LIST)
+
+    message = (
+        f"{tmp_path} is not complete: 6 of 18 utterances are left; run e2v predict again with --shard 2/2 (6 left)"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+    assert plan_blocks(open_folder(tmp_path).read_history(LONG_LIST), LONG_LIST, None).members.tolist() == list(
+        range(4, 18)
+    )
+
+
+def test_shards_of_segments_are_those_of_their_recordings(tmp_path: Path) -> None:
+    """Of five recordings in turn, the first of two shards has all of 0, 1 and 4, which no block cuts."""
+    segments = List([f"utt{number}" for number in range(15)], recording_groups=[number % 5 for number in range(15)])
+    write(tmp_path, some([0, 5, 10, 1, 6, 11, 3]), header(segments), FIRST)
+    save_ids(tmp_path, segments)
+
+    message = (
+        f"{tmp_path} is not complete: 8 of 15 utterances are left; "
+        "run e2v predict again with --shard 1/2 (3 left), 2/2 (5 left)"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+
+
+def test_shards_are_those_of_the_costs_that_all_agreed_on(tmp_path: Path) -> None:
+    """The last block, of two utterances, is the dearest: the first of three shards has it alone."""
+    write(tmp_path, some([16, 17, 0]), header(LONG_LIST), Shard(3, 1))
+    save_ids(tmp_path, LONG_LIST)
+    save_costs(tmp_path, LONG_LIST.digest, np.array([1] * 16 + [50, 50], np.float32))
+
+    message = (
+        f"{tmp_path} is not complete: 15 of 18 utterances are left; "
+        "run e2v predict again with --shard 2/3 (7 left), 3/3 (8 left)"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+
+
+def submit(folder: Path, array: str, shards: Sequence[int], count: int, started: int = 0) -> None:
+    """Note a submission as ``e2v submit`` does."""
+    (folder / "slurm").mkdir(exist_ok=True)
+    when = f"2026-01-31T09:00:{started:02}+01:00"
+    note_submission(folder, Submission(array, tuple(shards), count, "99", LONG_LIST.digest, when))
+
+
+def test_shards_that_a_job_lost_are_named_with_its_log(tmp_path: Path) -> None:
+    """With that of its newest job; of one that was none's there is no log."""
+    write(tmp_path, some([0, 1, 2, 3, 12, 13, 14]), header(LONG_LIST), Shard(3, 1), end=False)
+    write(tmp_path, some([4, 5, 16, 17]), header(LONG_LIST), Shard(3, 2), end=False)
+    save_ids(tmp_path, LONG_LIST)
+    submit(tmp_path, "12", [1, 2], 3)
+    submit(tmp_path, "14", [2], 3, started=5)
+    submit(tmp_path, "16", [1, 2], 2, started=9)
+
+    log = tmp_path / "log"
+    message = (
+        f"{tmp_path} is not complete: 7 of 18 utterances are left, of shards 1/3 (1 left, see {log}/slurm-12_1.log), "
+        f"2/3 (2 left, see {log}/slurm-14_2.log), 3/3 (4 left); run the same e2v submit command again"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+    assert final_files(tmp_path) == {}
+
+
+def test_shards_of_which_no_job_was_submitted_are_named_as_without_jobs(tmp_path: Path) -> None:
+    """Those that were are of another number of shards."""
+    write(tmp_path, some([0, 1, 2, 3, 12, 13, 14, 15]), header(LONG_LIST), Shard(3, 1))
+    save_ids(tmp_path, LONG_LIST)
+    submit(tmp_path, "12", [1, 2], 2)
+
+    message = (
+        f"{tmp_path} is not complete: 10 of 18 utterances are left; "
+        "run e2v predict again with --shard 2/3 (6 left), 3/3 (4 left)"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+
+
+def test_of_what_is_complete_nothing_is_missing(tmp_path: Path) -> None:
+    """Whatever jobs there were."""
+    write(tmp_path, some(range(18)), header(LONG_LIST), FIRST)
+    submit(tmp_path, "12", [1, 2], 2)
+
+    folder = open_folder(tmp_path)
+    assert describe_missing(folder, folder.read_history(LONG_LIST), 2, LONG_LIST) == ""
+
+
+def test_a_single_run_that_is_not_complete_is_to_be_gone_on_with(tmp_path: Path) -> None:
+    write(tmp_path, some([3, 4]), header(LONG_LIST), end=False)
+    save_ids(tmp_path, LONG_LIST)
+
+    message = f"{tmp_path} is not complete: 16 of 18 utterances are left; run the same e2v predict command again"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "place", "content", "message"),
+    [
+        (
+            "ark",
+            "e.ark:10",
+            None,
+            "{out}/e.ark is gone, but the journal speaks of it: bring it back, or use --overwrite",
+        ),
+        (
+            "ark",
+            "e.ark:10",
+            bytes(10),
+            "{out}/e.ark ends before what the journal speaks of at 10: restore it, or use --overwrite",
+        ),
+        (
+            "npy",
+            "embeddings/z.npy",
+            None,
+            "{out}/embeddings is gone, but the journal speaks of it: bring it back, or use --overwrite",
+        ),
+    ],
+)
+def test_embeddings_that_are_gone_are_named(
+    embeddings: str, place: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    ids = List(["z"])
+    write(
+        tmp_path,
+        [done("z", embedding=place)],
+        header(ids, embeddings=embeddings),
+    )
+    save_ids(tmp_path, ids)
+    if content is not None:
+        (tmp_path / "e.ark").write_bytes(content)
+
+    with pytest.raises(OutputError, match=f"^{re.escape(message.format(out=tmp_path))}$"):
+        merge(tmp_path)
+    assert final_files(tmp_path).keys() <= {"e.ark"}
+
+
+def test_parts_of_different_runs_are_not_put_together(tmp_path: Path) -> None:
+    write(tmp_path, done_records(), header(), FIRST)
+    write(tmp_path, FAILURES, header(embeddings="ark", model="def", started=1), SECOND)
+    save_ids(tmp_path, IDS)
+
+    message = (
+        f"{tmp_path} holds a different run: model was abc, is def; embeddings was none, is ark. "
+        "Choose another -o, or throw away what is there with --overwrite"
+    )
+    with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$") as caught:
+        merge(tmp_path)
+    assert caught.value.exit_code == 4
+
+
+def test_one_merge_at_a_time(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    message = (
+        f"{re.escape(str(tmp_path))}: another e2v is running there \\(process {os.getpid()} on .*\\); wait for it, "
+    )
+    with locked(tmp_path, "merge"):
+        with pytest.raises(OutputConflictError, match=f"^{message}or choose another -o$"):
+            merge(tmp_path)
+
+    summary = merge(tmp_path)
+    assert summary is not None
+    assert summary.done == 4
+
+
+def test_a_list_that_has_grown_is_merged_from_both(tmp_path: Path) -> None:
+    """Also what the shorter one alone had is there still, but not shown."""
+    shorter, longer = List(["z", "not any more"]), List(["z", "my call", "gone"])
+    write(tmp_path, [done_records()[3], done("not any more")], header(shorter))
+    write(tmp_path, [done_records()[2], FAILURES[1]], header(longer, started=9))
+    for ids in (shorter, longer):
+        save_ids(tmp_path, ids)
+
+    summary = merge(tmp_path)
+    assert summary is not None
+    assert summary.done == 2
+
+    head, *rows = PREDICTIONS.splitlines(keepends=True)
+    assert final_files(tmp_path)["predictions.tsv"] == head + "".join(rows[:2])
+    assert not (tmp_path / f"input.{shorter.digest[:16]}").exists()

@@ -1,0 +1,152 @@
+"""Durations and channels of recordings are read beside the lists."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.corpora import pipe_to_stdin, touch, write_scp, write_segments
+
+from e2v_cli.corpus import data_dir, lists
+from e2v_cli.corpus.inputs import read_corpus
+from e2v_cli.errors import CorpusError
+
+
+@pytest.mark.parametrize("line", ["r1 call", "r1 call I", "r1 call 0", "r1 call 9", "r1 call A A"])
+def test_channels_of_recordings_that_have_another_form_are_named(line: str) -> None:
+    message = "data/reco2file_and_channel:1: a line is: recording-id file A, or B, 1, 2 …"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        read_corpus([write_segments("a r1 0 1\n", recording_channels=line)])
+
+
+def durations(*inputs: str) -> list[float | None]:
+    """Read how long utterances are; None where nothing says it."""
+    found = read_corpus(inputs, allow_pipes=True).durations
+    assert found.dtype == np.float64
+    return [None if np.isnan(duration) else duration for duration in found.tolist()]
+
+
+def test_durations_stand_beside_a_list() -> None:
+    """In any order, also of what the list doesn't have; of what is missing nothing is known."""
+    folder = write_segments("", "a 1.wav\nb 2.wav\nc cat 3.wav |\nd 4.wav\n")
+    Path("data/segments").unlink()
+    assert durations(folder) == [None, None, None, None]
+
+    write_scp("d 4\nx 99\n\n b\t.25 \r\na 1e2", "data/utt2dur")
+    assert durations(folder) == [100.0, 0.25, None, 4.0]
+    assert durations("data/wav.scp") == [100.0, 0.25, None, 4.0]
+
+
+def test_durations_of_all_inputs_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is named, found or has its list on standard input has none."""
+    folder = write_segments("a r1 0.5 2\nb r2 1 -1\n")
+    write_scp("b 3.5\nc 99\nd 99\nz 99\n", "data/utt2dur")
+    write_scp("c 3.wav\n", "c.scp")
+    write_scp("d 7\nz 8\n", "utt2dur")
+    write_scp("d 4.wav\n", "d.scp")
+    touch("found/z.wav")
+    pipe_to_stdin("e 5.wav\n", monkeypatch)
+
+    assert durations(folder, "c.scp", "d.scp", "found", "y.wav", "-") == [1.5, 3.5, None, 7.0, None, None, None]
+
+
+def test_of_files_in_a_list_of_paths_durations_are_known_by_their_ids() -> None:
+    Path("data").mkdir()
+    write_scp("one.wav\ntwo.wav\n", "data/list.scp")
+    write_scp("two 2\n", "data/utt2dur")
+
+    assert durations("data/list.scp") == [None, 2.0]
+
+
+def test_a_segment_is_as_long_as_it_says() -> None:
+    """Whatever else does: of those that end with their recording alone another file may say it."""
+    folder = write_segments("a r1 0 1.5\nb r1 2 -1\nc r1 2 -1.0 A\nd r2 1e1 12.25 1\ne r9 0 4\n")
+    write_scp("a 99\nb 8\nd 99\nr1 99\n", "data/utt2dur")
+
+    assert durations(folder) == [1.5, 8.0, None, 2.25, 4.0]
+
+
+@pytest.mark.parametrize("times", ["2 2", "3 2", "0 1e300", "0 1e999", "1e999 1e999", "-1e300 1", "0 1000000001"])
+def test_a_segment_that_cannot_be_takes_no_time(times: str) -> None:
+    """It fails alone, and must not have a shard for itself."""
+    assert durations(write_segments(f"good r1 0 1\nbad r1 {times}\n")) == [1.0, 0.0]
+
+
+def test_what_lasts_for_ages_is_no_longer_than_any_recording() -> None:
+    """Costs are sums of such numbers."""
+    Path("data").mkdir()
+    write_scp("a 1.wav\nb 2.wav\nc 3.wav\n", "data/wav.scp")
+    write_scp("a 1e9\nb 1e300\nc 1e999\n", "data/utt2dur")
+
+    assert durations("data") == [1e9, 1e9, 1e9]
+
+
+def test_many_durations_are_looked_up_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_dir, "_CHUNK_BYTES", 20)
+    monkeypatch.setattr(lists, "_CHUNK", 2)
+    Path("data").mkdir()
+    write_scp("".join(f"u{number} {number}.wav\n" for number in range(10)), "data/wav.scp")
+    write_scp("".join(f"u{number} {number}\n" for number in range(12, 1, -1)), "data/utt2dur")
+
+    assert durations("data") == [None, None, *map(float, range(2, 10))]
+
+    write_scp("".join(f"s{number} u{number} 1 {number + 2}\n" for number in range(7)), "data/segments")
+    assert durations("data") == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_durations_may_be_in_any_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that of the list, in it for a while, or in another; with lines of others' in between, or blank ones."""
+    generator = random.Random(seed)
+    monkeypatch.setattr(data_dir, "_CHUNK_BYTES", generator.choice([1, 10, 50, 1000]))
+    known = {f"u{number}": round(generator.uniform(0, 30), 2) for number in range(40)}
+    listed = [key for key in known if generator.random() < 0.9]
+    said = [key for key in known if seed % 4 == 0 or generator.random() < 0.9]
+    if seed % 2:
+        tail = said[20:]
+        generator.shuffle(tail)
+        said[20:] = tail
+    lines = [f"{key} {known[key]}\n" for key in said]
+    if seed % 3 == 0:
+        lines.insert(generator.randrange(len(lines)), " \n")
+        lines[0] = "\ufeff" + lines[0]
+    Path("data").mkdir()
+    write_scp("".join(f"{key} {key}.wav\n" for key in listed), "data/wav.scp")
+    write_scp("".join(lines), "data/utt2dur")
+
+    assert durations("data") == [known[key] if key in said else None for key in listed]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b"a", "'a'"),
+        (b"a long", "'a long'"),
+        (b"a 1 2", "'a 1 2'"),
+        (b"a -1", "'a -1'"),
+        (b"a nan", "'a nan'"),
+        (b"a inf", "'a inf'"),
+        (b"a 1,5", "'a 1,5'"),
+        (b"a caf\xe9", r"'a caf\\xe9'"),
+    ],
+)
+def test_durations_that_have_another_form_are_named(line: bytes, shown: str) -> None:
+    Path("data").mkdir()
+    write_scp("a 1.wav\nb 2.wav\n", "data/wav.scp")
+    write_scp(b"\xef\xbb\xbfb 2\n\n" + line + b"\n", "data/utt2dur")
+    corpus = read_corpus(["data"])  # they are looked at where they are needed alone
+
+    message = f"data/utt2dur:3: {shown}; a line is: utt-id seconds"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        _ = corpus.durations
+
+
+def test_durations_that_cannot_be_read_are_named() -> None:
+    Path("data/utt2dur").mkdir(parents=True)
+    write_scp("a 1.wav\n", "data/wav.scp")
+
+    with pytest.raises(CorpusError, match=r"^data/utt2dur: Is a directory$"):
+        _ = read_corpus(["data"]).durations

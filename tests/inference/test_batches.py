@@ -1,0 +1,145 @@
+"""Batches follow from the audio of a block alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from e2v_cli.inference import batches as batches_module
+from e2v_cli.inference.batches import make_batches
+from e2v_cli.records import SAMPLE_RATE, Utterance, Waveform
+from e2v_cli.system.spool import DiskWaveform
+
+
+def make_waveforms(seconds: list[float]) -> list[Waveform]:
+    """Make waveforms of so many seconds; they take no memory."""
+    zeros = np.zeros(round(max(seconds, default=0) * SAMPLE_RATE), np.float32)
+    return [
+        Waveform(Utterance(index, f"utt{index}", f"{index}.wav"), zeros[: round(duration * SAMPLE_RATE)], duration)
+        for index, duration in enumerate(seconds)
+    ]
+
+
+def indices(waveforms: list[Waveform], batch_seconds: float) -> list[list[int]]:
+    """Make batches: the places of their waveforms in the input."""
+    return [
+        [waveform.utterance.index for waveform in batch.waveforms] for batch in make_batches(waveforms, batch_seconds)
+    ]
+
+
+def random_lengths(seed: int) -> list[float]:
+    """A block of a few to many utterances, some of the same length, some longer than a batch may be."""
+    generator = random.Random(seed)
+    return [
+        generator.choice([1.0, 2.5, generator.uniform(0.03, 8), generator.uniform(8, 30)])
+        for _ in range(generator.randrange(1, 100))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batches"),
+    [
+        ([], []),
+        ([3], [[0]]),
+        ([11], [[0]]),
+        ([5, 5], [[0, 1]]),
+        ([5, 5.1], [[0], [1]]),
+        ([9, 4, 2, 4], [[2, 1, 3], [0]]),
+        ([12, 1, 30, 1], [[1, 3], [0], [2]]),
+        ([2, 2, 2, 2, 2, 2], [[0, 1, 2, 3, 4], [5]]),
+    ],
+)
+def test_batches_worked_out_by_hand(seconds: list[float], batches: list[list[int]]) -> None:
+    """Of at most 10 seconds; the shortest first, and of the same length the first first."""
+    assert indices(make_waveforms(seconds), 10) == batches
+
+
+@pytest.mark.parametrize("batch_seconds", [0.01, 5.0, 10.0, 1e9])
+@pytest.mark.parametrize("seed", range(20))
+def test_properties_of_batches(seed: int, batch_seconds: float) -> None:
+    seconds = random_lengths(seed)
+    waveforms = make_waveforms(seconds)
+
+    batches = [batch.waveforms for batch in make_batches(waveforms, batch_seconds)]
+    flat = list(itertools.chain(*batches))
+    totals = [sum(len(waveform.samples) for waveform in batch) for batch in batches]
+
+    # every waveform once, the shortest first
+    assert [waveform.utterance.index for waveform in flat] == sorted(range(len(seconds)), key=lambda i: (seconds[i], i))
+    assert all(waveform is waveforms[waveform.utterance.index] for waveform in flat)
+    # no batch above the limit, unless it is a single utterance
+    limit = batch_seconds * SAMPLE_RATE
+    assert all(total <= limit or len(batch) == 1 for total, batch in zip(totals, batches, strict=True))
+    # and none that would have had room for the next utterance
+    assert all(total + len(following[0].samples) > limit for total, following in zip(totals, batches[1:], strict=False))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_do_not_depend_on_how_waveforms_arrive(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "PORTION_SECONDS", 40.0)
+    waveforms = make_waveforms(random_lengths(seed))
+
+    one_by_one = list(make_batches(iter(waveforms), 10))
+
+    assert one_by_one == list(make_batches(waveforms, 10)) == list(make_batches(tuple(waveforms), 10))
+
+
+def test_failed_utterances_leave_no_gap() -> None:
+    """The batches are those of the audio that is there, with the places in the input as they are."""
+    waveforms = [
+        waveform for waveform in make_waveforms([3, 1, 4, 1, 5, 9, 2]) if waveform.utterance.index not in (1, 4)
+    ]
+
+    assert indices(waveforms, 10) == [[3, 6, 0, 2], [5]]
+
+
+def test_a_waveform_on_disk_goes_alone() -> None:
+    """However short the others, and it, are: it is read in windows."""
+    waveforms = make_waveforms([1.0, 1.0, 2.0, 1.0])
+    on_disk = DiskWaveform()
+    on_disk.append(np.zeros(SAMPLE_RATE, np.float32))
+    waveforms[1] = Waveform(waveforms[1].utterance, on_disk, 1.0)
+
+    assert sorted(indices(waveforms, 10)) == [[0], [1], [3, 2]]
+
+
+def test_a_block_is_sorted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "PORTION_SECONDS", 10.0)
+
+    # portions: 6 4 | 7 1 2 | 20 | 3 2
+    assert indices(make_waveforms([6, 4, 7, 1, 2, 20, 3, 2]), 5) == [[1], [0], [3, 4], [2], [5], [7, 6]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_properties_of_portions(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "PORTION_SECONDS", 60.0)
+    seconds = random_lengths(seed)
+
+    flat = list(itertools.chain(*indices(make_waveforms(seconds), 10)))
+
+    # portions worked out from the definition: as many neighbours as have 60 seconds, and at least one
+    portions: list[list[int]] = [[]]
+    for index, duration in enumerate(seconds):
+        if portions[-1] and sum(seconds[i] for i in portions[-1]) + duration > 60:
+            portions.append([])
+        portions[-1].append(index)
+    assert flat == [index for portion in portions for index in sorted(portion, key=lambda i: (seconds[i], i))]
+
+
+def test_no_more_than_a_portion_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch is there when the first portion is, and the waveform behind it."""
+    monkeypatch.setattr(batches_module, "PORTION_SECONDS", 10.0)
+    taken: list[int] = []
+
+    def source() -> Iterator[Waveform]:
+        for waveform in make_waveforms([2.0] * 50):
+            taken.append(waveform.utterance.index)
+            yield waveform
+
+    next(make_batches(source(), 4))
+
+    assert taken == [0, 1, 2, 3, 4, 5]

@@ -1,0 +1,480 @@
+"""Journals as they are read: what is done stays done, and nothing else does."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.journal_lines import (
+    CONTENT,
+    FAILURES,
+    HEADER,
+    IDS,
+    IN_ORDER,
+    LINES,
+    OTHER_LIST,
+    RECORDS,
+    TIME,
+    WHOLE,
+    checked,
+    done,
+    failed,
+    header_line,
+    line_of,
+    read,
+    states,
+    write,
+)
+
+from e2v_cli.errors import OutputError
+from e2v_cli.journal import history as history_module
+from e2v_cli.journal.history import read_header
+from e2v_cli.journal.journal import (
+    DONE,
+    FAILED,
+    FAILED_IN_BATCH,
+    Elapsed,
+    Journal,
+    JournalFile,
+    failure_status,
+)
+from e2v_cli.options import Shard
+from e2v_cli.records import DoneRecord, Failure, Stage
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of all kinds of lines."""
+    (tmp_path / "journal.1-of-1.1").write_bytes(CONTENT)
+    return tmp_path / "journal.1-of-1.1"
+
+
+def test_what_was_written_is_read(path: Path) -> None:
+    history = read(path.parent)
+
+    assert states(history) == {
+        "utt1": DONE,
+        "ü 笑\u2028": DONE,
+        "utt2": FAILED,
+        "utt3": DONE,
+        "utt4": FAILED_IN_BATCH,
+    }
+    assert not history.done_before.any()
+    assert history.elapsed == {JournalFile(WHOLE, 1, path): TIME}
+    assert history.archives == {"embeddings.1-of-1.1.ark": 90, "embeddings.1-of-1.2.ark": 17}
+    assert history.timelines == {"timeline.1-of-1.2": 640}
+    assert [line_of(history, utt_id) for utt_id in IN_ORDER] == LINES[:5]
+    assert path.read_bytes() == CONTENT
+
+
+def test_there_may_be_no_journal(tmp_path: Path) -> None:
+    history = read(tmp_path)
+
+    assert states(history) == {}
+    assert (history.elapsed, history.archives, history.timelines) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("labels", [(), ("生气", "sad")])
+@pytest.mark.parametrize("formats", [(), ("audacity", "rttm", "textgrid")])
+def test_a_header_that_was_written_is_read(labels: tuple[str, ...], formats: tuple[str, ...], tmp_path: Path) -> None:
+    header = dataclasses.replace(HEADER, labels=labels, timeline_formats=formats, join=bool(formats))
+    Journal(tmp_path, WHOLE, header).close()
+
+    assert read_header(tmp_path / "journal.1-of-1.1") == header
+
+
+def test_journals_are_found_by_shard_and_attempt(tmp_path: Path) -> None:
+    names = [
+        *("journal.1-of-1.1", "journal.1-of-1.2", "journal.1-of-1.10"),
+        *("journal.1-of-12.1", "journal.2-of-12.1", "journal.10-of-12.3"),
+    ]
+    others = ["journal.1-of-1", "journal.1-of-1.1.bak", "journal.a-of-b.1", "journal.", ".journal.1-of-1.1", "journal"]
+    for name in [*reversed(names), *others]:
+        (tmp_path / name).touch()
+
+    sizes = read(tmp_path).sizes
+
+    assert list(sizes.items()) == [(name, 0) for name in names]
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"",
+        b"0",
+        b"000",
+        b"00000000",
+        b"00000000\n",
+        b"00000000\t",
+        b"00000000\tend\t{}",
+        b"00000000\tend\t{}\n",
+        b"\0\0\0\0",
+        b"\n",
+        bytes(5000) + b"\n",
+        b"\xff\xfe\n",
+    ],
+)
+def test_a_torn_tail_is_ignored(tail: bytes, path: Path) -> None:
+    path.write_bytes(CONTENT + tail)
+
+    history = read(path.parent)
+
+    assert len(states(history)) == 5
+    assert list(history.elapsed.values()) == [TIME]
+    assert path.read_bytes() == CONTENT + tail
+
+
+def test_wherever_a_journal_is_cut_its_whole_lines_stay(path: Path) -> None:
+    """Cut at every byte of its last two lines."""
+    content = b"".join(map(checked, [header_line(), *LINES[:5]]))
+    whole = content[: -len(checked(LINES[4]))]
+    shorter = whole[: -len(checked(LINES[3]))]
+    both = {"utt2": FAILED, "utt4": FAILED_IN_BATCH}
+    dones = {"utt1": DONE, "ü 笑\u2028": DONE, "utt3": DONE}
+    for size in range(len(shorter), len(content) + 1):
+        path.write_bytes(content[:size])
+
+        failures = dict(list(both.items())[: (size >= len(whole)) + (size == len(content))])
+        assert states(read(path.parent)) == {**dones, **failures}
+
+
+def test_a_journal_that_was_cut_is_gone_on_with_by_another(path: Path) -> None:
+    """The torn line stays as it is, and what it spoke of is said again."""
+    for size in range(len(CONTENT) - len(checked(LINES[-1])) - len(checked(LINES[-2])), len(CONTENT)):
+        path.write_bytes(CONTENT[:size])
+        second = write(path.parent, failures=FAILURES[1:])
+
+        assert len(states(read(path.parent))) == 5
+        assert path.read_bytes() == CONTENT[:size]
+        second.unlink()
+
+
+def test_a_journal_whose_header_was_torn_is_ignored(path: Path) -> None:
+    """Cut at every byte; the others count."""
+    header = checked(header_line())
+    write(path.parent, RECORDS[:1])
+    for size in range(len(header)):
+        path.write_bytes(header[:size])
+
+        assert read_header(path) is None
+        assert not has_ended(path)
+        history = read(path.parent)
+        assert states(history) == {"utt1": DONE}
+        assert list(history.elapsed) == [JournalFile(WHOLE, 2, path.parent / "journal.1-of-1.2")]
+
+
+def test_a_torn_checksum_of_zeros_is_no_line(tmp_path: Path) -> None:
+    """The checksum of nothing is zero."""
+    path = tmp_path / "journal.1-of-1.1"
+    headers = (dataclasses.replace(HEADER, pid=pid) for pid in itertools.count())
+    header = next(line for line in map(checked, map(header_line, headers)) if line.startswith(b"00"))
+    details = (f"failed\tutt2\taudio\tmissing\t{number}" for number in itertools.count())
+    line = next(line for line in map(checked, details) if line.startswith(b"00"))
+    for size in range(len(header)):
+        path.write_bytes(header[:size])
+        assert read_header(path) is None
+        assert states(read(tmp_path)) == {}
+    for size in range(len(line)):
+        path.write_bytes(header + line[:size])
+        assert states(read(tmp_path)) == {}
+    path.write_bytes(header + line)
+    assert states(read(tmp_path)) == {"utt2": FAILED}
+
+
+@pytest.mark.parametrize("number", range(1, len(LINES)))
+@pytest.mark.parametrize("place", [0, 5, 8, 9, 14, -2, -1])
+def test_a_damaged_line_with_others_behind_it_is_refused(number: int, place: int, path: Path) -> None:
+    lines = CONTENT.splitlines(keepends=True)
+    damaged = bytearray(lines[number - 1])
+    damaged[place] ^= 0x01
+    lines[number - 1] = bytes(damaged)
+    content = b"".join(lines)
+    path.write_bytes(content)
+
+    message = (
+        f"{path}:{number}: damaged, and lines follow it; restore it, or cut it before that line "
+        f"(head -n {number - 1}) to compute again what is lost, or use --overwrite"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        read(path.parent)
+    assert path.read_bytes() == content
+
+
+def test_a_line_that_is_missing_a_piece_is_refused(path: Path) -> None:
+    """As where a file system lost a page of it."""
+    first, middle = len(checked(header_line())), len(CONTENT) - 100
+    path.write_bytes(CONTENT[: first + 20] + bytes(middle - first - 20) + CONTENT[middle:])
+
+    with pytest.raises(OutputError, match=f"^{re.escape(str(path))}:2: damaged, and lines follow it; "):
+        read(path.parent)
+
+
+@pytest.mark.parametrize("kept", range(1, 1 + len(LINES)))
+def test_a_damaged_journal_may_be_cut_as_the_message_says(kept: int, path: Path) -> None:
+    path.write_bytes(b"".join(CONTENT.splitlines(keepends=True)[:kept]))
+
+    assert len(states(read(path.parent))) == min(kept - 1, 5)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["run\t{}"],
+        ["run\t[]"],
+        ["run\t1"],
+        ["run"],
+        ["run\t{"],
+        ['run\t{"fingerprint": {}}'],
+        [header_line().replace('"host"', '"machine"')],
+        [header_line().replace('"format": 2, ', "")],
+        [header_line().replace('"format": 2, ', '"format": 1, ')],
+        [header_line().replace('"format": 2, ', '"format": 3, ')],
+        [header_line().replace('"format": 2, ', '"format": "2", ')],
+        [header_line(), "done"],
+        [header_line(), "done\tutt1"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\tembeddings.1-of-1.1.ark:5\t"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\tembeddings.1-of-1.1.ark:far\t\t"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\tembeddings.1-of-1.1.ark:1:2:3\t\t"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\t:5\t\t"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1\t"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1:5\t"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1:5:far\t"],
+        [header_line(), "done\t62\tembeddings.1-of-1.1.ark:5\t\tutt1\thappy\t0.750000\t1.2500\t1\t0.750000\t0.250000"],
+        [header_line(), "failed\tutt1\tmissing"],
+        [header_line(), "time\t{"],
+        [header_line(), 'time\t{"seconds": 1}'],
+        [header_line(), "time\t3.5"],
+    ],
+)
+def test_a_journal_of_another_version_is_refused(lines: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "journal.1-of-1.1"
+    path.write_bytes(b"".join(map(checked, [*lines, LINES[-1]])))
+
+    message = f"{path}: not written by this version of e2v; use that version, or --overwrite"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        read(tmp_path)
+
+
+@pytest.fixture(params=[1, 2, 3, 1 << 16])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Lines that are looked up together: however many, the same is read."""
+    size: int = request.param
+    monkeypatch.setattr(history_module, "_CHUNK", size)
+    return size
+
+
+@pytest.mark.usefixtures("chunk")
+def test_lines_are_looked_up_in_chunks(path: Path) -> None:
+    history = read(path.parent)
+
+    assert len(states(history)) == 5
+    assert [line_of(history, utt_id) for utt_id in IN_ORDER] == LINES[:5]
+
+
+FAILED_FIRST, FAILED_LATER = (failed("utt1", "audio", reason) for reason in ("missing", "truncated"))
+FAILED_IN_MODEL = failed("utt1", "model", "not finite")
+DONE_FIRST, DONE_LATER = (done("utt1", f"embeddings.1-of-1.{number}.ark:4") for number in (1, 2))
+DONE_LINES = [f"done\tutt1\t49\t1\t1.0000\tembeddings.1-of-1.{number}.ark:4\t\t" for number in (1, 2)]
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("separate", [False, True], ids=["within a journal", "across journals"])
+@pytest.mark.parametrize(
+    ("said", "state", "line"),
+    [
+        ([FAILED_FIRST, DONE_FIRST], DONE, DONE_LINES[0]),
+        ([DONE_FIRST, FAILED_FIRST], DONE, DONE_LINES[0]),
+        ([DONE_FIRST, FAILED_IN_MODEL], DONE, DONE_LINES[0]),
+        ([FAILED_FIRST, DONE_FIRST, FAILED_LATER], DONE, DONE_LINES[0]),
+        ([DONE_FIRST, DONE_LATER], DONE, DONE_LINES[1]),
+        ([DONE_FIRST, FAILED_FIRST, DONE_LATER, FAILED_LATER], DONE, DONE_LINES[1]),
+        ([FAILED_FIRST, FAILED_LATER], FAILED, "failed\tutt1\taudio\ttruncated\tno such file"),
+        ([FAILED_FIRST, FAILED_IN_MODEL], FAILED_IN_BATCH, "failed\tutt1\tmodel\tnot finite\tno such file"),
+        ([FAILED_IN_MODEL, FAILED_FIRST], FAILED, "failed\tutt1\taudio\tmissing\tno such file"),
+    ],
+)
+def test_a_later_line_replaces_an_earlier_one_but_a_failure_never_what_is_done(
+    said: list[DoneRecord | Failure], state: int, line: str, separate: bool, tmp_path: Path
+) -> None:
+    journals = [[item] for item in said] if separate else [said]
+    for items in journals:
+        with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
+            for item in items:
+                attempt.append(
+                    [item] if isinstance(item, DoneRecord) else [], [item] if isinstance(item, Failure) else [], TIME
+                )
+
+    history = read(tmp_path)
+
+    assert states(history) == {"utt1": state}
+    assert line_of(history, "utt1") == line
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_failure_of_another_shard_does_not_displace_what_is_done(reverse: bool, tmp_path: Path) -> None:
+    """As where a run was gone on with in another number of shards."""
+    first, second = (Shard(2, 1), WHOLE) if reverse else (WHOLE, Shard(2, 1))
+    write(tmp_path, [DONE_FIRST], shard=first)
+    write(tmp_path, failures=[FAILED_FIRST], shard=second)
+
+    history = read(tmp_path)
+
+    assert states(history) == {"utt1": DONE}
+    assert line_of(history, "utt1") == DONE_LINES[0]
+
+
+def test_what_shards_and_attempts_say_counts_together(tmp_path: Path) -> None:
+    write(tmp_path, RECORDS[:1], elapsed=Elapsed(1.0, 0.5, 10.0, 1), shard=Shard(2, 1))
+    write(tmp_path, [], FAILURES, Elapsed(2.0, 1.5, 0.0, 2), shard=Shard(2, 1))
+    write(tmp_path, RECORDS[1:], elapsed=Elapsed(4.0, 3.5, 20.0, 2), shard=Shard(2, 2))
+
+    history = read(tmp_path)
+
+    assert list(states(history).values()) == [DONE, DONE, FAILED, DONE, FAILED_IN_BATCH]
+    assert history.elapsed == {
+        JournalFile(Shard(2, 1), 1, tmp_path / "journal.1-of-2.1"): Elapsed(1.0, 0.5, 10.0, 1),
+        JournalFile(Shard(2, 1), 2, tmp_path / "journal.1-of-2.2"): Elapsed(2.0, 1.5, 0.0, 2),
+        JournalFile(Shard(2, 2), 1, tmp_path / "journal.2-of-2.1"): Elapsed(4.0, 3.5, 20.0, 2),
+    }
+
+
+def test_the_last_line_of_time_counts(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
+        attempt.append(RECORDS[:1], [], Elapsed(1.0, 0.5, 10.0, 1))
+        attempt.append(RECORDS[1:], [], Elapsed(2.0, 1.5, 30.0, 3))
+        attempt.end(Elapsed(2.25, 1.75, 30.0, 3))
+
+    assert list(read(tmp_path).elapsed.values()) == [Elapsed(2.25, 1.75, 30.0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason", "state"),
+    [
+        ("audio", "missing", FAILED),
+        ("corpus", "anything", FAILED),
+        ("model", "not finite", FAILED_IN_BATCH),
+        ("model", "out of memory", FAILED_IN_BATCH),
+        ("model", "worker died", FAILED),
+    ],
+)
+def test_a_failure_of_the_model_keeps_its_place_in_the_batch(
+    stage: Stage, reason: str, state: int, tmp_path: Path
+) -> None:
+    """Unless a worker died over it: then it is not touched any more."""
+    write(tmp_path, failures=[failed("utt3", stage, reason)])
+
+    assert failure_status(stage, reason) == state
+    assert states(read(tmp_path)) == {"utt3": state}
+
+
+def test_what_was_done_when_the_list_was_another_is_done_before(tmp_path: Path) -> None:
+    write(tmp_path, RECORDS[:2], FAILURES, input_sha256=OTHER_LIST)
+    write(tmp_path, RECORDS[2:])
+
+    history = read(tmp_path)
+
+    assert list(states(history).values()) == [DONE, DONE, FAILED, DONE, FAILED_IN_BATCH]
+    assert history.done_before.tolist() == [True, True, False, False, False, False]
+
+
+def test_what_had_failed_before_and_was_done_since_is_not_done_before(tmp_path: Path) -> None:
+    write(tmp_path, [], FAILURES[:1], input_sha256=OTHER_LIST)
+    write(tmp_path, [done("utt2")])
+
+    history = read(tmp_path)
+
+    assert states(history) == {"utt2": DONE}
+    assert not history.done_before.any()
+
+
+def test_utterances_that_the_list_has_not_are_passed_over(tmp_path: Path) -> None:
+    """Their embeddings are still in the archives."""
+    records = [done("of a longer list", "embeddings.1-of-1.1.ark:1000"), RECORDS[0]]
+    write(tmp_path, records, [failed("of a longer list too"), FAILURES[0]], input_sha256=OTHER_LIST)
+
+    history = read(tmp_path)
+
+    assert states(history) == {"utt1": DONE, "utt2": FAILED}
+    assert history.archives == {"embeddings.1-of-1.1.ark": 1000}
+    assert [line_of(history, utt_id) for utt_id in ("utt1", "utt2")] == [LINES[0], LINES[3]]
+
+
+def test_the_last_offset_of_each_archive_is_known(tmp_path: Path) -> None:
+    places = ["embeddings.1-of-2.1.ark:300", "embeddings.1-of-2.1.ark:2", "embeddings.2-of-2.1.ark:7", ""]
+    write(tmp_path, [done(utt_id, place) for utt_id, place in zip(IDS, places, strict=False)])
+
+    assert read(tmp_path).archives == {"embeddings.1-of-2.1.ark": 300, "embeddings.2-of-2.1.ark": 7}
+
+
+def test_of_files_for_each_utterance_the_folder_is_known(tmp_path: Path) -> None:
+    write(tmp_path, [done("utt1", "embeddings/utt1.npy"), done("utt3", "embeddings/a%3A7.npy")])
+
+    assert read(tmp_path).archives == {"embeddings": 0}
+
+
+def test_the_end_of_each_file_of_the_timeline_is_known(tmp_path: Path) -> None:
+    """However the utterances are ordered that have rows there, and if some have none."""
+    places = ["timeline.1-of-2.1:300:20", "timeline.1-of-2.1:0:300", "timeline.2-of-2.1:7:0", ""]
+    write(tmp_path, [done(utt_id, timeline=place) for utt_id, place in zip(IDS, places, strict=False)])
+
+    assert read(tmp_path).timelines == {"timeline.1-of-2.1": 320, "timeline.2-of-2.1": 7}
+
+
+def test_rows_of_the_timeline_of_what_the_list_has_not_count(tmp_path: Path) -> None:
+    """They are still in the files."""
+    records = [done("of a longer list", timeline="timeline.1-of-1.1:0:1000"), done("utt1")]
+    write(tmp_path, records, input_sha256=OTHER_LIST)
+
+    assert read(tmp_path).timelines == {"timeline.1-of-1.1": 1000}
+
+
+@pytest.mark.parametrize("gap", [0, 1, 400, 1 << 16])
+def test_lines_are_read_back_in_the_order_of_the_list(
+    gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several journals, in whatever order they stand there, with others in between."""
+    monkeypatch.setattr(history_module, "_GAP", gap)
+    ids = [f"utt{number}" for number in range(60)]
+    order = sorted(ids, key=hash)
+    for first in range(4):
+        with closing(Journal(tmp_path, Shard(4, first + 1), HEADER)) as attempt:
+            for utt_id in order[first::4]:
+                record = dataclasses.replace(done(utt_id, f"embeddings/{utt_id}.npy"), label="x" * int(utt_id[3:]))
+                attempt.append([record, *[done("of a longer list")] * (hash(utt_id) % 3)], [], TIME)
+
+    history = read(tmp_path, ids)
+
+    expected = [
+        f"done\t{utt_id}\t49\t1\t1.0000\tembeddings/{utt_id}.npy\t\t{'x' * number}\n".encode()
+        for number, utt_id in enumerate(ids)
+    ]
+    assert history.read_lines(0, 60) == expected
+    assert history.read_lines(0, 0) == []
+    for first, end in ((0, 1), (7, 30), (59, 60)):
+        assert history.read_lines(first, end) == expected[first:end]
+
+
+def has_ended(path: Path) -> bool:
+    return any(file.path == path for file in read(path.parent).ended)
+
+
+def test_a_journal_has_ended_when_it_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "journal.1-of-1.1"
+    with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
+        assert not has_ended(path)
+        attempt.append(RECORDS, FAILURES, TIME)
+        assert not has_ended(path)
+        attempt.end(TIME)
+        assert has_ended(path)
+
+    content = path.read_bytes()
+    for size in range(len(content) - 120, len(content)):
+        path.write_bytes(content[:size])
+        assert not has_ended(path)
+    for ending in (b"", b"\n", b"end\t{}\n", content + b"torn", content + b"\n", content + checked(LINES[-1])):
+        path.write_bytes(ending)
+        assert not has_ended(path)

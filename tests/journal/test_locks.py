@@ -1,0 +1,319 @@
+"""Locks of a run folder: one process at each, named to whoever is kept out."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from e2v_cli.cluster.task import Task
+from e2v_cli.errors import OutputConflictError
+from e2v_cli.journal.locks import Owner, locked, read_owner, refuse_held_shards
+from e2v_cli.options import Shard
+
+WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
+
+
+@contextmanager
+def locked_by_another_process(folder: Path, name: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Have another process take a lock and keep it until its standard input ends."""
+    program = (
+        "import sys, pathlib; from e2v_cli.journal.locks import locked\n"
+        f"with locked(pathlib.Path({str(folder)!r}), {name!r}):\n"
+        "    print('locked', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def conflict(folder: Path, pid: int, task: str = "") -> str:
+    """Match the message of a conflict; when the other one began can't be foretold."""
+    when = r"\d+-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
+    owner = rf"process {pid} on {re.escape(socket.gethostname())} since {when}{task}"
+    return rf"^{re.escape(str(folder))}: another e2v is running there \({owner}\); wait for it, or choose another -o$"
+
+
+def test_a_lock_keeps_others_out_and_names_its_owner(tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, "1-of-1") as other:
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid)) as caught:
+            with locked(tmp_path, "1-of-1"):
+                pass
+    assert caught.value.exit_code == 4
+
+
+def test_a_lock_ends_with_its_owner_however_it_ends(tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, "1-of-1") as other:
+        pass
+    assert other.returncode == -9
+    dead = read_owner(tmp_path, WHOLE.name)
+    assert dead is not None
+    assert (dead.pid, dead.host, dead.is_dead) == (other.pid, socket.gethostname(), True)
+
+    with locked(tmp_path, "1-of-1"):
+        owner = read_owner(tmp_path, WHOLE.name)
+        assert owner is not None
+        assert (owner.pid, owner.is_dead) == (os.getpid(), False)
+
+
+def test_a_lock_says_who_has_it_and_since_when(tmp_path: Path) -> None:
+    before = datetime.now().astimezone().replace(microsecond=0)
+    with locked(tmp_path, "2-of-2"):
+        owner = read_owner(tmp_path, SECOND.name)
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, os.getpid())):
+            with locked(tmp_path, "2-of-2"):
+                pass
+
+    assert owner is not None
+    assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
+    assert before <= datetime.fromisoformat(owner.since) <= datetime.now().astimezone()
+    assert read_owner(tmp_path, SECOND.name) is None  # who has left owns nothing any more
+
+
+OWNER = Owner(17, "host", "2026-01-31T23:59:59+01:00")
+
+
+def test_an_owner_is_written_as_it_is_read() -> None:
+    assert str(OWNER) == "process 17 on host since 2026-01-31T23:59:59+01:00"
+    assert Owner.parse(f"{OWNER}\n") == OWNER
+
+
+def test_an_owner_is_written_with_its_task() -> None:
+    owner = Owner(17, "host", "2026-01-31T23:59:59+01:00", Task("12_3", 2))
+
+    assert str(owner) == "process 17 on host since 2026-01-31T23:59:59+01:00, start 2 of job 12_3"
+    assert Owner.parse(f"{owner}\n") == owner
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "\n", str(OWNER), f"{OWNER}\n\n", f"{OWNER} more\n", "process x on y since z\n"),
+        *(f"{OWNER}, start 2 of job 12_3", f"{OWNER}, start 2 of job \n", f"{OWNER}, start of job 12_3\n"),
+    ],
+)
+def test_what_is_not_whole_names_no_owner(text: str) -> None:
+    assert Owner.parse(text) is None
+
+
+def test_who_is_alive_on_another_machine_is_not_known() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+
+    assert Owner(ended.pid, socket.gethostname(), "now").is_dead
+    assert not Owner(ended.pid, "far.example.org", "now").is_dead
+    assert not Owner(os.getppid(), socket.gethostname(), "now").is_dead
+
+
+def element(start: int, job: int = 12, number: int = 3) -> dict[str, str]:
+    """Name what an element of a job array finds in its environment when it is started for the so many-th time."""
+    return {
+        "SLURM_JOB_ID": "15",
+        "SLURM_ARRAY_JOB_ID": str(job),
+        "SLURM_ARRAY_TASK_ID": str(number),
+        "SLURM_RESTART_COUNT": str(start - 1),
+    }
+
+
+def be(task: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in task.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_task_of_slurm_says_so_in_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    be(element(2), monkeypatch)
+    with locked(tmp_path, "3-of-4"):
+        assert (tmp_path / ".lock.3-of-4").read_text().endswith(", start 2 of job 12_3\n")
+        owner = read_owner(tmp_path, "3-of-4")
+
+    assert owner is not None
+    assert (owner.pid, owner.host, owner.task) == (os.getpid(), socket.gethostname(), Task("12_3", 2))
+
+
+@pytest.mark.parametrize("start", [2, 7])
+def test_a_task_that_was_started_again_goes_on_beside_what_was_cut_off(
+    start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a node that was lost it may still be at work, and hold the lock, without anybody being able to end it."""
+    be(element(start), monkeypatch)
+    with locked_by_another_process(tmp_path, "3-of-4", **element(1)):
+        before = (tmp_path / ".lock.3-of-4").read_text().removesuffix("\n")
+        assert before.endswith(", start 1 of job 12_3")
+        with locked(tmp_path, "3-of-4"):
+            owner = read_owner(tmp_path, "3-of-4")
+            assert owner is not None
+            assert (owner.pid, owner.task) == (os.getpid(), Task("12_3", start))
+        assert (tmp_path / ".lock.3-of-4").read_bytes() == b""
+
+    message = f"{before} is still at work, perhaps on a node that was lost: going on beside it"
+    assert caplog.messages == [message]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "named"),
+    [
+        # the same start, an earlier one, another element, another job
+        (element(2), element(2), ", start 2 of job 12_3"),
+        (element(3), element(2), ", start 3 of job 12_3"),
+        (element(1), element(2, number=4), ", start 1 of job 12_3"),
+        (element(1), element(2, job=13), ", start 1 of job 12_3"),
+        # one of both is no task
+        (element(1), {}, ", start 1 of job 12_3"),
+        ({}, element(2), ""),
+    ],
+)
+def test_any_other_task_is_kept_out(
+    theirs: dict[str, str],
+    mine: dict[str, str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with locked_by_another_process(tmp_path, "3-of-4", **theirs) as other:
+        before = (tmp_path / ".lock.3-of-4").read_text()
+        be(mine, monkeypatch)
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid, named)):
+            with locked(tmp_path, "3-of-4"):
+                pass
+        assert (tmp_path / ".lock.3-of-4").read_text() == before
+    assert caplog.messages == []
+
+
+def test_who_has_not_said_which_task_it_is_keeps_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
+    be(element(2), monkeypatch)
+    with locked_by_another_process(tmp_path, "3-of-4", **element(1)):
+        (tmp_path / ".lock.3-of-4").write_bytes(b"")
+        message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
+        with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+            with locked(tmp_path, "3-of-4"):
+                pass
+
+
+def test_a_lock_is_let_go_when_something_goes_wrong(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        with locked(tmp_path, "1-of-1"):
+            raise KeyError
+    with locked(tmp_path, "1-of-1"):
+        pass
+
+
+def test_an_owner_that_has_not_said_yet_who_it_is_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
+    with locked(tmp_path, "1-of-1"):
+        (tmp_path / ".lock.1-of-1").write_bytes(b"")
+        message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
+        with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+            with locked(tmp_path, "1-of-1"):
+                pass
+
+
+def test_an_owner_may_take_a_moment_to_say_who_it_is(tmp_path: Path) -> None:
+    path = tmp_path / ".lock.1-of-1"
+    with locked(tmp_path, "1-of-1"), ThreadPoolExecutor(1) as pool:
+        owner = path.read_text()
+        path.write_bytes(b"process 1")
+
+        def say_it() -> None:
+            time.sleep(0.2)
+            path.write_text(owner)
+
+        said = pool.submit(say_it)
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, os.getpid())):
+            with locked(tmp_path, "1-of-1"):
+                pass
+        said.result()
+
+
+def test_locks_of_different_names_do_not_meet(tmp_path: Path) -> None:
+    with locked(tmp_path, "1-of-2"), locked(tmp_path, "2-of-2"), locked(tmp_path, "merge"):
+        assert sorted(os.listdir(tmp_path)) == [".lock.1-of-2", ".lock.2-of-2", ".lock.merge"]
+
+
+def test_who_waits_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, "merge") as first:
+        with ThreadPoolExecutor(1) as pool:
+
+            def wait() -> str:
+                with locked(tmp_path, "merge", wait=True):
+                    return (tmp_path / ".lock.merge").read_text()
+
+            waiting = pool.submit(wait)
+            time.sleep(0.2)
+            assert not waiting.done()
+            assert first.stdin is not None
+            first.stdin.close()
+            assert waiting.result(10).startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine"),
+    [(WHOLE, FIRST), (FIRST, WHOLE), (SECOND, Shard(3, 1)), (Shard(12, 2), SECOND), (Shard(22, 1), SECOND)],
+)
+def test_runs_in_other_numbers_of_shards_are_kept_apart(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, theirs.name) as other, locked(tmp_path, mine.name):
+        with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid)):
+            refuse_held_shards(tmp_path, os.listdir(tmp_path), mine, set())
+
+
+@pytest.mark.parametrize(("theirs", "mine"), [(FIRST, SECOND), (Shard(12, 11), Shard(12, 1))])
+def test_shards_of_the_same_run_may_be_at_work_together(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
+    with locked_by_another_process(tmp_path, theirs.name), locked(tmp_path, mine.name):
+        refuse_held_shards(tmp_path, os.listdir(tmp_path), mine, set())
+
+
+def test_runs_that_have_ended_are_no_others(tmp_path: Path) -> None:
+    """Their locks are still files."""
+    for name in ("1-of-1", "1-of-2", "2-of-3", "merge"):
+        with locked(tmp_path, name):
+            pass
+    with locked_by_another_process(tmp_path, "3-of-3"):
+        pass
+    with locked(tmp_path, "1-of-1"):
+        refuse_held_shards(tmp_path, os.listdir(tmp_path), WHOLE, set())
+    with locked(tmp_path, "2-of-2"):
+        refuse_held_shards(tmp_path, os.listdir(tmp_path), SECOND, set())
+
+
+def test_who_merges_is_no_other_run(tmp_path: Path) -> None:
+    with locked(tmp_path, "merge"), locked(tmp_path, "1-of-1"):
+        refuse_held_shards(tmp_path, os.listdir(tmp_path), WHOLE, set())
+
+
+def test_nobody_owns_what_was_never_locked(tmp_path: Path) -> None:
+    assert read_owner(tmp_path, WHOLE.name) is None
+
+
+def test_who_had_a_lock_before_and_is_dead_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the moment between taking it and saying so."""
+    monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
+    with locked_by_another_process(tmp_path, "1-of-1"):
+        pass
+    dead = (tmp_path / ".lock.1-of-1").read_text()
+    with locked(tmp_path, "1-of-1"):
+        (tmp_path / ".lock.1-of-1").write_text(dead)
+        message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
+        with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+            with locked(tmp_path, "1-of-1"):
+                pass

@@ -1,0 +1,137 @@
+"""Timelines as they are published: in input order, joined, and in other formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from support.journals import FAILURES, List, done, final_files, header, is_published, write
+
+from e2v_cli.commands.merge import merge
+from e2v_cli.errors import OutputError
+from e2v_cli.journal.ids import save_ids
+
+TIMELINE_HEADER = "utt_id\tstart\tend\tlabel\tscore\tangry\tsad\n"
+ROWS = {
+    "../x": (
+        "../x\t0.0000\t1.0000\tangry\t0.750000\t0.750000\t0.250000\n"
+        "../x\t1.0000\t2.0000\tangry\t0.250000\t0.250000\t0.750000\n"
+        "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\n"
+    ),
+    "my call": "my call\t0.0000\t0.9000\tsad\t0.500000\t0.500000\t0.500000\n",
+    "ü": "",
+}
+"""Rows of the timeline; of the last one there are none."""
+
+
+def write_timeline(
+    folder: Path, formats: tuple[str, ...] = (), join: bool = False
+) -> tuple[List, dict[str, tuple[int, int]]]:
+    """Leave what a run with a timeline does: its list, and where the rows of each are and how many bytes they have."""
+    ids = List(["ü", "my call", "gone", "../x"])
+    durations = {"../x": 2.5, "my call": 0.9, "ü": 0.03}
+    content, places = b"", {}
+    for utt_id in ("../x", "my call", "ü"):
+        rows = ROWS[utt_id].encode()
+        places[utt_id] = (len(content), len(rows))
+        content += rows
+    (folder / "timeline.1-of-1.1").write_bytes(content)
+    records = [
+        done(utt_id, duration=durations[utt_id], timeline="timeline.1-of-1.1:{}:{}".format(*places[utt_id]))
+        for utt_id in ("my call", "../x", "ü")
+    ]
+    write(folder, [*records, FAILURES[1]], header(ids, timeline=1.0, formats=formats, join=join))
+    save_ids(folder, ids)
+    return ids, places
+
+
+def test_the_timeline_is_in_the_order_of_the_list(tmp_path: Path) -> None:
+    write_timeline(tmp_path)
+
+    merge(tmp_path)
+
+    files = final_files(tmp_path)
+    assert files["timeline.tsv"] == TIMELINE_HEADER + ROWS["my call"] + ROWS["../x"]
+    assert {name for name in files if name.startswith("timeline")} == {"timeline.tsv", "timeline.1-of-1.1"}
+
+
+def test_the_timeline_is_joined_where_that_was_asked_for(tmp_path: Path) -> None:
+    write_timeline(tmp_path, join=True)
+
+    merge(tmp_path)
+
+    assert final_files(tmp_path)["timeline.tsv"] == (
+        TIMELINE_HEADER + ROWS["my call"] + "../x\t0.0000\t2.0000\tangry\t0.500000\t0.500000\t0.500000\n"
+        "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\n"
+    )
+
+
+def test_the_timeline_in_other_formats(tmp_path: Path) -> None:
+    write_timeline(tmp_path, formats=("audacity", "rttm", "textgrid"))
+
+    merge(tmp_path)
+
+    assert (tmp_path / "timeline.rttm").read_text() == (
+        "SPEAKER my%20call 1 0.0000 0.9000 <NA> <NA> sad 0.500000 <NA>\n"
+        "SPEAKER ../x 1 0.0000 1.0000 <NA> <NA> angry 0.750000 <NA>\n"
+        "SPEAKER ../x 1 1.0000 1.0000 <NA> <NA> angry 0.250000 <NA>\n"
+        "SPEAKER ../x 1 2.0000 0.5000 <NA> <NA> sad 1.000000 <NA>\n"
+    )
+    assert sorted(os.listdir(tmp_path / "audacity")) == ["%2E.%2Fx.txt", "my call.txt", "ü.txt"]
+    assert (tmp_path / "audacity/my call.txt").read_text() == "0.000000\t0.900000\tsad\n"
+    assert sorted(os.listdir(tmp_path / "textgrid")) == ["%2E.%2Fx.TextGrid", "my call.TextGrid", "ü.TextGrid"]
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["files"] == [
+        *("failures.tsv", "frame_shift", "predictions.tsv", "timeline.rttm", "timeline.tsv"),
+        *("utt2dur", "utt2emo", "utt2num_frames"),
+    ]
+
+
+def test_formats_that_nobody_asks_for_any_more_are_removed(tmp_path: Path) -> None:
+    """They would show another timeline than the table."""
+    write_timeline(tmp_path, formats=("audacity", "rttm", "textgrid"))
+    merge(tmp_path)
+    (tmp_path / "audacity/readme").touch()
+    write_timeline(tmp_path, formats=("rttm",), join=True)
+
+    merge(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.glob("timeline.*")) == [
+        "timeline.1-of-1.1",
+        "timeline.rttm",
+        "timeline.tsv",
+    ]
+    assert os.listdir(tmp_path / "audacity") == ["readme"]
+    assert os.listdir(tmp_path / "textgrid") == []
+
+    write_timeline(tmp_path)
+    merge(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.glob("timeline.[a-z]*")) == ["timeline.tsv"]
+
+
+def test_folders_that_no_run_wrote_to_are_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "textgrid").mkdir()
+    (tmp_path / "textgrid/mine.TextGrid").touch()
+    write_timeline(tmp_path)
+
+    merge(tmp_path)
+
+    assert os.listdir(tmp_path / "textgrid") == ["mine.TextGrid"]
+
+
+def test_rows_of_the_timeline_that_are_gone_are_named(tmp_path: Path) -> None:
+    ids, _ = write_timeline(tmp_path)
+    path = tmp_path / "timeline.1-of-1.1"
+    size = path.stat().st_size
+    os.truncate(path, size - 1)
+
+    message = (
+        f"{path} is gone, or ends before byte {size}, but the journal speaks of it: bring it back, or use --overwrite"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)
+    assert not is_published(tmp_path, ids.digest)
+    assert final_files(tmp_path).keys() == {"timeline.1-of-1.1"}

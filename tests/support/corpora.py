@@ -1,0 +1,56 @@
+"""Makes lists and data directories in the current folder, and reads what a corpus makes of them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from e2v_cli.audio.formats import audio_suffixes
+from e2v_cli.corpus.corpus import Corpus
+from e2v_cli.corpus.inputs import read_corpus
+
+NOTHING = "a list has lines like: utt-id path, and folders are searched for " + " ".join(sorted(audio_suffixes()))
+
+
+def pairs(*inputs: str) -> list[tuple[str, str]]:
+    """Read inputs: (utt-id, path) of each utterance."""
+    return all_pairs(read_corpus(inputs))
+
+
+def all_pairs(corpus: Corpus) -> list[tuple[str, str]]:
+    utterances = [corpus[index] for index in range(len(corpus))]
+    assert [utterance.index for utterance in utterances] == list(range(len(corpus)))
+    return [(utterance.utt_id, utterance.source) for utterance in utterances]
+
+
+def all_ids(corpus: Corpus) -> list[bytes]:
+    return list(itertools.chain(*corpus.ids()))
+
+
+def write_scp(content: bytes | str, name: str = "wav.scp") -> str:
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return name
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def pipe_to_stdin(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
+
+
+def write_segments(segments: str, recordings: str = "r1 1.wav\nr2 2.mp3\n", recording_channels: str = "") -> str:
+    Path("data").mkdir()
+    write_scp(recordings, "data/wav.scp")
+    write_scp(segments, "data/segments")
+    if recording_channels:
+        write_scp(recording_channels, "data/reco2file_and_channel")
+    return "data"
