@@ -32,6 +32,12 @@ COMMAND_SECONDS = 60
 _CLUSTER_VARIABLES = frozenset(("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"))
 """Variables by which commands find Slurm; all others describe a job."""
 
+CACHE_VARIABLE = "E2V_CACHE"
+"""The one of e2v's variables that is no option, and so counts in jobs, too."""
+
+_UNSET_OPTIONS = f'for name in "${{!E2V_@}}"; do [ "$name" = {CACHE_VARIABLE} ] || unset "$name"; done'
+"""Options come as words: variables that ``sbatch`` passes on, or a node sets, must not count again."""
+
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED", "SPECIAL_EXIT"))
 
 _AT_WORK = frozenset(("RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING"))
@@ -132,7 +138,7 @@ def _write_script_head(job: SlurmJob, directives: Iterable[str]) -> str:
         *job.resources.directives(),
     ]
     lines = ["#!/bin/bash", *(f"#SBATCH {_quote_directive(option)}" for option in options), ""]
-    lines += [f"cd {shlex.quote(str(job.folder))} || exit"]
+    lines += [f"cd {shlex.quote(str(job.folder))} || exit", _UNSET_OPTIONS]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.variables.items())]
     return "\n".join(lines) + "\n"
 

@@ -267,8 +267,10 @@ def _format_disk(results: ResultOptions, least: str, counts: _PlanCounts) -> str
         if size >= 1000:
             size, unit = size / 1000, larger
     amount = f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-    files = "archives"
-    if EMBEDDING_FORMATS[results.embeddings].file_per_utterance:
+    embedding_format, files = EMBEDDING_FORMATS[results.embeddings], "archives"
+    if not embedding_format.exact_size:
+        amount = f"at most {amount}"
+    if embedding_format.file_per_utterance:
         files = "1 file" if counts.embedded == 1 else f"{counts.embedded} files"
     if results.granularity == "frame":
         return f"{least}{amount}, as matrices in {files}"

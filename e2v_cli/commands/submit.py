@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.cluster.slurm import (
+    CACHE_VARIABLE,
     JobState,
     Resources,
     SlurmJob,
@@ -57,9 +58,6 @@ MEASURED_FILES = 1_000_000
 
 MERGE_MEMORY = "4G"
 """Of the job that merges: ten million lines take a tenth of it."""
-
-_HANDED_ON = ("E2V_CACHE",)
-"""Variables that are no options, and count in jobs as they do here."""
 
 STATS_AT_ONCE = 32
 """Threads that ask a file system how large files are."""
@@ -274,8 +272,7 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, Slur
     folder = output_dir.resolve()
     here = Path.cwd()
     log = str(folder / "log").replace("%", "%%")
-    # Options come as words, so their variables must not count again.
-    variables = {name: value for name, value in os.environ.items() if name in _HANDED_ON}
+    variables = {name: value for name, value in os.environ.items() if name == CACHE_VARIABLE}
     predict = SlurmJob(
         name=f"e2v-{folder.name}",
         words=(*_command(), "predict", *options.words, "--offline"),

@@ -117,10 +117,10 @@ class History:
         is_other_list = header.input_sha256 != self.input_sha256
         keys: list[bytes] = []
         lines: list[tuple[int, int, int]] = []
+        begin = offset = self._read_to[journal]
         text = b""
         try:
-            for offset, text in _whole_lines(journal.path, self._read_to[journal], size):
-                self._read_to[journal] = offset + len(text)
+            for offset, text in _whole_lines(journal.path, begin, size):
                 if (found := self._parse(journal, text)) is not None:
                     keys.append(found[0])
                     lines.append((found[1], offset, len(text)))
@@ -131,6 +131,7 @@ class History:
             raise other_version(journal.path) from None
         if lines:
             self._note(number, keys, lines, is_other_list)
+        self._read_to[journal] = offset + len(text)
         if text:  # it has grown by a whole line
             (self.ended.add if text == _END else self.ended.discard)(journal)
         if self._read_to[journal] < size:  # its last line is torn
@@ -216,7 +217,9 @@ class History:
             self.done_before[places[done]] = True
 
     def _note_embedding(self, place: Place) -> None:
-        if place.offset is not None:
+        if place.size is not None:  # no archive of Kaldi's: checked by its size, as rows of a timeline are
+            self._note_timeline(place)
+        elif place.offset is not None:
             self.archives[place.file] = max(place.offset, self.archives.get(place.file, 0))
         else:
             self.archives[place.file.partition("/")[0]] = 0

@@ -39,6 +39,8 @@ class EmbeddingFormat:
     """The files that hold embeddings: a pattern relative to OUT; in a folder, there is one for each utterance."""
     num_bytes: Callable[[int, int | None, int, EmbeddingDtype], int]
     """Bytes of an utterance on disk, by those of its key, rows (None: a vector), columns, and the precision."""
+    exact_size: bool = True
+    """Whether that is the size; else it is an upper bound."""
 
     @property
     def file_per_utterance(self) -> bool:
@@ -126,6 +128,7 @@ EMBEDDING_FORMATS: dict[str, EmbeddingFormat] = {
             kaldi_keys=True,
             files="embeddings.*-of-*.*.ark",
             num_bytes=_ark_text_bytes,
+            exact_size=False,
         ),
     )
 }

@@ -20,7 +20,8 @@ from e2v_cli.journal.ids import Ids
 from e2v_cli.journal.journal import Elapsed, Header, JournalFile
 from e2v_cli.options import Shard
 from e2v_cli.records import Place, Summary
-from e2v_cli.results.formats import EMBEDDING_FORMATS, TIMELINE_FORMATS, data_patterns, result_names
+from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, TIMELINE_FORMATS, data_patterns, result_names
+from e2v_cli.results.newest_run import note_run
 from e2v_cli.results.tables import FAILURES_HEADER, kaldi_key, predictions_header, predictions_line
 from e2v_cli.results.timeline import Timeline, timeline_header
 from e2v_cli.system.files import published
@@ -62,6 +63,7 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
     unused = folder.timeline_formats.difference(header.timeline_formats)
     unused_patterns = [form.path for form in TIMELINE_FORMATS.values() if form.folder and form.name in unused]
     folder.remove_other_results([*files.names, "run.json"], unused_patterns, ids.digest)
+    note_run(folder.path / "run.json")
     return summary
 
 
@@ -78,7 +80,8 @@ class _FinalFiles:
         self._predictions = self._create("predictions.tsv", *predictions_header(labels))  # first, so published last
         self._failures = self._create("failures.tsv", *FAILURES_HEADER)
         self._durations, self._frames = self._create("utt2dur"), self._create("utt2num_frames")
-        form = EMBEDDING_FORMATS.get(str(header.fingerprint["embeddings"]))
+        embeddings = str(header.fingerprint["embeddings"])
+        form = None if embeddings == NO_EMBEDDINGS else EMBEDDING_FORMATS[embeddings]
         self._index = self._create(form.index) if form else None
         self._has_kaldi_keys = form is not None and form.kaldi_keys
         self._before_place = b"%b%b/" % (form.separator.encode() if form else b"", bytes(output_dir.resolve()))

@@ -124,7 +124,7 @@ class TimelineFiles:
         self.output_dir = output_dir
         # Not the file's own draft: behind a long id there is no room for what the name of a draft has more.
         self._draft = draft_of(output_dir / "timeline.tsv")
-        chosen = [form for form in TIMELINE_FORMATS.values() if form.name in formats]
+        chosen = [TIMELINE_FORMATS[name] for name in dict.fromkeys(formats)]
         self._lists = [(form, create(form.path)) for form in chosen if form.folder is None]
         self._folders = [form for form in chosen if form.folder is not None]
         for form in self._folders:

@@ -28,7 +28,7 @@ def published(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def drafted(path: Path, draft: Path) -> Iterator[BinaryIO]:
-    """Open a draft that is synced and renamed when the block ends, or removed if it fails; the caller syncs the folder."""
+    """Open a draft that is synced and renamed when the block ends, or removed on an error; the folder isn't synced."""
     with naming(path):
         try:
             with draft.open("wb") as file:

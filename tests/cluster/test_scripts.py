@@ -61,6 +61,7 @@ def test_the_whole_script_of_an_array() -> None:
         "#SBATCH --nice=100\n"
         "\n"
         "cd '/my data' || exit\n"
+        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done\n'
         "export E2V_CACHE='/my cache'\n"
         "export E2V_MODEL=sample\n"
         "\n"
@@ -93,6 +94,7 @@ def test_the_whole_script_of_a_process() -> None:
         "#SBATCH --ntasks=1\n"
         "\n"
         "cd /data || exit\n"
+        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done\n'
         "\n"
         "exec e2v merge /data/out\n"
     )
@@ -193,6 +195,24 @@ def test_words_folders_and_variables_of_any_letters_are_what_the_command_gets(
     assert words_of(commands, "e2v") == [*WORDS, *(["--shard", "3/8"] if is_array else [])]
     assert (commands / "e2v.folder").read_text() == f"{folder}\n"
     assert os.fsdecode((commands / "e2v.variable").read_bytes()) == "\n".join(WORDS)
+
+
+@pytest.mark.parametrize("is_array", [False, True])
+def test_variables_that_are_options_do_not_count_beside_the_words(
+    is_array: bool, commands: Path, tmp_path: Path
+) -> None:
+    """What the script sets counts, and so does the place of the cache."""
+    put(commands, "e2v", 'env | grep "^E2V_\\|^OTHER" | sort > "$0.variables"')
+    job = replace(PLAIN, folder=tmp_path, variables={"E2V_OWN": "x"})
+    script = write_array_script(job, [3], 8, None) if is_array else write_script(job)
+    given = {"E2V_GRANULARITY": "frame", "E2V_MODEL": "a b", "E2V_CACHE": "/my cache", "E2V_OWN": "y", "OTHER": "z"}
+
+    done = subprocess.run(
+        ["bash", keep(tmp_path, script)], env=environment(commands, **given), capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (commands / "e2v.variables").read_text() == "E2V_CACHE=/my cache\nE2V_OWN=x\nOTHER=z\n"
 
 
 @pytest.mark.parametrize("is_array", [False, True])

@@ -22,11 +22,11 @@ from e2v_cli.cluster.slurm import JobState
 from e2v_cli.cluster.submissions import Submission, note_submission
 from e2v_cli.commands import status
 from e2v_cli.commands.status import State, describe_run
-from e2v_cli.corpus import blocks as batching
+from e2v_cli.corpus import blocks
 from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
 from e2v_cli.errors import OutputConflictError, OutputError, SlurmError
 from e2v_cli.journal.ids import save_costs, save_ids
-from e2v_cli.journal.journal import Elapsed, Header, Journal
+from e2v_cli.journal.journal import JOURNAL_FORMAT, Elapsed, Header, Journal
 from e2v_cli.journal.locks import locked
 from e2v_cli.options import Shard
 from e2v_cli.records import DoneRecord, Failure, Utterance
@@ -38,8 +38,8 @@ WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 @pytest.fixture(autouse=True)
 def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists are cut into blocks of four, to their end."""
-    monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
-    monkeypatch.setattr(batching, "TAPER", 1)
+    monkeypatch.setattr(blocks, "BLOCK_SIZES", (4, 256))
+    monkeypatch.setattr(blocks, "TAPER", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +88,7 @@ def write(
     """Write the journal of an attempt, and say where it is."""
     save_ids(folder, ids)
     head = Header(
+        format=JOURNAL_FORMAT,
         fingerprint={"model": model},
         model="sample",
         labels=(),
@@ -104,7 +105,7 @@ def write(
     with closing(Journal(folder, shard, head)) as journal:
         if elapsed is not None:
             journal.append(
-                [DoneRecord(number, 1.0, 49, "", "", f"utt{number}\t1.0000\t1") for number in done],
+                [DoneRecord(number, f"utt{number}", 1.0, 49, 1, "", (), None, None) for number in done],
                 [Failure(Utterance(number, f"utt{number}", "x"), "audio", "missing", "gone") for number in failed],
                 elapsed,
             )

@@ -975,7 +975,7 @@ def test_the_recipe_with_run_pl(calls: Path, once: Path, tmp_path: Path) -> None
 
 # -- what Kaldi's and other tools read of OUT --------------------------------------------------------------------------
 
-FORMATS = ("rttm", "ctm", "audacity", "textgrid")
+FORMATS = ("rttm", "audacity", "textgrid")
 
 
 class Outs(NamedTuple):
@@ -1124,23 +1124,19 @@ def test_joined_timelines(outs: Outs) -> None:
             assert span.probabilities == pytest.approx(means, abs=2e-6)
 
 
-def test_rttm_and_ctm(outs: Outs) -> None:
+def test_rttm(outs: Outs) -> None:
     """One line a span, whose start and length lead to where it ends."""
     spans = {
         (key, span.start, span.end, span.label): span.score
         for key, part in read_timeline(outs.matrices).items()
         for span in part
     }
-    rttm, ctm = {}, {}
+    rttm = {}
     for line in (outs.matrices / "timeline.rttm").read_text().splitlines():
         kind, key, channel, start, length, _, _, label, score, last = line.split(" ")
         assert (kind, channel, last) == ("SPEAKER", "1", "<NA>")
         rttm[key, Decimal(start), Decimal(start) + Decimal(length), label] = float(score)
-    for line in (outs.matrices / "timeline.ctm").read_text().splitlines():
-        key, channel, start, length, label, score = line.split(" ")
-        assert channel == "1"
-        ctm[key, Decimal(start), Decimal(start) + Decimal(length), label] = float(score)
-    assert list(rttm.items()) == list(ctm.items()) == list(spans.items())
+    assert list(rttm.items()) == list(spans.items())
 
 
 def test_text_grids_and_audacity(outs: Outs) -> None:

@@ -118,7 +118,7 @@ def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
 def test_a_journal_says_what_is_computed_and_who_does_it(tmp_path: Path) -> None:
     before = datetime.now().astimezone().replace(microsecond=0)
     clip = ROOT / "sample_data" / "wav" / "f1-0001.wav"
-    formats = ("--timeline-format", "rttm", "--timeline-format", "ctm", "--timeline-format", "rttm")
+    formats = ("--timeline-format", "textgrid", "--timeline-format", "rttm", "--timeline-format", "textgrid")
     process = start_e2v("predict", clip, "-m", "sample", "-o", tmp_path, "--timeline", "0.5", *formats, "--join")
     process.communicate(timeout=60)
     assert process.returncode == 0
@@ -127,7 +127,7 @@ def test_a_journal_says_what_is_computed_and_who_does_it(tmp_path: Path) -> None
     assert (header.host, header.pid) == (socket.gethostname(), process.pid)
     assert before <= datetime.fromisoformat(header.started) <= datetime.now().astimezone()
     assert (header.model, header.labels, header.input_size, header.frame_shift) == ("sample", tuple(LABELS), 1, 0.02)
-    assert (header.timeline_formats, header.join) == (("ctm", "rttm"), True)
+    assert (header.timeline_formats, header.join) == (("rttm", "textgrid"), True)
     assert header.input_sha256 == hashlib.sha256(b"f1-0001\n").hexdigest()
     options = {"embeddings": "none", "compress": "no", "window": 60.0, "timeline": 0.5, "channel": "mix"}
     assert options.items() <= dict(header.fingerprint).items()

@@ -32,7 +32,7 @@ from support.journal_lines import (
 
 from e2v_cli.errors import OutputError
 from e2v_cli.journal import history as history_module
-from e2v_cli.journal.history import read_header
+from e2v_cli.journal.history import DoneLine, parse_done, read_header
 from e2v_cli.journal.journal import (
     DONE,
     FAILED,
@@ -69,6 +69,27 @@ def test_what_was_written_is_read(path: Path) -> None:
     assert history.timelines == {"timeline.1-of-1.2": 640}
     assert [line_of(history, utt_id) for utt_id in IN_ORDER] == LINES[:5]
     assert path.read_bytes() == CONTENT
+
+
+def test_the_cells_of_a_done_line_are_parsed(path: Path) -> None:
+    history = read(path.parent)
+
+    assert [parse_done(line) for line in (*history.read_lines(0, 2), *history.read_lines(3, 4))] == [
+        DoneLine(
+            utt_id=b"utt1",
+            num_frames=b"62",
+            windows=b"3",
+            duration=b"1.2500",
+            embedding=b"embeddings.1-of-1.1.ark:5",
+            timeline=b"",
+            label=b"happy",
+            posteriors=b"0.750000\t0.250000",
+        ),
+        DoneLine("ü 笑\u2028".encode(), b"1", b"1", b"1.0000", b"embeddings.1-of-1.1.ark:90", b"", b"", b""),
+        DoneLine(
+            b"utt3", b"99", b"1", b"1.0000", b"embeddings.1-of-1.2.ark:17", b"timeline.1-of-1.2:512:128", b"", b""
+        ),
+    ]
 
 
 def test_there_may_be_no_journal(tmp_path: Path) -> None:
@@ -414,6 +435,16 @@ def test_of_files_for_each_utterance_the_folder_is_known(tmp_path: Path) -> None
     write(tmp_path, [done("utt1", "embeddings/utt1.npy"), done("utt3", "embeddings/a%3A7.npy")])
 
     assert read(tmp_path).archives == {"embeddings": 0}
+
+
+def test_of_embeddings_that_have_a_size_the_end_of_the_file_is_known(tmp_path: Path) -> None:
+    """As of a format that is no archive of Kaldi's."""
+    places = ["embeddings.1-of-2.1.bin:300:20", "embeddings.1-of-2.1.bin:0:300", "embeddings.2-of-2.1.ark:7"]
+    write(tmp_path, [done(utt_id, place) for utt_id, place in zip(IDS, places, strict=False)])
+
+    history = read(tmp_path)
+    assert history.timelines == {"embeddings.1-of-2.1.bin": 320}
+    assert history.archives == {"embeddings.2-of-2.1.ark": 7}
 
 
 def test_the_end_of_each_file_of_the_timeline_is_known(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_a_journal_byte_by_byte(tmp_path: Path) -> None:
     assert checked("end\t{}") == b"a2473e39\tend\t{}\n"
 
 
+def test_cells_have_no_tabs_and_line_breaks(tmp_path: Path) -> None:
+    record = dataclasses.replace(RECORDS[0], label="very\thap\npy\r")
+    path = write(tmp_path, [record], [failed("utt2", reason="not\tfound", detail="a\r\nb")])
+
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert lines[1] == checked(LINES[0].replace("happy", "very hap py "))
+    assert lines[2] == checked("failed\tutt2\taudio\tnot found\ta  b")
+
+
 def test_lines_are_in_the_file_when_append_returns(tmp_path: Path) -> None:
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
         attempt.append(RECORDS, FAILURES, TIME)

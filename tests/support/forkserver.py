@@ -1,0 +1,199 @@
+"""A process that has imported PyTorch and e2v, and forks for every command: a tenth of a second instead of two.
+
+The child gets arguments, environment, folder and standard streams of its own, and its workers are forked from it. It has
+computed nothing before: PyTorch's threads do not survive a fork. What depends on a start of Python itself (signals
+at start, ``--help``, spawned workers, ``kill -9``) is tested with the real command.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from support.processes import ROOT
+
+READY = "ready"
+
+
+class ForkServer:
+    """The server, and the commands that it was asked to run."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="e2v-fork-")
+        self._address = str(Path(self._folder.name, "socket"))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.forkserver", self._address],
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{READY}\n"
+
+    def run(
+        self, args: list[str], cwd: Path, stdin: str, environment: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end: its exit code, and what it wrote."""
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            given.write(stdin.encode())
+            given.seek(0)
+            request = {"args": args, "cwd": str(cwd), "environment": environment}
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(timeout)
+                connection.connect(self._address)
+                streams = [given.fileno(), out.fileno(), err.fileno()]
+                socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], streams)
+                with connection.makefile() as answers:
+                    pid = int(answers.readline())
+                    try:
+                        code = int(answers.readline())
+                    except TimeoutError:
+                        os.killpg(pid, signal.SIGKILL)
+                        raise subprocess.TimeoutExpired(args, timeout) from None
+            written = []
+            for file in (out, err):
+                file.seek(0)
+                written.append(file.read().decode())
+        return subprocess.CompletedProcess(args, code, *written)
+
+    def close(self) -> None:
+        """End the server."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._folder.cleanup()
+
+
+def serve(address: str) -> None:
+    """Fork for every request, and answer with the child's pid and, when it has ended, its exit code."""
+    import torch  # noqa: F401 — what takes long
+
+    import e2v_cli.commands.check
+    import e2v_cli.commands.merge
+    import e2v_cli.commands.models
+    import e2v_cli.commands.plan
+    import e2v_cli.commands.predict
+    import e2v_cli.commands.status
+    import e2v_cli.commands.submit
+    import e2v_cli.inference.engine
+    import e2v_cli.inference.load  # noqa: F401
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(16)
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    parent = os.getppid()
+    children: dict[int, socket.socket] = {}
+    os.write(1, f"{READY}\n".encode())
+    while os.getppid() == parent:
+        ready, _, _ = select.select([listener, woken], [], [], 5.0)
+        if listener in ready:
+            connection, _ = listener.accept()
+            content, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+            while not content.endswith(b"\n"):
+                content += connection.recv(1 << 20)
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for descriptor in (listener.fileno(), woken, waker, connection.fileno()):
+                    os.close(descriptor)
+                for other in children.values():
+                    other.close()
+                _be_command(json.loads(content), streams)
+            for stream in streams:
+                os.close(stream)
+            children[pid] = connection
+            connection.sendall(f"{pid}\n".encode())
+        with suppress(BlockingIOError):
+            os.read(woken, 4096)
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                with children.pop(pid) as connection, suppress(OSError):
+                    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _be_command(request: dict[str, Any], streams: list[int]) -> None:
+    """Run the command in the child, and end it as Python would."""
+    code = 70
+    try:
+        os.setsid()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        tempfile.tempdir = None  # as TMPDIR says
+        for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+            setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8", errors="surrogateescape"))  # noqa: SIM115
+        sys.argv = ["e2v", *request["args"]]
+        _fork_workers()
+        _customize()
+        from e2v_cli.__main__ import main
+
+        main()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(BaseException):
+            atexit._run_exitfuncs()
+        with suppress(BaseException):
+            sys.stdout.flush()
+        os._exit(code)
+
+
+def _fork_workers() -> None:
+    """Have workers forked instead of spawned."""
+    import multiprocessing
+
+    from e2v_cli.workers import launcher
+
+    real = launcher.run_worker
+
+    def run_worker(*args: Any) -> None:
+        package = logging.getLogger("e2v_cli")
+        for handler in list(package.handlers):
+            package.removeHandler(handler)
+        real(*args)
+
+    launcher.run_worker = run_worker
+    context = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: context  # type: ignore[assignment, misc]
+
+
+def _customize() -> None:
+    """Run the ``sitecustomize.py`` of PYTHONPATH, as a start of Python would."""
+    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(":") if folder]
+    sys.path[:0] = folders
+    for folder in folders:
+        path = Path(folder, "sitecustomize.py")
+        if path.exists():
+            exec(compile(path.read_text(), str(path), "exec"), {"__name__": "sitecustomize"})  # noqa: S102
+            return
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
