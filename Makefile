@@ -28,6 +28,10 @@ lint: $(VENV)/installed ## Check style, floors and types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+.PHONY: docs
+docs: $(VENV)/installed ## Write the reference of commands, e2v_cli/cli/README.md, from --help
+	PYTHONPATH=tests $(BIN)/python tests/test_docs.py
+
 .PHONY: bench
 bench: $(VENV)/installed ## Measure e2v against FunASR on this machine (about half an hour), and draw exp/bench.png
 	$(BENCH).speed --plot exp/bench.png $(ARGS)

@@ -46,7 +46,7 @@ class GroupedOption(click.Option):
     """An option under a heading, which any command that has it reads from ``E2V_NAME``."""
 
     def __init__(self, *args: Any, heading: str, **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
+        super().__init__(*args, allow_from_autoenv=False, **attributes)
         self.heading = heading
         long = next(name for name in self.opts if name.startswith("--"))
         self.envvar = f"E2V_{long.removeprefix('--').replace('-', '_').upper()}"
@@ -59,7 +59,7 @@ class GroupedCommand(click.Command):
         """Write the options, a section for each heading."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            if record := param.get_help_record(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
                 sections.setdefault(getattr(param, "heading", "Options"), []).append(record)
         for heading in sorted(sections, key=lambda heading: heading == "Options"):
             with formatter.section(heading):

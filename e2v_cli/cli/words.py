@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from e2v_cli.options import PIPE_SECONDS, Channel, InputOptions, PredictOptions
+from e2v_cli.options import PIPE_SECONDS, Channel, InputOptions, MaxFailures, PredictOptions
 
 
 def format_words(options: PredictOptions) -> tuple[str, ...]:
@@ -19,7 +19,7 @@ def format_words(options: PredictOptions) -> tuple[str, ...]:
         if value is True:
             words.append(name)
         elif value is not False and value != default:
-            words += [name, str(value).removesuffix(".0") if isinstance(value, float) else str(value)]
+            words += [name, _format_number(value) if isinstance(value, float) else str(value)]
     for form in options.results.timeline_formats:
         words += ["--timeline-format", form]
     if options.run.progress is not None:
@@ -37,7 +37,7 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
             *(compute.engine, compute.device, compute.precision, compute.batch_seconds, compute.window),
             *(results.granularity, results.embeddings, results.dtype, results.compress, results.timeline, results.join),
             *(_format_channel(of.input.channel), of.input.allow_pipes, of.input.pipe_seconds or PIPE_SECONDS),
-            *(of.run.retry_failed, str(of.run.max_failures), of.run.log_level >= logging.ERROR),
+            *(of.run.retry_failed, _format_max_failures(of.run.max_failures), of.run.quiet),
             of.run.log_level == logging.INFO,
         ]
 
@@ -53,3 +53,13 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
 def _format_channel(channel: Channel) -> str:
     """Format a channel as the command line counts it."""
     return channel if isinstance(channel, str) else str(channel + 1)
+
+
+def _format_max_failures(allowed: MaxFailures) -> str:
+    """Format a limit with all its digits, which messages leave out."""
+    return f"{_format_number(allowed.limit)}{'%' if allowed.percent else ''}"
+
+
+def _format_number(number: float) -> str:
+    """Format a number as the command line reads it: no digit is lost, and a whole one has no point."""
+    return str(number).removesuffix(".0")

@@ -35,7 +35,9 @@ _CLUSTER_VARIABLES = frozenset(("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"))
 CACHE_VARIABLE = "E2V_CACHE"
 """The one of e2v's variables that is no option, and so counts in jobs, too."""
 
-_UNSET_OPTIONS = f'for name in "${{!E2V_@}}"; do [ "$name" = {CACHE_VARIABLE} ] || unset "$name"; done'
+_UNSET_OPTIONS = (
+    f'for name in "${{!E2V_@}}"; do [ "$name" = {CACHE_VARIABLE} ] || unset "$name"; done # they are in its words'
+)
 """Options come as words: variables that ``sbatch`` passes on, or a node sets, must not count again."""
 
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED", "SPECIAL_EXIT"))

@@ -10,7 +10,7 @@ from e2v_cli.errors import ModelError
 from e2v_cli.models.cache import cache_folder
 from e2v_cli.models.catalog import HUB_TITLES, PUBLISHED_MODELS, SAMPLE
 from e2v_cli.models.folder import read_model
-from e2v_cli.models.hub import RemoteModel, copy_model, find_here, find_model, pull_model
+from e2v_cli.models.hub import RemoteModel, copy_model, find_here, find_model, pull_from_hub
 from e2v_cli.models.weights import hash_weights
 from e2v_cli.options import ModelRequest
 from e2v_cli.system.text import columns, tsv_row
@@ -34,7 +34,7 @@ def pull(request: ModelRequest, to: Path | None) -> Path:
         ModelError: it can't be downloaded, or can't be used.
         OutputError: it can't be copied.
     """
-    folder = pull_model(request)
+    folder = pull_from_hub(request)
     read_model(request.name, folder)
     if to is None:
         return folder

@@ -119,14 +119,29 @@ class History:
         lines: list[tuple[int, int, int]] = []
         begin = offset = self._read_to[journal]
         text = b""
+        farthest: dict[bytes, bytes] = {}
         try:
             for offset, text in _whole_lines(journal.path, begin, size):
-                if (found := self._parse(journal, text)) is not None:
-                    keys.append(found[0])
-                    lines.append((found[1], offset, len(text)))
+                _, kind, key, *cells = text.split(b"\t", 8)
+                if kind == b"done":
+                    _, _, _, embedding, timeline, _ = cells
+                    lines.append((DONE, offset, len(text)))
+                    keys.append(key)
+                    if embedding:
+                        self._keep_farthest(embedding, farthest)
+                    if timeline:
+                        self._note_timeline(Place.parse(timeline.decode()))
+                elif kind == b"failed":
+                    stage, reason, *_ = cells
+                    lines.append((failure_status(stage.decode(), reason.decode()), offset, len(text)))
+                    keys.append(key)
+                elif kind == b"time":
+                    self.elapsed[journal] = Elapsed(**json.loads(key))
                 if len(lines) == _CHUNK:
                     self._note(number, keys, lines, is_other_list)
                     keys, lines = [], []
+            for embedding in farthest.values():
+                self._note_embedding(Place.parse(embedding.decode()))
         except (ValueError, TypeError):
             raise other_version(journal.path) from None
         if lines:
@@ -182,23 +197,6 @@ class History:
         while len(self._descriptors) > count:
             os.close(self._descriptors.pop(next(iter(self._descriptors))))
 
-    def _parse(self, journal: JournalFile, text: bytes) -> tuple[bytes, int] | None:
-        """Parse a line: the utterance's id and status; None for a line of another kind."""
-        _, kind, content = text.split(b"\t", 2)
-        if kind == b"done":
-            key, _, _, _, embedding, timeline, _ = content.split(b"\t", 6)
-            if embedding:
-                self._note_embedding(Place.parse(embedding.decode()))
-            if timeline:
-                self._note_timeline(Place.parse(timeline.decode()))
-            return key, DONE
-        if kind == b"failed":
-            key, stage, reason, _ = content.split(b"\t", 3)
-            return key, failure_status(stage.decode(), reason.decode())
-        if kind == b"time":
-            self.elapsed[journal] = Elapsed(**json.loads(content))
-        return None
-
     def _note(self, number: int, keys: list[bytes], lines: list[tuple[int, int, int]], is_other_list: bool) -> None:
         """Keep the status of some utterances, and where their lines are; journals may be read in any order."""
         places = self._index.find(hash_keys(keys))
@@ -215,6 +213,17 @@ class History:
             self._length[at] = chosen_numbers[:, 2]
         if is_other_list:
             self.done_before[places[done]] = True
+
+    def _keep_farthest(self, place: bytes, farthest: dict[bytes, bytes]) -> None:
+        """Keep the place of an embedding if it is the farthest in its archive so far: millions need not be parsed."""
+        archive, _, numbers = place.partition(b":")
+        if b":" in numbers:
+            self._note_embedding(Place.parse(place.decode()))
+            return
+        archive = archive.partition(b"/")[0]  # of single files it is enough to know their folder
+        known = farthest.get(archive, b"")
+        if (len(place), place) > (len(known), known):  # of two offsets, the one with more digits is larger
+            farthest[archive] = place
 
     def _note_embedding(self, place: Place) -> None:
         if place.size is not None:  # no archive of Kaldi's: checked by its size, as rows of a timeline are

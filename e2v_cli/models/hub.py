@@ -110,7 +110,7 @@ def find_here(remotes: Sequence[RemoteModel]) -> list[Path | None]:
     return found
 
 
-def pull_model(request: ModelRequest) -> Path:
+def pull_from_hub(request: ModelRequest) -> Path:
     """Find the folder of a model, after bringing it up to date if it is on a hub.
 
     Raises:

@@ -61,7 +61,7 @@ def test_the_whole_script_of_an_array() -> None:
         "#SBATCH --nice=100\n"
         "\n"
         "cd '/my data' || exit\n"
-        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done\n'
+        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are in its words\n'
         "export E2V_CACHE='/my cache'\n"
         "export E2V_MODEL=sample\n"
         "\n"
@@ -94,7 +94,7 @@ def test_the_whole_script_of_a_process() -> None:
         "#SBATCH --ntasks=1\n"
         "\n"
         "cd /data || exit\n"
-        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done\n'
+        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are in its words\n'
         "\n"
         "exec e2v merge /data/out\n"
     )

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 from support.processes import ROOT, E2v, start_e2v, wait_until
 
-from e2v_cli import cli
-from e2v_cli.cli import run_command_line
+from e2v_cli.cli import main
+from e2v_cli.cli.main import run_command_line
+from e2v_cli.cli.predict import predict
 from e2v_cli.commands.submit import SubmitOptions
+from e2v_cli.options import JobOptions
 from e2v_cli.system.signals import StopSignals
 
 pytestmark = pytest.mark.e2e
@@ -93,8 +95,11 @@ class Slurm:
         """Let it accept it again."""
         (self.folder / f"refuse.{script}").unlink()
 
-    def run(self, job: int, *elements: int) -> list[int]:
-        """Run a job, or some elements of an array, as Slurm would, from another folder: their exit codes."""
+    def run(self, job: int, *elements: int, **variables: str) -> list[int]:
+        """Run a job, or some elements of an array, as Slurm would, from another folder: their exit codes.
+
+        Of e2v's variables it finds those that are named, as those of who submits it, or of a node, would be.
+        """
         options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", self.script(job), re.MULTILINE))
         pattern = options["output"].strip('"')
         codes = []
@@ -104,6 +109,7 @@ class Slurm:
             array = {"SLURM_ARRAY_JOB_ID": str(job), "SLURM_ARRAY_TASK_ID": str(element)} if elements else {}
             environment = {
                 **{name: value for name, value in os.environ.items() if not name.startswith("E2V_")},
+                **variables,
                 **array,
                 "SLURM_JOB_ID": str(job + element),
                 "PYTHONPATH": str(ROOT),
@@ -237,8 +243,8 @@ def test_the_whole_of_what_is_submitted(
         "#SBATCH --exclusive\n"
         "\n"
         f"cd {shlex.quote(str(ROOT))} || exit\n"
+        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are in its words\n'
         f"export E2V_CACHE={cache}\n"
-        "export E2V_LABELS=both\n"
         "\n"
     )
     first, last = done.stdout.split("# Then, when all of them have ended:\n\n")
@@ -261,7 +267,7 @@ def test_the_whole_of_what_is_submitted(
         "#SBATCH --mem=32G\n"
         f"{others}#"
     )
-    command = f"{slurm.e2v} predict {scp} -o {out} -m sample --granularity=frame --offline"
+    command = f"{slurm.e2v} predict {scp} -o {out} -m sample --labels both --granularity frame --offline"
     assert f'\n{command} --shard "$SLURM_ARRAY_TASK_ID/4" &\n' in first
     assert last == (
         "#!/bin/bash\n"
@@ -291,23 +297,28 @@ def test_words_and_variables_come_as_they_are_and_nothing_of_them_is_run(
     folder = tmp_path / f"it's {bad.replace('/', '')}"
     folder.mkdir()
     scp = write_scp(folder, 3)
-    monkeypatch.setenv("E2V_CACHE_NAME", f"it's {bad}")
+    monkeypatch.setenv("E2V_CACHE", f"{tmp_path}/it's {bad}")
     monkeypatch.setenv("E2V_A;touch pwned;B", "x")
     monkeypatch.setenv("HARMLESS", bad)
     monkeypatch.chdir(tmp_path)
-    options = ["--device", "cpu", "--labels=zh", "-q", "--hub", "hf", "--pipe-timeout", "7", "-m", "sample"]
-    words = [str(scp), *options, str(scp.with_name("-x.wav")), "-o", str(tmp_path / "out $(touch pwned)")]
+    options = ["--device", "cpu", "--labels=zh", "-q", "--hub", "hf", "--allow-pipes", "--pipe-timeout", "7"]
+    out, clip = str(tmp_path / "out $(touch pwned)"), str(scp.with_name("-x.wav"))
 
-    done = call("submit", "--partition", "$(touch pwned)`'", *words, "--jobs", "2", "--account", "x;touch pwned")
+    done = call(
+        *("submit", "--partition", "$(touch pwned)`'", str(scp), *options, "-m", "sample", clip, "-o", out),
+        *("--jobs", "2", "--account", "x;touch pwned"),
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
-    monkeypatch.delenv("E2V_A;touch pwned;B")
-    monkeypatch.delenv("E2V_CACHE_NAME")
-    assert slurm.run(100, 2) == [0]
-    assert _read_words(slurm.folder / "e2v.words") == ["predict", *words, "--offline", "--shard", "2/2"]
+    for name in ("E2V_CACHE", "E2V_A;touch pwned;B"):
+        monkeypatch.delenv(name)
+    assert slurm.run(100, 2, E2V_REVISION=bad, E2V_LIST=bad) == [0]
+    assert _read_words(slurm.folder / "e2v.words") == [
+        *("predict", str(scp), clip, "-o", out, "-m", "sample", "--hub", "hf", "--labels", "zh"),
+        *("--device", "cpu", "--allow-pipes", "--pipe-timeout", "7", "-q", "--offline", "--shard", "2/2"),
+    ]
     environment = (slurm.folder / "e2v.environment").read_text().split("\0")
-    assert f"E2V_CACHE_NAME=it's {bad}" in environment
-    assert not [variable for variable in environment if variable.startswith(("E2V_A", "E2V_B"))]
+    assert [variable for variable in environment if variable.startswith("E2V_")] == [f"E2V_CACHE={tmp_path}/it's {bad}"]
     assert slurm.run(101) == [0]
     assert _read_words(slurm.folder / "e2v.words") == ["merge", str(tmp_path / "out $(touch pwned)")]
     assert '#SBATCH --partition="$(touch pwned)`\'"\n' in slurm.script(100)
@@ -326,6 +337,23 @@ def test_what_a_script_cannot_say_is_refused(
     assert done.returncode == 2
     assert done.stderr.endswith(": a script of Slurm can't say this; choose a name without quotes and backslashes\n")
     assert slurm.calls("sbatch") == []
+
+
+def test_variables_count_where_a_run_is_submitted_and_nowhere_else(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
+    """An option on the command line counts more; jobs get the variables of who submits them, too."""
+    scp, out = write_scp(tmp_path, 3), tmp_path / "out"
+    variables = {"E2V_GRANULARITY": "frame", "E2V_LABELS": "zh", "E2V_EMBEDDINGS": "npy", "E2V_WINDOW": "30"}
+    words = words_of_submit(scp, out, "--granularity", "utterance", jobs=2)
+    assert e2v(*words, PATH=slurm.path, **variables).returncode == 0
+    expected = f"predict {scp} -o {out} -m sample --labels zh --window 30 --embeddings npy --offline --shard "
+    assert expected in slurm.script(100)
+
+    assert slurm.run(100, 1, 2, **variables, E2V_SHARD="1/1", E2V_DEVICE="none", E2V_QUIET="1") == [0, 0]
+
+    assert [np.load(path).shape for path in out.glob("embeddings/*.npy")] == [(96,)] * 3
+    run = json.loads((out / "run.json").read_text())
+    assert run["options"].items() >= {"granularity": "utterance", "window": 30.0, "embeddings": "npy"}.items()
+    assert sorted(path.name for path in out.glob("journal.*")) == ["journal.1-of-2.1", "journal.2-of-2.1"]
 
 
 def test_a_submit_inside_of_a_job_is_like_any_other(
@@ -364,32 +392,40 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
     ("line", "words"),
     [
         ("a.scp -o out --jobs 2", "a.scp -o out"),
-        ("--jobs 2 -o out a.scp b.scp", "-o out a.scp b.scp"),
-        ("-o out --jobs=2 a.scp --model=sample", "-o out a.scp --model=sample"),
-        ("-oout/the/home a.scp -mhub/h --jobs 2", "-oout/the/home a.scp -mhub/h"),
-        ("-vo out a.scp --jobs 2 -vmh", "-vo out a.scp -vmh"),
+        ("--jobs 2 -o out a.scp b.scp", "a.scp b.scp -o out"),
+        ("-o out --jobs=2 a.scp --model=sample", "a.scp -o out -m sample"),
+        ("-oout/the/home a.scp -mhub/h --jobs 2", "a.scp -o out/the/home -m hub/h"),
+        ("-vo out a.scp --jobs 2 -vmh", "a.scp -o out -m h -v"),
         ("a.scp --jobs 2 -o -hello", "a.scp -o -hello"),
         ("a.scp --jobs 2 -o --time", "a.scp -o --time"),
-        ("a.scp -o out --jobs 2 --revision --jobs --hub hf", "a.scp -o out --revision --jobs --hub hf"),
-        ("a.scp --jobs 2 --output-dir=--time=3", "a.scp --output-dir=--time=3"),
-        ("a.scp --no-progress -o out --time 3 --jobs 2 b.scp", "a.scp --no-progress -o out b.scp"),
-        ("a.scp -o out --jobs 2 --sbatch-arg --time -- -x.wav - --jobs", "a.scp -o out ./-x.wav - ./--jobs"),
-        ("-o -- --jobs 2 a.scp", "-o -- a.scp"),
-        ("a.scp -o out --jobs 2 'it is' --gpus 1 é", "a.scp -o out 'it is' é"),
+        ("a.scp -o out --jobs 2 --revision --jobs --hub hf", "a.scp -o out --hub hf --revision --jobs"),
+        ("a.scp --jobs 2 --output-dir=--time=3", "a.scp -o --time=3"),
+        ("a.scp --no-progress -o out --time 3 --jobs 2 b.scp", "a.scp b.scp -o out --no-progress"),
+        ("a.scp -o out --jobs 2 --sbatch-arg --time -- -x.wav - --jobs", "a.scp ./-x.wav - ./--jobs -o out"),
+        ("-o -- --jobs 2 a.scp", "a.scp -o --"),
+        ("a.scp -o out --jobs 2 'it is' --gpus 1 é", "a.scp 'it is' é -o out"),
         ("a.scp -o out --jobs 2 --jobs 2 --max-failures 1%", "a.scp -o out --max-failures 1%"),
+        ("a.scp -o out --jobs 2 --max-failures 12.3456789%", "a.scp -o out --max-failures 12.3456789%"),
+        ("a.scp -o out --jobs 2 --channel B --window 30.5 -q", "a.scp -o out --window 30.5 --channel 2 -q"),
+        ("a.scp -o out --jobs 2 --window 60 --labels en --hub ms", "a.scp -o out"),
+        ("a.scp -o out --jobs 2 --pipe-timeout 7", "a.scp -o out"),
+        (
+            "a.scp -o out --jobs 2 --timeline 1 --timeline-format textgrid --timeline-format rttm --join",
+            "a.scp -o out --timeline 1 --join --timeline-format rttm --timeline-format textgrid",
+        ),
     ],
 )
-def test_options_of_predict_are_handed_on_word_by_word(
+def test_options_of_predict_are_words_of_its_jobs(
     line: str, words: str, call: Call, asked: list[SubmitOptions]
 ) -> None:
     done = call("submit", *shlex.split(line))
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [options.words for options in asked] == [tuple(shlex.split(words))]
-    assert asked[0].num_shards == 2
-    again = cli.predict.make_context("predict", shlex.split(words)).params
-    assert asked[0].settings.inputs == again["inputs"]
-    assert asked[0].settings.output_dir == Path(again["output_dir"])
+    assert asked[0].jobs.num_shards == 2
+    again = predict.make_context("predict", shlex.split(words)).params
+    assert [word.removeprefix("./") for word in again["inputs"]] == list(asked[0].run.input.inputs)
+    assert asked[0].run.results.output_dir == again["output_dir"]
 
 
 def test_options_may_come_from_the_environment(
@@ -416,12 +452,13 @@ def test_options_may_come_from_the_environment(
     assert call("submit", "a.scp").returncode == 0
 
     (options,) = asked
-    assert (options.num_shards, options.limit, options.dry_run, options.words) == (5, 4, True, ("a.scp",))
+    assert options.jobs == JobOptions(num_shards=5, array_limit=4, dry_run=True)
+    assert options.words == ("a.scp", "-o", "out", "-m", "sample")
     assert list(options.resources.directives()) == [
         *("--partition=long", "--account=lab", "--qos=high", "--gres=gpu:2", "--cpus-per-task=3", "--mem=8G"),
         *("--time=4:00:00", "--requeue", "--constraint=ib"),
     ]
-    assert (options.settings.output_dir, options.settings.model.name) == (Path("out"), "sample")
+    assert (options.run.results.output_dir, options.run.model.name) == (Path("out"), "sample")
 
 
 @pytest.mark.parametrize(
@@ -432,7 +469,7 @@ def test_options_may_come_from_the_environment(
         ("a.scp -o out --jobs 100000", {}, "Invalid value for '--jobs': 100000 is not in the range 1<=x<=99999."),
         ("a.scp -o out --jobs", {}, "Option '--jobs' requires an argument."),
         ("a.scp --jobs 2 -o", {}, "Option '-o' requires an argument."),
-        ("--jobs 2", {}, "Missing argument 'INPUT... -o OUT'."),
+        ("--jobs 2", {}, "Missing argument 'INPUT...'."),
         ("-o out --jobs 2", {}, "Missing argument 'INPUT...'."),
         ("a.scp -o out --jobs 2 --colour red", {}, "No such option '--colour'."),
         ("a.scp -o out --jobs 2 -x", {}, "No such option '-x'."),
@@ -490,7 +527,6 @@ def test_wrong_use_is_refused(
 
     assert (done.returncode, done.stdout, asked) == (2, "", [])
     usage = (
-        "Usage: e2v submit [OPTIONS] [OPTIONS OF PREDICT] INPUT... -o OUT\nTry 'e2v submit --help' for help.\n\n",
         "Usage: e2v submit [OPTIONS] INPUT...\nTry 'e2v submit --help' for help.\n\n",
         "",
     )
@@ -540,7 +576,7 @@ def test_help_is_that_of_submit(call: Call, asked: list[SubmitOptions]) -> None:
     for words in (["-h"], ["a.scp", "-o", "out", "--help"], []):
         done = call("submit", *words)
         assert (done.returncode, asked) == (0 if words else 2, [])
-        assert "Usage: e2v submit [OPTIONS] [OPTIONS OF PREDICT] INPUT... -o OUT\n" in done.stdout + done.stderr
+        assert "Usage: e2v submit [OPTIONS] INPUT...\n" in done.stdout + done.stderr
 
 
 # -- what stops a submit -----------------------------------------------------------------------------------------------
@@ -972,7 +1008,7 @@ def test_a_watch_ends_by_itself(
         waits.append(seconds)
         slurm.answer(*answers.pop(0))
 
-    monkeypatch.setattr(cli, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(main, "time", SimpleNamespace(sleep=sleep))
     assert call("status", out).returncode == 4
     done = call("status", out, "--watch")
 

@@ -414,7 +414,7 @@ def test_what_had_failed_before_and_was_done_since_is_not_done_before(tmp_path: 
 
 def test_utterances_that_the_list_has_not_are_passed_over(tmp_path: Path) -> None:
     """Their embeddings are still in the archives."""
-    records = [done("of a longer list", "embeddings.1-of-1.1.ark:1000"), RECORDS[0]]
+    records = [RECORDS[0], done("of a longer list", "embeddings.1-of-1.1.ark:1000")]
     write(tmp_path, records, [failed("of a longer list too"), FAILURES[0]], input_sha256=OTHER_LIST)
 
     history = read(tmp_path)

@@ -2,111 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
-from support.checkpoints import TOKENS, make_model
-from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
-from support.processes import ROOT, E2v, hook, kill, start_e2v, wait_until
+from support.checkpoints import make_model
+from support.downloads import (
+    CLIP,
+    NAME,
+    TITLES,
+    assert_not_here,
+    assert_refused,
+    assert_same,
+    digest,
+    pull,
+    remedy,
+)
+from support.hubs import PLUS_BASE, HubServer, Repository, publish
+from support.processes import ROOT, E2v, hook
 
 from e2v_cli.errors import ModelError
 from e2v_cli.models.hub import RemoteModel, find_remote
 from e2v_cli.options import HubName, ModelRequest
-
-pytestmark = pytest.mark.e2e
-
-CLIP = "sample_data/wav/f1-0001.wav"
-NAME = "emotion2vec_plus_base"
-NEEDED = ["config.yaml", "configuration.json", "model.pt", "tokens.txt"]
-TITLES = {"ms": "ModelScope", "hf": "Hugging Face"}
-
-
-@pytest.fixture(params=["ms", "hf"])
-def hub(request: pytest.FixtureRequest, tiny: Path) -> Iterator[HubServer]:
-    """A hub that has emotion2vec_plus_base, in a tiny shape."""
-    repository = Repository(publish(tiny))
-    with HubServer(request.param, {PLUS_BASE[request.param]: repository}, token="sesame") as server:  # noqa: S106
-        yield server
-
-
-@pytest.fixture
-def environment(hub: HubServer, tmp_path: Path) -> dict[str, str]:
-    """A machine with empty caches, whose only hub is the stand-in."""
-    return {**hub.environment(tmp_path), **IMPATIENCE, "E2V_CACHE": f"{tmp_path / 'e2v'}", "E2V_HUB": hub.protocol}
-
-
-@pytest.fixture
-def run(environment: dict[str, str], e2v: E2v) -> E2v:
-    """Run e2v on that machine."""
-    return partial(e2v, **environment)
-
-
-@pytest.fixture(scope="module")
-def rows(tiny: Path) -> str:
-    """What the model says of a clip."""
-    command = [sys.executable, "-m", "e2v_cli", "predict", CLIP, "-m", str(tiny)]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-
-
-def forget(folder: Path) -> None:
-    """Forget what e2v itself noted; what the hub's package has stays."""
-    shutil.rmtree(folder / "e2v")
-
-
-def pull(run: E2v, *options: str, name: str = NAME, **environment: str) -> Path:
-    """Pull a model that can be had, and give its folder."""
-    done = run("models", "pull", name, *options, **environment)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.removesuffix("\n"))
-
-
-def remedy(hub: HubServer, model: str, revision: str = "") -> str:
-    option = " --hub hf" if hub.protocol == "hf" else ""
-    option += f" --revision {revision}" if revision else ""
-    return (
-        f"Where there is a network, 'e2v models pull {model}{option} --to DIR' makes a folder to carry here; "
-        "name that, or any other folder of a model: --model DIR\n"
-    )
-
-
-def assert_refused(
-    done: subprocess.CompletedProcess[str], hub: HubServer, problem: str, model: str = "", revision: str = ""
-) -> None:
-    """Check the one statement: what, from where, why, and the ways out."""
-    model = model or PLUS_BASE[hub.protocol]
-    full = f"{model}@{revision}" if revision else model
-    place = f"{TITLES[hub.protocol]} ({hub.url})"
-    subject = f"{full}: there is no such folder, and it" if model == "my/own" else full
-    said = f"e2v: looking for {full} on {place}\ne2v: {subject} can't be had from {place}: {problem}\n"
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == said + remedy(hub, model, revision)
-
-
-def assert_not_here(done: subprocess.CompletedProcess[str], hub: HubServer) -> None:
-    model = PLUS_BASE[hub.protocol]
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"e2v: {model} is not on this machine, and no hub was asked\n{remedy(hub, model)}"
-
-
-def assert_same(folder: Path, model: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == NEEDED
-    for name in NEEDED:
-        assert (folder / name).read_bytes() == (model / name).read_bytes(), name
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
 
 # -- by name -----------------------------------------------------------------------------------------------------------
 
@@ -409,128 +331,3 @@ def test_a_disk_that_is_full(environment: dict[str, str], tmp_path: Path) -> Non
     assert folder.startswith(f"{tmp_path}")
     assert "Traceback" not in done.stderr
     assert re.search(r"^e2v: .*\): .*No space left on device: is there another place for \w+\?$", done.stderr, re.M)
-
-
-# -- what is in the cache of the hub's package -------------------------------------------------------------------------
-
-
-def test_what_a_hub_s_package_has_is_used_without_a_request(
-    hub: HubServer, run: E2v, rows: str, tmp_path: Path
-) -> None:
-    pull(run)
-    forget(tmp_path)
-    hub.stop()
-    done = run("predict", CLIP, HF_HUB_OFFLINE="1")
-    assert (done.returncode, done.stdout) == (0, rows), done.stderr
-
-
-def test_what_a_hub_s_package_has_in_part_is_not_taken_for_whole(
-    hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
-) -> None:
-    folder = pull(run)
-    forget(tmp_path)
-    asked = len(hub.requests)
-    (folder / "tokens.txt").unlink()
-    assert_not_here(run("predict", CLIP, "--offline"), hub)
-    (folder / "tokens.txt").write_bytes((tiny / "tokens.txt").read_bytes())
-    (folder / "model.pt").unlink()
-    assert_not_here(run("predict", CLIP, "--offline"), hub)
-    assert len(hub.requests) == asked
-    assert_same(pull(run), tiny)
-
-
-@pytest.mark.parametrize("hub", ["ms"], indirect=True)
-def test_what_an_older_modelscope_has_is_used_but_not_for_a_revision(
-    hub: HubServer, run: E2v, rows: str, tiny: Path, tmp_path: Path
-) -> None:
-    """Until 1.37 it kept one state of each model."""
-    old = make_model(tmp_path / "old", seed=1)
-    hub.repositories[PLUS_BASE["ms"]].revisions["v1.0"] = publish(old)
-    folder = shutil.copytree(tiny, tmp_path / "modelscope" / "models" / "iic" / NAME)
-    assert run("predict", CLIP, "--offline").stdout == rows
-    refused = run("predict", CLIP, "--offline", "--revision", "v1.0")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    problem = f"{folder}, of an older modelscope, would be overwritten: move it away"
-    assert_refused(run("models", "pull", NAME, "--revision", "v1.0"), hub, problem, revision="v1.0")
-    assert_same(folder, tiny)
-    folder.rename(tmp_path / "away")
-    assert_same(pull(run, "--revision", "v1.0"), old)
-
-
-@pytest.mark.parametrize("hub", ["ms"], indirect=True)
-def test_a_new_state_that_comes_in_part_is_not_mixed_with_the_old_one(
-    hub: HubServer, run: E2v, rows: str, tmp_path: Path
-) -> None:
-    """ModelScope's package replaces file after file; Hugging Face's has a folder for each state."""
-    pull(run)
-    new = make_model(tmp_path / "new", tokens=TOKENS[::-1], seed=1)
-    hub.repositories[PLUS_BASE["ms"]].files = publish(new)
-    hub.cut_after = 500_000
-    assert run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0").returncode == 1
-    assert run("predict", CLIP, "--offline").stdout in ("", rows)
-    assert_same(pull(run), new)
-
-
-# -- stopped and killed ------------------------------------------------------------------------------------------------
-
-
-def find_downloads(folder: Path) -> list[int]:
-    """Find the processes that download to a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                command, variables = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
-            except OSError:  # it has just ended, or is another user's
-                continue
-            if b"e2v_cli.models.hub_clients" in command and bytes(folder) in variables:
-                found.append(int(entry.name))
-    return found
-
-
-def is_downloading(hub: HubServer) -> bool:
-    return any(request.path.startswith("/lfs/") for request in hub.requests)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_a_download_is_stopped_at_once_and_taken_up_again(
-    hub: HubServer, environment: dict[str, str], run: E2v, tiny: Path, tmp_path: Path
-) -> None:
-    hub.delay = 1e6
-    patient = environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "600", "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
-    predict, pull_ = ("predict", CLIP), ("models", "pull", NAME)
-    for command, signum in ((pull_, signal.SIGINT), (predict, signal.SIGTERM), (pull_, signal.SIGKILL)):
-        hub.requests.clear()
-        process = start_e2v(*command, **patient)
-        wait_until(lambda: is_downloading(hub))
-        (download,) = find_downloads(tmp_path)
-        os.kill(process.pid, signum)
-        _, errors = process.communicate(timeout=5)
-        assert process.returncode == (-signum if signum == signal.SIGKILL else 75), errors
-        assert "Traceback" not in errors
-        wait_until(lambda: not find_downloads(tmp_path), seconds=5)
-    hub.requests.clear()
-    process = start_e2v(*pull_, **patient)
-    wait_until(lambda: is_downloading(hub))
-    (download,) = find_downloads(tmp_path)
-    kill(download)
-    _, errors = process.communicate(timeout=5)
-    assert process.returncode == 1
-    assert re.search("^e2v: .* can't be had from .*: its package ended with exit code -9; see above$", errors, re.M)
-
-    hub.delay = 0
-    assert_same(pull(run), tiny)
-
-
-def test_two_that_pull_the_same_model_at_once(
-    hub: HubServer, environment: dict[str, str], tiny: Path, tmp_path: Path
-) -> None:
-    hub.delay = 0.5  # seconds for each MB, so that they meet
-    command = ("models", "pull", NAME, "--to", tmp_path / "carried")
-    pair = [start_e2v(*command, **environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "60"}) for _ in range(2)]
-    for process in pair:
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
-    for name in NEEDED:
-        assert (tmp_path / "carried" / name).read_bytes() == (tiny / name).read_bytes()
-    assert sorted(path.name for path in (tmp_path / "carried").iterdir()) == ["SHA256SUMS", *NEEDED]

@@ -3,109 +3,30 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import resource
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from support.audio_files import encode, noisy_tone
-from support.checkpoints import TOKENS, make_config, make_model
-from support.processes import E2v, hook, start_e2v
+from support.audio_files import noisy_tone
+from support.checkpoints import TOKENS, State, equal, make_config, make_model
+from support.prepared import EVERY_TIME, drafts, other_weights, overwrite, prepare, read_copy, refuse_to_read
 
 import e2v_cli
 from e2v_cli.errors import ModelError
 from e2v_cli.models import weights as prepared
-from e2v_cli.models.cache import FileState, cache_folder, hash_file
+from e2v_cli.models.cache import FileState, hash_file
 from e2v_cli.models.checkpoint import make_network
 from e2v_cli.models.folder import Model, read_model
-from e2v_cli.models.weights import Weights, hash_weights, load_network, prepare_weights
-
-State = dict[str, torch.Tensor]
-
-
-EVERY_TIME = "the weights are prepared anew at every start; E2V_CACHE can be another place"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache for each test alone, and no time in which changes of a file can't be told apart."""
-    monkeypatch.setenv("E2V_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prepared, "CLOCK_TICK", 0)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def folder(tiny: Path, tmp_path: Path) -> Path:
-    """A model that a test may change."""
-    return Path(shutil.copytree(tiny, tmp_path / "model"))
-
-
-@pytest.fixture
-def model(folder: Path) -> Model:
-    time.sleep(0.02)  # the kernel's clock for files ticks at most every 10 ms
-    return read_model("model", folder)
-
-
-def prepare(model: Model) -> tuple[Weights, Path]:
-    """Prepare a model whose copy there is room for."""
-    weights = prepare_weights(model)
-    assert weights.copy is not None
-    return weights, weights.copy
-
-
-def read_copy(copy: Path) -> State:
-    state: State = torch.load(copy, weights_only=True)["state_dict"]
-    return state
-
-
-def equal(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def drafts(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*.part")]
-
-
-def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be hashed, and no checkpoint be read."""
-
-    def fail(*_: object) -> None:
-        raise AssertionError("it was read again")
-
-    monkeypatch.setattr(prepared, "hash_file", fail)
-    monkeypatch.setattr(prepared, "make_network", fail)
-
-
-def other_weights(path: Path) -> bytes:
-    """Make the checkpoint of another model of the same shape."""
-    return (make_model(path, seed=1) / "model.pt").read_bytes()
-
-
-def overwrite(path: Path, content: bytes) -> None:
-    """Give a file another content and its old size and time of modification."""
-    before = path.stat()
-    assert len(content) == before.st_size
-    path.write_bytes(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def flip_byte(path: Path) -> None:
-    """Change one byte in the middle, and the time of modification not at all."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x40
-    overwrite(path, bytes(content))
-
+from e2v_cli.models.weights import hash_weights, load_network, prepare_weights
 
 # -- what it is --------------------------------------------------------------------------------------------------------
 
@@ -424,84 +345,6 @@ def test_a_checkpoint_that_is_refused_leaves_no_copy(tmp_path: Path, cache: Path
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
 
 
-# -- changes of the copy -----------------------------------------------------------------------------------------------
-
-
-def cut(copy: Path) -> None:
-    os.truncate(copy, copy.stat().st_size // 2)
-
-
-def spoil(copy: Path) -> None:
-    copy.write_bytes(b"no weights")
-
-
-def take_another(copy: Path) -> None:
-    """Put the sound copy of another model in its place."""
-    other = prepare_weights(read_model("other", make_model(copy.parents[3] / "other", seed=1)))
-    assert other.copy is not None
-    shutil.copyfile(other.copy, copy)
-
-
-@pytest.mark.parametrize("damage", [flip_byte, cut, spoil, take_another])
-def test_a_damaged_copy_is_noticed_and_made_anew(
-    damage: Callable[[Path], None], model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, copy = prepare(model)
-    damage(copy)
-
-    after = prepare_weights(model)
-
-    assert caplog.messages == [f"{copy} was changed since e2v wrote it, and is made anew"]
-    assert after == replace(before, was_damaged=True)
-    assert equal(load_network(model, after).state_dict(), make_network(model).state_dict())
-    refuse_to_read(monkeypatch)
-    assert prepare_weights(model) == before  # damage is spoken of once
-
-
-def test_a_copy_that_is_gone_is_made_again_without_a_word(model: Model, caplog: pytest.LogCaptureFixture) -> None:
-    before, copy = prepare(model)
-    copy.unlink()
-
-    assert prepare_weights(model) == before
-    assert copy.exists()
-    assert caplog.messages == []
-
-
-@pytest.mark.parametrize("damage", [cut, spoil, take_another, Path.unlink])
-def test_a_copy_that_is_damaged_after_a_run_began_is_not_used(damage: Callable[[Path], None], model: Model) -> None:
-    """As far as its head tells; the checkpoint is still there."""
-    weights, copy = prepare(model)
-    damage(copy)
-
-    assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", "null", "{}", '{"source": 3}', '{"source": {}, "copy": {}}', "\0", "[" * 100_000]
-)
-def test_a_record_that_says_nothing_is_made_anew(content: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, copy = prepare(model)
-    copy.with_name("record.json").write_text(content)
-
-    assert prepare_weights(model) == before
-    refuse_to_read(monkeypatch)
-    assert prepare_weights(model) == before
-
-
-@pytest.mark.parametrize("key", ["source", "shape", "copy"])
-def test_a_record_of_other_files_is_not_believed(key: str, model: Model) -> None:
-    before, copy = prepare(model)
-    path = copy.with_name("record.json")
-    record = json.loads(path.read_text())
-    record[key] = {**record[key], "size": 1} if isinstance(record[key], dict) else "0" * 64
-    path.write_text(json.dumps(record))
-
-    after = prepare_weights(model)
-
-    assert after == before
-    assert equal(load_network(model, after).state_dict(), make_network(model).state_dict())
-
-
 # -- where it can't be kept --------------------------------------------------------------------------------------------
 
 
@@ -585,27 +428,6 @@ def test_without_a_copy_the_checkpoint_must_stay_what_it_was(model: Model, cache
     assert str(caught.value).startswith(f"{model.weights} has changed since the run began; ")
 
 
-# -- where it is -------------------------------------------------------------------------------------------------------
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/xdg")
-    monkeypatch.setenv("E2V_CACHE", "/scratch/e2v")
-    assert cache_folder() == Path("/scratch/e2v")
-    monkeypatch.setenv("E2V_CACHE", "mine")
-    assert cache_folder() == tmp_path / "mine"
-    monkeypatch.setenv("E2V_CACHE", "")
-    assert cache_folder() == Path("/var/xdg/e2v")
-    monkeypatch.delenv("E2V_CACHE")
-    assert cache_folder() == Path("/var/xdg/e2v")
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert cache_folder() == Path("/home/me/.cache/e2v")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path("/home/me/.cache/e2v")
-
-
 def test_a_user_without_a_home_has_a_run_without_a_copy(
     model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -618,124 +440,6 @@ def test_a_user_without_a_home_has_a_run_without_a_copy(
     weights = prepare_weights(model)
 
     assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
-
-
-# -- whole runs --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def wav(tmp_path: Path) -> Path:
-    path = tmp_path / "tone.wav"
-    path.write_bytes(encode(noisy_tone(24_000)))
-    return path
-
-
-@pytest.mark.e2e
-def test_two_runs_that_begin_together_prepare_one_copy(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
-    outs = [wav.with_name(f"out{number}") for number in range(2)]
-    runs = [start_e2v("predict", wav, "-m", folder, "-j", "1", "-o", out) for out in outs]
-    for run in runs:
-        _, errors = run.communicate(timeout=120)
-        assert run.returncode == 0, errors
-
-    tables = [(out / "predictions.tsv").read_text() for out in outs]
-    assert tables[0] == tables[1] == e2v("predict", wav, "-m", folder, "-j", "1").stdout
-    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == [
-        *("lock", "record.json", "weights.pt"),
-    ]
-
-
-KILL_WHILE_SAVING = """
-import os, signal
-os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.e2e
-def test_a_run_that_is_killed_while_it_prepares_leaves_nothing_that_stays(
-    e2v: E2v, folder: Path, wav: Path, cache: Path, tmp_path: Path
-) -> None:
-    killed = e2v("predict", wav, "-m", folder, "-j", "1", **hook(tmp_path / "hook", KILL_WHILE_SAVING))
-    assert killed.returncode == -signal.SIGKILL
-    assert len(drafts(cache)) == 1
-
-    done = e2v("predict", wav, "-m", folder, "-j", "1")
-
-    assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == 2
-    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == [
-        *("lock", "record.json", "weights.pt"),
-    ]
-
-
-NOTE_IMPORTS = """
-import sys
-class Notes:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name in ("torch", "funasr", "modelscope", "huggingface_hub"):
-            kind = "worker" if any("spawn_main" in argument for argument in sys.orig_argv) else "launcher"
-            with open({path!r}, "a") as file:
-                print(kind, name, file=file)
-sys.meta_path.insert(0, Notes)
-"""
-
-
-@pytest.mark.e2e
-def test_the_second_start_imports_little_and_says_the_same(
-    e2v: E2v, folder: Path, wav: Path, tmp_path: Path, cache: Path
-) -> None:
-    first = e2v("predict", wav, "-m", folder, "-j", "1")
-    record = next(cache.rglob("record.json"))
-    record.write_text(
-        json.dumps({**json.loads(record.read_text()), "checked": time.time_ns() + 10**10})
-    )  # as if it had been a while ago
-    noted = tmp_path / "imports"
-    environment = hook(tmp_path / "hook", NOTE_IMPORTS.format(path=str(noted)))
-
-    second = e2v("predict", wav, "-m", folder, "-j", "1", **environment)
-
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert second.stdout == first.stdout
-    assert set(noted.read_text().splitlines()) == {"worker torch"}
-
-
-@pytest.mark.e2e
-def test_a_damaged_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
-    first = e2v("predict", wav, "-m", folder, "-j", "1", "-q")
-    (copy,) = cache.rglob("weights.pt")
-    flip_byte(copy)
-
-    second = e2v("predict", wav, "-m", folder, "-j", "1", "--no-progress")
-
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert second.stdout == first.stdout
-    assert second.stderr.splitlines()[0] == f"e2v: {copy} was changed since e2v wrote it, and is made anew"
-
-
-@pytest.mark.e2e
-def test_no_room_for_a_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
-    first = e2v("predict", wav, "-m", folder, "-j", "1")
-    cache.rename(cache.with_name("away"))
-    cache.write_text("")
-
-    second = e2v("predict", wav, "-m", folder, "-j", "1", "-v", "--no-progress")
-
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert second.stdout == first.stdout
-    assert f"Not a directory: {EVERY_TIME}" in second.stderr.splitlines()[0]
-
-
-@pytest.mark.e2e
-def test_a_checkpoint_that_changed_a_run_is_another_run(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert e2v("predict", wav, "-m", folder, "-j", "1", "-o", out).returncode == 0
-    overwrite(folder / "model.pt", other_weights(tmp_path / "other"))
-
-    again = e2v("predict", wav, "-m", folder, "-j", "1", "-o", out)
-
-    assert again.returncode == 4
-    assert "model" in again.stderr
 
 
 def test_the_numbers_are_the_same_with_and_without_a_copy(model: Model) -> None:

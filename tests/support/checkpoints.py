@@ -8,8 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
+
+from e2v_cli.errors import ModelError
+from e2v_cli.models.checkpoint import make_network
+from e2v_cli.models.folder import read_model
+
+State = dict[str, torch.Tensor]
 
 CONV_LAYERS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
 
@@ -102,7 +109,7 @@ def make_config(
     return config
 
 
-def random_state(config: dict[str, Any], num_classes: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_state(config: dict[str, Any], num_classes: int, seed: int = 0) -> State:
     """Make random weights with upstream's own names and shapes, so that every one of them matters."""
     from funasr.models.emotion2vec.model import Emotion2vec
 
@@ -122,7 +129,7 @@ def make_model(
     folder: Path,
     config: dict[str, Any] | None = None,
     tokens: Sequence[str] = TOKENS,
-    wrap: Callable[[dict[str, torch.Tensor]], Any] = lambda state: {"model": state},
+    wrap: Callable[[State], Any] = lambda state: {"model": state},
     seed: int = 0,
 ) -> Path:
     """Make a model folder; ``wrap`` makes of the weights what is saved as ``model.pt``."""
@@ -138,3 +145,20 @@ def make_model(
     state = random_state(config, len(tokens) if "tokenizer" in config else 0, seed)
     torch.save(wrap(state), folder / "model.pt")
     return folder
+
+
+def load_state(folder: Path) -> State:
+    """Load a model's weights, by the network's names."""
+    return make_network(read_model("test", folder)).state_dict()
+
+
+def equal(one: State, other: State) -> bool:
+    """Whether weights are the same, to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def refusal(folder: Path) -> str:
+    """Load a model that can't be used, and return the message."""
+    with pytest.raises(ModelError) as caught:
+        load_state(folder)
+    return str(caught.value)

@@ -1,0 +1,391 @@
+"""The options that commands share: headings, variables, defaults, and options → words → the same options."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
+from random import Random
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from e2v_cli.cli.main import cli
+from e2v_cli.cli.words import format_words
+from e2v_cli.commands.submit import SubmitOptions
+from e2v_cli.errors import UsageError
+from e2v_cli.options import (
+    PIPE_SECONDS,
+    ComputeOptions,
+    InputOptions,
+    ModelRequest,
+    PredictOptions,
+    ResultOptions,
+    RunOptions,
+)
+from e2v_cli.records import Summary
+from e2v_cli.system.signals import StopSignals
+
+HEADINGS = {
+    "Input": ["--channel", "--allow-pipes", "--pipe-timeout"],
+    "Model": ["--model", "--hub", "--revision", "--offline", "--labels"],
+    "Compute": ["--engine", "--device", "--jobs", "--precision", "--batch-seconds", "--window"],
+    "Results": [
+        *("--output-dir", "--granularity", "--embeddings", "--embedding-dtype", "--compress"),
+        *("--timeline", "--timeline-format", "--join"),
+    ],
+    "Run": ["--shard", "--overwrite", "--retry-failed", "--max-failures", "--progress", "--quiet", "--verbose"],
+}
+
+ALL = list(chain.from_iterable(HEADINGS.values()))
+
+NOT_OF_SUBMIT = ["--jobs", "--shard", "--overwrite"]
+
+SUBMIT = [
+    *("--jobs", "--array-limit", "--dry-run", "--partition", "--gpus", "--cpus", "--mem", "--time", "--account"),
+    *("--qos", "--sbatch-arg"),
+]
+
+VALUES: dict[str, list[str]] = {
+    "--channel": ["mix", "split", "1", "2", "C", "17"],
+    "--pipe-timeout": ["600", "7", "0.1", "1e-7", "123456.789"],
+    "--model": ["emotion2vec_plus_base", "sample", "./my model", "-m", "--window"],
+    "--hub": ["ms", "hf"],
+    "--revision": ["v1.0", "--offline", "größer"],
+    "--labels": ["en", "zh", "both"],
+    "--engine": ["e2v", "funasr"],
+    "--device": ["auto", "cpu", "cuda:0,2"],
+    "--jobs": ["1", "64"],
+    "--precision": ["fp32", "tf32", "bf16", "fp16"],
+    "--batch-seconds": ["10", "0.30000000000000004", "1e22"],
+    "--window": ["60", "1", "29.97", "100000"],
+    "--output-dir": ["out", "a/b c", "--", "-o", "/x"],
+    "--granularity": ["utterance", "frame"],
+    "--embeddings": ["none", "npy", "ark", "ark,t"],
+    "--embedding-dtype": ["fp32", "fp16"],
+    "--timeline": ["1", "0.02", "0.333", "86400"],
+    "--timeline-format": ["rttm", "audacity", "textgrid"],
+    "--shard": ["1/1", "2/3"],
+    "--max-failures": ["0", "17", "9223372036854775807", "0%", "1%", "12.3456789%", "0.1%", "100%"],
+}
+"""Of each option that takes a value, some that are allowed."""
+
+SWITCHES = [
+    *("--allow-pipes", "--offline", "--compress", "--join", "--overwrite", "--retry-failed", "--progress"),
+    *("--quiet", "--verbose"),
+]
+
+INPUTS = ["a.wav", "list.scp", "-x.wav", "--window", "it's", "-", "http://example.org/a.wav", "größer.wav"]
+
+Parse = Callable[[Sequence[str]], PredictOptions]
+ParseSubmit = Callable[[Sequence[str]], SubmitOptions]
+
+
+def command_of(name: str) -> click.Command:
+    command: click.Command = cli
+    for part in name.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[part]
+    return command
+
+
+def long_name(param: click.Parameter) -> str:
+    return next(name for name in param.opts if name.startswith("--"))
+
+
+def options_of(name: str) -> list[click.Option]:
+    """List the options of a command that are not hidden."""
+    params = command_of(name).params
+    return [param for param in params if isinstance(param, click.Option) and not param.hidden]
+
+
+def variable_of(option: str) -> str:
+    return f"E2V_{option[2:].replace('-', '_').upper()}"
+
+
+def help_of(name: str) -> dict[str, dict[str, str]]:
+    """Read a command's help: its headings, the options below each, and what is said of each."""
+    done = CliRunner().invoke(cli, [*name.split(), "--help"], prog_name="e2v", terminal_width=200)
+    assert done.exit_code == 0
+    sections: dict[str, dict[str, str]] = {}
+    heading = option = ""
+    for line in done.output.splitlines():
+        if match := re.fullmatch(r"(\w+):", line):
+            heading = match.group(1)
+            sections[heading] = {}
+        elif heading and (match := re.match(r"  (?:-\w, )?(--[a-z-]+)(.*)", line)):
+            option = match.group(1)
+            sections[heading][option] = match.group(2)
+        elif heading and line.strip():
+            assert line.startswith("     "), f"{line!r} is no option"
+            sections[heading][option] += f" {line.strip()}"
+    return sections
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set by the environment, and nothing of the log's set-up is changed."""
+    for name in [name for name in os.environ if name.startswith("E2V_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    for module in ("predict", "submit"):
+        monkeypatch.setattr(f"e2v_cli.cli.{module}.log_to_stderr", lambda _: None)
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
+    """Parse the words of ``e2v predict``, and compute nothing."""
+    parsed: list[PredictOptions] = []
+
+    def predict(options: PredictOptions, _: StopSignals) -> Summary:
+        parsed.append(options)
+        return Summary(0, 0, 0, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr("e2v_cli.commands.predict.predict", predict)
+
+    def parse(words: Sequence[str]) -> PredictOptions:
+        cli.main(["predict", *words], prog_name="e2v", standalone_mode=False, obj=StopSignals())
+        return parsed.pop()
+
+    return parse
+
+
+@pytest.fixture
+def parse_submit(monkeypatch: pytest.MonkeyPatch) -> ParseSubmit:
+    """Parse the words of ``e2v submit``, and submit nothing."""
+    parsed: list[SubmitOptions] = []
+
+    def submit(options: SubmitOptions) -> str:
+        parsed.append(options)
+        return ""
+
+    monkeypatch.setattr("e2v_cli.commands.submit.submit", submit)
+
+    def parse(words: Sequence[str]) -> SubmitOptions:
+        cli.main(["submit", "--jobs", "2", *words], prog_name="e2v", standalone_mode=False, obj=StopSignals())
+        return parsed.pop()
+
+    return parse
+
+
+# -- help --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_of_predict_is_under_its_heading() -> None:
+    sections = help_of("predict")
+
+    assert {heading: list(options) for heading, options in sections.items()} == {**HEADINGS, "Options": ["--help"]}
+    assert list(sections) == [*HEADINGS, "Options"]
+    assert sorted(map(long_name, options_of("predict"))) == sorted(ALL)
+    assert set(VALUES) | set(SWITCHES) == set(ALL)
+
+
+def test_submit_has_the_same_headings_and_its_own_options_last() -> None:
+    sections = help_of("submit")
+
+    of_predict = {
+        heading: [option for option in options if option not in NOT_OF_SUBMIT] for heading, options in HEADINGS.items()
+    }
+    assert {heading: list(options) for heading, options in sections.items()} == {
+        **of_predict,
+        "Options": [*SUBMIT, "--help"],
+    }
+    assert list(sections) == [*HEADINGS, "Options"]
+
+
+@pytest.mark.parametrize("name", ["plan", "check", "models pull"])
+def test_other_commands_have_the_same_headings(name: str) -> None:
+    heading_of = {option: heading for heading, options in HEADINGS.items() for option in options}
+    own = [option for option in map(long_name, options_of(name)) if option not in heading_of]
+
+    for heading, options in help_of(name).items():
+        for option in options:
+            assert heading == ("Options" if option in [*own, "--help"] else heading_of[option])
+
+
+INPUT, MODEL, COMPUTE, RESULTS, RUN = InputOptions(()), ModelRequest(), ComputeOptions(), ResultOptions(), RunOptions()
+
+DEFAULTS = {
+    "--channel": INPUT.channel,
+    "--pipe-timeout": PIPE_SECONDS,
+    "--model": MODEL.name,
+    "--hub": MODEL.hub,
+    "--labels": MODEL.labels,
+    "--engine": COMPUTE.engine,
+    "--device": COMPUTE.device,
+    "--precision": COMPUTE.precision,
+    "--window": COMPUTE.window,
+    "--granularity": RESULTS.granularity,
+    "--embeddings": RESULTS.embeddings,
+    "--embedding-dtype": RESULTS.dtype,
+    "--max-failures": RUN.max_failures,
+}
+"""Defaults of the groups of options; all others are switches, or have a default that depends."""
+
+DESCRIBED = {
+    "--revision": "(what is here, else the newest)",
+    "--jobs": "(all cores, or all GPUs)",
+    "--batch-seconds": "(10 on CPU, 300 on a GPU)",
+    "--output-dir": "(rows on standard output)",
+    "--shard": "(its place in a Slurm array or among the tasks of an srun, else 1/1)",
+    "--progress": "(on a terminal; elsewhere a line every 30 s)",
+}
+
+
+@pytest.mark.parametrize("name", ["predict", "submit"])
+def test_defaults_that_help_shows_are_those_of_the_groups(name: str) -> None:
+    shown = {}
+    for heading in HEADINGS:
+        for option, text in help_of(name)[heading].items():
+            if match := re.search(r"\[default: ([^]]*?)(; x>=1)?\]$", text):
+                shown[option] = match.group(1)
+
+    expected = {option: str(value) for option, value in DEFAULTS.items()} | DESCRIBED
+    left_out = NOT_OF_SUBMIT if name == "submit" else []
+    assert shown == {option: text for option, text in expected.items() if option not in left_out}
+
+
+def test_what_is_not_given_is_what_the_groups_say(parse: Parse, parse_submit: ParseSubmit) -> None:
+    assert parse(["a.wav"]) == PredictOptions(InputOptions(("a.wav",)))
+    submitted = parse_submit(["a.wav"])
+    assert submitted.run == PredictOptions(InputOptions(("a.wav",)))
+    assert submitted.words == ("a.wav",)
+
+
+# -- variables ---------------------------------------------------------------------------------------------------------
+
+NEEDED = {
+    "--pipe-timeout": ["--allow-pipes"],
+    "--compress": ["-o", "out", "--granularity", "frame", "--embeddings", "ark"],
+    "--embeddings": ["-o", "out"],
+    "--timeline": ["-o", "out"],
+    "--timeline-format": ["-o", "out", "--timeline", "1"],
+    "--join": ["-o", "out", "--timeline", "1"],
+    "--overwrite": ["-o", "out"],
+    "--retry-failed": ["-o", "out"],
+}
+"""Options without which another one is refused, or does nothing."""
+
+
+@pytest.mark.parametrize("option", [long_name(param) for param in options_of("predict")])
+def test_every_option_can_be_set_by_its_variable(option: str, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["a.wav", *NEEDED.get(option, [])]
+    value = "1" if option in SWITCHES else VALUES[option][-1]
+    given = [option] if option in SWITCHES else [option, value]
+    unset, by_words = parse(words), parse([*words, *given])
+
+    monkeypatch.setenv(variable_of(option), value)
+
+    assert parse(words) == by_words != unset
+
+
+def test_names_may_be_several_in_a_variable(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("E2V_TIMELINE_FORMAT", "textgrid rttm textgrid")
+
+    assert parse(["a.wav", "-o", "out", "--timeline", "1"]).results.timeline_formats == ("rttm", "textgrid")
+
+
+@pytest.mark.parametrize("name", ["predict", "submit", "plan", "check", "models pull"])
+def test_a_variable_is_the_same_for_all_commands(name: str) -> None:
+    """Those of ``e2v submit`` alone begin with its name: it has other jobs than workers, for example."""
+    shared = set(ALL) - ({"--jobs"} if name == "submit" else set())
+    context = click.Context(
+        command_of(name), auto_envvar_prefix=command_of(name).context_settings.get("auto_envvar_prefix")
+    )
+    for param in options_of(name):
+        option = long_name(param)
+        own = variable_of(option) if name != "submit" else f"E2V_SUBMIT_{variable_of(option)[4:]}"
+        variable = param.envvar or f"{context.auto_envvar_prefix}_{str(param.name).upper()}"
+        assert variable == (variable_of(option) if option in shared else own)
+
+
+def test_variables_of_submit_are_its_own_alone(parse_submit: ParseSubmit, monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in [*SWITCHES, *VALUES]:
+        if option != "--jobs":
+            monkeypatch.setenv(f"E2V_SUBMIT_{variable_of(option)[4:]}", "1")
+    for param in options_of("submit"):
+        if long_name(param) not in SUBMIT:
+            monkeypatch.setenv(f"E2V_SUBMIT_{str(param.name).upper()}", "1")
+
+    assert parse_submit(["a.wav"]).run == PredictOptions(InputOptions(("a.wav",)))
+
+
+# -- options and words -------------------------------------------------------------------------------------------------
+
+
+def choose_value(random: Random, option: str) -> str:
+    """Choose a value of an option, some of which have many digits."""
+    if option in ("--pipe-timeout", "--batch-seconds", "--window", "--timeline") and random.random() < 0.5:
+        return repr(random.uniform(1, 1000))
+    if option == "--max-failures" and random.random() < 0.5:
+        return random.choice([f"{random.uniform(0, 100)!r}%", str(random.randrange(10**12))])
+    return random.choice(VALUES[option])
+
+
+def choose_words(random: Random, share: float) -> list[str]:
+    """Choose a share of the options, in any order, and values of them; INPUT comes last."""
+    words: list[list[str]] = []
+    for option in [*VALUES, *SWITCHES, "--timeline-format", "--no-progress"]:
+        if option not in NOT_OF_SUBMIT and random.random() < share:
+            is_switch = option in SWITCHES or option == "--no-progress"
+            words.append([option] if is_switch else [option, choose_value(random, option)])
+    random.shuffle(words)
+    inputs = [random.choice(INPUTS) for _ in range(random.randrange(1, 4))]
+    return [*chain.from_iterable(words), "--", *inputs]
+
+
+def choose_variables(random: Random) -> dict[str, str]:
+    """Choose values of all variables that are options."""
+    variables = {variable_of(option): choose_value(random, option) for option in VALUES}
+    variables["E2V_TIMELINE_FORMAT"] = " ".join(random.choices(VALUES["--timeline-format"], k=random.randrange(1, 4)))
+    variables |= {variable_of(option): random.choice("01") for option in SWITCHES}
+    return {name: value for name, value in variables.items() if name not in map(variable_of, NOT_OF_SUBMIT)}
+
+
+def with_plain_inputs(options: PredictOptions) -> PredictOptions:
+    """Name the inputs as words do, where a dash doesn't come first."""
+    inputs = tuple(f"./{item}" if item.startswith("-") and item != "-" else item for item in options.input.inputs)
+    return replace(options, input=replace(options.input, inputs=inputs))
+
+
+def test_words_of_options_give_the_same_options(parse: Parse) -> None:
+    random = Random(15)
+    seen: set[PredictOptions] = set()
+    while len(seen) < 300:
+        try:
+            options = parse(choose_words(random, share=random.random() ** 2))
+        except (UsageError, click.UsageError):  # they contradict each other
+            continue
+        assert parse(format_words(options)) == with_plain_inputs(options)
+        seen.add(options)
+
+    for value in ("npy", "ark", "ark,t"):
+        assert any(options.results.embeddings == value for options in seen)
+    assert any(options.results.compress for options in seen)
+    assert any(options.results.join for options in seen)
+    assert {options.run.progress for options in seen} == {None, False, True}
+    assert len({options.run.log_level for options in seen}) == 3
+
+
+def test_words_of_submit_give_the_same_options_whatever_variables_are_set(
+    parse: Parse, parse_submit: ParseSubmit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variables count where the run is submitted, and are gone where its words are parsed."""
+    random = Random(15)
+    found = 0
+    while found < 200:
+        words = choose_words(random, share=random.random())
+        variables = choose_variables(random)
+        try:
+            with monkeypatch.context() as patch:
+                for name, value in variables.items():
+                    patch.setenv(name, value)
+                submitted = parse_submit(words)
+        except (UsageError, click.UsageError):
+            continue
+        assert submitted.words == format_words(submitted.run)
+        assert parse(submitted.words) == with_plain_inputs(submitted.run)
+        found += 1

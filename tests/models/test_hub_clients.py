@@ -1,0 +1,152 @@
+"""The caches of the hubs' packages, and downloads that are stopped and killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from support.checkpoints import TOKENS, make_model
+from support.downloads import (
+    CLIP,
+    NAME,
+    NEEDED,
+    assert_not_here,
+    assert_refused,
+    assert_same,
+    forget,
+    pull,
+)
+from support.hubs import PLUS_BASE, HubServer, publish
+from support.processes import E2v, kill, start_e2v, wait_until
+
+pytestmark = pytest.mark.e2e
+
+
+# -- what is in the cache of the hub's package -------------------------------------------------------------------------
+
+
+def test_what_a_hub_s_package_has_is_used_without_a_request(
+    hub: HubServer, run: E2v, rows: str, tmp_path: Path
+) -> None:
+    pull(run)
+    forget(tmp_path)
+    hub.stop()
+    done = run("predict", CLIP, HF_HUB_OFFLINE="1")
+    assert (done.returncode, done.stdout) == (0, rows), done.stderr
+
+
+def test_what_a_hub_s_package_has_in_part_is_not_taken_for_whole(
+    hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
+) -> None:
+    folder = pull(run)
+    forget(tmp_path)
+    asked = len(hub.requests)
+    (folder / "tokens.txt").unlink()
+    assert_not_here(run("predict", CLIP, "--offline"), hub)
+    (folder / "tokens.txt").write_bytes((tiny / "tokens.txt").read_bytes())
+    (folder / "model.pt").unlink()
+    assert_not_here(run("predict", CLIP, "--offline"), hub)
+    assert len(hub.requests) == asked
+    assert_same(pull(run), tiny)
+
+
+@pytest.mark.parametrize("hub", ["ms"], indirect=True)
+def test_what_an_older_modelscope_has_is_used_but_not_for_a_revision(
+    hub: HubServer, run: E2v, rows: str, tiny: Path, tmp_path: Path
+) -> None:
+    """Until 1.37 it kept one state of each model."""
+    old = make_model(tmp_path / "old", seed=1)
+    hub.repositories[PLUS_BASE["ms"]].revisions["v1.0"] = publish(old)
+    folder = shutil.copytree(tiny, tmp_path / "modelscope" / "models" / "iic" / NAME)
+    assert run("predict", CLIP, "--offline").stdout == rows
+    refused = run("predict", CLIP, "--offline", "--revision", "v1.0")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    problem = f"{folder}, of an older modelscope, would be overwritten: move it away"
+    assert_refused(run("models", "pull", NAME, "--revision", "v1.0"), hub, problem, revision="v1.0")
+    assert_same(folder, tiny)
+    folder.rename(tmp_path / "away")
+    assert_same(pull(run, "--revision", "v1.0"), old)
+
+
+@pytest.mark.parametrize("hub", ["ms"], indirect=True)
+def test_a_new_state_that_comes_in_part_is_not_mixed_with_the_old_one(
+    hub: HubServer, run: E2v, rows: str, tmp_path: Path
+) -> None:
+    """ModelScope's package replaces file after file; Hugging Face's has a folder for each state."""
+    pull(run)
+    new = make_model(tmp_path / "new", tokens=TOKENS[::-1], seed=1)
+    hub.repositories[PLUS_BASE["ms"]].files = publish(new)
+    hub.cut_after = 500_000
+    assert run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0").returncode == 1
+    assert run("predict", CLIP, "--offline").stdout in ("", rows)
+    assert_same(pull(run), new)
+
+
+# -- stopped and killed ------------------------------------------------------------------------------------------------
+
+
+def find_downloads(folder: Path) -> list[int]:
+    """Find the processes that download to a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                command, variables = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
+            except OSError:  # it has just ended, or is another user's
+                continue
+            if b"e2v_cli.models.hub_clients" in command and bytes(folder) in variables:
+                found.append(int(entry.name))
+    return found
+
+
+def is_downloading(hub: HubServer) -> bool:
+    return any(request.path.startswith("/lfs/") for request in hub.requests)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_download_is_stopped_at_once_and_taken_up_again(
+    hub: HubServer, environment: dict[str, str], run: E2v, tiny: Path, tmp_path: Path
+) -> None:
+    hub.delay = 1e6
+    patient = environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "600", "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+    predict, pull_ = ("predict", CLIP), ("models", "pull", NAME)
+    for command, signum in ((pull_, signal.SIGINT), (predict, signal.SIGTERM), (pull_, signal.SIGKILL)):
+        hub.requests.clear()
+        process = start_e2v(*command, **patient)
+        wait_until(lambda: is_downloading(hub))
+        (download,) = find_downloads(tmp_path)
+        os.kill(process.pid, signum)
+        _, errors = process.communicate(timeout=5)
+        assert process.returncode == (-signum if signum == signal.SIGKILL else 75), errors
+        assert "Traceback" not in errors
+        wait_until(lambda: not find_downloads(tmp_path), seconds=5)
+    hub.requests.clear()
+    process = start_e2v(*pull_, **patient)
+    wait_until(lambda: is_downloading(hub))
+    (download,) = find_downloads(tmp_path)
+    kill(download)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 1
+    assert re.search("^e2v: .* can't be had from .*: its package ended with exit code -9; see above$", errors, re.M)
+
+    hub.delay = 0
+    assert_same(pull(run), tiny)
+
+
+def test_two_that_pull_the_same_model_at_once(
+    hub: HubServer, environment: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    hub.delay = 0.5  # seconds for each MB, so that they meet
+    command = ("models", "pull", NAME, "--to", tmp_path / "carried")
+    pair = [start_e2v(*command, **environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "60"}) for _ in range(2)]
+    for process in pair:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    for name in NEEDED:
+        assert (tmp_path / "carried" / name).read_bytes() == (tiny / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "carried").iterdir()) == ["SHA256SUMS", *NEEDED]
