@@ -25,15 +25,37 @@ READMES = [
 ]
 REFERENCE = ROOT / "e2v_cli" / "cli" / "README.md"
 
-ELSEWHERE = ("data/train", "e2v submit", "e2v models", "exp/train", "make test", "sbatch", "srun", "parallel", "cluster")
+ELSEWHERE = (
+    "data/train",
+    "e2v submit",
+    "e2v models",
+    "exp/train",
+    "make test",
+    "sbatch",
+    "srun",
+    "parallel",
+    "cluster",
+)
 """Transcripts with one of these need a cluster, a hub, or a corpus that isn't here."""
 
 VOLATILE = ("e2v check", "e2v status", "make demo")
 """Commands whose numbers are times, speeds and last bits."""
 
 NOT_OURS = frozenset(
-    "--array --constraint --cpus-per-task --extra-index-url --gpus-per-task --gres --nodes --ntasks --open-mode"
-    " --signal --speed --tb".split()
+    [
+        "--array",
+        "--constraint",
+        "--cpus-per-task",
+        "--extra-index-url",
+        "--gpus-per-task",
+        "--gres",
+        "--nodes",
+        "--ntasks",
+        "--open-mode",
+        "--signal",
+        "--speed",
+        "--tb",
+    ]
 )
 """Options of sbatch, srun, pip, pytest and benchmarks."""
 

@@ -46,9 +46,10 @@ class GroupedOption(click.Option):
     """An option under a heading, which any command that has it reads from ``E2V_NAME``."""
 
     def __init__(self, *args: Any, heading: str, **attributes: Any) -> None:
-        super().__init__(*args, allow_from_autoenv=False, **attributes)
+        super().__init__(*args, **attributes)
         self.heading = heading
         long = next(name for name in self.opts if name.startswith("--"))
+        self.allow_from_autoenv = False
         self.envvar = f"E2V_{long.removeprefix('--').replace('-', '_').upper()}"
 
 

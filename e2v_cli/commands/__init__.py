@@ -1,1 +1,1 @@
-"""TODO."""
+"""What each command does, without the command line: options in, text or a summary out."""

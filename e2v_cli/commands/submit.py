@@ -1,4 +1,4 @@
-"""``e2v submit``: everything that can go wrong is looked at once, here; then a job array, and a job that merges.
+"""``e2v submit``: check here, once, all that can go wrong; then submit a job array, and a job that merges.
 
 Jobs go to Slurm by plain ``sbatch`` scripts that stay in ``OUT/slurm``. A library like submitit would pickle a Python
 function and run it in the job: nothing that a user could read, change or submit by hand.
@@ -81,7 +81,7 @@ class SubmitOptions:
 
 
 def submit(options: SubmitOptions) -> str:
-    """Submit what is left of a run: the message to the user.
+    """Submit what is left of a run, and return the message to the user.
 
     Raises:
         E2vError: the run could not go on, as far as can be seen from here; nothing is submitted then.
@@ -268,7 +268,7 @@ def _find_busy(
 
 
 def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, SlurmJob]:
-    """Say what runs in the jobs for the shards, and in the one that merges them."""
+    """Describe the jobs of the shards, and the job that merges them."""
     folder = output_dir.resolve()
     here = Path.cwd()
     log = str(folder / "log").replace("%", "%%")
@@ -293,7 +293,7 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, Slur
 
 
 def _command() -> tuple[str, ...]:
-    """Say how this e2v is called from anywhere."""
+    """Return the words that run this e2v from any folder."""
     script = Path(sys.argv[0])
     if script.name == "e2v" and script.exists():
         return (str(script.absolute()),)
@@ -301,7 +301,7 @@ def _command() -> tuple[str, ...]:
 
 
 def _now() -> str:
-    """Say when it is, so that submissions of the same second are known in their order."""
+    """Return the current time, exact enough to order submissions of the same second."""
     return datetime.now().astimezone().isoformat()
 
 

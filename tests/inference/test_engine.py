@@ -1,4 +1,4 @@
-"""What the engine makes of a batch that is too large for memory, of an utterance that is, and of a long one in windows."""
+"""What the engine makes of batches and utterances that are too large for memory, and of long ones in windows."""
 
 from __future__ import annotations
 

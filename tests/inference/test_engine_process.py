@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.engines import (
-    cramp,
-    encode_one,
-    make_batch,
-    make_engine,
-    make_long,
-)
+from support.engines import cramp, encode_one, make_batch, make_engine, make_long
 from torch import Tensor
 
 from e2v_cli.inference.upstream import FunasrEngine

@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.downloads import (
-    CLIP,
-)
+from support.downloads import CLIP
 from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
 from support.processes import ROOT, E2v
 
@@ -21,7 +19,7 @@ from e2v_cli.models import weights as prepared
 from e2v_cli.models.folder import Model, read_model
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache for each test alone, and no time in which changes of a file can't be told apart."""
     monkeypatch.setenv("E2V_CACHE", str(tmp_path / "cache"))

@@ -12,17 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import make_model
-from support.downloads import (
-    CLIP,
-    NAME,
-    TITLES,
-    assert_not_here,
-    assert_refused,
-    assert_same,
-    digest,
-    pull,
-    remedy,
-)
+from support.downloads import CLIP, NAME, TITLES, assert_not_here, assert_refused, assert_same, digest, pull, remedy
 from support.hubs import PLUS_BASE, HubServer, Repository, publish
 from support.processes import ROOT, E2v, hook
 

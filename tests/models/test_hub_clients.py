@@ -11,16 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import TOKENS, make_model
-from support.downloads import (
-    CLIP,
-    NAME,
-    NEEDED,
-    assert_not_here,
-    assert_refused,
-    assert_same,
-    forget,
-    pull,
-)
+from support.downloads import CLIP, NAME, NEEDED, assert_not_here, assert_refused, assert_same, forget, pull
 from support.hubs import PLUS_BASE, HubServer, publish
 from support.processes import E2v, kill, start_e2v, wait_until
 

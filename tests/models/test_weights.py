@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-import resource
 import shutil
 import sys
 import time
@@ -18,7 +15,7 @@ import torch
 import yaml
 from support.audio_files import noisy_tone
 from support.checkpoints import TOKENS, State, equal, make_config, make_model
-from support.prepared import EVERY_TIME, drafts, other_weights, overwrite, prepare, read_copy, refuse_to_read
+from support.prepared import drafts, other_weights, overwrite, prepare, read_copy, refuse_to_read
 
 import e2v_cli
 from e2v_cli.errors import ModelError
@@ -27,6 +24,9 @@ from e2v_cli.models.cache import FileState, hash_file
 from e2v_cli.models.checkpoint import make_network
 from e2v_cli.models.folder import Model, read_model
 from e2v_cli.models.weights import hash_weights, load_network, prepare_weights
+
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 # -- what it is --------------------------------------------------------------------------------------------------------
 
@@ -343,103 +343,6 @@ def test_a_checkpoint_that_is_refused_leaves_no_copy(tmp_path: Path, cache: Path
             prepare_weights(model)
 
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
-
-
-# -- where it can't be kept --------------------------------------------------------------------------------------------
-
-
-def assert_goes_on_without(model: Model, caplog: pytest.LogCaptureFixture, message: str) -> None:
-    caplog.set_level(logging.INFO)
-    weights = prepare_weights(model)
-
-    assert (weights.copy, weights.was_damaged) == (None, False)
-    assert caplog.messages == [message]
-    assert weights.sha256 == hash_weights(model)
-    assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
-
-
-def test_a_cache_that_is_a_file(model: Model, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cache.write_text("")
-    place = prepared._place_of(model)
-
-    assert_goes_on_without(model, caplog, f"{place}: Not a directory: {EVERY_TIME}")
-
-
-def test_a_place_that_is_a_file(model: Model, caplog: pytest.LogCaptureFixture) -> None:
-    place = prepared._place_of(model)
-    place.parent.mkdir(parents=True)
-    place.write_text("")
-
-    assert_goes_on_without(model, caplog, f"{place}: File exists: {EVERY_TIME}")
-
-
-def test_a_copy_that_is_a_folder(model: Model, caplog: pytest.LogCaptureFixture) -> None:
-    _, copy = prepare(model)
-    copy.unlink()
-    copy.mkdir()
-
-    assert_goes_on_without(model, caplog, f"{copy}: Is a directory: {EVERY_TIME}")
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded")]
-)
-def test_a_full_cache(
-    error: OSError,
-    model: Model,
-    cache: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    copy = prepared._copy_in(prepared._place_of(model))
-    monkeypatch.setattr(os, "fsync", fail)
-
-    assert_goes_on_without(model, caplog, f"{copy}: {error.strerror}: {EVERY_TIME}")
-    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit for files that fails a write")
-def test_a_cache_that_is_full_while_the_copy_is_written(
-    model: Model, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Here it is a limit for the size of a file."""
-    copy = prepared._copy_in(prepared._place_of(model))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
-    try:
-        assert_goes_on_without(model, caplog, f"{copy}: File too large: {EVERY_TIME}")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
-
-
-def test_without_a_copy_the_checkpoint_must_stay_what_it_was(model: Model, cache: Path, tmp_path: Path) -> None:
-    cache.write_text("")
-    weights = prepare_weights(model)
-    overwrite(model.weights, other_weights(tmp_path / "other"))
-
-    with pytest.raises(ModelError) as caught:
-        load_network(model, weights)
-
-    assert str(caught.value).startswith(f"{model.weights} has changed since the run began; ")
-
-
-def test_a_user_without_a_home_has_a_run_without_a_copy(
-    model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As in a container that runs under some number."""
-    for name in ("HOME", "E2V_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    caplog.set_level(logging.INFO)
-
-    weights = prepare_weights(model)
-
-    assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
 
 
 def test_the_numbers_are_the_same_with_and_without_a_copy(model: Model) -> None:

@@ -17,7 +17,7 @@ from e2v_cli.models.checkpoint import make_network
 from e2v_cli.models.folder import Model, read_model
 from e2v_cli.models.weights import load_network, prepare_weights
 
-# -- changes of the copy -----------------------------------------------------------------------------------------------
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def cut(copy: Path) -> None:

@@ -12,7 +12,7 @@ from support.audio_files import encode, noisy_tone
 from support.prepared import EVERY_TIME, drafts, flip_byte, other_weights, overwrite
 from support.processes import E2v, hook, start_e2v
 
-# -- whole runs --------------------------------------------------------------------------------------------------------
+pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.e2e]
 
 
 @pytest.fixture
@@ -22,7 +22,10 @@ def wav(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.e2e
+def list_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
 def test_two_runs_that_begin_together_prepare_one_copy(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
     outs = [wav.with_name(f"out{number}") for number in range(2)]
     runs = [start_e2v("predict", wav, "-m", folder, "-j", "1", "-o", out) for out in outs]
@@ -32,9 +35,7 @@ def test_two_runs_that_begin_together_prepare_one_copy(e2v: E2v, folder: Path, w
 
     tables = [(out / "predictions.tsv").read_text() for out in outs]
     assert tables[0] == tables[1] == e2v("predict", wav, "-m", folder, "-j", "1").stdout
-    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == [
-        *("lock", "record.json", "weights.pt"),
-    ]
+    assert list_files(cache / "prepared") == ["lock", "record.json", "weights.pt"]
 
 
 KILL_WHILE_SAVING = """
@@ -43,7 +44,6 @@ os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.e2e
 def test_a_run_that_is_killed_while_it_prepares_leaves_nothing_that_stays(
     e2v: E2v, folder: Path, wav: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -55,9 +55,7 @@ def test_a_run_that_is_killed_while_it_prepares_leaves_nothing_that_stays(
 
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 2
-    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == [
-        *("lock", "record.json", "weights.pt"),
-    ]
+    assert list_files(cache / "prepared") == ["lock", "record.json", "weights.pt"]
 
 
 NOTE_IMPORTS = """
@@ -73,7 +71,6 @@ sys.meta_path.insert(0, Notes)
 """
 
 
-@pytest.mark.e2e
 def test_the_second_start_imports_little_and_says_the_same(
     e2v: E2v, folder: Path, wav: Path, tmp_path: Path, cache: Path
 ) -> None:
@@ -92,7 +89,6 @@ def test_the_second_start_imports_little_and_says_the_same(
     assert set(noted.read_text().splitlines()) == {"worker torch"}
 
 
-@pytest.mark.e2e
 def test_a_damaged_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
     first = e2v("predict", wav, "-m", folder, "-j", "1", "-q")
     (copy,) = cache.rglob("weights.pt")
@@ -105,7 +101,6 @@ def test_a_damaged_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cac
     assert second.stderr.splitlines()[0] == f"e2v: {copy} was changed since e2v wrote it, and is made anew"
 
 
-@pytest.mark.e2e
 def test_no_room_for_a_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
     first = e2v("predict", wav, "-m", folder, "-j", "1")
     cache.rename(cache.with_name("away"))
@@ -118,7 +113,6 @@ def test_no_room_for_a_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path,
     assert f"Not a directory: {EVERY_TIME}" in second.stderr.splitlines()[0]
 
 
-@pytest.mark.e2e
 def test_a_checkpoint_that_changed_a_run_is_another_run(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert e2v("predict", wav, "-m", folder, "-j", "1", "-o", out).returncode == 0

@@ -1,13 +1,14 @@
 """A process that has imported PyTorch and e2v, and forks for every command: a tenth of a second instead of two.
 
-The child gets arguments, environment, folder and standard streams of its own, and its workers are forked from it. It has
-computed nothing before: PyTorch's threads do not survive a fork. What depends on a start of Python itself (signals
+The child gets arguments, environment, folder and standard streams of its own, and its workers are forked from it. The
+server has computed nothing before: PyTorch's threads do not survive a fork. What depends on a start of Python itself (signals
 at start, ``--help``, spawned workers, ``kill -9``) is tested with the real command.
 """
 
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import logging
 import os
@@ -35,7 +36,12 @@ class ForkServer:
         self._address = str(Path(self._folder.name, "socket"))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.forkserver", self._address],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+                "OMP_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
+            },
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -103,8 +109,8 @@ def serve(address: str) -> None:
     children: dict[int, socket.socket] = {}
     os.write(1, f"{READY}\n".encode())
     while os.getppid() == parent:
-        ready, _, _ = select.select([listener, woken], [], [], 5.0)
-        if listener in ready:
+        ready, _, _ = select.select([listener.fileno(), woken], [], [], 5.0)
+        if listener.fileno() in ready:
             connection, _ = listener.accept()
             content, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
             while not content.endswith(b"\n"):
@@ -169,8 +175,7 @@ def _fork_workers() -> None:
     """Have workers forked instead of spawned."""
     import multiprocessing
 
-    from e2v_cli.workers import launcher
-
+    launcher: Any = importlib.import_module("e2v_cli.workers.launcher")
     real = launcher.run_worker
 
     def run_worker(*args: Any) -> None:
@@ -181,7 +186,7 @@ def _fork_workers() -> None:
 
     launcher.run_worker = run_worker
     context = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda method=None: context  # type: ignore[assignment, misc]
+    multiprocessing.get_context = lambda *_: context  # type: ignore[assignment]
 
 
 def _customize() -> None:
