@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Threads that wait for each other make a busy machine crawl; one is enough for clips of seconds.
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from support.checkpoints import make_config, make_model
+from support.forkserver import ForkServer
 from support.processes import ROOT, E2v
 
 # Where the tests run as a job of Slurm's, theirs are none of it.
@@ -49,8 +51,29 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("base"), config)
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """A process that has imported all that commands need, and forks for each."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def e2v() -> E2v:
+def e2v(fork_server: ForkServer) -> E2v:
+    """Run a command as the real one runs, but forked from a process that is warm, from the root of the repository."""
+
+    def run(
+        *args: str | Path, cwd: Path = ROOT, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        return fork_server.run(list(map(str, args)), cwd, stdin, variables, timeout=300)
+
+    return run
+
+
+@pytest.fixture
+def real_e2v() -> E2v:
     """Run the real command in a process of its own, from the root of the repository."""
 
     def run(

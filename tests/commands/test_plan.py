@@ -431,16 +431,16 @@ def test_a_reader_that_has_enough_ends_it_quietly(data: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_nothing_heavy_is_imported(data: Path, e2v: E2v) -> None:
-    done = e2v("plan", "data", "-m", "sample", cwd=data, PYTHONPROFILEIMPORTTIME="1")
+def test_nothing_heavy_is_imported(data: Path, real_e2v: E2v) -> None:
+    done = real_e2v("plan", "data", "-m", "sample", cwd=data, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "e2v_cli.commands.plan" in imported
     assert imported.isdisjoint({"torch", "funasr", "modelscope", "huggingface_hub", "requests", "tqdm"})
 
 
-def test_help_has_examples(e2v: E2v) -> None:
-    done = e2v("plan", "--help", PYTHONPROFILEIMPORTTIME="1")
+def test_help_has_examples(real_e2v: E2v) -> None:
+    done = real_e2v("plan", "--help", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     assert "  Examples:\n    e2v plan data/train\n" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

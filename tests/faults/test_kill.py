@@ -83,7 +83,7 @@ class Watch:
     def _read_finished(self) -> set[str]:
         lines = [line for path in self.out.glob("journal.*") for line in path.read_bytes().split(b"\n")[:-1]]
         rows = (line.decode().split("\t") for line in lines)
-        return {row[5] for row in rows if row[1] in ("done", "failed")}
+        return {row[2] for row in rows if row[1] in ("done", "failed")}
 
 
 def kill_and_go_on(command: Sequence[str], out: Path, kills: int, total: int, seed: int) -> None:

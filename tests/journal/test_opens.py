@@ -79,11 +79,11 @@ def assert_few(opened: Counter[str], listings: int, limit: int) -> None:
     ],
 )
 def test_journals_are_opened_and_out_is_listed_a_few_times_a_start(
-    order: tuple[int, int, int], options: tuple[str, ...], lines: list[str], tmp_path: Path, e2v: E2v
+    order: tuple[int, int, int], options: tuple[str, ...], lines: list[str], tmp_path: Path, real_e2v: E2v
 ) -> None:
     (tmp_path / "wav.scp").write_text("".join(lines))
     out = tmp_path / "out"
-    run = Counted(e2v, tmp_path, out)
+    run = Counted(real_e2v, tmp_path, out)
     run.predict(order[0], *options)
     run.predict(order[1], *options)
 

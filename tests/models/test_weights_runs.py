@@ -72,9 +72,9 @@ sys.meta_path.insert(0, Notes)
 
 
 def test_the_second_start_imports_little_and_says_the_same(
-    e2v: E2v, folder: Path, wav: Path, tmp_path: Path, cache: Path
+    real_e2v: E2v, folder: Path, wav: Path, tmp_path: Path, cache: Path
 ) -> None:
-    first = e2v("predict", wav, "-m", folder, "-j", "1")
+    first = real_e2v("predict", wav, "-m", folder, "-j", "1")
     record = next(cache.rglob("record.json"))
     record.write_text(
         json.dumps({**json.loads(record.read_text()), "checked": time.time_ns() + 10**10})
@@ -82,7 +82,7 @@ def test_the_second_start_imports_little_and_says_the_same(
     noted = tmp_path / "imports"
     environment = hook(tmp_path / "hook", NOTE_IMPORTS.format(path=str(noted)))
 
-    second = e2v("predict", wav, "-m", folder, "-j", "1", **environment)
+    second = real_e2v("predict", wav, "-m", folder, "-j", "1", **environment)
 
     assert (first.returncode, second.returncode) == (0, 0)
     assert second.stdout == first.stdout

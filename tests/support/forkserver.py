@@ -1,8 +1,8 @@
 """A process that has imported PyTorch and e2v, and forks for every command: a tenth of a second instead of two.
 
 The child gets arguments, environment, folder and standard streams of its own, and its workers are forked from it. The
-server has computed nothing before: PyTorch's threads do not survive a fork. What depends on a start of Python itself (signals
-at start, ``--help``, spawned workers, ``kill -9``) is tested with the real command.
+server has computed nothing before: PyTorch's threads do not survive a fork. What depends on a start of Python itself
+(signals at start, ``--help``, spawned workers, ``kill -9``) is tested with the real command.
 """
 
 from __future__ import annotations

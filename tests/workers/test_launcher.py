@@ -97,7 +97,7 @@ def test_many_that_kill_their_workers_at_once_are_all_found(tmp_path: Path, e2v:
     assert (out / "predictions.tsv").read_text().count("\n") == 13
 
 
-def test_a_block_that_kills_although_no_utterance_alone_does_is_named(tmp_path: Path, e2v: E2v) -> None:
+def test_a_block_that_kills_although_no_utterance_alone_does_is_named(tmp_path: Path, real_e2v: E2v) -> None:
     """Of sixteen utterances the first two are a block, and each of the others is one."""
     scp = tmp_path / "wav.scp"
     scp.write_text("".join(SAMPLE_SCP.read_text().splitlines(keepends=True)[:16]))
@@ -114,28 +114,28 @@ if '--multiprocessing-fork' in sys.orig_argv:
             yield batch
     e2v_cli.workers.pipeline.make_batches = make_batches
 """
-    done = e2v(*command, "-j", "1", **hook(tmp_path / "hook", code))
+    done = real_e2v(*command, "-j", "1", **hook(tmp_path / "hook", code))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "e2v: 5 workers died over the 2 utterances from f1-0001, the last: exit code 5; "
         "each of them alone does no harm. Try a smaller --jobs or --batch-seconds; "
         "what is done is safe, the same command goes on"
     )
-    assert e2v(*command).returncode == 0
+    assert real_e2v(*command).returncode == 0
 
 
-def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v) -> None:
+def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, real_e2v: E2v) -> None:
     environment = hook(
         tmp_path / "hook",
         "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os._exit(9)",
     )
-    done = e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", **environment)
+    done = real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", **environment)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "e2v: 10 workers died in a row before they did anything, the last: exit code 9. Is there memory for 2 of them? "
         "Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
     )
-    assert e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out").returncode == 0
+    assert real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out").returncode == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
