@@ -38,8 +38,10 @@ def test_version(e2v: E2v) -> None:
         (["submit", "--help"], "Examples", "submit"),
     ],
 )
-def test_help_has_examples_and_imports_nothing_heavy(args: list[str], examples: str, command: str, e2v: E2v) -> None:
-    done = e2v(*args, PYTHONPROFILEIMPORTTIME="1")
+def test_help_has_examples_and_imports_nothing_heavy(
+    args: list[str], examples: str, command: str, real_e2v: E2v
+) -> None:
+    done = real_e2v(*args, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     assert f"  {examples}:\n" in done.stdout
     assert f"  e2v {command} " in done.stdout
