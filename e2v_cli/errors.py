@@ -40,7 +40,7 @@ class OutputError(E2vError):
 
     @classmethod
     def of(cls, error: OSError) -> OutputError:
-        """Say of which file the operating system had to say something."""
+        """Return the error for one of the operating system, with its file."""
         place = f"{error.filename}: " if error.filename else ""
         return cls(f"{place}{error.strerror or error}; what is done is safe, run the same command again")
 

@@ -66,8 +66,8 @@ def read_archived_audio(path: str, offset: int) -> Iterator[bytes]:
         raise blame(error) from None
     except MemoryError:
         raise AudioError("unreadable", "too long for the memory of this machine") from None
-    except ValueError as error:  # a NUL in the path
-        raise AudioError("unreadable", str(error)) from None
+    except ValueError:
+        raise AudioError("unreadable", "a NUL character in the path") from None
 
 
 def _measure_record(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int]:

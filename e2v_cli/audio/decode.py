@@ -408,8 +408,8 @@ def _check_audio_file(path: str) -> None:
         raise AudioError("missing", "no such file") from None
     except OSError as error:
         raise blame(error) from None
-    except ValueError as error:  # a NUL in the path
-        raise AudioError("unreadable", str(error)) from None
+    except ValueError:
+        raise AudioError("unreadable", "a NUL character in the path") from None
     if not stat.S_ISREG(status.st_mode):
         raise AudioError("unreadable", "not a regular file")
     if status.st_size == 0:

@@ -53,9 +53,9 @@ def run_pipe(command: str, output: BinaryIO, seconds: float, stopping: Callable[
                 stderr=errors,
                 start_new_session=True,  # a group to kill, which Ctrl-C does not reach
             )
-        except ValueError as error:  # a NUL in the command
+        except ValueError:
             os.close(held)
-            raise AudioError("pipe failed", str(error)) from None
+            raise AudioError("pipe failed", "a NUL character in the command") from None
         except OSError as error:
             os.close(held)
             if error.errno != errno.E2BIG:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -18,13 +17,17 @@ class _StandardError(io.TextIOWrapper):
     """Standard error that may have lost its reader or its disk: messages are dropped then."""
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        try:  # noqa: SIM105 — contextlib's suppress may be gone when the interpreter ends
             super().write(text)
+        except OSError:
+            pass
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
+        try:  # noqa: SIM105
             super().flush()
+        except OSError:
+            pass
 
 
 def open_standard_streams() -> None:

@@ -29,7 +29,15 @@ WATCH_SECONDS = 10
 """Time after which ``status --watch`` reports again."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _OrderedGroup(click.Group):
+    """A group that lists its commands in the order of use."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names of the commands; Click would sort them."""
+        return list(self.commands)
+
+
+@click.group(cls=_OrderedGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="e2v", message="%(prog)s %(version)s")
 def cli() -> None:
     """Speech emotion recognition with emotion2vec over whole Kaldi-style corpora.
@@ -42,58 +50,6 @@ def cli() -> None:
 
 
 cli.add_command(predict)
-cli.add_command(submit)
-
-
-@cli.command()
-@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def merge(output_dir: Path) -> None:
-    """Put the shards of a run together: predictions.tsv and all other final files.
-
-    The last shard to end does it by itself, unless it can't see yet that all others have ended, on another machine
-    perhaps. Refuses while parts are missing, and says which.
-
-    \b
-    Example:
-      e2v merge exp/emotion
-    """  # noqa: D301
-    from e2v_cli.commands.merge import merge as merge_shards
-
-    log_to_stderr(logging.WARNING)
-    summary = merge_shards(output_dir)
-    show_message(describe_summary(summary) if summary else f"{output_dir} is complete: nothing to do")
-
-
-@cli.command()
-@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--watch", is_flag=True, help=f"Say it again every {WATCH_SECONDS} s, until nobody is at work any more.")
-def status(output_dir: Path, watch: bool) -> int:
-    """Say how far a run is: done, failed, left, speed, and when it will be ready.
-
-    Of a run that was submitted to Slurm, also which shards wait, and which are lost and why.
-
-    \b
-    Examples:
-      e2v status exp/emotion
-      e2v status exp/emotion --watch && cut -f 2 exp/emotion/predictions.tsv | sort | uniq -c
-
-    \b
-    Exit codes:
-      0   complete                    4   in progress: somebody is at work, or in the queue
-      1   it can't be read            75  something is left, and nobody will do it: run, submit or merge again
-    """  # noqa: D301
-    from e2v_cli.commands.status import State, describe_run
-
-    codes = {State.COMPLETE: 0, State.UNDER_WAY: OutputConflictError.exit_code, State.WAITING: EXIT_STOPPED}
-    log_to_stderr(logging.WARNING)
-    while True:
-        report = describe_run(output_dir)
-        if watch and sys.stdout is not None and sys.stdout.isatty():
-            click.clear()
-        print_result(report.text)
-        if not watch or report.state is not State.UNDER_WAY:
-            return codes[report.state]
-        time.sleep(WATCH_SECONDS)
 
 
 @cli.command(cls=opts.GroupedCommand, no_args_is_help=True)
@@ -107,10 +63,11 @@ def plan(
     compute: ComputeOptions,
     results: ResultOptions,
 ) -> int:
-    """Say what a run would meet, write and take, from lists and headers alone.
+    """Estimate a run without computing it.
 
-    No model is loaded and no audio decoded, so damage further on in a file is not seen. Commands are not run and URLs
-    not fetched: how long they are is taken from the utt2dur beside their list.
+    Hours, failures, disk and, after a run of the same model, time: from lists and headers alone. No model is loaded and
+    no audio decoded, so damage behind a header is not found. Commands are not run and URLs not fetched: their durations
+    come from utt2dur beside the list.
 
     \b
     Examples:
@@ -131,6 +88,61 @@ def plan(
     return EXIT_TOO_MANY_FAILURES if report.num_failures else 0
 
 
+cli.add_command(submit)
+
+
+@cli.command()
+@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--watch", is_flag=True, help=f"Report every {WATCH_SECONDS} s, until no process is at work.")
+def status(output_dir: Path, watch: bool) -> int:
+    """Show how far a run is.
+
+    Counts of done, failed and left utterances, speed and time left, for each shard. For a run that was submitted to
+    Slurm, also the state of each job, and the log of each that was lost.
+
+    \b
+    Examples:
+      e2v status exp/emotion
+      e2v status exp/emotion --watch && cut -f 2 exp/emotion/predictions.tsv | sort | uniq -c
+
+    \b
+    Exit codes:
+      0   complete              4   in progress: a process is at work, or a job in the queue
+      1   can't be read         75  incomplete, and no process at work: run, submit or merge again
+    """  # noqa: D301
+    from e2v_cli.commands.status import State, describe_run
+
+    codes = {State.COMPLETE: 0, State.UNDER_WAY: OutputConflictError.exit_code, State.WAITING: EXIT_STOPPED}
+    log_to_stderr(logging.WARNING)
+    while True:
+        report = describe_run(output_dir)
+        if watch and sys.stdout is not None and sys.stdout.isatty():
+            click.clear()
+        print_result(report.text)
+        if not watch or report.state is not State.UNDER_WAY:
+            return codes[report.state]
+        time.sleep(WATCH_SECONDS)
+
+
+@cli.command()
+@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def merge(output_dir: Path) -> None:
+    """Merge the shards of a run.
+
+    Writes predictions.tsv and all other final files. The last shard to end does it by itself, unless it can't see yet
+    that all others have ended, perhaps on another machine. While shards are incomplete, they are listed instead.
+
+    \b
+    Example:
+      e2v merge exp/emotion
+    """  # noqa: D301
+    from e2v_cli.commands.merge import merge as merge_shards
+
+    log_to_stderr(logging.WARNING)
+    summary = merge_shards(output_dir)
+    show_message(describe_summary(summary) if summary else f"{output_dir} is complete: nothing to do")
+
+
 @cli.command(cls=opts.GroupedCommand, no_args_is_help=True)
 @opts.input_options(timeout=False, channel=False)
 @opts.model_options(opts.MODEL, *opts.HUB)
@@ -140,11 +152,11 @@ def check(
     model: ModelRequest,
     compute: ComputeOptions,
 ) -> int:
-    """Compare e2v with FunASR, on your audio, your model and this machine.
+    """Compare e2v with FunASR on your audio.
 
-    Every utterance is computed by upstream's own code, by e2v alone, and by e2v in a batch with others. The largest
-    differences of frame features and probabilities, how many labels agree, and the speed of each, on one CPU core or a
-    GPU, are printed. A few dozen utterances are enough.
+    Computes every utterance by upstream's own code, by e2v alone, and by e2v in a batch, with your model and machine.
+    Prints the largest differences of frame features and probabilities, the number of labels that agree, and the speed
+    of each on one CPU core or a GPU. A few dozen utterances are enough.
 
     \b
     Examples:
@@ -172,7 +184,7 @@ def check(
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
-    """Say what models can be had and what is here, or get one.
+    """List models, or download one.
 
     \b
     Examples:
@@ -186,7 +198,10 @@ def models(context: click.Context) -> None:
 
 @models.command("list")
 def list_models() -> None:
-    """Say what models can be had, and what is here: revision, size and SHA-256. No network is used."""
+    """List known models, and those that are here.
+
+    Revision, size, SHA-256 and folder of each; no network is used.
+    """
     from e2v_cli.commands.models import describe_models
 
     log_to_stderr(logging.WARNING)
@@ -199,10 +214,12 @@ def list_models() -> None:
     "--to",
     metavar="DIR",
     type=click.Path(file_okay=False),
-    help="Also copy it to a folder that stands by itself, to be carried to a machine without network.",
+    help="Also copy it to a self-contained folder, for a machine without network.",
 )
 def pull_model(model: ModelRequest, to: str | None) -> None:
-    """Download a model, or what is new of it, and print its folder.
+    """Download a model, and print its folder.
+
+    Of a model that is here, what is new is downloaded.
 
     \b
     Examples:
@@ -212,7 +229,7 @@ def pull_model(model: ModelRequest, to: str | None) -> None:
     if "" in (model.name, to):
         raise click.UsageError("NAME or --to is empty: is a variable of the shell not set?")
     if model.offline:
-        raise click.UsageError("To pull is to ask a hub, and --offline (or E2V_OFFLINE) says not to.")
+        raise click.UsageError("A pull asks a hub, and --offline (or E2V_OFFLINE) forbids that.")
     log_to_stderr(logging.WARNING)
 
     from e2v_cli.commands.models import pull
@@ -226,8 +243,11 @@ def run_command_line(stop: StopSignals) -> int:
     open_standard_streams()
     try:
         return int(cli.main(prog_name="e2v", standalone_mode=False, obj=stop) or 0)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        show_message(_format_usage_error(error))
         return error.exit_code
     except click.Abort:
         return EXIT_STOPPED
@@ -238,3 +258,10 @@ def run_command_line(stop: StopSignals) -> int:
         drop_standard_output()
         show_message(f"{error.filename or 'standard output'}: {error.strerror or error}")
         return 1
+
+
+def _format_usage_error(error: click.ClickException) -> str:
+    """Format an error of Click as e2v's own are: what is wrong, and the next move."""
+    context = getattr(error, "ctx", None)
+    hint = f" (see: {context.command_path} --help)" if context else ""
+    return f"{error.format_message()}{hint}"

@@ -152,13 +152,13 @@ _CHANNEL = _option(
     metavar="N|A|B|mix|split",
     callback=_parse_channel,
     default=InputOptions.channel,
-    help="Which channel of a file with several, counted from 1; split makes an utterance of each (-1, -2).",
+    help="Channel of files with several, counted from 1; split makes an utterance of each (-1, -2).",
 )
 _ALLOW_PIPES = _option(
     "Input",
     "--allow-pipes",
     is_flag=True,
-    help="Run the commands ('… |') of a wav.scp; only for lists that you trust.",
+    help="Run the commands ('… |') in lists; only for lists that you trust.",
 )
 _PIPE_TIMEOUT = _option(
     "Input",
@@ -166,7 +166,7 @@ _PIPE_TIMEOUT = _option(
     type=float,
     default=PIPE_SECONDS,
     metavar="S",
-    help="Seconds that such a command may take.",
+    help="Time limit of such a command, in seconds.",
 )
 
 
@@ -195,7 +195,7 @@ MODEL = _option(
     default=ModelRequest.name,
     callback=_check_word,
     metavar="NAME|DIR",
-    help="A name that e2v models lists, the id of a model on a hub, or a folder in FunASR's format.",
+    help="A name from e2v models, an id on a hub, or a folder in FunASR's format.",
 )
 
 
@@ -205,23 +205,23 @@ HUB = (
         "--hub",
         type=click.Choice(get_args(HubName)),
         default=ModelRequest.hub,
-        help="Where models come from: ModelScope, or Hugging Face.",
+        help="Where models come from: ModelScope or Hugging Face.",
     ),
     _option(
         "Model",
         "--revision",
         metavar="R",
         show_default="what is here, else the newest",
-        help="A branch, tag or commit of the model.",
+        help="Branch, tag or commit of the model.",
     ),
-    _option("Model", "--offline", is_flag=True, help="Use only models that are on this machine."),
+    _option("Model", "--offline", is_flag=True, help="Use only models on this machine."),
 )
 LABELS = _option(
     "Model",
     "--labels",
     type=click.Choice(get_args(LabelLanguage)),
     default=ModelRequest.labels,
-    help="Labels in English, Chinese, or both as in the model's tokens.txt.",
+    help="Labels in English, Chinese, or both as in tokens.txt.",
 )
 
 
@@ -235,14 +235,14 @@ DEVICE = _option(
     "--device",
     default=ComputeOptions.device,
     metavar="auto|cpu|cuda|cuda:0,2",
-    help="Where to compute; auto is all GPUs where there are any.",
+    help="Where to compute; auto: on all GPUs, if there are any.",
 )
 PRECISION = _option(
     "Compute",
     "--precision",
     type=click.Choice(get_args(Precision)),
     default=ComputeOptions.precision,
-    help="Of the encoder; fp32 is exact, e2v check tells what the others cost.",
+    help="Precision of the encoder; fp32 is exact, e2v check measures the others.",
 )
 JOBS = _option(
     "Compute",
@@ -251,14 +251,14 @@ JOBS = _option(
     type=click.IntRange(min=1),
     metavar="N",
     show_default="all cores, or all GPUs",
-    help="Worker processes: on CPU one thread each, on GPU one a device.",
+    help="Worker processes: on CPU of one thread each, on GPU one per device.",
 )
 ENGINE = _option(
     "Compute",
     "--engine",
     type=click.Choice(get_args(EngineName)),
     default=ComputeOptions.engine,
-    help="Our batched engine, or upstream's own code one utterance after the other.",
+    help="e2v's batched engine, or upstream's own code, one utterance at a time.",
 )
 BATCH_SECONDS = _option(
     "Compute",
@@ -266,7 +266,7 @@ BATCH_SECONDS = _option(
     type=float,
     metavar="S",
     show_default="10 on CPU, 300 on a GPU",
-    help="Audio in one forward pass.",
+    help="Audio in one forward pass, in seconds.",
 )
 WINDOW = _option(
     "Compute",
@@ -274,7 +274,7 @@ WINDOW = _option(
     type=float,
     default=ComputeOptions.window,
     metavar="S",
-    help="Longer utterances are encoded in windows of at most S seconds, and pooled over all frames.",
+    help="Encode longer utterances in windows of at most S seconds, pooled over all frames.",
 )
 
 
@@ -288,14 +288,14 @@ GRANULARITY = _option(
     "--granularity",
     type=click.Choice(get_args(Granularity)),
     default=ResultOptions.granularity,
-    help="What an embedding is: one vector, or a (frames, dim) matrix at 50 Hz.",
+    help="An embedding is one vector, or a (frames, dim) matrix at 50 Hz.",
 )
 EMBEDDINGS = _option(
     "Results",
     "--embeddings",
     type=click.Choice([NO_EMBEDDINGS, *EMBEDDING_FORMATS]),
     default=ResultOptions.embeddings,
-    help="Also write embeddings: one .npy per utterance, or Kaldi ark and scp; ark,t is text.",
+    help="Also write embeddings: one .npy per utterance, Kaldi ark and scp, or ark as text.",
 )
 EMBEDDING_DTYPE = _option(
     "Results",
@@ -313,13 +313,13 @@ OUTPUT_DIR = _option(
     callback=_parse_folder,
     metavar="OUT",
     show_default="rows on standard output",
-    help="Where results go; a run that was stopped goes on there.",
+    help="Where results go; a stopped run is continued there.",
 )
 COMPRESS = _option(
     "Results",
     "--compress",
     is_flag=True,
-    help="Write matrices in archives in Kaldi's compressed form, at a quarter.",
+    help="Write matrices in Kaldi's compressed form, a quarter of the size.",
 )
 RESULTS = (
     OUTPUT_DIR,
@@ -341,11 +341,9 @@ RESULTS = (
         type=click.Choice(list(TIMELINE_FORMATS)),
         multiple=True,
         callback=_parse_names,
-        help="Write the timeline in this format, too; may be given several times.",
+        help="Also write the timeline in this format; repeatable.",
     ),
-    _option(
-        "Results", "--join", is_flag=True, help="Join neighbouring spans of the timeline that have the same label."
-    ),
+    _option("Results", "--join", is_flag=True, help="Join neighbouring spans of the timeline with the same label."),
 )
 
 
@@ -361,23 +359,23 @@ SHARD = _option(
     metavar="I/N",
     callback=_parse_shard,
     show_default="its place in a Slurm array or among the tasks of an srun, else 1/1",
-    help="Compute only part I of N, counted from 1; the last one to end, or e2v merge, puts them together.",
+    help="Compute only part I of N, counted from 1; the last part to end, or e2v merge, merges them.",
 )
 OVERWRITE = _option(
     "Run",
     "--overwrite",
     is_flag=True,
-    help="Throw away what OUT holds of an earlier run, also of the same command.",
+    help="Delete what OUT holds of an earlier run, also of the same command.",
 )
 RETRY_AND_MESSAGES = (
-    _option("Run", "--retry-failed", is_flag=True, help="Try again the utterances that failed in an earlier run."),
+    _option("Run", "--retry-failed", is_flag=True, help="Try the utterances again that failed in an earlier run."),
     _option(
         "Run",
         "--max-failures",
         metavar="N|P%",
         callback=_parse_max_failures,
         default=str(RunOptions.max_failures),
-        help="How many failed utterances still count as success; more end in exit code 3.",
+        help="Failed utterances that still count as success; more end in exit code 3.",
     ),
     _option(
         "Run",
@@ -386,8 +384,8 @@ RETRY_AND_MESSAGES = (
         show_default="on a terminal; elsewhere a line every 30 s",
         help="Show a progress bar.",
     ),
-    _option("Run", "-q", "--quiet", is_flag=True, help="Only errors on standard error."),
-    _option("Run", "-v", "--verbose", is_flag=True, help="Also say which utterances failed, and why."),
+    _option("Run", "-q", "--quiet", is_flag=True, help="Show only errors on standard error."),
+    _option("Run", "-v", "--verbose", is_flag=True, help="Also show which utterances failed, and why."),
 )
 
 

@@ -43,14 +43,17 @@ _RESOURCES = opts.option_group(
     "resources",
     Resources,
     [
-        click.option("--partition", default="", metavar="NAME", help="Where they run, as in sbatch."),
-        click.option("--gpus", default="", metavar="[TYPE:]N", help="GPUs of each."),
+        click.option("--partition", default="", metavar="NAME", help="Partition, as in sbatch."),
+        click.option("--gpus", default="", metavar="[TYPE:]N", help="GPUs of each job."),
         click.option(
-            "--cpus", type=click.IntRange(min=1), metavar="N", help="Cores of each: so many workers, without GPUs."
+            "--cpus",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Cores of each job: without GPUs, that many workers.",
         ),
-        click.option("--mem", default="", metavar="SIZE", help="Memory of each, like 8G."),
-        click.option("--time", default="", metavar="LIMIT", help="Time limit of each, like 4:00:00."),
-        click.option("--account", default="", metavar="NAME", help="Who pays, as in sbatch."),
+        click.option("--mem", default="", metavar="SIZE", help="Memory of each job, like 8G."),
+        click.option("--time", default="", metavar="LIMIT", help="Time limit of each job, like 4:00:00."),
+        click.option("--account", default="", metavar="NAME", help="Account, as in sbatch."),
         click.option("--qos", default="", metavar="NAME", help="Quality of service, as in sbatch."),
         click.option(
             "--sbatch-arg",
@@ -58,7 +61,7 @@ _RESOURCES = opts.option_group(
             envvar="E2V_SUBMIT_SBATCH_ARG",
             multiple=True,
             metavar="OPTION",
-            help="Any other option of sbatch, like --constraint=ib; repeat it.",
+            help="Any other option of sbatch, like --constraint=ib; repeatable.",
         ),
     ],
 )
@@ -74,10 +77,10 @@ _JOBS = opts.option_group(
             envvar="E2V_SUBMIT_JOBS",
             required=True,
             metavar="N",
-            help="Into how many jobs to cut it.",
+            help="Jobs that the run is cut into.",
         ),
-        click.option("--array-limit", type=click.IntRange(min=1), metavar="N", help="How many may run at once."),
-        click.option("--dry-run", is_flag=True, help="Print the scripts, and submit nothing."),
+        click.option("--array-limit", type=click.IntRange(min=1), metavar="N", help="Jobs that may run at once."),
+        click.option("--dry-run", is_flag=True, help="Only print the scripts."),
     ],
 )
 
@@ -102,11 +105,11 @@ def submit(
     jobs: JobOptions,
     resources: Resources,
 ) -> None:
-    """Submit a run to Slurm: a job array, each element of which computes a shard, and a job that merges them.
+    """Submit a run to Slurm as a job array.
 
-    Takes all options of e2v predict but --jobs, --shard and --overwrite. Lists, model, OUT and disk are looked at
-    before anything is submitted. Jobs that come to their time limit go on where they were; the same command again
-    submits only what is missing.
+    Each element of the array computes a shard, and another job merges them. Takes all options of e2v predict but
+    --jobs, --shard and --overwrite. Lists, model, OUT and disk are checked before anything is submitted. Jobs at their
+    time limit are continued; the same command again submits only what is missing.
 
     \b
     Examples:

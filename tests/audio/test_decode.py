@@ -280,7 +280,7 @@ def test_below_a_file_there_is_nothing(tmp_path: Path) -> None:
 
 
 def test_a_null_byte_in_a_path_fails() -> None:
-    assert failure("a\0b.wav") == ("audio", "unreadable", "a\0b.wav: embedded null byte")
+    assert failure("a\0b.wav") == ("audio", "unreadable", "a\0b.wav: a NUL character in the path")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

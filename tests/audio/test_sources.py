@@ -421,7 +421,7 @@ def test_an_archive_may_stand_beside_its_list(tmp_path: Path) -> None:
         ("{}:4", "unreadable", "not a regular file"),
         ("{}/fifo:4", "unreadable", "not a regular file"),
         ("{}/a.ark/b.ark:4", "unreadable", "Not a directory"),
-        ("{}/a\0.ark:4", "unreadable", "embedded null byte"),
+        ("{}/a\0.ark:4", "unreadable", "a NUL character in the path"),
         ("{}/a.ark:32048", "truncated", "the archive has 32048 bytes"),
         ("{}/a.ark:999999999999999999", "truncated", "the archive has 32048 bytes"),
         ("{}/a.ark:4[0:5]", "unreadable", "[0:5]: a part of an archive's record can't be read"),
@@ -525,7 +525,7 @@ def test_commands_are_run_only_where_they_are_allowed(tmp_path: Path) -> None:
         ("true |", "empty", "0 bytes of output"),
         ("echo nothing to say >&2 |", "empty", "0 bytes of output: nothing to say"),
         ("|", "empty", "0 bytes of output"),
-        ("cat a\0b |", "pipe failed", "embedded null byte"),
+        ("cat a\0b |", "pipe failed", "a NUL character in the command"),
         ("cat " + 200_000 * "x" + " |", "pipe failed", "Argument list too long"),
     ],
 )

@@ -526,11 +526,7 @@ def test_wrong_use_is_refused(
     done = call("submit", *shlex.split(line))
 
     assert (done.returncode, done.stdout, asked) == (2, "", [])
-    usage = (
-        "Usage: e2v submit [OPTIONS] INPUT...\nTry 'e2v submit --help' for help.\n\n",
-        "",
-    )
-    assert done.stderr in [f"{head}Error: {message}\n" for head in usage]
+    assert done.stderr in [f"e2v: {message}{hint}\n" for hint in (" (see: e2v submit --help)", "")]
 
 
 @pytest.mark.parametrize(
