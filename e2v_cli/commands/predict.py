@@ -204,7 +204,7 @@ def _make_header(run: _Run, fingerprint: Fingerprint) -> Header:
         join=results.join,
         host=HOST,
         pid=os.getpid(),
-        started=now(),
+        started=now("microseconds"),
     )
 
 

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
@@ -52,6 +51,7 @@ from e2v_cli.options import Fingerprint, JobOptions, PredictOptions, ResultOptio
 from e2v_cli.records import SAMPLE_RATE, Utterance
 from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.files import published, remove_drafts
+from e2v_cli.system.process import now
 
 MEASURED_FILES = 1_000_000
 """In a list with more files, how large each is doesn't matter: every shard has thousands of them."""
@@ -228,7 +228,7 @@ def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: S
     remove_drafts(folder / "*")
     (output_dir / "log").mkdir(exist_ok=True)
     said = ""
-    submission = Submission("", tuple(shards), options.jobs.num_shards, "", input_sha256, _now())
+    submission = Submission("", tuple(shards), options.jobs.num_shards, "", input_sha256, now("microseconds"))
     if shards:
         script = write_array_script(array, shards, options.jobs.num_shards, options.jobs.array_limit)
         submission = replace(submission, array=submit_job(_keep(folder / "shards.sh", script)))
@@ -298,11 +298,6 @@ def _command() -> tuple[str, ...]:
     if script.name == "e2v" and script.exists():
         return (str(script.absolute()),)
     return (sys.executable, "-m", "e2v_cli")
-
-
-def _now() -> str:
-    """Return the current time, exact enough to order submissions of the same second."""
-    return datetime.now().astimezone().isoformat()
 
 
 def _keep(path: Path, script: str) -> Path:

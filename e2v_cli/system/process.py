@@ -16,9 +16,9 @@ _HEAP_BYTES = 1 << 30
 """Freed memory that a process keeps at most: more than it ever uses at once for a batch."""
 
 
-def now() -> str:
-    """Return the local time with its offset: ``2026-05-01T09:30:00+02:00``."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+def now(timespec: str = "seconds") -> str:
+    """Return the local time with its offset: ``2026-05-01T09:30:00+02:00``; to the microsecond where order counts."""
+    return datetime.now().astimezone().isoformat(timespec=timespec)
 
 
 def is_dead(host: str, pid: int) -> bool:
