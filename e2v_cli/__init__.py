@@ -22,7 +22,7 @@ __all__ = ["Recognizer", "Result", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what a notebook needs, PyTorch with it, only when it is asked for: the command answers at once."""
+    """Import the names for notebooks, and PyTorch with them, on first use, so that the command starts at once."""
     if name in __all__:
         from e2v_cli import api
 

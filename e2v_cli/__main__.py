@@ -1,4 +1,4 @@
-"""The ``e2v`` command: signals are heeded before anything else is imported."""
+"""The ``e2v`` command: signals are handled before anything else is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> None:
         code = run_command_line(stop)
     except KeyboardInterrupt:
         code = 75  # EXIT_STOPPED, which is perhaps not imported yet
-    stop.ignore()  # there is nothing left to stop
+    stop.ignore()  # nothing is left to stop
     raise SystemExit(code)
 
 

@@ -108,8 +108,8 @@ class Recognizer:
             The result of each, in their order.
 
         Raises:
-            ValueError: one is no such waveform, has numbers of which the model makes NaN, or is too long for the memory
-                of the GPU; the message tells which one, and why.
+            ValueError: one is no such waveform, leads to NaN in the model, or is too long for the memory of the GPU;
+                the message tells which one, and why.
         """
         _check_choice("granularity", granularity, get_args(Granularity))
         if not isinstance(sample_rate, (int, np.integer)) or sample_rate <= 0:

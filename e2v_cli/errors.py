@@ -1,17 +1,17 @@
-"""What can stop e2v, each with its exit code.
+"""The errors that stop e2v, each with its exit code.
 
     E2vError                 1   could not go on
     ├── CorpusError          1   the input can't be read as a list of utterances
-    ├── ModelError           1   the model can't be found, or isn't what it says it is
-    ├── DeviceError          1   the device asked for isn't there
+    ├── ModelError           1   the model can't be found, or its files are not valid
+    ├── DeviceError          1   the requested device isn't there
     ├── OutputError          1   results can't be written or read back
     ├── WorkerError          1   worker processes die again and again
     ├── SlurmError           1   Slurm isn't there, or refuses a job
     ├── UsageError           2   the options contradict each other or the model
     └── OutputConflictError  4   OUT holds a different run, or one in progress
 
-Messages name the thing, the cause and the next move. What is wrong with a single utterance is no error: it is a
-``records.Failure``, and the run goes on.
+Messages name the thing, the cause and the next move. A problem with a single utterance is no error but a
+``records.Failure``, and the run continues.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class CorpusError(E2vError):
 
 
 class ModelError(E2vError):
-    """The model can't be found, or isn't what it says it is."""
+    """The model can't be found, or its files are not valid."""
 
 
 class DeviceError(E2vError):
-    """The device asked for isn't there."""
+    """The requested device isn't there."""
 
 
 class OutputError(E2vError):
@@ -69,4 +69,4 @@ EXIT_TOO_MANY_FAILURES = 3
 """The run finished, with more failures than allowed."""
 
 EXIT_STOPPED = 75
-"""A signal stopped the run after what was done had been committed (EX_TEMPFAIL): run the same command again."""
+"""A signal stopped the run after all results had been committed (EX_TEMPFAIL): run the same command again."""

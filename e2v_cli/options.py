@@ -1,4 +1,4 @@
-"""What the user asked for, in frozen groups that the stages take whole, and the fingerprint that a resume must match.
+"""The user's options, in frozen groups that the stages take whole, and the fingerprint that a resume must match.
 
 The defaults stand here alone: the command line shows them from here.
 """
@@ -104,7 +104,7 @@ class ModelRequest:
     """Of the family, an id on a hub, or a local folder."""
     hub: HubName = "ms"
     revision: str | None = None
-    """A branch, a tag or a commit; None: the newest there is on this machine, else on the hub."""
+    """A branch, a tag or a commit; None: the newest one on this machine, else on the hub."""
     offline: bool = False
     """Whether the network must not be used."""
     labels: LabelLanguage = "en"
@@ -135,7 +135,7 @@ class ComputeOptions:
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """What is written, and where."""
+    """The results to write, and their folder."""
 
     output_dir: Path | None = None
     """OUT; None: rows go to standard output."""
@@ -218,7 +218,7 @@ class JobOptions:
 
     num_shards: int
     array_limit: int | None = None
-    """Elements of the array that may run at once; None: as many as Slurm likes."""
+    """Elements of the array that may run at once; None: no limit."""
     dry_run: bool = False
     """Whether the scripts are only shown."""
 

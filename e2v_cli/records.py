@@ -1,8 +1,8 @@
-"""What travels through the pipeline: one frozen dataclass per step, and nothing else.
+"""The records of the pipeline: one frozen dataclass per step, and nothing else.
 
     INPUT → Utterance → Block → Waveform → Batch → Prediction → DoneRecord in the journal → predictions.tsv
 
-An utterance that can't go on becomes a Failure, wherever it stands.
+An utterance that fails at any step becomes a Failure.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ class Utterance:
     """One utterance to be recognised, as the input names it."""
 
     index: int
-    """Its place in the input, counted from 0."""
+    """Its index in the input, counted from 0."""
     utt_id: str
     source: str
     """Its audio, as a ``wav.scp`` names it: a path, ``file.ark:offset``, a URL, or ``command |``."""
     folder: str = ""
-    """Where a relative path is looked for that the current folder doesn't have: that of the list."""
+    """The folder of the list, where a relative path is looked for if the current folder doesn't have it."""
     segment: Segment | None = None
-    """The part of the recording that it is; None: all of it."""
+    """Its part of the recording; None: all of it."""
     channel: int | None = None
-    """The channel that it is, counted from 0; None: as ``--channel`` says."""
+    """Its channel, counted from 0; None: that of ``--channel``."""
     recording_channel: int | None = None
     """The channel of its recording in a file that has several, from ``reco2file_and_channel``, counted from 0."""
     fault: str = ""
-    """What is wrong with its line in the list."""
+    """The problem with its line in the list."""
 
     @property
     def recording(self) -> Hashable:
-        """What is the same for neighbours that are decoded together: segments and channels of a recording."""
+        """The key that neighbours share if they are decoded together: segments and channels of a recording."""
         whole = self.segment is None and self.channel is None
         return self.index if whole else (self.source, self.folder)
 
@@ -65,14 +65,14 @@ class Block:
     number: int
     utterances: tuple[Utterance, ...]
     finished: frozenset[int]
-    """Indexes of utterances that only stand here to make the batches what they were: their results are safe."""
+    """Indexes of utterances that have results; they only keep the batches the same."""
     probe: bool = False
     """Whether it is computed only to see if the worker survives; its results are discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waveform:
-    """An utterance's audio as the model wants it."""
+    """An utterance's audio in the form that the model takes."""
 
     utterance: Utterance
     samples: NDArray[np.float32] | DiskWaveform
@@ -95,7 +95,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one utterance."""
+    """The results of a model for one utterance."""
 
     utterance: Utterance
     duration: float
@@ -103,7 +103,7 @@ class Prediction:
     num_frames: int
     """Frames of 20 ms that the encoder gave."""
     windows: int
-    """Pieces in which the utterance was encoded: 1 is all at once."""
+    """Windows in which the utterance was encoded: 1 is all at once."""
     posteriors: NDArray[np.float32] | None
     """(labels,): probabilities that sum to 1; None where the model has no head."""
     embedding: NDArray[np.float32] | DiskArray
@@ -132,7 +132,7 @@ class Place:
     offset: int | None = None
     """Bytes before it in the file; None: it is the whole file."""
     size: int | None = None
-    """Its bytes; None: it ends where it says itself."""
+    """Its bytes; None: its own header gives its length."""
 
     def __str__(self) -> str:
         numbers = [str(number) for number in (self.offset, self.size) if number is not None]
@@ -140,7 +140,7 @@ class Place:
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Parse what ``str`` gives; names of files in OUT have no colon.
+        """Parse the text that ``str`` returns; names of files in OUT have no colon.
 
         Raises:
             ValueError: the text is no place.
@@ -156,7 +156,7 @@ class DoneRecord:
     """A finished utterance, whose embedding and timeline are on disk, as the journal keeps it."""
 
     index: int
-    """Its place in the input."""
+    """Its index in the input."""
     utt_id: str
     duration: float
     """Seconds."""

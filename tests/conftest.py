@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Threads that wait for each other make a busy machine crawl; one is enough for clips of seconds.
+# Waiting threads slow down a busy machine, and short clips need only one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -19,11 +19,11 @@ from support.checkpoints import make_config, make_model
 from support.forkserver import ForkServer
 from support.processes import ROOT, E2v
 
-# Where the tests run as a job of Slurm's, theirs are none of it.
+# Tests that run inside a Slurm job must not see its variables.
 for name in [name for name in os.environ if name.startswith("SLURM_")]:
     del os.environ[name]
 
-# Nothing of a user's own is read or left behind.
+# Tests neither read nor change the user's cache.
 CACHE = tempfile.mkdtemp(prefix="e2v-cache-")
 os.environ["E2V_CACHE"] = CACHE
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
@@ -33,7 +33,7 @@ LONG = ("kill", "slurm", "faults", "parity")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files: where several processes share the tests, none is left with one at the end."""
+    """Sort the longest files first, so that parallel test processes end at about the same time."""
     long = {item.path for name in LONG for item in items if item.get_closest_marker(name)}
     items.sort(key=lambda item: item.path not in long)
 
@@ -53,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    """A process that has imported all that commands need, and forks for each."""
+    """A process with the imports of all commands, which forks for each command."""
     server = ForkServer()
     yield server
     server.close()
@@ -61,7 +61,7 @@ def fork_server() -> Iterator[ForkServer]:
 
 @pytest.fixture
 def e2v(fork_server: ForkServer) -> E2v:
-    """Run a command as the real one runs, but forked from a process that is warm, from the root of the repository."""
+    """Run a command in a fork of a warm process, from the root of the repository."""
 
     def run(
         *args: str | Path, cwd: Path = ROOT, stdin: str = "", **environment: str

@@ -1,4 +1,4 @@
-"""e2v in Python: the same numbers as the command's, and errors that name the waveform."""
+"""The Python API: the numbers of the command, and errors that name the waveform."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def waveform(num_samples: int = 16_000) -> NDArray[np.float32]:
 
 
 @pytest.mark.e2e
-def test_the_numbers_are_those_of_the_command(e2v: E2v, sample: Recognizer, tmp_path: Path) -> None:
+def test_numbers_equal_those_of_the_command(e2v: E2v, sample: Recognizer, tmp_path: Path) -> None:
     paths = sorted((ROOT / "sample_data" / "wav").iterdir())[:6]
     out = tmp_path / "out"
     assert e2v("predict", *paths, "-m", "sample", "-o", out, "--embeddings", "ark").returncode == 0
@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_the_command(e2v: E2v, sample: Recognizer, tmp_
         np.testing.assert_allclose(result.embedding, embeddings[path.stem], rtol=0, atol=1e-5)
 
 
-def test_results_come_in_the_order_of_the_waveforms(sample: Recognizer) -> None:
+def test_results_are_in_the_order_of_the_waveforms(sample: Recognizer) -> None:
     waveforms = [waveform(length) for length in (40_000, 400, 16_000, 8_000, 16_000, 300_000, 720)]
 
     results = sample.predict(waveforms)
@@ -71,7 +71,7 @@ def test_results_come_in_the_order_of_the_waveforms(sample: Recognizer) -> None:
         np.testing.assert_allclose(result.embedding, expected.embedding, rtol=0, atol=1e-5)
 
 
-def test_a_result_says_what_it_is(sample: Recognizer) -> None:
+def test_result_has_label_score_posteriors_and_embedding(sample: Recognizer) -> None:
     (result,) = sample.predict([waveform()])
 
     assert result.posteriors is not None
@@ -83,7 +83,7 @@ def test_a_result_says_what_it_is(sample: Recognizer) -> None:
     assert (result.embedding.shape, result.embedding.dtype.name) == ((96,), "float32")
 
 
-def test_frames_are_fifty_a_second(sample: Recognizer) -> None:
+def test_frame_embeddings_are_fifty_a_second(sample: Recognizer) -> None:
     waveforms = [waveform(32_000), waveform(400)]
 
     results = sample.predict(waveforms, granularity="frame")
@@ -95,7 +95,7 @@ def test_frames_are_fifty_a_second(sample: Recognizer) -> None:
 
 
 @pytest.mark.e2e
-def test_another_sample_rate_is_resampled_as_the_command_does(e2v: E2v, sample: Recognizer, tmp_path: Path) -> None:
+def test_resampling_equals_that_of_the_command(e2v: E2v, sample: Recognizer, tmp_path: Path) -> None:
     samples = noisy_tone(60_000, rate=44_100)
     (tmp_path / "a.wav").write_bytes(encode(samples, rate=44_100))
 
@@ -106,7 +106,7 @@ def test_another_sample_rate_is_resampled_as_the_command_does(e2v: E2v, sample: 
     assert [f"{posterior:.6f}" for posterior in result.posteriors] == row[5:]
 
 
-def test_longer_waveforms_than_a_window_are_encoded_in_windows(sample: Recognizer) -> None:
+def test_long_waveforms_are_encoded_in_windows(sample: Recognizer) -> None:
     samples = waveform(61 * 16_000)
 
     framed, short = sample.predict([samples, waveform()], granularity="frame")
@@ -122,7 +122,7 @@ def test_no_waveforms_give_no_results(sample: Recognizer) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float64", "list", "tensor", "strided", "read-only", "rows"])
-def test_other_kinds_of_waveforms_are_taken(kind: str, sample: Recognizer) -> None:
+def test_other_types_of_waveforms_are_accepted(kind: str, sample: Recognizer) -> None:
     samples = waveform()
     wide = np.repeat(samples, 2)
     frozen = samples.copy()
@@ -141,7 +141,7 @@ def test_other_kinds_of_waveforms_are_taken(kind: str, sample: Recognizer) -> No
     assert result.embedding.tobytes() == sample.predict([samples])[0].embedding.tobytes()
 
 
-def test_waveforms_are_left_as_they_are(sample: Recognizer) -> None:
+def test_waveforms_are_not_modified(sample: Recognizer) -> None:
     samples = waveform()
     sample.predict([samples])
     assert samples.tobytes() == waveform().tobytes()
@@ -162,7 +162,7 @@ def test_labels_in_a_language(language: str, labels: tuple[str, ...], tiny: Path
     assert model.predict([waveform()])[0].label in labels
 
 
-def test_a_model_without_a_head_gives_embeddings_alone(tmp_path: Path) -> None:
+def test_model_without_a_head_gives_only_embeddings(tmp_path: Path) -> None:
     model = e2v_cli.load(str(make_model(tmp_path, make_config(tokenizer=False))))
 
     (result,) = model.predict([waveform()])
@@ -172,12 +172,12 @@ def test_a_model_without_a_head_gives_embeddings_alone(tmp_path: Path) -> None:
     assert result.embedding.shape == (96,)
 
 
-# -- what else is in the process ---------------------------------------------------------------------------------------
+# -- global state ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
-def test_how_the_process_multiplies_is_left_as_it_is(
+def test_matmul_precision_of_the_process_is_restored(
     precision: str, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("e2v_cli.api.check_precision", lambda *_: None)
@@ -215,7 +215,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_waveform_is_refused_by_its_number(kind: str, sample: Recognizer) -> None:
+def test_bad_waveform_is_refused_and_numbered(kind: str, sample: Recognizer) -> None:
     bad, message = BAD[kind]
 
     with pytest.raises(ValueError, match=f"^{re.escape('waveform 1: ' + message)}$"):
@@ -223,7 +223,7 @@ def test_what_is_no_waveform_is_refused_by_its_number(kind: str, sample: Recogni
 
 
 @pytest.mark.parametrize("kind", ["ragged", "gradient", "bfloat16", "too large"])
-def test_what_cannot_be_made_an_array_is_refused_by_its_number(kind: str, sample: Recognizer) -> None:
+def test_unconvertible_waveform_is_refused_and_numbered(kind: str, sample: Recognizer) -> None:
     bad = {
         "ragged": [[0.0], [0.0, 0.0]],
         "gradient": torch.zeros(16_000, requires_grad=True),
@@ -236,18 +236,18 @@ def test_what_cannot_be_made_an_array_is_refused_by_its_number(kind: str, sample
 
 
 @pytest.mark.parametrize("rate", [0, -16_000, 16_000.5, float("nan"), float("inf"), "16000", None])
-def test_a_sample_rate_that_is_none_is_refused(rate: object, sample: Recognizer) -> None:
+def test_invalid_sample_rate_is_refused(rate: object, sample: Recognizer) -> None:
     message = f"sample_rate is {rate!r}; it must be a positive whole number"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         sample.predict([waveform()], sample_rate=rate)  # type: ignore[arg-type]
 
 
-def test_one_waveform_without_a_list_around_it_is_refused(sample: Recognizer) -> None:
+def test_single_waveform_without_a_list_is_refused(sample: Recognizer) -> None:
     with pytest.raises(ValueError, match=r"^waveform 0: float32 of shape \(\); it must be floats, \(samples,\)$"):
         sample.predict(waveform())  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_loaded_is_named(tiny: Path, tmp_path: Path) -> None:
+def test_load_errors_name_the_cause(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"^nonsense: no such folder, and no model of that name"):
         e2v_cli.load("nonsense")
     with pytest.raises(DeviceError, match=r"^--device tpu: unknown; choose auto, cpu, cuda or cuda:0,2$"):
@@ -259,7 +259,7 @@ def test_what_cannot_be_loaded_is_named(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
-def test_a_precision_for_gpus_is_refused_on_a_cpu_as_the_command_does(precision: str) -> None:
+def test_gpu_precision_is_refused_on_a_cpu(precision: str) -> None:
     with pytest.raises(DeviceError, match=f"^--precision {precision} is for GPUs"):
         e2v_cli.load("sample", device="cpu", precision=precision)  # type: ignore[arg-type]
 
@@ -272,17 +272,17 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_its_import_alone_brings_nothing_heavy() -> None:
+def test_import_loads_no_heavy_packages() -> None:
     code = "import sys, e2v_cli; print([name for name in ('torch', 'numpy', 'yaml', 'click') if name in sys.modules])"
     assert run_python(code) == "[]"
 
 
-def test_all_its_names_are_there() -> None:
+def test_public_names_are_importable() -> None:
     code = "from e2v_cli import *; print(load.__module__, Recognizer.__name__, Result.__name__)"
     assert run_python(code) == "e2v_cli.api Recognizer Result"
     assert e2v_cli.load is e2v_cli.api.load
 
 
-def test_another_name_is_not_there() -> None:
+def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"^module 'e2v_cli' has no attribute 'nonsense'$"):
         e2v_cli.nonsense  # noqa: B018

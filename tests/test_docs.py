@@ -1,4 +1,4 @@
-"""The READMEs say what the commands do: their transcripts are run, their links resolve, their options exist."""
+"""The READMEs match the commands: transcripts are run, links resolve, and options exist."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ NOT_OURS = frozenset(
 
 
 def blocks(path: Path, *languages: str) -> Iterator[str]:
-    """Find the blocks of code of a README in some languages."""
+    """Find a README's code blocks in some languages."""
     for language, content in re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL):
         if language in languages:
             yield content
 
 
 def transcripts(path: Path) -> list[tuple[str, list[str]]]:
-    """Find commands and what they print."""
+    """Find commands and their output."""
     found: list[tuple[str, list[str]]] = []
     for block in blocks(path, ""):
         if not block.startswith("$ "):
@@ -82,7 +82,7 @@ def transcripts(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def commands(group: click.Group, path: str = "e2v") -> Iterator[tuple[str, click.Command]]:
-    """List a group's commands by their path, and those of its groups."""
+    """List a group's commands by path, including those of nested groups."""
     for name, command in group.commands.items():
         yield f"{path} {name}", command
         if isinstance(command, click.Group):
@@ -119,7 +119,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 
 def same(shown: str, printed: str, volatile: bool) -> bool:
-    """Whether a line is printed as it is shown; columns and the last digits of numbers may differ."""
+    """Whether a printed line matches the README's; column widths and the last digits of numbers may differ."""
     left, right = shown.split(), printed.split()
     if len(left) != len(right):
         return False
@@ -144,7 +144,7 @@ RUNNABLE = [
 
 
 @pytest.mark.parametrize(("command", "output"), RUNNABLE)
-def test_transcripts_are_what_commands_print(
+def test_transcripts_match_output_of_commands(
     command: str, output: list[str], shell: tuple[Path, dict[str, str]]
 ) -> None:
     folder, environment = shell
@@ -205,7 +205,7 @@ def test_options_exist(path: Path) -> None:
 
 
 def reference() -> str:
-    """Write the reference of all commands: their ``--help``."""
+    """Format the reference of all commands: their ``--help``."""
     parts = [
         "# The commands\n\nWhat `--help` prints, kept here by `make docs`. Every option can be set by the environment:"
         " `E2V_MODEL` for `--model`.\n"
@@ -216,11 +216,11 @@ def reference() -> str:
     return "\n".join(parts)
 
 
-def test_the_reference_is_what_help_prints() -> None:
+def test_reference_matches_help() -> None:
     assert REFERENCE.read_text() == reference(), "run: make docs"
 
 
-def test_the_readme_is_read_in_one_sitting() -> None:
+def test_readme_has_at_most_16_kib() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 16 * 1024
 
 

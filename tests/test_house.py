@@ -1,4 +1,4 @@
-"""The limits of the house: how long files and functions may be, how many parameters they take, and whose a name is."""
+"""The limits of the code: length of files and functions, number of parameters, and unique names."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from support.processes import ROOT
 
 MAX_FILE, MAX_FUNCTION = 450, 60
-"""Lines; those of a function begin at its ``def``, and its docstring counts."""
+"""Lines; a function's include its ``def`` and its docstring."""
 
 MAX_PARAMETERS = 7
-"""Of a function, beside ``self``, ``cls`` and a context of Click's."""
+"""Parameters of a function, without ``self``, ``cls`` and Click's context."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 PACKAGE = ROOT / "e2v_cli"
 FILES = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
-"""All modules, by their path in the package."""
+"""The text of each module, by its path in the package."""
 
 
 def functions_of(name: str) -> Iterator[tuple[str, Function]]:
-    """Find all functions of a module, also methods and those in others, and where each is."""
+    """Find all functions of a module, including methods and nested ones, and their locations."""
     for node in ast.walk(ast.parse(FILES[name])):
         if isinstance(node, Function):
             yield f"{name}:{node.lineno}: {node.name}", node
@@ -33,15 +33,15 @@ def count_parameters(function: Function) -> int:
     given = function.args
     several = [given.vararg, given.kwarg]
     parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, several)]
-    return sum(1 for parameter in parameters if not is_passed_by_itself(parameter))
+    return sum(1 for parameter in parameters if not is_passed_implicitly(parameter))
 
 
-def is_passed_by_itself(parameter: ast.arg) -> bool:
+def is_passed_implicitly(parameter: ast.arg) -> bool:
     annotation = ast.unparse(parameter.annotation) if parameter.annotation else ""
     return parameter.arg in ("self", "cls") or annotation == "click.Context"
 
 
-def test_there_is_a_package() -> None:
+def test_all_modules_and_functions_are_found() -> None:
     assert len(FILES) > 60
     assert sum(1 for name in FILES for _ in functions_of(name)) > 400
 
@@ -60,8 +60,8 @@ def test_no_function_has_too_many_parameters() -> None:
     assert {where: count for where, count in counts.items() if count > MAX_PARAMETERS} == {}
 
 
-def is_command_of(places: list[str]) -> bool:
-    """Whether a name is that of a command: a function in ``cli/`` that calls the one in ``commands/``."""
+def is_command(places: list[str]) -> bool:
+    """Whether a name belongs to a command: a function in ``cli/`` that calls the one in ``commands/``."""
     wings = sorted(Path(place).parts[0] for place in places)
     return wings == ["cli", "commands"]
 
@@ -74,9 +74,9 @@ def test_no_two_functions_or_classes_have_the_same_name() -> None:
                 places[node.name].append(name)
 
     several = {name: found for name, found in places.items() if len(found) > 1 and name != "main"}
-    assert {name: found for name, found in several.items() if not is_command_of(found)} == {}
+    assert {name: found for name, found in several.items() if not is_command(found)} == {}
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     docstrings = {name: ast.get_docstring(ast.parse(text)) or "TODO" for name, text in FILES.items()}
     assert [name for name, docstring in docstrings.items() if "TODO" in docstring] == []

@@ -18,7 +18,7 @@ from e2v_cli.audio.errors import AudioError, blame
 from e2v_cli.records import SAMPLE_RATE
 
 MAX_FLAC_BLOCKS = 256
-"""The most blocks of metadata before the audio: what has more is no FLAC file."""
+"""The most blocks of metadata before the audio; a file with more is not FLAC."""
 
 MAX_CHANNELS = 8
 """A matrix with more rows and columns than this holds features."""
@@ -37,7 +37,7 @@ def read_archived_audio(path: str, offset: int) -> Iterator[bytes]:
     """Read the audio that begins at a byte of an archive: the content of a file, in chunks.
 
     Raises:
-        AudioError: there is none, or not all of it.
+        AudioError: there is no audio, or not all of it.
         OSError: this machine fails, not the archive.
     """
     try:
@@ -79,7 +79,7 @@ def _measure_record(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int
         left: bytes from there to the end of the archive.
 
     Raises:
-        AudioError: it is no audio, or longer than the archive.
+        AudioError: it is not audio, or it is longer than the archive.
     """
     begin = 0
     if head.startswith(b"AUDIO"):  # by kaldiio: how many bytes the size has, the size, and a file of any format
@@ -128,15 +128,15 @@ def _convert_matrix(archive: BinaryIO, head: bytes, left: int) -> bytes:
         raise AudioError("zero length", "holds no samples")
     width = {b"F": 4, b"D": 8}.get(head[2:3], 2 if head[2:5] == b"CM2" else 1)
     size = found.end() + math.prod(shape) * width + (8 * shape[1] if head[2:5] == b"CM " else 0)
-    if size > left:  # kaldiio takes what is there of a vector
+    if size > left:  # kaldiio accepts a truncated vector
         raise AudioError("truncated", f"its header says {size} bytes, {left} are there")
     samples = read_kaldi(archive)
     if len(shape) == 2 and shape[0] <= shape[1]:
         samples = samples.T
-    with np.errstate(all="ignore"):  # what is not finite is found later
+    with np.errstate(all="ignore"):  # non-finite samples are found later
         if np.abs(samples).max() > 1:  # Kaldi's own scale, of 16 bits
             samples = samples / 2**15
         samples = samples.astype(np.float32)
-    wav = io.BytesIO()  # of a full disk libsndfile would raise nothing
+    wav = io.BytesIO()  # libsndfile would ignore a full disk
     soundfile.write(wav, samples, SAMPLE_RATE, "FLOAT", format="WAV")
     return wav.getvalue()

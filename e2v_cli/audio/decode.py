@@ -35,7 +35,7 @@ MAX_OVERSHOOT = 0.5
 """Seconds by which a segment may end behind its recording, and is cut, as in Kaldi's ``extract-segments``."""
 
 SEEKABLE_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
-"""Encodings of samples of which libsndfile finds any exactly, in a format that is seekable."""
+"""Encodings in which libsndfile seeks to the exact sample, in a format that is seekable."""
 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile returns as the length of a FLAC file whose header has none (written to a pipe)."""
@@ -307,7 +307,7 @@ def _read_blocks(file: soundfile.SoundFile, position: int, end: int) -> Iterator
         try:
             block = file.read(min(size - position % size, end - position), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError:
-            # libsndfile says nothing of use here: what it meets at the end of a FLAC file cut short is "error in flush"
+            # libsndfile's message is of no use: for a FLAC file cut short it is "error in flush"
             raise AudioError("truncated", f"the audio is damaged, or ends before sample {file.frames}") from None
         except OSError as error:
             raise blame(error) from None
@@ -334,7 +334,7 @@ def _select_channel(block: NDArray[np.float32], channel: OneChannel) -> NDArray[
         return block[:, 0]
     if channel != "mix":
         return np.ascontiguousarray(block[:, channel])
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found later
+    with np.errstate(over="ignore", invalid="ignore"):  # non-finite samples are found later
         mean: NDArray[np.float32] = block.mean(axis=1, dtype=np.float32)
         return mean
 
@@ -368,7 +368,7 @@ def _open_audio(path: str) -> soundfile.SoundFile:
     _check_audio_file(path)
     try:
         return soundfile.SoundFile(b"./-" if path == "-" else os.fsencode(path))  # "-" is standard input to libsndfile
-    except TypeError:  # what soundfile raises for a file called .raw
+    except TypeError:  # soundfile raises it for a file called .raw
         raise AudioError("not audio", "no header: sample rate and format are unknown") from None
     except soundfile.LibsndfileError as error:
         raise AudioError("not audio", error.error_string) from None

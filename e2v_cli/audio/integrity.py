@@ -1,7 +1,7 @@
-"""Completeness checks: how many samples an audio file claims to have, whatever libsndfile finds in it.
+"""Completeness checks: how many samples an audio file claims to have, independent of libsndfile.
 
 libsndfile cuts a header's claim to the size of the file, passes over damaged pages, and guesses lengths, in silence.
-Half an utterance is worse than none, so each format in ``formats`` has its check, and a file of another is not read.
+Half an utterance is worse than none, so each format in ``formats`` has a check, and other formats are not read.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import soundfile
 
 MPEG_LENGTH = re.compile(rb"Xing|Info|VBRI")
-"""What stands in the first frame of an MP3 file that tells its length."""
+"""Marks in the first frame of an MP3 file that tells its length."""
 
 MPEG_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]", re.DOTALL)
-"""What a frame of layer III begins with."""
+"""The header that begins a frame of layer III."""
 
 MPEG_KBITS = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -39,7 +39,7 @@ class ExpectedLength:
     least: int
     most: int
     reason: str = "truncated"
-    """What a file is that has fewer than the least."""
+    """The reason of a failure with fewer samples than the least."""
 
     def check(self, num_read: int) -> None:
         """Compare the samples that were read to the end with those that the file claims.

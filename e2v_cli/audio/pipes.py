@@ -1,6 +1,6 @@
 """Commands in a list, ``command |``: run by a shell as Kaldi runs them, with a time limit.
 
-Whatever a command started ends with it, and with e2v. Its exit code counts, whatever it wrote.
+All processes of a command end with it, and with e2v. Its exit code counts, even if it wrote audio.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run_pipe(command: str, output: BinaryIO, seconds: float, stopping: Callable[
         OSError: the disk is full, or no process can be started.
     """
     with tempfile.TemporaryFile() as errors:
-        watched, held = os.pipe()  # the command ends when nobody holds the other end any more
+        watched, held = os.pipe()  # the command is killed when the other end is closed
         try:
             process = subprocess.Popen(  # noqa: S603 (the user allowed it)
                 ["/bin/sh", "-c", _GUARD, "sh", command],
@@ -65,7 +65,7 @@ def run_pipe(command: str, output: BinaryIO, seconds: float, stopping: Callable[
             os.close(watched)
         try:
             code = _wait_for_command(process, seconds, stopping)
-        finally:  # what it left behind ends too, and writes no more
+        finally:  # its background processes end too, and write no more
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -95,7 +95,7 @@ def _check_output_disk(file: BinaryIO) -> None:
 
 
 def _wait_for_command(process: subprocess.Popen[bytes], seconds: float, stopping: Callable[[], bool]) -> int | None:
-    """Wait for a command itself, not for what it left behind: its exit code, or None if the time is over.
+    """Wait for a command itself, not for its background processes: its exit code, or None if the time is over.
 
     Raises:
         AudioError: the run is stopping.

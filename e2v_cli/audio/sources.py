@@ -1,6 +1,6 @@
 """Kinds of audio source, told by name: a path, ``a.ark:17``, a URL, ``command |`` → a file that libsndfile can read.
 
-What is fetched is in a temporary file without a name, so nothing is left of it, however a process ends.
+Fetched audio is in a temporary file without a name, which is gone when the process ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Ca
         stopping: asked now and then while something is fetched: whether to give up.
 
     Raises:
-        AudioError: it can't be fetched. Of a path it is not checked that there is a file.
+        AudioError: it can't be fetched. The file of a path is not checked.
         OSError: this machine fails, not the source.
     """
     record = None

@@ -39,7 +39,7 @@ def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
         status_forcelist=(429, 500, 502, 503, 504),
         allowed_methods=("GET",),
         raise_on_status=False,
-        respect_retry_after_header=False,  # it may say hours, in which nothing could be stopped
+        respect_retry_after_header=False,  # it may be hours, during which the run could not be stopped
     )
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     # bytes that are not UTF-8
@@ -54,7 +54,7 @@ def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
                 if response.status_code != requests.codes.ok:
                     reason = "missing" if response.status_code in (404, 410) else "download failed"
                     raise AudioError(reason, f"HTTP {response.status_code} {response.reason}".rstrip())
-                while chunk := response.raw.read1(CHUNK, decode_content=True):  # what has come, however little
+                while chunk := response.raw.read1(CHUNK, decode_content=True):  # the bytes that have come, even a few
                     file.write(chunk)
                     if stopping():
                         raise AudioError("stopped", "the run was stopped")
@@ -65,7 +65,7 @@ def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
 
 
 def _describe_download_error(error: BaseException) -> str:
-    """Describe the first cause of an error, without what libraries wrap around it."""
+    """Describe the first cause of an error, without the libraries' wrappers."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -239,7 +239,7 @@ def pull_model(model: ModelRequest, to: str | None) -> None:
 
 
 def run_command_line(stop: StopSignals) -> int:
-    """Run a command, and give the exit code that its errors carry."""
+    """Run a command, and return the exit code that its errors carry."""
     open_standard_streams()
     try:
         return int(cli.main(prog_name="e2v", standalone_mode=False, obj=stop) or 0)
@@ -261,7 +261,7 @@ def run_command_line(stop: StopSignals) -> int:
 
 
 def _format_usage_error(error: click.ClickException) -> str:
-    """Format an error of Click as e2v's own are: what is wrong, and the next move."""
+    """Format an error of Click like e2v's own: the problem, and the next move."""
     context = getattr(error, "ctx", None)
     hint = f" (see: {context.command_path} --help)" if context else ""
     return f"{error.format_message()}{hint}"

@@ -74,7 +74,7 @@ def _option(heading: str, *names: str, **attributes: Any) -> Decorator[Any]:
 
 
 def option_group(name: str, make: Callable[..., object], options: Iterable[Decorator[Any]]) -> Decorator[Any]:
-    """Add options to a command, which takes what ``make`` makes of their values as one argument.
+    """Add options to a command, which takes the object that ``make`` makes of their values as one argument.
 
     ``make`` has a parameter for each option; a command may lack options whose parameters have a default.
     """
@@ -171,7 +171,7 @@ _PIPE_TIMEOUT = _option(
 
 
 def input_options(timeout: bool = True, channel: bool = True) -> Decorator[Any]:
-    """INPUT and the options of ``InputOptions``, of which ``--pipe-timeout`` and ``--channel`` can be left out."""
+    """INPUT and the options of ``InputOptions``; ``--pipe-timeout`` and ``--channel`` can be left out."""
 
     def make(
         inputs: tuple[str, ...], allow_pipes: bool, pipe_timeout: float = PIPE_SECONDS, channel: Channel = "mix"

@@ -71,7 +71,7 @@ def predict(
 
     try:
         summary = compute_predictions(options, stop)
-    except BrokenPipeError:  # the reader has what it wanted
+    except BrokenPipeError:  # the reader has closed the pipe
         drop_standard_output()
         return 0
     return _finish(options, summary)

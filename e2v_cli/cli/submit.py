@@ -24,7 +24,7 @@ from e2v_cli.options import (
 from e2v_cli.system.logs import log_to_stderr
 
 MAX_SHARDS = 99_999
-"""A run can be cut into so many shards: the number of a shard has five digits at most."""
+"""The most shards of a run: the number of a shard has at most five digits."""
 
 
 def _refuse(option: str, variable: str, why: str, **attributes: Any) -> Callable[[Any], Any]:

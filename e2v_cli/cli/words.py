@@ -8,9 +8,9 @@ from e2v_cli.options import PIPE_SECONDS, Channel, InputOptions, MaxFailures, Pr
 
 
 def format_words(options: PredictOptions) -> tuple[str, ...]:
-    """Format the words of an ``e2v predict`` command with these options: INPUT, and what is not a default.
+    """Format the words of an ``e2v predict`` command with these options: INPUT, and all values but defaults.
 
-    Of ``--jobs``, ``--shard`` and ``--overwrite`` there are none: ``e2v submit`` has none.
+    ``--jobs``, ``--shard`` and ``--overwrite`` are left out: ``e2v submit`` doesn't take them.
     """
     inputs = [f"./{item}" if item.startswith("-") and item != "-" else item for item in options.input.inputs]
     unset = PredictOptions(InputOptions(()))

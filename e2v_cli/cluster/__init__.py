@@ -1,1 +1,1 @@
-"""Schedulers: the task that a process is in a job, jobs and scripts for Slurm, and the note of what was submitted."""
+"""Schedulers: the task of a process in a job, jobs and scripts for Slurm, and the notes of submitted jobs."""

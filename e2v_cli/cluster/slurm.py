@@ -24,7 +24,7 @@ WARNING_SECONDS = 60
 """Seconds before its time limit at which a task is warned; Slurm may do so up to a minute earlier."""
 
 MAX_RESTARTS = 1000
-"""Limit of how often a task that has used up its time goes back into the queue."""
+"""Limit of how often a task that has used up its time is requeued."""
 
 COMMAND_SECONDS = 60
 """Seconds that a command of Slurm's may take to answer."""
@@ -33,12 +33,12 @@ _CLUSTER_VARIABLES = frozenset(("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"))
 """Variables by which commands find Slurm; all others describe a job."""
 
 CACHE_VARIABLE = "E2V_CACHE"
-"""The one of e2v's variables that is no option, and so counts in jobs, too."""
+"""The only variable of e2v's that is no option, so jobs keep it."""
 
 _UNSET_OPTIONS = (
     f'for name in "${{!E2V_@}}"; do [ "$name" = {CACHE_VARIABLE} ] || unset "$name"; done # they are in its words'
 )
-"""Options come as words: variables that ``sbatch`` passes on, or a node sets, must not count again."""
+"""Options are in the command's words: variables that ``sbatch`` passes on, or a node sets, must not count again."""
 
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED", "SPECIAL_EXIT"))
 
@@ -208,7 +208,7 @@ class JobState:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it is running, or at either end of that."""
+        """Whether it is starting, running or completing."""
         return self.state in _AT_WORK
 
     @property
@@ -240,7 +240,7 @@ def ask_states(jobs: Sequence[str]) -> dict[str, JobState]:
     except SlurmError as error:
         if "Invalid job id" not in str(error):
             raise
-        known = ""  # the only one that was asked for, which it has forgotten
+        known = ""  # squeue has forgotten the only job in question
     states = {}
     for line in [*ended.splitlines(), *known.splitlines()]:  # squeue is newer
         name, *cells = line.split("|", 3)
@@ -263,9 +263,9 @@ def _run_slurm(command: Sequence[str]) -> str:
     """Run a command of Slurm's, and return its standard output.
 
     Raises:
-        SlurmError: it is missing, fails or doesn't answer; the message ends with its own words.
+        SlurmError: it is missing, fails or doesn't answer; the message ends with its own error.
     """
-    # Where e2v itself runs in a job, the variables of that must not reach the jobs that it submits.
+    # If e2v itself runs in a job, the variables of that job must not reach the jobs that it submits.
     own = {name for name in os.environ if name.startswith("SLURM_") and name not in _CLUSTER_VARIABLES}
     try:
         done = subprocess.run(  # noqa: S603 — no shell, and the words are ours

@@ -1,6 +1,6 @@
 """Notes of the jobs that were submitted for a run, one file a submission: ``OUT/slurm/71203.json``.
 
-By them ``e2v status`` and a second ``e2v submit`` know which jobs to ask Slurm about, and where their logs are.
+``e2v status`` and a second ``e2v submit`` read them to find the jobs and their logs.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_submissions(output_dir: Path) -> list[Submission]:
 
 
 def find_logs(output_dir: Path, num_shards: int) -> dict[Shard, str]:
-    """Find the log of each shard's newest job, among submissions of so many shards: paths relative to OUT."""
+    """Find the log of each shard's newest job, among submissions of ``num_shards`` shards: paths relative to OUT."""
     logs = {}
     for submission in read_submissions(output_dir):
         if submission.count == num_shards:

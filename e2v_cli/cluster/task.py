@@ -1,4 +1,4 @@
-"""The task that this process is in a job of Slurm's, from its environment: shard, cores, GPUs, number and start.
+"""The task of this process in a job of Slurm's, from its environment: shard, cores, GPUs, number and start.
 
 Slurm is not asked; outside of a job there is no task.
 """
@@ -77,7 +77,7 @@ class Task:
 
     @classmethod
     def of_this_process(cls, environ: Mapping[str, str]) -> Task | None:
-        """Return the task that this process is; None outside of a job."""
+        """Return the task of this process; None outside of a job."""
         job, array, element = (environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID"))
         name = f"{array}_{element}" if array and element else job
         step = _shard_of_step(environ)
@@ -90,7 +90,7 @@ class Task:
         return f"start {self.start} of job {self.job}"
 
     def follows(self, other: Task) -> bool:
-        """Whether this is a later start of the same job: what is still alive of the earlier one was cut off."""
+        """Whether this is a later start of the same job: processes of the earlier one are cut off."""
         return self.job == other.job and self.start > other.start
 
 

@@ -1,7 +1,7 @@
 """``e2v check``: e2v's engine against upstream's own code, and batched against one by one, on this machine.
 
-Upstream's network has the checkpoint's tensors by its own names, e2v's the copy that a run uses. So all that may go
-wrong between a model's folder and a number lies between the two.
+Upstream's network loads the checkpoint by its own names, e2v's network the copy that a run uses. So the comparison
+covers every step from a model's folder to a number.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Verdict:
     """The outcome."""
 
     text: str
-    """The table, and what follows from it."""
+    """The table and the conclusion."""
     is_exact: bool
     """Whether all differences are within the tolerances, and the weights those of the checkpoint."""
 

@@ -52,7 +52,7 @@ WAITING_DECODERS = 4
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run computes, with what, and since when."""
+    """The corpus, model and start time of a run."""
 
     options: PredictOptions
     corpus: Corpus
@@ -77,7 +77,7 @@ def predict(options: PredictOptions, stop: StopSignals) -> Summary:
     """Run ``e2v predict``, until it is done or told to stop.
 
     Raises:
-        E2vError: it could not go on; what was done until then is safe.
+        E2vError: it failed; results until then are safe.
         KeyboardInterrupt: a signal stopped it before any worker was started.
     """
     started = time.monotonic()
@@ -225,7 +225,7 @@ def _publish_after_last(folder: RunFolder, corpus: Corpus, history: History, sha
         if folder.is_published(corpus.digest):
             logger.warning("%s is complete%s", folder.path, ": nothing to do" if history.sizes == sizes_before else "")
             return None
-        # utterances are missing where shards ended when those done before were others
+        # utterances are missing if shards were dealt after different earlier results
         if missing := describe_missing(folder, history, shard.count, corpus):
             logger.warning("shard %s is complete; %s", shard, missing)
             return None

@@ -1,4 +1,4 @@
-"""``e2v status``: how far a run is, from its journals, and from what Slurm says of its jobs."""
+"""``e2v status``: the progress of a run, from its journals and from the states of its jobs in Slurm."""
 
 from __future__ import annotations
 

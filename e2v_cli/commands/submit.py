@@ -1,4 +1,4 @@
-"""``e2v submit``: check here, once, all that can go wrong; then submit a job array, and a job that merges.
+"""``e2v submit``: check everything here, once; then submit a job array, and a job that merges.
 
 Jobs go to Slurm by plain ``sbatch`` scripts that stay in ``OUT/slurm``. A library like submitit would pickle a Python
 function and run it in the job: nothing that a user could read, change or submit by hand.
@@ -54,7 +54,7 @@ from e2v_cli.system.files import published, remove_drafts
 from e2v_cli.system.process import now
 
 MEASURED_FILES = 1_000_000
-"""In a list with more files, how large each is doesn't matter: every shard has thousands of them."""
+"""With more files than this, their sizes don't matter: every shard has thousands of them."""
 
 MERGE_MEMORY = "4G"
 """Of the job that merges: ten million lines take a tenth of it."""
@@ -84,7 +84,7 @@ def submit(options: SubmitOptions) -> str:
     """Submit what is left of a run, and return the message to the user.
 
     Raises:
-        E2vError: the run could not go on, as far as can be seen from here; nothing is submitted then.
+        E2vError: the run would fail, as far as can be seen from here; nothing is submitted then.
     """
     output_dir = _check_options(options)
     if not options.jobs.dry_run:
@@ -143,7 +143,7 @@ def _check_options(options: SubmitOptions) -> Path:
 
 
 def _find_costs(output_dir: Path, corpus: Corpus) -> NDArray[np.float32] | None:
-    """Find what each utterance takes: as OUT says already, by durations in lists, else by the sizes of files."""
+    """Find the cost of each utterance: that saved in OUT, else its duration in lists, else the size of its file."""
     costs = read_costs(output_dir, corpus)
     if costs is not None:
         return costs
@@ -154,7 +154,7 @@ def _find_costs(output_dir: Path, corpus: Corpus) -> NDArray[np.float32] | None:
 
 
 def _measure_files(corpus: Corpus) -> NDArray[np.float64]:
-    """Ask for the sizes of all files: (utterances,) bytes, NaN for what is none."""
+    """Ask for the sizes of all files: (utterances,) bytes, NaN if there is no file."""
 
     def measure(first: int) -> list[float]:
         utterances = (corpus[index] for index in range(first, min(first + _CHUNK, len(corpus))))
@@ -173,7 +173,7 @@ def _measure_file(utterance: Utterance) -> float:
 
 
 def _check_room(results: ResultOptions, output_dir: Path, model: Model, corpus: Corpus, history: History) -> None:
-    """Check that what is left has room on the disk, as far as its size is known."""
+    """Check that the disk has space for the rest of the run, as far as its size is known."""
     values = float(model.config.embed_dim)
     if results.embeddings == "none":
         values = 0.0

@@ -1,9 +1,9 @@
-"""Utterances → blocks, by rules that see nothing but the list.
+"""Utterances → blocks, by rules that depend on the list alone.
 
-What is in a batch decides the last bits of its results. So that results don't depend on who computed what, or when,
+The content of a batch decides the last bits of its results. So that results don't depend on the process or the time,
 the input is cut into blocks from the list alone, and a block into batches (``inference.batches``) from its audio alone.
-Segments of the same recording are in the same block, in whatever order the list has them, so that it is decoded once
-for all of them.
+Segments of the same recording are in the same block, in any order of the list, so that it is decoded once for all of
+them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BLOCK_SIZES = (8, 256)
 """Utterances of the largest block, at least and at most: enough for batches of short ones, few enough to decode."""
 
 TAPER = 8
-"""A block has at most one in so many of the utterances that are left, so that blocks get smaller towards the end of a
-list, down to a single utterance, and workers end at about the same time."""
+"""A block has at most the remaining utterances divided by this. So blocks get smaller towards the end of a list, down
+to a single utterance, and workers end at about the same time."""
 
 
 class PendingBlock(NamedTuple):

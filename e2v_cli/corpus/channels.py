@@ -25,8 +25,8 @@ class _SplitChannels:
 
         Args:
             corpus: those that are split.
-            originals: (utterances,) index in the corpus of what each was.
-            channels: (utterances,) channel of each, counted from 0; -1 where there is nothing to split.
+            originals: (utterances,) index in the corpus of each one's original.
+            channels: (utterances,) channel of each, counted from 0; -1 if it is not split.
             hashes: (utterances,) of their ids.
         """
         self.hashes = hashes
@@ -56,7 +56,7 @@ class _SplitChannels:
         return self._corpus.origin(self._originals[position])
 
     def recording_groups(self) -> NDArray[np.int64]:
-        """Number what is decoded together, (utterances,): all channels of what was together without them."""
+        """Number the recording groups, (utterances,): those of the originals, with all their channels."""
         together = self._corpus.recording_groups
         return np.asarray(self._originals) if together is None else together[np.asarray(self._originals)]
 

@@ -1,4 +1,4 @@
-"""All utterances of the input: lists one behind the other, of which each utterance is read when its turn comes."""
+"""All utterances of the input: a sequence of lists, from which each utterance is read when it is needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class UtteranceList(Protocol):
 
     @property
     def name(self) -> str:
-        """What the list is called in messages; empty where there is none."""
+        """The list's name in messages; empty if there is no list."""
 
     @property
     def hashes(self) -> array[int]:
@@ -45,7 +45,7 @@ class UtteranceList(Protocol):
         """Return where an utterance is written, as in ``wav.scp:17``, or its file."""
 
     def recording_groups(self) -> NDArray[np.int64]:
-        """Number what is decoded together: (utterances,), by first appearance, counted from 0."""
+        """Number the recording groups: (utterances,), by first appearance, counted from 0."""
 
     def durations(self) -> NDArray[np.float64]:
         """Return the duration of each utterance, NaN where no list has it: (utterances,) seconds."""
@@ -76,7 +76,7 @@ class Recordings:
         return self._lines.origin(position) if self.name else os.fsdecode(self._lines.read(position)[1])
 
     def recording_groups(self) -> NDArray[np.int64]:
-        """Number what is decoded together, (utterances,): each by itself."""
+        """Number the recording groups, (utterances,): each utterance is one."""
         return np.arange(len(self.hashes))
 
     def durations(self) -> NDArray[np.float64]:
@@ -97,7 +97,7 @@ class Corpus:
             waits: whether there are commands or URLs among them, whose audio is waited for.
 
         Raises:
-            CorpusError: an id is there twice.
+            CorpusError: an id is duplicate.
         """
         self.waits = waits
         self._lists = lists
@@ -135,7 +135,7 @@ class Corpus:
 
     @cached_property
     def recording_groups(self) -> NDArray[np.int64] | None:
-        """The number of what each utterance is decoded with: (utterances,); None where that is each by itself."""
+        """The number of each utterance's recording group: (utterances,); None if each utterance is one."""
         if all(isinstance(each, Recordings) for each in self._lists):
             return None
         numbers = [each.recording_groups() for each in self._lists]

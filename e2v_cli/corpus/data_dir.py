@@ -48,7 +48,7 @@ def read_recording_channels(folder: Path) -> dict[bytes, int]:
 
 
 def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Read ``utt2dur``, if there is one: (utterances,) seconds, NaN for those that it does not have.
+    """Read ``utt2dur``, if there is one: (utterances,) seconds, NaN where it has no line.
 
     Args:
         folder: the data directory.

@@ -1,7 +1,7 @@
 """Ids by the ten million: 64-bit hashes in NumPy arrays instead of strings in dictionaries.
 
-Hashes are Python's own of bytes, keyed at random in each process, so nobody can prepare ids that collide. By chance
-two of ten million do in one run of 400,000; whoever looks an id up compares the id itself before it counts.
+Hashes are Python's own of bytes, keyed at random in each process, so no list can be made to collide. By chance two of
+ten million collide in one run of 400,000; so a look-up is confirmed by comparing the ids themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def hash_keys(keys: Iterable[bytes]) -> NDArray[np.int64]:
 
 
 def digest_of(ids: Iterable[Sequence[bytes]], recording_groups: NDArray[np.int64] | None) -> str:
-    """Return the SHA-256 of a list: of its ids in order, and of which are decoded together."""
+    """Return the SHA-256 of a list: of its ids in order, and of its recording groups."""
     digest = hashlib.sha256()
     for keys in ids:
         digest.update(b"\n".join(keys) + b"\n")

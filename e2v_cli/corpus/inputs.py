@@ -44,7 +44,7 @@ _PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|
 
 @dataclass(frozen=True, slots=True)
 class _FoundFile:
-    """An audio file that was named or found in a folder; its id depends on what else there is."""
+    """An audio file that was named or found in a folder; its id depends on the other files."""
 
     path: str
     relative: str
@@ -77,7 +77,7 @@ def read_corpus(inputs: Sequence[str], allow_pipes: bool = False) -> Corpus:
         allow_pipes: whether a list may hold commands to be run.
 
     Raises:
-        CorpusError: an input doesn't exist, a line can't be read, an id is there twice, or there is nothing at all.
+        CorpusError: an input doesn't exist, a line can't be read, an id is duplicate, or there are no utterances.
     """
     reader = _InputReader(allow_pipes, stdin_is_list=STDIN in inputs)
     lists: list[UtteranceList | _FoundFiles] = []
@@ -98,7 +98,7 @@ def read_corpus(inputs: Sequence[str], allow_pipes: bool = False) -> Corpus:
 
 
 class _InputReader:
-    """A reader of inputs one after the other, and what is common to all of them."""
+    """A reader of inputs, and the state that they share."""
 
     def __init__(self, allow_pipes: bool, stdin_is_list: bool) -> None:
         self.waits = False
@@ -138,7 +138,7 @@ class _InputReader:
             return recordings
         if not isinstance(recordings, Recordings):
             raise CorpusError(f"{folder / 'wav.scp'}: one column, but segments need recording ids before the paths")
-        index = Corpus([recordings]).index  # refuses an id that is there twice
+        index = Corpus([recordings]).index  # refuses duplicate ids
         return read_segments(folder / "segments", recordings, index)
 
     def _open_scp(self, path: Path, recording_channels: dict[bytes, int]) -> Recordings | _FoundFiles:
@@ -246,7 +246,7 @@ def _find_audio_files(folder: Path) -> list[_FoundFile]:
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:  # a link to where the walk has been, perhaps to a folder around it
+        if real in seen:  # a link to a folder that was visited, perhaps a parent
             folders.clear()
             continue
         seen.add(real)
@@ -263,7 +263,7 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _choose_ids(lists: Sequence[UtteranceList | _FoundFiles]) -> Iterator[str]:
-    """Choose ids for all files that were found: the stem where nothing else has it, else the relative path."""
+    """Choose ids for all files that were found: the stem if it is unique, else the relative path."""
     found = [item for each in lists if isinstance(each, _FoundFiles) for item in each.found]
     stems = Counter(item.stem for item in found)
     relatives = Counter(item.relative for item in found)
@@ -284,6 +284,6 @@ def _list_files(files: _FoundFiles, ids: Iterator[str]) -> Recordings:
 
 
 def _make_id(name: str) -> str:
-    """Make an id from a file's name: what would break a line or a column, or is not UTF-8, is percent-encoded."""
+    """Make an id from a file's name: characters that break lines or columns, and invalid UTF-8, are percent-encoded."""
     unsafe = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
     return unsafe.sub(lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match.group())), name)

@@ -1,7 +1,7 @@
-"""Lists of lines that begin with an id, read in one pass, of which two numbers a line are kept in memory.
+"""Lists of lines that begin with an id, read in one pass; two numbers a line are kept in memory.
 
-They are the line's offset in the file and the hash of its id. Lines are read again when their turn comes, so that ten
-million of them need some hundred megabytes.
+They are the line's offset in the file and the hash of its id. Lines are read again when they are needed, so that ten
+million of them take some hundred megabytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CHUNK = 4096
 
 
 class LineList:
-    """Lines of a file, of which offsets and hashes of ids are kept."""
+    """Lines of a file, kept as their offsets and the hashes of their ids."""
 
     def __init__(
         self, file: BinaryIO, name: str, offsets: array[int], hashes: array[int], blanks: Sequence[int] = ()
@@ -56,7 +56,7 @@ class LineList:
         return len(self.hashes)
 
     def read(self, index: int) -> tuple[bytes, bytes]:
-        """Read a line: its id, and what follows it."""
+        """Read a line: its id, and the rest."""
         ((key, rest),) = self._read_lines(index, index + 1)
         return key, rest.strip(BLANKS) if self.name else rest
 
@@ -95,7 +95,7 @@ class LineList:
 
 
 def open_list(path: str) -> BinaryIO:
-    """Open a list; one that can be read only once, like a pipe, is copied to disk.
+    """Open a list; a pipe, or another file that can be read only once, is copied to disk.
 
     Raises:
         OSError: it can't be opened.
@@ -108,7 +108,7 @@ def open_list(path: str) -> BinaryIO:
 
 
 def copy_to_disk(stream: BinaryIO) -> BinaryIO:
-    """Copy what can be read only once to a temporary file, which can be read again."""
+    """Copy a file that can be read only once to a temporary file."""
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller's
     shutil.copyfileobj(stream, file)
     file.seek(0)
@@ -146,7 +146,7 @@ def index_lines(
 
 
 def make_list(entries: Iterable[tuple[bytes, bytes]]) -> LineList:
-    """Make a list of ids and what follows each."""
+    """Make a list of ids, each with the rest of its line."""
     offsets, hashes = array("q", [0]), array("q")
     with tempfile.TemporaryFile() as file:
         for key, rest in entries:
@@ -165,7 +165,7 @@ def check_id(key: bytes, origin: str) -> bytes:
     """Check that an id can be one.
 
     Raises:
-        CorpusError: it is no UTF-8, begins a comment, or has control characters.
+        CorpusError: it is not UTF-8, begins a comment, or has control characters.
     """
     try:
         utt_id = key.decode()

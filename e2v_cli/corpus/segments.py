@@ -95,12 +95,12 @@ class Segments:
             _, start, end = rest.split()[:3]
             if float(end) != -1:
                 seconds = float(end) - float(start)
-                # what can't be is not decoded
+                # invalid segments are not decoded
                 durations[position] = seconds if 0 < seconds <= MAX_TIME else 0.0
         return durations
 
     def recording_groups(self) -> NDArray[np.int64]:
-        """Number what is decoded together, (segments,): those of a recording, or of a part of it."""
+        """Number the recording groups, (segments,): the segments of a recording, or of a part of it."""
         unknown = self._recording_of < 0  # they are not decoded
         recording_of = np.where(unknown, -1 - np.arange(len(unknown)), self._recording_of)
         _, firsts, recordings, counts = np.unique(
@@ -115,7 +115,7 @@ class Segments:
         by_appearance = np.argsort(firsts)
         first_group = np.empty_like(num_groups)
         first_group[by_appearance] = np.cumsum(num_groups[by_appearance]) - num_groups[by_appearance]
-        by_recording = np.lexsort((self._starts, recordings))  # a group is of neighbours, however they are listed
+        by_recording = np.lexsort((self._starts, recordings))  # a group has neighbours in time, not in the list
         rank = np.empty(len(recordings), dtype=np.int64)
         rank[by_recording] = np.arange(len(recordings)) - np.repeat(np.cumsum(counts) - counts, counts)
         groups: NDArray[np.int64] = first_group[recordings] + rank * num_groups[recordings] // counts[recordings]
@@ -127,7 +127,7 @@ def read_segments(path: Path, recordings: RecordingList, index: KeyIndex) -> Seg
 
     Args:
         path: of the file.
-        recordings: of which they are parts.
+        recordings: the recordings of the same folder.
         index: of the recordings' ids.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Batch → Prediction on one device: what an engine is, and e2v's own."""
+"""Batch → Prediction on one device: the interface of engines, and e2v's own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Engine(Protocol):
     """Time of computing those batches whose results were waited for."""
 
     def start(self, batch: Batch) -> Pending:
-        """Start computing the predictions of a batch: a GPU goes on by itself, a CPU is ready when this returns."""
+        """Start computing the predictions of a batch: a GPU computes on after this returns, a CPU is ready."""
 
 
 LOWER: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}

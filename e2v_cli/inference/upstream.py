@@ -28,17 +28,17 @@ class FunasrEngine:
     """
 
     def __init__(self, model: Model, device: torch.device, results: ResultOptions) -> None:
-        with redirect_stdout(io.StringIO()):  # upstream greets on standard output
+        with redirect_stdout(io.StringIO()):  # upstream prints on standard output
             from funasr.models.emotion2vec.model import Emotion2vec as UpstreamEmotion2vec
         model_conf: dict[str, Any] = copy.deepcopy(dict(model.raw_config["model_conf"]))
         model_conf["norm_eps"] = model.config.norm_eps
-        model_conf["mlp_ratio"] = (model.config.mlp_dim + 0.5) / model.config.embed_dim  # of which it takes int()
+        model_conf["mlp_ratio"] = (model.config.mlp_dim + 0.5) / model.config.embed_dim  # upstream truncates with int()
         audio = model_conf["modalities"]["audio"]
         audio["feature_encoder_spec"] = repr([(c.channels, c.kernel, c.stride) for c in model.config.conv_layers])
         audio["decoder"] = None
         try:
             upstream = UpstreamEmotion2vec(model_conf=model_conf, vocab_size=len(model.tokens))
-        except Exception as error:  # upstream reads keys of pretraining, too, and meets whatever they hold
+        except Exception as error:  # upstream also reads keys of pretraining, which may hold anything
             raise ModelError(
                 f"{model.folder}: upstream's code can't make its network of config.yaml: {error}"
             ) from None

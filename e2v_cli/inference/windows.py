@@ -1,4 +1,4 @@
-"""A long utterance → overlapping windows, each encoded by itself, of which every frame is kept once.
+"""A long utterance → overlapping windows, each encoded by itself; every frame is kept once.
 
 Time and memory of attention grow with the square of the length. A frame depends most on its neighbours, so every frame
 is taken from a window in which it has context on both sides, except where the utterance itself ends.

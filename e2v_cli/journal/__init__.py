@@ -1,1 +1,1 @@
-"""OUT as a run folder: who is at work there, which utterances are done, and that this survives any crash."""
+"""OUT as a run folder: the processes that work there, and the utterances that are done, safe in any crash."""

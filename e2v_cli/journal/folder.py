@@ -1,4 +1,4 @@
-"""OUT as one object that lists itself and reads its journals once: which run it is of, and who may go on there."""
+"""OUT as one object that lists itself and reads its journals once: its run, and whether an attempt may begin."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from e2v_cli.system.files import dead_drafts
 _JOURNAL = re.compile(r"journal\.(\d+)-of-(\d+)\.(\d+)")
 
 _LOGS = ("log/worker.*-of-*.*.log", "log/launcher.*-of-*.log", "log/slurm-*.log", "slurm/*.json", "slurm/*.sh")
-"""Logs, and scripts of jobs."""
+"""Logs, and the records and scripts of jobs."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The run that a folder is of, as its newest attempt describes it."""
+    """The run of a folder, as its newest attempt describes it."""
 
     header: Header
     num_shards: int
@@ -45,7 +45,7 @@ class RunFolder:
     """OUT: its entries and its journals as they were when ``refresh`` last looked."""
 
     def __init__(self, path: Path, results: Collection[str], data: Collection[str]) -> None:
-        """Name a folder; nothing is read yet.
+        """Hold the path of a folder, without reading it.
 
         Args:
             path: OUT.
@@ -84,10 +84,10 @@ class RunFolder:
                         self._headers[file] = header
 
     def make(self, overwrite: bool = False) -> None:
-        """Create the folder, unless it is there and somebody else's.
+        """Create the folder, unless it exists and holds foreign files.
 
         Raises:
-            OutputError: it can't be created, or lists of paths in it could not be read.
+            OutputError: it can't be created, or its path has control characters, which no list can hold.
             OutputConflictError: it is a Kaldi data directory, or holds results that can't be resumed.
         """
         if re.search(rb"[\x00-\x1f]", bytes(self.path.resolve())):
@@ -99,7 +99,7 @@ class RunFolder:
         self.refuse_foreign_files(overwrite)
 
     def refuse_foreign_files(self, overwrite: bool = False) -> None:
-        """Check that the folder is not somebody else's.
+        """Check that the folder holds no foreign files.
 
         Raises:
             OutputConflictError: it is a Kaldi data directory, or holds results that can't be resumed.
@@ -115,11 +115,11 @@ class RunFolder:
             )
 
     def guard(self, fingerprint: Fingerprint, shard: Shard, ids: Ids, overwrite: bool = False) -> History:
-        """Check that a run may go on here, or begin, and read what is done of its list.
+        """Check that a run may begin or resume here, and read the history of its list.
 
         Raises:
-            OutputConflictError: another run is at work here, or it holds another run; the message names what differs.
-            OutputError: a journal is damaged, or what it records is gone.
+            OutputConflictError: another run works here, or the folder holds one; the message names the differences.
+            OutputError: a journal is damaged, or a file that it records is missing.
         """
         self.refresh(tolerant=overwrite)
         newest = self._newest()
@@ -133,7 +133,7 @@ class RunFolder:
         return history
 
     def begin(self, shard: Shard, header: Header) -> Journal:
-        """Begin an attempt at a shard: its journal.
+        """Begin an attempt at a shard, and return its journal.
 
         Raises:
             OutputConflictError: another run began at the same moment.
@@ -152,11 +152,11 @@ class RunFolder:
 
     @property
     def has_journals(self) -> bool:
-        """Whether there is any journal, whole or not."""
+        """Whether any journal exists, complete or not."""
         return bool(self._sizes)
 
     def find_run(self) -> Run:
-        """Find out which run the folder is of.
+        """Find the run of the folder.
 
         Raises:
             OutputError: it holds none.
@@ -170,10 +170,10 @@ class RunFolder:
         return Run(header, newest.shard.count)
 
     def refuse_other_fingerprints(self, wanted: Fingerprint) -> None:
-        """Check that all that the folder holds is of the same run.
+        """Check that all journals of the folder are of the same run.
 
         Raises:
-            OutputConflictError: it isn't; the message names what differs.
+            OutputConflictError: they are not; the message names the differences.
         """
         for file in sorted(self._headers):
             found = self._headers[file].fingerprint
@@ -189,7 +189,7 @@ class RunFolder:
                 )
 
     def read_history(self, ids: Ids) -> History:
-        """Read what the journals record of a list; of those that were read before, what they have grown by.
+        """Read the records of a list from the journals; only the new lines of those read before.
 
         Raises:
             OutputError: a journal is damaged.
@@ -199,17 +199,19 @@ class RunFolder:
         if (
             history is None
             or history.input_sha256 != ids.digest
-            or any(sizes.get(name, -1) < size for name, size in history.sizes.items())  # a journal is gone, or was cut
+            or any(
+                sizes.get(name, -1) < size for name, size in history.sizes.items()
+            )  # a journal was removed or truncated
         ):
             history = self._history = History(ids.index, ids.digest)
         for file, size in self._sizes.items():
             history.add(file, self._headers.get(file), size)
-        history.sizes = sizes  # in order, whichever was read first
+        history.sizes = sizes  # in order of the files, not of reading
         history.elapsed = dict(sorted(history.elapsed.items()))
         return history
 
     def find_ended(self, history: History) -> set[Shard]:
-        """Find the shards whose newest attempt is complete, and was at the list of a history."""
+        """Find the shards whose newest attempt is complete and was at the list of a history."""
         return {
             shard
             for shard, file in self._newest().items()
@@ -228,7 +230,7 @@ class RunFolder:
         return {name for header in self._headers.values() for name in header.timeline_formats}
 
     def is_published(self, input_sha256: str) -> bool:
-        """Whether all final files are in place, made of this list and of all that the journals record."""
+        """Whether all final files exist, and were made from this list and from the journals as they are."""
         try:
             content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -242,11 +244,11 @@ class RunFolder:
         return all((self.path / name).exists() for name in content["files"])
 
     def describe_sources(self, input_sha256: str, sizes: Mapping[str, int]) -> dict[str, str]:
-        """Return digests of the list, and of the journals and the place that final files are made of and for.
+        """Return digests of the sources of final files: the list; the journals and the path of OUT.
 
         Args:
             input_sha256: of the list.
-            sizes: bytes of the journals by name: none ever changes without growing.
+            sizes: bytes of the journals by name; a journal changes only by growing.
         """
         sources = hashlib.sha256(bytes(self.path.resolve()) + b"\n")
         for name, size in sizes.items():
@@ -254,10 +256,10 @@ class RunFolder:
         return {"input_sha256": input_sha256, "sources_sha256": sources.hexdigest()}
 
     def check_places(self, history: History) -> None:
-        """Check that embeddings and timelines are there, as far as the journals record them.
+        """Check that the files of embeddings and timelines hold all that the journals record.
 
         Raises:
-            OutputError: a file is gone, or shorter.
+            OutputError: a file is missing or too short.
         """
         for name, offset in sorted(history.archives.items()):
             _check_archive(self.path / name, offset)
@@ -270,12 +272,12 @@ class RunFolder:
                 )
 
     def remove_drafts(self, finals: Sequence[str]) -> None:
-        """Remove the drafts that dead writers left of final files, whose names may be patterns."""
+        """Remove drafts of final files that dead writers left; ``finals`` are names or patterns."""
         for name in dead_drafts(self._names, finals):
             (self.path / name).unlink(missing_ok=True)
 
     def remove_other_results(self, files: Collection[str], unused: Iterable[str], digest: str) -> None:
-        """Remove what earlier publications left, and the ids of other lists.
+        """Remove the files of earlier publications, and the ids of other lists.
 
         Args:
             files: final files of this publication.
@@ -292,14 +294,19 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
 
     def _remove_everything(self) -> None:
-        """Clear the folder of an earlier run, but for what is not e2v's; without a journal only results are."""
+        """Remove all files of an earlier run; without a journal, remove only results."""
         self.remove_drafts([*self._results, "npy.*-of-*", *IDS_PATTERNS])
-        others = ("journal.*-of-*.*", *IDS_PATTERNS, *self._data, *_LOGS)  # no journal may record what is gone
+        others = (
+            "journal.*-of-*.*",
+            *IDS_PATTERNS,
+            *self._data,
+            *_LOGS,
+        )  # journals first: none may record a missing file
         patterns = (*(others if self.has_journals else ()), *self._results)
         for path in chain.from_iterable(map(self.path.glob, patterns)):
             path.unlink(missing_ok=True)
         for folder in {Path(pattern).parent for pattern in patterns} - {Path()}:
-            with suppress(OSError):  # it is not there, or holds what is not e2v's
+            with suppress(OSError):  # it does not exist, or holds foreign files
                 (self.path / folder).rmdir()
         self._history = None
         self.refresh()
@@ -313,21 +320,21 @@ class RunFolder:
 
 
 def plan_blocks(history: History, ids: Ids, costs: NDArray[np.float32] | None) -> BlockPlan:
-    """Plan the blocks of a list: all utterances but those that were done when the list was another.
+    """Plan the blocks of a list: all utterances but those that were done with another list.
 
     Args:
         history: what is done.
         ids: the list.
-        costs: (utterances,) by which blocks are dealt to shards; None: all the same.
+        costs: (utterances,) for dealing blocks to shards; None: all are equal.
     """
     return BlockPlan(np.flatnonzero(~history.done_before), ids.recording_groups, costs)
 
 
 def _check_archive(path: Path, offset: int) -> None:
-    """Check that an archive reaches as far as its last record.
+    """Check that an archive is complete up to its last record.
 
     Raises:
-        OutputError: it is gone, or shorter.
+        OutputError: it is missing or too short.
     """
     if not path.exists():
         raise OutputError(f"{path} is gone, but the journal speaks of it: bring it back, or use --overwrite")
@@ -341,7 +348,7 @@ def _check_archive(path: Path, offset: int) -> None:
 
 
 def _check_record(path: Path, offset: int) -> None:
-    """Read a vector or matrix, unless it may be larger than memory: then its size alone."""
+    """Read a vector; of a matrix, which may be larger than memory, check only the size."""
     with path.open("rb") as file:
         file.seek(offset)
         head = file.read(15)
@@ -350,7 +357,7 @@ def _check_record(path: Path, offset: int) -> None:
             rows, columns = (int.from_bytes(size, "little") for size in matrix.groups())
             if path.stat().st_size < offset + 15 + 4 * rows * columns:
                 raise EOFError
-        elif head.startswith((b"\0B", b" [")):  # of anything else kaldiio may run code
+        elif head.startswith((b"\0B", b" [")):  # kaldiio may run code of other records
             read_kaldi(file)
         else:
             raise ValueError(head)

@@ -1,4 +1,4 @@
-"""The journals of a run folder, read: which utterances of a list are done, and where the line of each is."""
+"""Reading the journals of a run folder: the status of each utterance of a list, and the place of its line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHUNK = 1 << 16
 """Lines that are looked up together."""
 
 _GAP = 1 << 12
-"""Bytes between two lines that are rather read than skipped."""
+"""Gaps of up to this many bytes between lines are read, not skipped."""
 
 _OPEN_JOURNALS = 256
 """Journals that are open at once while lines are read back."""
@@ -61,10 +61,10 @@ def parse_done(line: bytes) -> DoneLine:
 
 
 class History:
-    """What the journals of a run folder record of the utterances of a list."""
+    """The records of the utterances of a list in the journals of a run folder."""
 
     def __init__(self, index: KeyIndex, input_sha256: str) -> None:
-        """Begin without any journal.
+        """Begin without journals.
 
         Args:
             index: the list's ids by their place.
@@ -74,41 +74,41 @@ class History:
         self.status: NDArray[np.uint8] = np.full(size, LEFT, dtype=np.uint8)
         """(utterances,): LEFT, FAILED, FAILED_IN_BATCH or DONE."""
         self.done_before: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
-        """(utterances,): whether one was done when the list was another; it has no part in the blocks of this one."""
+        """(utterances,): whether it was done with another list; such an utterance is in no block of this list."""
         self.elapsed: dict[JournalFile, Elapsed] = {}
         """Time taken and utterances finished by each attempt."""
         self.archives: dict[str, int] = {}
         """Files with embeddings, relative to OUT, and the last offset in each that a journal records."""
         self.timelines: dict[str, int] = {}
-        """Files with rows of the timeline, relative to OUT, and how many of their bytes journals record."""
+        """Files with rows of the timeline, relative to OUT, and the number of their bytes that journals record."""
         self.ended: set[JournalFile] = set()
-        """Attempts whose last line is that their shard is complete."""
+        """Attempts whose last line is an end line."""
         self.sizes: dict[str, int] = {}
         """Bytes of the journals when they were read, by name."""
         self.input_sha256 = input_sha256
         """Digest of the list."""
         self._index = index
         self._read_to: dict[JournalFile, int] = {}
-        """The end of the last whole line that was read of each."""
+        """The end of the last complete line read from each journal."""
         self._journals: list[JournalFile] = []
         self._journal_of: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
         self._offset: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
         self._length: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
-        """(utterances,): in which journal the line of each is, its offset, and its length."""
+        """(utterances,): the journal, the offset and the length of each line."""
         self._descriptors: dict[int, int] = {}
-        """Of journals that are open, the one used last at the end."""
+        """Descriptors of open journals, the most recently used one last."""
         self._is_reading = False
 
     def add(self, journal: JournalFile, header: Header | None, size: int) -> None:
-        """Read a journal up to ``size`` bytes, or what it has grown by: a failure never replaces what is done.
+        """Read the new lines of a journal up to ``size`` bytes; a failure never replaces a result.
 
         Raises:
-            OutputError: it is damaged elsewhere than at its end, or written by another version.
+            OutputError: it is damaged before its end, or written by another version.
         """
         if self.sizes.get(journal.path.name) == size:
             return
         self.sizes[journal.path.name] = size
-        if header is None:  # it was killed before its header was whole
+        if header is None:  # its writer was killed before the header was complete
             return
         if journal not in self._read_to:
             self._read_to[journal] = 0
@@ -147,15 +147,15 @@ class History:
         if lines:
             self._note(number, keys, lines, is_other_list)
         self._read_to[journal] = offset + len(text)
-        if text:  # it has grown by a whole line
+        if text:  # it has a new complete line
             (self.ended.add if text == _END else self.ended.discard)(journal)
         if self._read_to[journal] < size:  # its last line is torn
             self.ended.discard(journal)
 
     def read_lines(self, first: int, end: int) -> list[bytes]:
-        """Read the lines of utterances ``first`` to ``end``, all of which have one, without checksums.
+        """Read the lines of utterances ``first`` to ``end``, without checksums; each must have a line.
 
-        Each begins with ``done`` or ``failed`` and ends with a line break; ``reading`` keeps journals open meanwhile.
+        A line begins with ``done`` or ``failed``, and ends with a line break. ``reading`` keeps journals open.
         """
         if not self._is_reading:
             with self.reading():
@@ -185,11 +185,11 @@ class History:
             self._close_all_but(0)
 
     def _open(self, number: int) -> int:
-        """Return the descriptor of a journal that is open."""
+        """Return the descriptor of a journal; open it if necessary."""
         descriptor = self._descriptors.pop(number, None)
         if descriptor is None:
             descriptor = os.open(self._journals[number].path, os.O_RDONLY | os.O_CLOEXEC)
-        self._descriptors[number] = descriptor  # the last one used is the last one closed
+        self._descriptors[number] = descriptor  # the most recently used one is closed last
         self._close_all_but(_OPEN_JOURNALS)
         return descriptor
 
@@ -198,7 +198,7 @@ class History:
             os.close(self._descriptors.pop(next(iter(self._descriptors))))
 
     def _note(self, number: int, keys: list[bytes], lines: list[tuple[int, int, int]], is_other_list: bool) -> None:
-        """Keep the status of some utterances, and where their lines are; journals may be read in any order."""
+        """Store the status of utterances and the places of their lines; journals may be read in any order."""
         places = self._index.find(hash_keys(keys))
         known = places >= 0
         places, numbers = places[known], np.array(lines, dtype=np.int64)[known]
@@ -215,18 +215,18 @@ class History:
             self.done_before[places[done]] = True
 
     def _keep_farthest(self, place: bytes, farthest: dict[bytes, bytes]) -> None:
-        """Keep the place of an embedding if it is the farthest in its archive so far: millions need not be parsed."""
+        """Keep the place of an embedding if it is the farthest in its archive; the other places are not parsed."""
         archive, _, numbers = place.partition(b":")
         if b":" in numbers:
             self._note_embedding(Place.parse(place.decode()))
             return
-        archive = archive.partition(b"/")[0]  # of single files it is enough to know their folder
+        archive = archive.partition(b"/")[0]  # for single files the folder is enough
         known = farthest.get(archive, b"")
-        if (len(place), place) > (len(known), known):  # of two offsets, the one with more digits is larger
+        if (len(place), place) > (len(known), known):  # the offset with more digits is larger
             farthest[archive] = place
 
     def _note_embedding(self, place: Place) -> None:
-        if place.size is not None:  # no archive of Kaldi's: checked by its size, as rows of a timeline are
+        if place.size is not None:  # not a Kaldi archive: checked by size, like a timeline
             self._note_timeline(place)
         elif place.offset is not None:
             self.archives[place.file] = max(place.offset, self.archives.get(place.file, 0))
@@ -240,7 +240,7 @@ class History:
 
 
 def read_header(path: Path) -> Header | None:
-    """Read the first line of a journal; None where its writer was killed before the line was whole.
+    """Read the first line of a journal; None if it is torn.
 
     Raises:
         OutputError: it is damaged, or written by another version.
@@ -259,12 +259,12 @@ def read_header(path: Path) -> Header | None:
 
 
 def _whole_lines(path: Path, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Read the lines of a journal from a byte on: the offset behind the checksum of each, and its text from there.
+    """Read the complete lines of a journal from byte ``begin`` on: the offset behind each checksum, and the text there.
 
-    Lines that begin behind ``end`` are left out: half a line there is being written, not torn.
+    Lines that begin at ``end`` or later are left out: an incomplete line there is still being written, not torn.
 
     Raises:
-        OutputError: a line that is not whole has others behind it.
+        OutputError: an incomplete or damaged line is not the last.
     """
     offset = begin
     torn = False
@@ -281,7 +281,7 @@ def _whole_lines(path: Path, begin: int, end: int) -> Iterator[tuple[int, bytes]
                 )
             text = raw[8:]
             try:
-                torn = int(raw[:8], 16) != zlib.crc32(text) or not text  # nothing at all has a checksum of zero
+                torn = int(raw[:8], 16) != zlib.crc32(text) or not text  # the checksum of an empty text is zero
             except ValueError:
                 torn = True
             if not torn:

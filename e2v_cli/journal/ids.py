@@ -1,4 +1,4 @@
-"""The ids of the list that a run folder is of, kept there for merging, for reports and for dealing shards."""
+"""The ids of the list of a run, saved in OUT for merging, status reports and dealing shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2v_cli.errors import OutputError
 from e2v_cli.system.files import published
 
 IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs"))
-"""Names of their files."""
+"""Patterns of their file names."""
 
 
 class Ids(Protocol):
@@ -26,11 +26,11 @@ class Ids(Protocol):
 
     @property
     def recording_groups(self) -> NDArray[np.int64] | None:
-        """(utterances,) numbers of what is decoded together; None: each by itself."""
+        """(utterances,) numbers of recording groups, which are decoded together; None: each utterance is a group."""
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of both."""
+        """The SHA-256 of ids and recording groups."""
 
     def __len__(self) -> int: ...
 
@@ -39,7 +39,7 @@ class Ids(Protocol):
 
 
 class IdList:
-    """The ids of the list that OUT is of, as ``save_ids`` left them for who has not the list itself."""
+    """The ids of a list, as ``save_ids`` wrote them to OUT, for processes without the list itself."""
 
     def __init__(self, output_dir: Path, digest: str) -> None:
         """Open and check them.
@@ -90,13 +90,13 @@ def save_ids(output_dir: Path, ids: Ids) -> None:
 
 
 def save_costs(output_dir: Path, digest: str, costs: NDArray[np.float32]) -> None:
-    """Write the costs by which a list is dealt to shards to OUT, for every process that deals it."""
+    """Write the costs for dealing a list to shards to OUT, so that all processes deal it alike."""
     with published(_costs_path(_ids_path(output_dir, digest))) as file:
         file.write(costs.astype("<f4").tobytes())
 
 
 def read_costs(output_dir: Path, ids: Ids) -> NDArray[np.float32] | None:
-    """Read the costs by which a list is dealt to shards: (utterances,); None where all are the same.
+    """Read the costs for dealing a list to shards: (utterances,); None if all are equal.
 
     Raises:
         OutputError: they can't be read.

@@ -1,7 +1,7 @@
-"""What is done, durably: append-only files of checksummed lines, each on the disk behind the embedding it speaks of.
+"""Journals: append-only files of checksummed lines; each line is written after the embedding that it records.
 
-Every attempt at a shard writes a file of its own, ``journal.2-of-3.1``, and never touches another's; what is done is
-what all of them say together. A line is ``crc32 TAB kind TAB content``:
+Every attempt at a shard writes its own file, ``journal.2-of-3.1``, and never changes another one. All journals together
+record what is done. A line is ``crc32 TAB kind TAB content``:
 
     run     JSON: the fingerprint of the run, its list and the writer; the first line
     done    utt-id, frames, windows, seconds, places of embedding and timeline, label, probabilities
@@ -9,7 +9,7 @@ what all of them say together. A line is ``crc32 TAB kind TAB content``:
     time    JSON: time taken and utterances finished by the attempt so far; the last one counts
     end     the shard is complete
 
-A line that was torn by a crash stands last and is ignored.
+A last line that was torn by a crash is ignored.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from e2v_cli.system.files import naming, sync_file, sync_folder
 from e2v_cli.system.text import tsv_row
 
 LEFT, FAILED, FAILED_IN_BATCH, DONE = range(4)
-"""How an utterance stands. A failure of the model itself has a place in its batch, and keeps it."""
+"""The status of an utterance. A failure of the model keeps its place in its batch."""
 
 WORKER_DIED = "worker died"
-"""The reason of an utterance that is not to be touched again."""
+"""The failure reason of an utterance that is not computed again."""
 
 
 JOURNAL_FORMAT = 2
-"""Raised whenever the lines of journals change: a run folder of another format is refused."""
+"""The version of the lines of journals; a run folder of another version is refused."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an attempt computes, and which process it is."""
+    """The options and the process of an attempt."""
 
     format: int
     """JOURNAL_FORMAT when it was written."""
     fingerprint: Fingerprint
     model: str
-    """As the user named it."""
+    """The name that the user gave."""
     labels: tuple[str, ...]
     input_sha256: str
     input_size: int
     frame_shift: float
     """Seconds from one frame to the next."""
     timeline_formats: tuple[str, ...]
-    """In which the timeline is to be written besides its table."""
+    """Formats of the timeline besides its table."""
     join: bool
     """Whether neighbouring spans with the same label are joined."""
     host: str
@@ -61,7 +61,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Elapsed:
-    """What one attempt has taken and done so far."""
+    """The time taken and the work done by one attempt so far."""
 
     wall_seconds: float = 0.0
     encode_seconds: float = 0.0
@@ -75,7 +75,7 @@ class Elapsed:
 
 @dataclass(frozen=True, order=True)
 class JournalFile:
-    """Where the journal of an attempt is."""
+    """The journal file of an attempt."""
 
     shard: Shard
     attempt: int
@@ -91,7 +91,7 @@ class Journal:
     """The journal of this attempt, which no other process writes."""
 
     def __init__(self, output_dir: Path, shard: Shard, header: Header, attempt: int = 1) -> None:
-        """Create a journal, of the first attempt from ``attempt`` on that has none.
+        """Create the journal of the first attempt from ``attempt`` on that has none.
 
         Raises:
             OSError: it can't be written.
@@ -163,4 +163,4 @@ def with_checksum(line: str) -> bytes:
 
 
 END_LINE = json_line("end", {})
-"""The last line of an attempt that left nothing to be done."""
+"""The last line of a complete attempt."""

@@ -37,7 +37,7 @@ class Owner:
     host: str
     since: str
     task: Task | None = None
-    """Of Slurm's."""
+    """Its Slurm task."""
 
     @classmethod
     def of_this_process(cls) -> Owner:
@@ -46,7 +46,7 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        """Parse the text that an owner writes into its lock; None if it is no such text."""
+        """Parse the text that an owner writes into its lock; None if the text is not valid."""
         match = re.fullmatch(r"process (\d+) on (\S+) since (\S+?)(?:, start (\d+) of job (\S+))?\n", text)
         if not match:
             return None
@@ -59,7 +59,7 @@ class Owner:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is certain that it is dead."""
+        """Whether it is certainly dead."""
         return is_dead(self.host, self.pid)
 
 
@@ -79,7 +79,7 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
             if holder is None or holder.task is None or task is None or not task.follows(holder.task):
                 raise _conflict(output_dir, holder) from None
             logger.warning("%s is still at work, perhaps on a node that was lost: going on beside it", holder)
-        except OSError as error:  # what several writers do together is right all the same, only done twice
+        except OSError as error:  # concurrent writers give correct results, only computed twice
             logger.warning("%s: %s: nothing keeps other runs out of OUT", path, error.strerror)
         own = f"{Owner.of_this_process()}\n".encode()
         with naming(path):
@@ -90,21 +90,21 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 file.seek(0)
-                if file.read() == own:  # not that of who goes on beside it
+                if file.read() == own:  # not of a restarted task beside it
                     file.truncate(0)
 
 
 def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, at_other_lists: Set[Shard]) -> None:
-    """Check that no process is at work in OUT but at other shards of the same run, at the same list.
+    """Check that no process works in OUT, except at other shards of the same run and list.
 
     Args:
         output_dir: OUT.
-        names: of its entries.
+        names: names of its entries.
         shard: the one that is about to be computed.
         at_other_lists: shards whose newest attempt was at another list.
 
     Raises:
-        OutputConflictError: a process is at work.
+        OutputConflictError: such a process works there.
     """
     for name in names:
         match = re.fullmatch(r"\.lock\.(\d+)-of-(\d+)", name)
@@ -123,7 +123,7 @@ def _refuse_if_held(output_dir: Path, file: BinaryIO) -> None:
     except BlockingIOError:
         raise _conflict(output_dir, _read_holder(file)) from None
     except OSError:
-        pass  # no locks here: what several writers do together is right all the same
+        pass  # no locks here: concurrent writers give correct results
 
 
 def read_owner(output_dir: Path, name: str) -> Owner | None:
@@ -140,7 +140,7 @@ def _read_holder(file: BinaryIO | FileIO) -> Owner | None:
     while True:
         file.seek(0)
         owner = Owner.parse(file.read().decode(errors="replace"))
-        if owner is not None and not owner.is_dead:  # one that is dead had it before
+        if owner is not None and not owner.is_dead:  # a dead owner held it before
             return owner
         if time.monotonic() > deadline:
             return None

@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 
 def cache_folder() -> Path:
     """Return the folder of the cache: ``$E2V_CACHE``, else ``e2v`` in the user's cache; it may not exist yet."""
     if own := os.environ.get("E2V_CACHE"):
         return Path(own).absolute()
+    from platformdirs import user_cache_path  # six modules that few starts need
+
     with suppress(RuntimeError):  # of newer versions for a user without a home; older ones leave the ~ as it is
         folder = user_cache_path("e2v", appauthor=False)
         if folder.parts[0] != "~":
@@ -26,7 +26,7 @@ def cache_folder() -> Path:
 class FileState:
     """The state of a file, which changes whenever its content does.
 
-    ``changed`` (ctime) is the kernel's own clock: unlike the time of modification, nobody can set it back.
+    ``changed`` (ctime) is the kernel's own clock: unlike the time of modification, it can't be set back.
     """
 
     size: int

@@ -27,7 +27,7 @@ def make_network(model: Model, state: Mapping[str, Tensor] | None = None) -> Emo
     """Make a model's network around its weights, without copying them.
 
     Args:
-        model: whose.
+        model: the model.
         state: the weights, by the network's names and in its shapes; None: those of the model's checkpoint.
 
     Raises:
@@ -55,7 +55,7 @@ def read_tensors(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     """Read weights from a model's checkpoint, float32 on CPU; those that are stored so stay memory-mapped.
 
     Args:
-        model: whose.
+        model: the model.
         shapes: upstream's names of the weights, encoder and head in full, and their shapes there.
 
     Raises:
@@ -134,13 +134,13 @@ def load_plain(path: Path) -> object:
             f"{path} holds {thing}, which could run code when read, so it was not: "
             "save the checkpoint again as torch.save({'model': state_dict}) where you trust it"
         ) from None
-    except Exception as error:  # torch.load raises whatever its zip reader, unpickler and C++ core meet
+    except Exception as error:  # torch.load passes on any error of its zip reader, unpickler and C++ core
         cause = (str(error) or "it is empty").splitlines()[0]
         raise ModelError(f"{path} can't be read as a checkpoint: {cause}") from None
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a checkpoint by name, whatever they are wrapped in."""
+    """Read the tensors of a checkpoint by name, in any of the known wrappers."""
     import torch
 
     content = load_plain(path)
@@ -158,7 +158,7 @@ def _find_name(name: str, checkpoint: Mapping[str, Tensor], scope_map: tuple[tup
 
 
 def _candidate_names(name: str, scope_map: tuple[tuple[str, str], ...]) -> Iterator[str]:
-    for source, target in reversed([*scope_map, ("module.", "")]):  # upstream lets the last match win
+    for source, target in reversed([*scope_map, ("module.", "")]):  # in upstream the last match wins
         if name.startswith(target):
             yield source + name.removeprefix(target)
     yield name
@@ -169,7 +169,7 @@ def _check_tensor(tensor: Tensor, name: str, shape: tuple[int, ...], model: Mode
     """Check upstream's tensor ``name``, and return it in this shape, as float32.
 
     Raises:
-        ModelError: its shape is not what the config says.
+        ModelError: its shape is not that of the config.
     """
     import torch
 

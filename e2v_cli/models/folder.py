@@ -134,7 +134,7 @@ def _read_yaml(path: Path) -> Any:
         content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 — it is a SafeLoader
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from None
-    except Exception as error:  # PyYAML raises whatever its constructors meet
+    except Exception as error:  # PyYAML passes on any error of its constructors
         raise ModelError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from None
     if sum(1 for _ in islice(_nodes(content), MAX_NODES)) == MAX_NODES:
         raise ModelError(f"{path}: its aliases make more than {MAX_NODES} values of it")

@@ -117,7 +117,7 @@ def pull_from_hub(request: ModelRequest) -> Path:
         ModelError: there is no such folder or model, or it can't be downloaded.
     """
     is_folder = request.name == SAMPLE or Path(request.name).is_dir()
-    if is_folder and find_published(request.name) is None:  # of a name of the family, a folder is perhaps half a copy
+    if is_folder and find_published(request.name) is None:  # a folder with a name of the family may be half a copy
         return find_model(request)
     return _download_model(find_remote(request))
 
@@ -149,7 +149,7 @@ def copy_model(folder: Path, to: Path) -> None:
 
 
 def _download_model(remote: RemoteModel) -> Path:
-    """Download what is new of a model, by its hub's package.
+    """Download the new files of a model, by its hub's package.
 
     Raises:
         ModelError: it can't be downloaded.
@@ -171,10 +171,10 @@ def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) 
 
     There it may import PyTorch, print anything, and be killed at any moment, as threads that download can't be.
     """
-    # an endpoint that is set to nothing is none
+    # an empty endpoint counts as unset
     environment = {name: value for name, value in os.environ.items() if value or not name.endswith("_ENDPOINT")}
     has_terminal = sys.stderr is not None and sys.stderr.isatty()
-    # modules are imported from where they are imported from here, and not from the current folder
+    # modules come from the same folders as in this process, and not from the current one
     client = "from e2v_cli.models.hub_clients import run_client; run_client()"
     start = f"import sys; sys.path[:] = sys.argv.pop(1).split(':'); {client}"
     request = json.dumps([(remote.id, remote.revision) for remote in remotes])
@@ -186,7 +186,7 @@ def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) 
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=environment if has_terminal else {**environment, "TQDM_DISABLE": "1"},
-        start_new_session=True,  # signals of the terminal are heeded here
+        start_new_session=True,  # signals of the terminal are handled here
     ) as process:
         try:
             output, _ = process.communicate()
@@ -202,7 +202,7 @@ def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) 
 
 
 def _describe_problem(remote: RemoteModel, problem: str) -> str:
-    """Describe what is wrong with a model on a hub, and the two ways out."""
+    """Describe the problem with a model on a hub, and the two remedies."""
     subject = f"{remote}" if find_published(remote.id) else f"{remote}: there is no such folder, and it"
     options = "" if remote.hub == "ms" else f" --hub {remote.hub}"
     options += f" --revision {remote.revision}" if remote.revision else ""

@@ -1,6 +1,6 @@
 """The hubs' own packages, called in a process of its own, whose arguments are PARENT VERB HUB MODELS.
 
-The process ends with PARENT, a process id. VERB is ``find`` (in the package's cache) or ``pull`` (what is new). MODELS
+The process ends with PARENT, a process id. VERB is ``find`` (in the package's cache) or ``pull`` (new files). MODELS
 is a JSON list of ids and revisions. Caches, resumed downloads, tokens, mirrors and offline switches are the packages'.
 The answer is JSON on standard output: for each model its folder, or an error. All other output goes to standard error.
 """
@@ -37,7 +37,7 @@ class Client(Protocol):
         """Find the folder of the model in the package's cache, whole or not."""
 
     def pull(self, names: Iterable[str]) -> Path:
-        """Download what is new of the files of these names, as far as the model has them, and return their folder.
+        """Download the new files of these names, as far as the model has them, and return their folder.
 
         Raises:
             DownloadError: the model can't be downloaded.
@@ -60,7 +60,7 @@ class ModelScope:
         return None if folder is None or self._is_of_unknown_revision(folder) else folder
 
     def pull(self, names: Iterable[str]) -> Path:
-        """Download what is new of files; the package checks their SHA-256."""
+        """Download the new files; the package checks their SHA-256."""
         folder = self._find_any()
         if folder is not None and self._is_of_unknown_revision(folder):
             raise DownloadError(f"{folder}, of an older modelscope, would be overwritten: move it away")
@@ -118,9 +118,9 @@ class HuggingFace:
             return None
 
     def pull(self, names: Iterable[str]) -> Path:
-        """Download what is new of files, and check their SHA-256: the package checks nothing but the size."""
+        """Download the new files, and check their SHA-256: the package checks only the size."""
         try:
-            # where the hub can't be reached, the package is content with what it has, and nobody would know
+            # if the hub can't be reached, the package silently returns its cached files
             self._api.model_info(self._id, revision=self._revision)
             folder = Path(self._download(self._id, revision=self._revision, allow_patterns=_exactly(names)))
         except Exception as error:
@@ -168,7 +168,7 @@ def find_whole(client: Client) -> Path:
 
 
 def pull_whole(client: Client) -> Path:
-    """Download what is new of a model.
+    """Download the new files of a model.
 
     Raises:
         DownloadError: it can't be downloaded, or lacks a file.
@@ -211,7 +211,7 @@ def _answer_for(
         return {"refused": str(error)}
     except OSError as error:
         return {"error": f"{error.filename}: {error.strerror}" if error.filename else str(error)}
-    except Exception as error:  # of the package, which nobody has foreseen
+    except Exception as error:  # any other error of the package
         return {"error": f"its package failed: {type(error).__name__}: {' '.join(str(error).split())}"}
 
 

@@ -1,6 +1,6 @@
 """A model's weights in the form that its network takes, prepared once in the user's cache and mapped into memory.
 
-A checkpoint also holds what pretraining left behind. Its prepared copy holds the tensors of encoder and head alone,
+A checkpoint also holds tensors of pretraining. Its prepared copy holds the tensors of encoder and head alone,
 under the network's own names and in its shapes, as float32, each on a line of the CPU's cache. No tensor is read before
 it is needed, and all workers share the pages. The SHA-256 of the checkpoint and of the copy are kept beside it; without
 reading both files again it is only trusted as long as neither has changed.
@@ -70,7 +70,7 @@ class _CopyRecord:
 
 
 class _Origin(NamedTuple):
-    """The parts of a copy that name what it was made from."""
+    """The parts of a copy that name its origin."""
 
     source: str
     """The SHA-256 of the checkpoint."""
@@ -150,7 +150,7 @@ def _find_ready(model: Model, place: Path) -> Weights | None:
 
 
 def _prepare_copy(model: Model, place: Path) -> Weights:
-    """Prepare a copy, unless the one in place has its SHA-256 still, and so has the checkpoint that it came from.
+    """Prepare a copy, unless the one in place and the checkpoint that it came from still have their SHA-256.
 
     Raises:
         ModelError: the checkpoint can't be read, or its weights are not the model's.
@@ -204,7 +204,7 @@ def _write_copy(model: Model, copy: Path, origin: _Origin) -> str:
 
 
 def _without_neighbours(tensor: Tensor) -> Tensor:
-    """Copy a tensor that is part of a larger storage, all of which would be saved with it."""
+    """Copy a tensor that is part of a larger storage, which would be saved whole."""
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 

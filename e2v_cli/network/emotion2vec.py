@@ -42,7 +42,7 @@ CPU_CHUNK_FRAMES = 128
 """Output frames (20 ms each) of one chunk of the local encoder on CPU."""
 
 GPU_CHUNK_FRAMES = 2500
-"""The same on a GPU: 50 s of audio, of which the first convolution makes 330 MB of float32."""
+"""The same on a GPU: 50 s of audio, 330 MB of float32 after the first convolution."""
 
 CPU_TILE_ROWS = 512
 """Rows of a convolution's output that go through its norm and GELU on CPU while they are in the L2 cache (1 MB)."""
@@ -262,7 +262,7 @@ class _ConvBlock(nn.Module):
         time = (len(x) - self.kernel) // self.stride + 1
         factors = self.packed or self.factors()
         y = x.new_empty(time, len(self.weight))
-        # Statistics over time can't be taken of a part of it.
+        # Statistics over time need all steps at once.
         tile = CPU_TILE_ROWS if x.device.type == "cpu" and not isinstance(self.norm, _ChannelNorm) else time
         for first, out in zip(range(0, time, tile), torch.split(y, tile), strict=True):
             self._convolve(x[first * self.stride :], out, factors)
@@ -282,7 +282,7 @@ class _ConvBlock(nn.Module):
         if self._in_pairs:
             even = len(out) // 2 * 2
             self._convolve_pairs(x, out[:even], factors)
-            x, out = x[even * self.stride :], out[even:]  # there may be one left
+            x, out = x[even * self.stride :], out[even:]  # one step may be left
         # Rows t · stride … t · stride + taps - 1 of a contiguous signal are one row of a matrix without a copy, as
         # long as taps ≤ stride (BLAS wants rows that don't overlap). So a kernel of 3 with stride 2 is two products.
         taps = factors[0].shape[1] // self._channels_in
@@ -358,7 +358,7 @@ class _PositionalConv(nn.Conv1d):
         super().__init__(config.embed_dim, config.embed_dim, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        # That channels stand last is known for images only: one of one row. So its kernels must stand, too.
+        # PyTorch has a channels-last layout for images only, so this is one of one row, and its kernels have it, too.
         image, kernels = x.T[None, :, None], self.weight[:, :, None].contiguous(memory_format=torch.channels_last)
         padding = (0, self.kernel_size[0] // 2)
         return F.conv2d(image, kernels, self.bias, padding=padding, groups=self.groups)[0, :, 0].T

@@ -94,5 +94,5 @@ def _join_ranges(ranges: Iterable[tuple[int, int]], device: torch.device) -> Ten
 
 
 def to_device(device: torch.device, tensor: Tensor) -> Tensor:
-    """Copy a tensor from the CPU to a device, without waiting for what a GPU has still to compute."""
+    """Copy a tensor from the CPU to a device, without waiting for the pending work of a GPU."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -6,7 +6,7 @@ time of a product with a few hundred rows. PyTorch has such products, too (``tor
 neither add to a matrix nor take one with gaps between its rows. Only the builds of PyTorch for x86-64 have an MKL;
 elsewhere weights are multiplied as they are.
 
-What MKL packs is right at the address where it was packed: a copy, or another process's view of it, is not.
+A packed weight is valid at the address where MKL packed it: a copy, or another process's view of it, is not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PackedWeight:
     def __init__(self, shape: tuple[int, int], memory: mmap.mmap, start: int) -> None:
         """Use ``memory`` from ``start`` on, which holds the packed weight, or will."""
         self.shape = shape
-        self._memory = memory  # which must not go before it
+        self._memory = memory  # kept as long as this object
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory, start))
 
     def fill(self, weight: Tensor) -> None:
@@ -63,7 +63,7 @@ class PackedWeight:
         Args:
             x: (rows, channels_in), float32, each row without gaps.
             out: (rows, channels_out), likewise.
-            add: whether to add to what is there.
+            add: whether to add to the values in ``out``.
         """
         columns, depth = self.shape
         _check_matrix(x, (len(x), depth))
@@ -76,7 +76,7 @@ class PackedWeight:
             columns,
             depth,
             x.data_ptr(),
-            max(x.stride(0), depth),  # PyTorch may say anything of a single row
+            max(x.stride(0), depth),  # PyTorch may report any stride for a single row
             self._address,
             columns,
             1.0 if add else 0.0,

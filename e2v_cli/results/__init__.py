@@ -1,1 +1,1 @@
-"""Prediction → what users read: tables, embeddings, timelines, and how they are published (see README.md)."""
+"""Prediction → files for users: tables, embeddings, timelines, and their publication (see README.md)."""

@@ -26,7 +26,7 @@ AUTOMATIC_COMPRESSION = 1
 """Kaldi's default for matrices: 8 bits a value with a scale for each column, 16 bits where rows are few."""
 
 TEXT_DIGITS = ".8e"
-"""Nine digits tell any two 32-bit floats apart, and each number has a point, by which kaldiio tells floats."""
+"""Nine digits distinguish all 32-bit floats. Each number has a point, by which kaldiio recognises floats."""
 
 
 class EmbeddingWriter(Protocol):
@@ -43,7 +43,7 @@ class EmbeddingWriter(Protocol):
 class NpyWriter:
     """``embeddings/ID.npy``: float32 or float16, (dim,) or (frames, dim).
 
-    A file gets its name when it is whole, so whoever else writes the same utterance at the same time does no harm.
+    A file gets its name when it is complete, so concurrent writers of the same utterance do no harm.
     """
 
     def __init__(self, output_dir: Path, results: ResultOptions, shard: Shard) -> None:
@@ -75,7 +75,7 @@ class NpyWriter:
 class ArkWriter:
     """``embeddings.2-of-3.N.ark``: Kaldi float vectors (dim,) or float matrices (frames, dim).
 
-    Every worker of every attempt at a shard writes a new N, so nothing that a journal records is ever touched again.
+    Every worker of every attempt at a shard writes a file with a new N, so recorded embeddings never change.
     """
 
     def __init__(self, output_dir: Path, results: ResultOptions, shard: Shard, text: bool = False) -> None:
@@ -99,12 +99,12 @@ class ArkWriter:
         return places
 
     def _record(self, embedding: NDArray[np.float32] | DiskArray) -> Iterator[bytes]:
-        """Format what stands behind the key.
+        """Format the record behind a key.
 
-        Kaldi has no 16-bit floats: values are rounded, so that they are those of the .npy, and stored in 32.
+        Kaldi has no 16-bit floats: values are rounded as in the .npy, and stored in 32 bits.
         """
         if not self._text and self._method is None and isinstance(embedding, DiskArray):
-            # A matrix that is too large for memory, as Kaldi's Matrix::Write has it; kaldiio wants it in one piece.
+            # A matrix that is too large for memory, as Kaldi's Matrix::Write formats it; kaldiio needs it in memory.
             yield b"\0BFM " + b"".join(struct.pack("<bi", 4, size) for size in embedding.shape)
             for block in embedding.blocks():
                 yield _round_embedding(block, self._dtype).astype(np.float32).tobytes()
@@ -119,14 +119,14 @@ class ArkWriter:
 
 
 class GrowingFile:
-    """A file that this process alone appends to, created once there is something to write."""
+    """A file that only this process appends to, created at the first write."""
 
     def __init__(self, output_dir: Path, prefix: str, suffix: str) -> None:
         self._output_dir, self._prefix, self._suffix = output_dir, prefix, suffix
 
     @property
     def name(self) -> str:
-        """Its name, with a number that no other file has."""
+        """Its name, with a unique number."""
         return self._path.name
 
     @contextmanager

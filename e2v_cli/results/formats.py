@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from e2v_cli.results.spans import Span
 
 NO_EMBEDDINGS = "none"
-"""The name in ``--embeddings`` of the absence of a format."""
+"""The value of ``--embeddings`` for no embeddings."""
 
 
 @dataclass(frozen=True)
 class EmbeddingFormat:
-    """A value of ``--embeddings``: how embeddings are put into OUT."""
+    """A value of ``--embeddings``: a format of embeddings in OUT."""
 
     name: str
     open: Callable[[Path, ResultOptions, Shard], EmbeddingWriter]
@@ -32,15 +32,15 @@ class EmbeddingFormat:
     index: str
     """The file of OUT that lists utterances and the places of their embeddings."""
     separator: str
-    """What is between an id and a place there."""
+    """The separator of an id and a place in that file."""
     kaldi_keys: bool
-    """Whether ids are keys of Kaldi there, which have no white space."""
+    """Whether ids in that file are Kaldi keys, which have no white space."""
     files: str
     """The files that hold embeddings: a pattern relative to OUT; in a folder, there is one for each utterance."""
     num_bytes: Callable[[int, int | None, int, EmbeddingDtype], int]
-    """Bytes of an utterance on disk, by those of its key, rows (None: a vector), columns, and the precision."""
+    """Bytes of an utterance on disk, from the bytes of its key, rows (None: a vector), columns, and the precision."""
     exact_size: bool = True
-    """Whether that is the size; else it is an upper bound."""
+    """Whether ``num_bytes`` is exact; otherwise it is an upper bound."""
 
     @property
     def file_per_utterance(self) -> bool:
@@ -50,7 +50,7 @@ class EmbeddingFormat:
 
 @dataclass(frozen=True)
 class TimelineFormat:
-    """A value of ``--timeline-format``: how the timeline is written for other tools."""
+    """A value of ``--timeline-format``: a format of the timeline for other tools."""
 
     name: str
     path: str
@@ -144,7 +144,7 @@ TIMELINE_FORMATS: dict[str, TimelineFormat] = {
 
 
 def result_names() -> tuple[str, ...]:
-    """Return the names of all final files that a run may have, but those of single utterances."""
+    """Return the names of all final files that a run may have, except those of single utterances."""
     return (
         *("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "frame_shift"),
         *dict.fromkeys(form.index for form in EMBEDDING_FORMATS.values()),
@@ -154,7 +154,7 @@ def result_names() -> tuple[str, ...]:
 
 
 def data_patterns() -> tuple[str, ...]:
-    """Return patterns, relative to OUT, of what workers write beside journals, and of final files of one utterance."""
+    """Return patterns, relative to OUT, of workers' files besides journals, and of final files of single utterances."""
     return (
         *dict.fromkeys(form.files for form in EMBEDDING_FORMATS.values()),
         "timeline.*-of-*.*",
@@ -163,5 +163,5 @@ def data_patterns() -> tuple[str, ...]:
 
 
 def draft_name(shard: Shard) -> str:
-    """Return the name of which drafts are that workers of a shard write, where each utterance has a file."""
+    """Return the base name of a shard's drafts of files of single utterances."""
     return f"npy.{shard.name}"

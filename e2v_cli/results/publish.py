@@ -1,4 +1,4 @@
-"""The journals → the files that users read, in input order, each published by rename when it is whole."""
+"""The journals → the files that users read, in input order, each published by rename when it is complete."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from e2v_cli.system.text import tsv_row
 
 
 def open_run_folder(output_dir: Path) -> RunFolder:
-    """Name OUT, with the files that the formats of results may leave there."""
+    """Return OUT as a run folder that knows the files of all result formats."""
     return RunFolder(output_dir, result_names(), data_patterns())
 
 
 def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Summary:
-    """Write the final files of a run of which every utterance is done or has failed.
+    """Write the final files of a run whose utterances are all done or failed.
 
     Raises:
-        OutputError: a file is gone that the journals record.
+        OutputError: a file that the journals record is missing.
     """
     folder.check_places(history)
     folder.remove_drafts(result_names())
@@ -68,10 +68,10 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
 
 
 class _FinalFiles:
-    """The final files of a run, open, and what was written to them so far."""
+    """The open final files of a run, and totals of the utterances in them."""
 
     def __init__(self, output_dir: Path, header: Header, stack: ExitStack) -> None:
-        """Open the files that a header asks for; they get their names when the stack is left."""
+        """Open the files of a header's options; they get their names when the stack closes."""
         self.names: list[str] = []
         self.done = 0
         self.audio_seconds = 0.0
@@ -95,7 +95,7 @@ class _FinalFiles:
             stack.enter_context(closing(self._timeline))
 
     def write(self, keys: Sequence[bytes], lines: Sequence[bytes]) -> None:
-        """Write utterances, by their lines in journals.
+        """Write utterances from their lines in journals.
 
         Raises:
             OutputError: a line is of another utterance.
@@ -136,7 +136,7 @@ class _FinalFiles:
         labels: Iterable[bytes],
         embeddings: Iterable[bytes],
     ) -> None:
-        """Write utterances to the files of which each line is an id and a value."""
+        """Write utterances to the files with an id and a value in each line."""
         kaldi = [key if key.isascii() and b" " not in key else kaldi_key(key.decode()).encode() for key in keys]
         self._durations.write(_format_pairs(kaldi, b" ", durations))
         self._frames.write(_format_pairs(kaldi, b" ", num_frames))
@@ -160,7 +160,7 @@ def _format_pairs(keys: Iterable[bytes], separator: bytes, values: Iterable[byte
 
 
 def sum_elapsed(elapsed: Mapping[JournalFile, Elapsed]) -> Elapsed:
-    """Sum up the attempts at each shard; shards of a run are at work together, and its time is that of the slowest."""
+    """Sum up the attempts at each shard. Shards of a run work at the same time, so its time is that of the slowest."""
     shards: dict[int, dict[Shard, Elapsed]] = defaultdict(lambda: defaultdict(Elapsed))
     for journal, attempt in elapsed.items():
         shards[journal.shard.count][journal.shard] += attempt
@@ -176,7 +176,7 @@ def sum_elapsed(elapsed: Mapping[JournalFile, Elapsed]) -> Elapsed:
 
 
 def _run_facts(header: Header) -> dict[str, Any]:
-    """Collect what ``run.json`` has of the model, the options and the versions."""
+    """Return the model, the options and the versions for ``run.json``."""
     options = {key: value for key, value in header.fingerprint.items() if key not in ("model", "labels")}
     packages = ("torch", "numpy", "soundfile", "soxr", "kaldiio")
     return {
@@ -197,12 +197,12 @@ def _run_facts(header: Header) -> dict[str, Any]:
 def _find_version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # it was installed in some way of its own
+    except PackageNotFoundError:  # installed without metadata
         return "unknown"
 
 
 def _count_facts(summary: Summary) -> dict[str, Any]:
-    """Collect what ``run.json`` has of counts and times."""
+    """Return the counts and times for ``run.json``."""
     return {
         "counts": {"input": summary.input, "done": summary.done, "failed": summary.failed},
         "audio_seconds": round(summary.audio_seconds, 3),

@@ -1,4 +1,4 @@
-"""Where the launcher commits results: standard output, or the journal of OUT. One process alone has the sink."""
+"""Sinks of the launcher's results: standard output, or the journal of OUT. Only one process has the sink."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Sink(Protocol):
     """The receiver of results."""
 
     status: NDArray[np.uint8]
-    """(utterances,): of each one, as in the journal."""
+    """(utterances,): the status of each, as in the journal."""
 
     def begin(self) -> None:
         """Note that models are loaded."""
 
     def commit(self, done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
-        """Make results last."""
+        """Commit results: print them, or record them durably."""
 
 
 class StdoutSink:
-    """Rows of predictions on standard output, in input order, each as soon as those before it are there."""
+    """Rows of predictions on standard output, in input order, each as soon as all rows before it are printed."""
 
     def __init__(self, labels: Sequence[str], size: int, order: Iterator[int], started: float) -> None:
         """Print the header.
@@ -60,7 +60,7 @@ class StdoutSink:
         self._loaded = time.monotonic()
 
     def commit(self, done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
-        """Print all rows whose turn it is; failures are logged at once."""
+        """Print all rows that are next in input order; failures are logged at once."""
         for failure in failures:
             logger.warning(_describe_failure(failure))
             self._lines[failure.utterance.index] = ""
@@ -76,14 +76,14 @@ class StdoutSink:
 
 
 class JournalSink:
-    """The journal of OUT, where embeddings are on disk already."""
+    """The journal of OUT; embeddings are on disk before a commit."""
 
     def __init__(self, journal: Journal, status: NDArray[np.uint8], started: float) -> None:
         """Begin an attempt.
 
         Args:
             journal: its journal.
-            status: (utterances,): of each one.
+            status: (utterances,): the status of each.
             started: when the attempt began, by ``time.monotonic()``.
         """
         self.status = status

@@ -39,7 +39,7 @@ def span_rows(utt_id: str, spans: Iterable[Span]) -> Iterator[str]:
 def parse_rows(text: bytes) -> list[Span]:
     """Parse the rows of one utterance, without a header."""
     spans = []
-    for row in text.decode().split("\n"):  # a label may hold what else Python takes for the end of a line
+    for row in text.decode().split("\n"):  # a label may hold other characters that Python takes for line breaks
         if row:
             _, start, end, label, score, *posteriors = row.split("\t")
             spans.append(Span(float(start), float(end), label, float(score), tuple(map(float, posteriors))))
@@ -52,7 +52,7 @@ def join_spans(spans: Sequence[Span]) -> list[Span]:
 
 
 def _join_group(spans: Sequence[Span]) -> Span:
-    if len(spans) == 1:  # a mean of one may be off by a bit
+    if len(spans) == 1:  # the mean of one span may differ in the last bit
         return spans[0]
     lengths = [span.end - span.start for span in spans]
     total = math.fsum(lengths)

@@ -31,7 +31,7 @@ def predictions_row(record: DoneRecord) -> tuple[str, ...]:
 
 
 def predictions_line(done: DoneLine) -> bytes:
-    """Compose the same row, with its line break, of the texts in a journal.
+    """Compose the same row, with its line break, from the cells of a journal line.
 
     The score is the greatest of the probabilities: texts of the same length are in the order of their numbers.
     """
@@ -43,15 +43,15 @@ def predictions_line(done: DoneLine) -> bytes:
 
 
 def kaldi_key(utt_id: str) -> str:
-    """Make an id a key of Kaldi's own formats, where white space ends it, in Python's readers any of Unicode's too.
+    """Make a key of Kaldi's own formats of an id: white space is percent-encoded, since it ends a key.
 
-    It is percent-encoded.
+    Python's readers of these formats split at any white space of Unicode.
     """
     return re.sub(r"\s", lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()), utt_id)
 
 
 def file_name(utt_id: str) -> str:
-    """Make a file name of an id: itself where that is safe, else percent-encoded, and cut where it is too long."""
+    """Make a file name of an id: unsafe characters are percent-encoded, and long names are cut."""
     name = re.sub(r'[\x00-\x1f\x7f%/\\:*?"<>|]|^\.', lambda match: f"%{ord(match.group()):02X}", utt_id)
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name

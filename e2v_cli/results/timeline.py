@@ -30,7 +30,7 @@ def timeline_rows(
 ) -> Iterator[str]:
     """Format the rows of an utterance, each with its line break.
 
-    A span that begins where the rounded utterance has ended already is left out: it would have no length.
+    A span that begins at the rounded end of the utterance is left out: it would have no length.
 
     Args:
         utt_id: the utterance's id.
@@ -95,14 +95,14 @@ class Timeline:
             self._files.add(utt_id, duration, spans)
 
     def close(self) -> None:
-        """Close what was read, and sync the folders of files; lists are the caller's to publish."""
+        """Close the file of rows, and sync the folders of files; the caller publishes lists."""
         if self._source is not None:
             self._source.close()
         if self._files is not None:
             self._files.sync()
 
     def _open(self, name: str) -> BinaryIO:
-        """Open a file of rows; neighbours are mostly in the same one."""
+        """Open a file of rows, unless it is open: neighbours are mostly in the same file."""
         if self._source is None or name != self._name:
             if self._source is not None:
                 self._source.close()
@@ -111,7 +111,7 @@ class Timeline:
 
 
 class TimelineFiles:
-    """The timeline in other formats: a list of all utterances, or a file for each, as ``TIMELINE_FORMATS`` says."""
+    """The timeline in the formats of ``TIMELINE_FORMATS``: a list of all utterances, or a file for each."""
 
     def __init__(self, output_dir: Path, formats: Sequence[str], create: Callable[[str], BinaryIO]) -> None:
         """Open the files that the options ask for.
@@ -122,7 +122,7 @@ class TimelineFiles:
             create: opens a file by its name; its caller publishes the file when it is whole.
         """
         self.output_dir = output_dir
-        # Not the file's own draft: behind a long id there is no room for what the name of a draft has more.
+        # Not the file's own draft: a long id leaves no room for the longer name of a draft.
         self._draft = draft_of(output_dir / "timeline.tsv")
         chosen = [TIMELINE_FORMATS[name] for name in dict.fromkeys(formats)]
         self._lists = [(form, create(form.path)) for form in chosen if form.folder is None]

@@ -13,15 +13,15 @@ from e2v_cli.results.timeline import timeline_rows
 
 
 class ResultWriter:
-    """The writer of everything of a prediction that is too much for a journal."""
+    """The writer of embeddings and timelines, which are too large for a journal."""
 
     def __init__(self, labels: tuple[str, ...], results: ResultOptions, shard: Shard) -> None:
-        """Open the writers that the options ask for; without OUT there is none.
+        """Open the writers of the options; without OUT, none.
 
         Args:
             labels: the model's, in its order.
             results: what is written, and where.
-            shard: which files are named after.
+            shard: the shard in the names of files.
         """
         self._labels = labels
         self._embeddings: EmbeddingWriter | None = None
@@ -34,7 +34,7 @@ class ResultWriter:
             self._timeline = TimelineWriter(results.output_dir, results.timeline, labels, shard)
 
     def write(self, predictions: Sequence[Prediction]) -> tuple[DoneRecord, ...]:
-        """Write and sync results, and return what the journal is to record of them.
+        """Write and sync results, and return their records for the journal.
 
         Raises:
             OSError: they can't be written.
@@ -79,7 +79,7 @@ class TimelineWriter:
 def make_done_record(
     prediction: Prediction, labels: Sequence[str], embedding: Place | None, timeline: Place | None
 ) -> DoneRecord:
-    """Return what the journal records of a prediction whose embedding and timeline are at these places."""
+    """Return the done record of a prediction with the places of its embedding and timeline."""
     label, posteriors = "", prediction.posteriors
     if posteriors is not None:
         label = labels[int(posteriors.argmax())]

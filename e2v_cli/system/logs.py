@@ -28,4 +28,4 @@ def _add(handler: logging.Handler, level: int) -> None:
     _PACKAGE.setLevel(logging.INFO)
     _PACKAGE.addHandler(handler)
     _PACKAGE.propagate = False  # upstream gives the root logger a handler of its own
-    logging.raiseExceptions = False  # a full disk is reported for what matters, not for every line of a log
+    logging.raiseExceptions = False  # a full disk is reported for results, not for every line of a log

@@ -13,7 +13,7 @@ from datetime import datetime
 HOST = socket.gethostname()
 
 _HEAP_BYTES = 1 << 30
-"""Freed memory that a process keeps at most: more than it ever uses at once for a batch."""
+"""The most freed memory that a process keeps: more than any batch uses."""
 
 
 def now(timespec: str = "seconds") -> str:

@@ -1,7 +1,7 @@
 """The launcher: start worker processes, send them blocks, receive their results, and replace workers that die.
 
-A worker that dies loses no more than its unfinished blocks. Whether one of their utterances killed it is for
-``triage`` to find out, before the blocks are computed again.
+A worker that dies loses no more than its unfinished blocks. Before these are computed again, ``triage`` finds out
+whether one of their utterances killed it.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Launcher:
                 self._begun = True
                 worker.waiting = not self._stopping()
             case "next":
-                # At the end of the list nobody gets a block ahead that another one could begin.
+                # At the end of the list no worker gets a block ahead that another one could begin.
                 ahead = worker.probe is None and not self._stopping() and self._fill_queue(len(self._workers) + 1)
                 self._answer(worker, self._queue.popleft() if ahead else None)
             case Crash():
@@ -224,7 +224,7 @@ class Launcher:
             detail = f"{utterance.source}: {CRASHES_TO_BLAME} workers died over it, the last: {cause}"
             self._commit([], [Failure(utterance, "model", WORKER_DIED, detail)])
 
-    # -- give ----------------------------------------------------------------------------------------------------------
+    # -- send ----------------------------------------------------------------------------------------------------------
 
     def _distribute(self) -> None:
         """Send probes, and then blocks, to the workers that wait."""
@@ -243,7 +243,7 @@ class Launcher:
         return not at_work and not self._triage.holds_blocks() and not self._fill_queue(1)
 
     def _fill_queue(self, count: int) -> bool:
-        """Fill the queue up to so many blocks; return True if it has them."""
+        """Fill the queue up to ``count`` blocks; return True if it has as many."""
         while len(self._queue) < count and (block := next(self._blocks, None)):
             self._queue.append(block)
         return len(self._queue) >= count

@@ -1,7 +1,7 @@
-"""Crash triage: which utterance kills workers. A state machine without processes, files or clocks.
+"""Crash triage: a state machine that finds utterances that kill workers, without processes, files or clocks.
 
-Whether an utterance is to blame for a crash is found out before the worker's blocks are computed again. What was left
-of each block is probed: computed by a worker that has no other block, and the results discarded. If a probe of several
+An utterance to blame for a crash is found before the worker's blocks are computed again. The rest of each block is
+probed: it is computed by a worker that has no other block, and the results are discarded. If a probe of several
 utterances crashes, too, each half is probed next, down to single utterances. An utterance is to blame if two workers
 crashed while probing it alone.
 """
@@ -64,7 +64,7 @@ class Triage:
         self._idle_crashes = 0
 
     def worker_crashed(self, blocks: Iterable[tuple[PendingBlock, Places]], cause: str) -> None:
-        """Hold back the blocks of a crashed worker, and make what is left of each a group of candidates.
+        """Hold back the blocks of a crashed worker, and make the rest of each a group of candidates.
 
         Args:
             blocks: those that the worker had not finished, and the utterances of each that have no result.

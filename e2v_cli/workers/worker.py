@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What all workers of a run have in common."""
+    """The set-up that all workers of a run share."""
 
     model: Model
     weights: Weights
@@ -134,7 +134,7 @@ def _classify(error: Exception) -> Fatal | Crash:
 def _follow_launcher() -> None:
     """Leave signals to the launcher, which tells its workers to stop, and die with it."""
     for signum in STOP_SIGNALS:
-        signal.signal(signum, _do_nothing)  # to ignore them would be inherited by the commands of a list
+        signal.signal(signum, _do_nothing)  # commands of a list would inherit an ignored signal
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     launcher = multiprocessing.parent_process()
     if launcher is not None and launcher.pid is not None:
@@ -142,7 +142,7 @@ def _follow_launcher() -> None:
 
 
 def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
-    """Handle a signal by nothing."""
+    """Handle a signal without any effect."""
 
 
 def _open_logs(setup: WorkerSetup, number: int) -> None:

@@ -59,7 +59,7 @@ def never() -> bool:
 
 
 def load(path: Path | str, options: AudioOptions = OPTIONS) -> Waveform | Failure:
-    """Load a file that is an utterance."""
+    """Load a file as an utterance."""
     (result,) = load_waveforms([Utterance(0, "utt", str(path))], options, never)
     return result
 
@@ -73,7 +73,7 @@ def read(path: Path | str) -> NDArray[np.float32]:
 
 
 def failure(path: Path | str) -> tuple[str, str, str]:
-    """Load what can't be loaded: (stage, reason, detail)."""
+    """Load an unusable file: (stage, reason, detail)."""
     result = load(path)
     assert isinstance(result, Failure)
     assert result.utterance.utt_id == "utt"
@@ -99,9 +99,7 @@ def write(path: Path, content: bytes) -> Path:
         ("a.sph", "NIST", "PCM_16"),
     ],
 )
-def test_lossless_formats_give_the_samples_that_were_written(
-    name: str, kind: str, subtype: str, tmp_path: Path
-) -> None:
+def test_lossless_formats_keep_all_samples(name: str, kind: str, subtype: str, tmp_path: Path) -> None:
     samples = read(write(tmp_path / name, encode(TONE, kind, subtype)))
 
     assert samples.dtype.name == "float32"
@@ -117,7 +115,7 @@ def test_all_24_bits_are_kept(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples, as_float(written))
 
 
-def test_floats_are_kept_even_beyond_full_scale(tmp_path: Path) -> None:
+def test_floats_beyond_full_scale_are_kept(tmp_path: Path) -> None:
     written = np.array([0.1, -1.5, 2.0, 1e-30], dtype=np.float32)
 
     samples = read(write(tmp_path / "a.wav", encode(written, subtype="FLOAT")))
@@ -135,7 +133,7 @@ def test_floats_are_kept_even_beyond_full_scale(tmp_path: Path) -> None:
         ("NIST", "ALAW", 0.01),
     ],
 )
-def test_lossy_formats_give_as_many_samples_of_about_the_value(
+def test_lossy_formats_keep_length_and_approximate_values(
     kind: str, subtype: str, tolerance: float, tmp_path: Path
 ) -> None:
     samples = read(write(tmp_path / "a", encode(TONE, kind, subtype)))
@@ -181,8 +179,8 @@ def test_other_rates_are_resampled_to_16_khz(rate: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(waveform.whole, soxr.resample(as_float(samples), rate, RATE, quality="HQ"))
 
 
-def test_resampling_keeps_a_tone_and_removes_what_16_khz_cannot_hold(tmp_path: Path) -> None:
-    """The output is the tone itself, sampled at 16 kHz, whatever library resamples."""
+def test_resampling_keeps_a_tone_and_removes_higher_frequencies(tmp_path: Path) -> None:
+    """The output is the tone sampled at 16 kHz, with any resampling library."""
     low, high = (0.5 * np.sin(2 * np.pi * pitch * np.arange(44_100) / 44_100) for pitch in (1_000, 12_000))
 
     waveform = load(write(tmp_path / "a.wav", encode(low + high, subtype="FLOAT", rate=44_100)))
@@ -246,7 +244,7 @@ def test_resampling_keeps_a_tone_and_removes_what_16_khz_cannot_hold(tmp_path: P
         ),
     ],
 )
-def test_bad_audio_fails_and_says_why(name: str, content: bytes, reason: str, detail: str, tmp_path: Path) -> None:
+def test_bad_audio_fails_with_reason(name: str, content: bytes, reason: str, detail: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, content)
 
     assert failure(path) == ("audio", reason, f"{path}: {detail}")
@@ -264,7 +262,7 @@ def test_bad_audio_fails_and_says_why(name: str, content: bytes, reason: str, de
     ],
     ids=["missing", "dangling link", "folder", "fifo", "device", "circular link"],
 )
-def test_what_is_no_file_fails_and_says_why(
+def test_missing_or_irregular_file_fails_with_reason(
     make: Callable[[Path], Any], reason: str, detail: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.wav"
@@ -273,7 +271,7 @@ def test_what_is_no_file_fails_and_says_why(
     assert failure(path) == ("audio", reason, f"{path}: {detail}")
 
 
-def test_below_a_file_there_is_nothing(tmp_path: Path) -> None:
+def test_path_below_a_file_fails(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", WAV) / "b.wav"
 
     assert failure(path) == ("audio", "unreadable", f"{path}: Not a directory")
@@ -321,8 +319,8 @@ def test_truncated_audio_fails(part: str, name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "caf", "voc"])
-def test_no_part_of_a_file_passes_for_the_whole(name: str, tmp_path: Path) -> None:
-    """Wherever it ends, also within the header."""
+def test_file_truncated_anywhere_fails(name: str, tmp_path: Path) -> None:
+    """Also within the header."""
     kind, subtype = FORMATS.get(name, (name.upper(), "PCM_16"))
     content = encode(TONE[: RATE // 2], kind, subtype)
     path = tmp_path / f"a.{name}"
@@ -354,14 +352,14 @@ def test_a_damaged_byte_in_formats_with_checksums_fails(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_FFFF, 0x7FFF_F000])
-def test_a_wav_file_that_was_written_to_a_pipe_is_read_whole(size: int, tmp_path: Path) -> None:
-    """Its writer could not know the size, and claims the greatest that it has."""
+def test_wav_file_written_to_a_pipe_is_read_whole(size: int, tmp_path: Path) -> None:
+    """Its header has the greatest size, as its writer could not know the true one."""
     samples = read(write(tmp_path / "a.wav", with_wav_size(WAV, size)))
 
     np.testing.assert_array_equal(samples, as_float(TONE))
 
 
-def test_an_au_file_that_was_written_to_a_pipe_is_read_whole(tmp_path: Path) -> None:
+def test_au_file_written_to_a_pipe_is_read_whole(tmp_path: Path) -> None:
     content = encode(TONE, "AU")
 
     samples = read(write(tmp_path / "a.au", content[:8] + b"\xff\xff\xff\xff" + content[12:]))
@@ -375,7 +373,7 @@ def test_an_au_file_that_was_written_to_a_pipe_is_read_whole(tmp_path: Path) -> 
     [b"TAG" + bytes(125), b"LIST\x0c\0\0\0INFOsomething", b"\x01\x02\x03\x04" * 250],
     ids=["ID3v1", "LIST", "noise"],
 )
-def test_junk_behind_the_audio_does_no_harm(name: str, junk: bytes, tmp_path: Path) -> None:
+def test_trailing_junk_is_ignored(name: str, junk: bytes, tmp_path: Path) -> None:
     content = encode(TONE, *FORMATS[name])
     whole = read(write(tmp_path / "whole", content))
 
@@ -384,7 +382,7 @@ def test_junk_behind_the_audio_does_no_harm(name: str, junk: bytes, tmp_path: Pa
     np.testing.assert_array_equal(samples, whole)
 
 
-def test_an_id3_tag_before_the_audio_does_no_harm(tmp_path: Path) -> None:
+def test_leading_id3_tag_is_ignored(tmp_path: Path) -> None:
     content = encode(TONE, "MP3", "MPEG_LAYER_III")
     whole = read(write(tmp_path / "whole", content))
     tag = b"ID3\x03\x00\x00\x00\x00\x02\x00" + bytes(256)
@@ -395,7 +393,7 @@ def test_an_id3_tag_before_the_audio_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_an_mp3_file_of_constant_bit_rate_need_not_say_how_long_it_is(rate: int, tmp_path: Path) -> None:
+def test_mp3_of_constant_bit_rate_needs_no_length(rate: int, tmp_path: Path) -> None:
     content = without_length(encode_mp3(LONG_TONE, "CONSTANT", rate))
     whole, cut = write(tmp_path / "whole.mp3", content), write(tmp_path / "cut.mp3", content[:-10])
 
@@ -407,8 +405,8 @@ def test_an_mp3_file_of_constant_bit_rate_need_not_say_how_long_it_is(rate: int,
     assert failure(cut)[:2] == ("audio", "truncated")
 
 
-def test_an_mp3_file_of_variable_bit_rate_must_say_how_long_it_is(tmp_path: Path) -> None:
-    """Or it would end where a constant rate would put its end: here, before its middle."""
+def test_mp3_of_variable_bit_rate_needs_a_length(tmp_path: Path) -> None:
+    """Its end would be guessed from a constant rate: here, before its middle."""
     speech_and_silence = np.concatenate([TONE, np.zeros(8 * RATE, np.int16), TONE])
     path = write(tmp_path / "a.mp3", without_length(encode_mp3(speech_and_silence, "VARIABLE")))
 
@@ -420,8 +418,8 @@ def test_an_mp3_file_of_variable_bit_rate_must_say_how_long_it_is(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["ogg", "opus"])
-def test_ogg_streams_one_behind_the_other_fail(name: str, tmp_path: Path) -> None:
-    """Of which the first alone would be read."""
+def test_chained_ogg_streams_fail(name: str, tmp_path: Path) -> None:
+    """Only the first would be read by libsndfile."""
     first, second = (encode(samples, *FORMATS[name]) for samples in (TONE, TONE[::-1].copy()))
     path = write(tmp_path / f"a.{name}", first + second)
 
@@ -433,8 +431,8 @@ def test_ogg_streams_one_behind_the_other_fail(name: str, tmp_path: Path) -> Non
     [with_wav_size(WAV, 0x7FFF_0000), with_flac_samples(FLAC, 100 * 3600 * RATE), with_wav_size(WAV, 0xFFFF_FFFF)],
     ids=["wav", "flac", "wav from a pipe"],
 )
-def test_memory_follows_the_audio_that_is_there(content: bytes, tmp_path: Path) -> None:
-    """Not the hours, or gigabytes, that a header claims."""
+def test_memory_depends_on_audio_not_on_its_header(content: bytes, tmp_path: Path) -> None:
+    """Headers claim hours, or gigabytes."""
     path = write(tmp_path / "a", content)
     tracemalloc.start()
     try:
@@ -448,10 +446,10 @@ def test_memory_follows_the_audio_that_is_there(content: bytes, tmp_path: Path) 
 
 @pytest.mark.parametrize("rate", [8_000, RATE, 44_100])
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
-def test_what_is_longer_than_a_window_is_kept_on_disk(
+def test_waveform_longer_than_a_window_is_kept_on_disk(
     kind: str, rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here it is a second; what is read is the same."""
+    """The window is a second; the samples are the same."""
     monkeypatch.setattr(decode, "BLOCK_SAMPLES", 3000)
     subtype = "VORBIS" if kind == "OGG" else "PCM_16"
     options = WINDOW_OF_A_SECOND
@@ -479,7 +477,7 @@ def test_what_is_longer_than_a_window_is_kept_on_disk(
         (encode(np.array([0.0] * RATE + [np.nan]), subtype="FLOAT"), "not finite"),
     ],
 )
-def test_what_is_kept_on_disk_fails_as_what_is_not(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_audio_on_disk_fails_like_audio_in_memory(content: bytes, reason: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a", content)
 
     result = load(path, WINDOW_OF_A_SECOND)
@@ -515,10 +513,10 @@ def test_a_full_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pyte
     ],
 )
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
-def test_one_channel_is_read_of_a_file_with_several(
+def test_one_of_several_channels_is_read(
     kind: str, option: OneChannel, listed: int | None, of_recording: int | None, expected: int, tmp_path: Path
 ) -> None:
-    """What ``segments`` says goes before ``reco2file_and_channel``, and both before the option."""
+    """``segments`` takes precedence over ``reco2file_and_channel``, and both over the option."""
     channels = noisy_tone(RATE, 3)
     path = write(tmp_path / "a", encode(channels, kind))
     utterance = Utterance(0, "utt", str(path), channel=listed, recording_channel=of_recording)
@@ -538,7 +536,7 @@ def test_one_channel_is_read_of_a_file_with_several(
         (2, "mix", None, 7, "channel 8 of a file with 2 channels"),
     ],
 )
-def test_a_channel_that_is_not_there_fails(
+def test_missing_channel_fails(
     num_channels: int, option: OneChannel, listed: int | None, of_recording: int | None, detail: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.wav", encode(noisy_tone(RATE, num_channels)))
@@ -549,8 +547,8 @@ def test_a_channel_that_is_not_there_fails(
     assert result == Failure(utterance, "audio", "no such channel", f"{path}: {detail}")
 
 
-def test_the_channel_of_a_recording_in_a_file_of_one_channel_is_that_channel(tmp_path: Path) -> None:
-    """As where a call was split into a file for each side."""
+def test_recording_channel_of_a_mono_file_is_its_only_channel(tmp_path: Path) -> None:
+    """A call may be split into a file for each channel."""
     utterance = Utterance(0, "utt", str(write(tmp_path / "a.wav", WAV)), recording_channel=1)
 
     (result,) = load_waveforms([utterance], OPTIONS, never)
@@ -567,7 +565,7 @@ def test_channels_are_counted(num_channels: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no audio"])
-def test_what_cannot_be_read_has_no_channels(content: bytes | None, tmp_path: Path) -> None:
+def test_unreadable_audio_has_no_channels(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     if content is not None:
         path.write_bytes(content)
@@ -600,10 +598,10 @@ def load_all(utterances: list[Utterance], options: AudioOptions = OPTIONS) -> di
 
 
 @pytest.mark.parametrize("left_out", [0, 1, 5])
-def test_the_order_of_segments_does_not_depend_on_which_are_left(
+def test_order_of_segments_is_the_same_without_some(
     left_out: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is resumed leaves out those that failed; the others must come to the same batches again."""
+    """A resumed run leaves out failed ones; the others must be in the same batches again."""
     monkeypatch.setattr(decode, "BLOCK_SAMPLES", 1000)
     path = write(tmp_path / "a.wav", encode(noisy_tone(RATE)))
     utterances = cut(
@@ -620,10 +618,10 @@ def test_the_order_of_segments_does_not_depend_on_which_are_left(
 
 @pytest.mark.parametrize("block", [100, 5000, 1 << 20])
 @pytest.mark.parametrize("name", ["wav", "flac", "sph", "aiff", "au", "w64", "rf64"])
-def test_segments_are_the_samples_of_their_times(
+def test_segments_have_the_samples_of_their_times(
     name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However they overlap and are ordered; times are rounded to the nearest sample."""
+    """In any overlap and order; times are rounded to the nearest sample."""
     monkeypatch.setattr(decode, "BLOCK_SAMPLES", block)
     path = write(tmp_path / f"a.{name}", encode(LONG_TONE, *FORMATS[name]))
     times = [(3.0, 4.5), (0.0, 10.0), (9.5, None), (0.5, 1.0), (4.2, 4.3), (0.00003, 0.10004), (0.0, None), (3.0, 4.5)]
@@ -639,8 +637,8 @@ def test_segments_are_the_samples_of_their_times(
 
 
 @pytest.mark.parametrize("name", ["mp3", "ogg", "opus"])
-def test_segments_of_lossy_formats_are_cut_out_of_the_whole(name: str, tmp_path: Path) -> None:
-    """Bit by bit: a decoder that begins in the middle gives other samples."""
+def test_segments_of_lossy_formats_are_cut_from_the_whole(name: str, tmp_path: Path) -> None:
+    """Exactly: a decoder that begins in the middle gives other samples."""
     path = write(tmp_path / f"a.{name}", encode(LONG_TONE, *FORMATS[name]))
     whole = read(path)
 
@@ -652,8 +650,8 @@ def test_segments_of_lossy_formats_are_cut_out_of_the_whole(name: str, tmp_path:
         np.testing.assert_array_equal(result.whole, whole[part])
 
 
-def test_segments_are_resampled_each_by_itself(tmp_path: Path) -> None:
-    """Times are those of the file's own rate."""
+def test_segments_are_resampled_separately(tmp_path: Path) -> None:
+    """Times refer to the file's own rate."""
     tone = noisy_tone(5 * 44_100, rate=44_100)
     path = write(tmp_path / "a.wav", encode(tone, rate=44_100))
 
@@ -666,7 +664,7 @@ def test_segments_are_resampled_each_by_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.whole, expected)
 
 
-def test_segments_come_as_soon_as_they_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_come_in_order_of_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "BLOCK_SAMPLES", 8000)
     path = write(tmp_path / "a.wav", encode(LONG_TONE))
     utterances = cut(path, (6.0, 7.0), (0.0, None), (1.0, 2.0), (1.0, 9.0), (0.0, 1.5))
@@ -687,7 +685,7 @@ def test_segments_come_as_soon_as_they_are_whole(tmp_path: Path, monkeypatch: py
     ],
 )
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
-def test_a_segment_that_is_not_there_fails_alone(
+def test_unusable_segment_fails_alone(
     kind: str, start: float, end: float | None, reason: str, detail: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a", encode(TONE, kind, "VORBIS" if kind == "OGG" else "PCM_16"))
@@ -699,8 +697,8 @@ def test_a_segment_that_is_not_there_fails_alone(
 
 
 @pytest.mark.parametrize("end", [2.0, 2.1, 2.5])
-def test_a_segment_may_end_a_little_behind_its_recording(end: float, tmp_path: Path) -> None:
-    """Half a second, as in Kaldi; it is as long as what is there."""
+def test_segment_may_end_half_a_second_after_its_recording(end: float, tmp_path: Path) -> None:
+    """As in Kaldi; the segment then ends with the recording."""
     path = write(tmp_path / "a.wav", WAV)
 
     result = load_all(cut(path, (1.5, end)))["utt0"]
@@ -729,9 +727,7 @@ def test_segments_of_both_channels_are_read_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"), [(None, "missing"), (b"", "empty"), (b"text", "not audio"), (WAV[:-10_000], "truncated")]
 )
-def test_a_recording_that_cannot_be_read_fails_all_its_segments(
-    content: bytes | None, reason: str, tmp_path: Path
-) -> None:
+def test_unreadable_recording_fails_all_its_segments(content: bytes | None, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     if content is not None:
         path.write_bytes(content)
@@ -742,7 +738,7 @@ def test_a_recording_that_cannot_be_read_fails_all_its_segments(
     assert not any(isinstance(result, Waveform) for result in results.values())
 
 
-def test_numbers_that_are_not_finite_fail_the_segments_that_have_them(tmp_path: Path) -> None:
+def test_infinite_sample_fails_only_segments_that_contain_it(tmp_path: Path) -> None:
     samples = as_float(TONE)
     samples[20_000] = np.inf
     path = write(tmp_path / "a.wav", encode(samples, subtype="FLOAT"))
@@ -753,7 +749,7 @@ def test_numbers_that_are_not_finite_fail_the_segments_that_have_them(tmp_path: 
     assert results["utt1"] == results["utt3"] == ("not finite", "NaN or infinite samples")
 
 
-def test_a_line_that_is_wrong_fails_without_its_recording(tmp_path: Path) -> None:
+def test_faulty_lines_fail_alone(tmp_path: Path) -> None:
     bad, lost, good = cut(write(tmp_path / "a.wav", WAV), (1.0, 0.5), (0.0, 1.0), (0.0, 1.0))
     bad = dataclasses.replace(bad, fault="segments:1: from 1 to 0.5 s there is nothing")
     lost = dataclasses.replace(lost, source="", fault='segments:2: recording "r" is not in wav.scp')
@@ -765,8 +761,8 @@ def test_a_line_that_is_wrong_fails_without_its_recording(tmp_path: Path) -> Non
     assert isinstance(results[2], Waveform)
 
 
-def test_a_recording_is_read_no_further_than_its_last_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not from its beginning, where a decoder can enter it anywhere."""
+def test_recording_is_read_only_around_its_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seekable format is read from the first segment to the end of the last one."""
     monkeypatch.setattr(decode, "BLOCK_SAMPLES", 4000)
     taken: list[int] = []
     path = write(tmp_path / "a.wav", encode(LONG_TONE))
@@ -782,8 +778,8 @@ def test_a_recording_is_read_no_further_than_its_last_segment(tmp_path: Path, mo
     assert sum(taken) < 2 * RATE
 
 
-def test_a_long_recording_takes_no_more_memory_than_its_segments(tmp_path: Path) -> None:
-    """Here an hour that compresses well."""
+def test_memory_of_a_long_recording_is_that_of_its_segments(tmp_path: Path) -> None:
+    """The recording is an hour of zeros."""
     path = write(tmp_path / "a.flac", encode(np.zeros(3600 * RATE, np.int16), "FLAC"))
     utterances = cut(path, *((float(start), start + 1.0) for start in range(0, 3600, 60)))
     tracemalloc.start()

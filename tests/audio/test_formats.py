@@ -1,4 +1,4 @@
-"""The table of audio formats: all that depends on a container follows from its entry, as the README's example shows."""
+"""The table of audio formats: an entry is all that a container needs, as the README's example shows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_example() -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real command, where the README's example is in the table; workers import it, too."""
+    """The real command with the README's example in the table; workers import it too."""
     check, entry = read_example()
     path = tmp_path_factory.mktemp("script") / "script.py"
     path.write_text(f'{HEAD}\n{check}\nAUDIO_FORMATS["voc"] = {entry}\n{TAIL}')
@@ -71,8 +71,8 @@ def run_script(script: Path, *args: str | Path, cwd: Path) -> subprocess.Complet
     )
 
 
-def test_all_that_depends_on_a_container_is_as_ever() -> None:
-    """Whoever changes one of these changes what is read, or which utterances are computed together."""
+def test_properties_of_containers_are_unchanged() -> None:
+    """A change of one changes which files are read, or which utterances are computed together."""
     assert audio_suffixes() == {
         *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
     }
@@ -86,8 +86,8 @@ def test_all_that_depends_on_a_container_is_as_ever() -> None:
     assert all(name == audio.name for name, audio in AUDIO_FORMATS.items())
 
 
-def test_groups_of_segments_follow_from_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of at most 64 segments where the format is seekable, whatever the case of its suffix."""
+def test_groups_of_segments_depend_on_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 64 segments each if the format is seekable; the case of the suffix makes no difference."""
     lines = [f"s{number} r {number} {number + 1}" for number in range(130)]
     folder = write_folder(tmp_path / "data", {"r": "a.VOC"}, segments=lines)
 
@@ -106,8 +106,8 @@ def test_groups_of_segments_follow_from_the_table(tmp_path: Path, monkeypatch: p
     assert count_groups() == 3
 
 
-def test_no_part_of_the_example_passes_for_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it ends; the last byte alone is none of the audio."""
+def test_truncated_file_of_the_example_format_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any length; only the last byte holds no audio."""
     check, entry = read_example()
     code = f'{HEAD}\n{check}\nAUDIO_FORMATS["voc"] = {entry}\n'
     monkeypatch.setitem(AUDIO_FORMATS, "voc", AUDIO_FORMATS["wav"])  # removed again in the end
@@ -127,7 +127,7 @@ def test_no_part_of_the_example_passes_for_the_whole(tmp_path: Path, monkeypatch
     assert [size for size in sizes if isinstance(load(size), Waveform)] == []
 
 
-def test_a_folder_without_audio_of_the_table_has_no_utterances(tmp_path: Path) -> None:
+def test_folder_of_unknown_formats_has_no_utterances(tmp_path: Path) -> None:
     (tmp_path / "whole.voc").write_bytes(VOC)
 
     with pytest.raises(CorpusError, match="no utterances there"):
@@ -135,8 +135,8 @@ def test_a_folder_without_audio_of_the_table_has_no_utterances(tmp_path: Path) -
 
 
 @pytest.mark.e2e
-def test_the_example_of_the_readme_is_read_whole_or_fails(script: Path, tmp_path: Path) -> None:
-    """By workers of their own; one that is cut short fails as those of other formats do."""
+def test_example_format_is_read_whole_or_fails(script: Path, tmp_path: Path) -> None:
+    """In worker processes; a truncated file fails as in other formats."""
     folder, out = tmp_path / "folder", tmp_path / "out"
     folder.mkdir()
     (folder / "whole.voc").write_bytes(VOC)
@@ -162,7 +162,7 @@ def test_the_example_of_the_readme_is_read_whole_or_fails(script: Path, tmp_path
 
 
 @pytest.mark.e2e
-def test_segments_of_the_example_are_those_of_a_wav_file(script: Path, tmp_path: Path) -> None:
+def test_segments_of_the_example_format_match_a_wav_file(script: Path, tmp_path: Path) -> None:
     (tmp_path / "a.voc").write_bytes(VOC)
     (tmp_path / "a.wav").write_bytes(encode(TONE))
     segments = [f"{name}{number} {name} {0.5 * number} {0.5 * number + 1.2}" for name in "vw" for number in range(4)]
@@ -177,7 +177,7 @@ def test_segments_of_the_example_are_those_of_a_wav_file(script: Path, tmp_path:
 
 
 @pytest.mark.e2e
-def test_headers_of_the_example_are_enough_for_a_plan(script: Path, tmp_path: Path) -> None:
+def test_plan_reads_headers_of_the_example_format(script: Path, tmp_path: Path) -> None:
     (tmp_path / "whole.voc").write_bytes(VOC)
     (tmp_path / "cut.voc").write_bytes(VOC[: len(VOC) // 2])
 

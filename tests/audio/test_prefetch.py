@@ -1,4 +1,4 @@
-"""Recordings are decoded a few ahead of who asks for them, in the order of the list."""
+"""Recordings are decoded a few ahead of their use, in the order of the list."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Recording = tuple[Utterance, ...]
 Load = Callable[[Sequence[Utterance], AudioOptions, Callable[[], bool]], Iterator[Waveform | Failure]]
 
 
-def go_on() -> bool:
+def never_stop() -> bool:
     """Never stop."""
     return False
 
@@ -42,7 +42,7 @@ def utterances(tmp_path: Path) -> list[Utterance]:
 
 @pytest.fixture
 def recordings(utterances: list[Utterance]) -> list[Recording]:
-    """Each of them by itself."""
+    """Each utterance as a recording of its own."""
     return [(utterance,) for utterance in utterances]
 
 
@@ -66,8 +66,8 @@ def load_with(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 8, 100])
-def test_the_order_is_kept_and_failures_are_passed_on(num_threads: int, recordings: list[Recording]) -> None:
-    results = list(decode_ahead(recordings, OPTIONS, num_threads, go_on))
+def test_order_is_kept_and_failures_are_passed_on(num_threads: int, recordings: list[Recording]) -> None:
+    results = list(decode_ahead(recordings, OPTIONS, num_threads, never_stop))
 
     assert [result.utterance for (result, recording) in zip(results, recordings, strict=True)] == [
         utterance for (utterance,) in recordings
@@ -78,8 +78,8 @@ def test_the_order_is_kept_and_failures_are_passed_on(num_threads: int, recordin
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 8])
-def test_segments_of_recordings_follow_each_other(num_threads: int, tmp_path: Path) -> None:
-    """Those of each recording in the order in which they end, more of them than wait for being asked for."""
+def test_segments_keep_the_order_of_recordings(num_threads: int, tmp_path: Path) -> None:
+    """Each recording has more segments than its queue holds."""
     recordings = []
     for number in range(5):
         path = tmp_path / f"{number}.wav"
@@ -89,14 +89,14 @@ def test_segments_of_recordings_follow_each_other(num_threads: int, tmp_path: Pa
             tuple(Utterance(20 * number + place, "", str(path), segment=part) for place, part in enumerate(segments))
         )
 
-    results = list(decode_ahead(recordings, OPTIONS, num_threads, go_on))
+    results = list(decode_ahead(recordings, OPTIONS, num_threads, never_stop))
 
     assert [result.utterance.index // 20 for result in results] == sorted(list(range(5)) * 20)
     assert {result.utterance.index for result in results} == set(range(100))
     assert all(isinstance(result, Waveform) for result in results)
 
 
-def test_the_order_is_kept_when_later_ones_are_ready_first(
+def test_order_is_kept_if_later_recordings_are_ready_first(
     recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     third_is_ready = threading.Event()
@@ -110,13 +110,13 @@ def test_the_order_is_kept_when_later_ones_are_ready_first(
 
     load_with(load, monkeypatch)
 
-    results = decode_ahead(recordings, OPTIONS, 2, go_on)
+    results = decode_ahead(recordings, OPTIONS, 2, never_stop)
     assert [(result.utterance,) for result in results] == recordings
     assert third_is_ready.is_set()
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_a_few_are_read_ahead_and_no_more(num_threads: int, recordings: list[Recording]) -> None:
+def test_at_most_two_recordings_per_thread_are_ahead(num_threads: int, recordings: list[Recording]) -> None:
     asked: list[Recording] = []
 
     def source() -> Iterator[Recording]:
@@ -124,7 +124,7 @@ def test_a_few_are_read_ahead_and_no_more(num_threads: int, recordings: list[Rec
             asked.append(recording)
             yield recording
 
-    decoded = decode_ahead(source(), OPTIONS, num_threads, go_on)
+    decoded = decode_ahead(source(), OPTIONS, num_threads, never_stop)
     for _ in range(5):
         next(decoded)
     decoded.close()
@@ -132,8 +132,10 @@ def test_a_few_are_read_ahead_and_no_more(num_threads: int, recordings: list[Rec
     assert 5 < len(asked) <= 5 + 2 * num_threads
 
 
-def test_no_more_are_begun_while_much_waits(recordings: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Audio that is decoded and not yet asked for takes memory, however few files it is of."""
+def test_no_recording_begins_while_many_samples_wait(
+    recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded samples take memory, even those of few files."""
     monkeypatch.setattr(prefetch, "AHEAD_SAMPLES", 1000)
     load_with(lambda part, _, __: iter([waveform(part[0], 600)]), monkeypatch)
     asked: list[Recording] = []
@@ -144,15 +146,15 @@ def test_no_more_are_begun_while_much_waits(recordings: list[Recording], monkeyp
             yield recording
             time.sleep(0.02)  # it is decoded meanwhile
 
-    decoded = decode_ahead(source(), OPTIONS, 8, go_on)
+    decoded = decode_ahead(source(), OPTIONS, 8, never_stop)
     next(decoded)
     decoded.close()
 
     assert 2 <= len(asked) <= 8  # threads alone would allow 17
 
 
-def test_of_one_recording_a_few_waveforms_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read on when they are asked for."""
+def test_queue_of_one_recording_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading continues when waveforms are taken."""
     made: list[int] = []
     segments = tuple(Utterance(index, f"utt{index}", "a.wav", segment=Segment(0, None)) for index in range(100))
 
@@ -162,9 +164,9 @@ def test_of_one_recording_a_few_waveforms_wait(monkeypatch: pytest.MonkeyPatch) 
             yield waveform(utterance)
 
     load_with(load, monkeypatch)
-    decoded = decode_ahead([segments], OPTIONS, 2, go_on)
+    decoded = decode_ahead([segments], OPTIONS, 2, never_stop)
     assert next(decoded).utterance.index == 0
-    wait_for(lambda: len(made) == AHEAD_WAVEFORMS + 2)  # one was taken, one has no place to wait at
+    wait_for(lambda: len(made) == AHEAD_WAVEFORMS + 2)  # one was taken, one waits for a place in the queue
     time.sleep(0.1)
     assert len(made) == AHEAD_WAVEFORMS + 2
     assert [result.utterance.index for result in decoded] == list(range(1, 100))
@@ -175,15 +177,15 @@ def test_waveforms_on_disk_are_passed_on(utterances: list[Utterance], monkeypatc
     on_disk.append(np.zeros(5000, np.float32))
     load_with(lambda part, _, __: iter([Waveform(part[0], on_disk, 5000 / RATE)]), monkeypatch)
 
-    (result,) = decode_ahead([(utterances[0],)], OPTIONS, 1, go_on)
+    (result,) = decode_ahead([(utterances[0],)], OPTIONS, 1, never_stop)
 
     assert isinstance(result, Waveform)
     assert result.samples is on_disk
 
 
 @pytest.mark.parametrize("segments", [1, 50])
-def test_threads_end_when_their_user_stops(segments: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was waiting is not read any more, also if there is no place where what is read could wait."""
+def test_threads_end_when_the_iterator_is_closed(segments: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings that wait are not read, also if a thread waits for a place in its queue."""
     read: list[int] = []
     recordings = [
         tuple(Utterance(segments * number + place, "", f"{number}.wav") for place in range(segments))
@@ -197,7 +199,7 @@ def test_threads_end_when_their_user_stops(segments: int, monkeypatch: pytest.Mo
         yield from map(waveform, part)
 
     load_with(slowly, monkeypatch)
-    decoded = decode_ahead(recordings, OPTIONS, 2, go_on)
+    decoded = decode_ahead(recordings, OPTIONS, 2, never_stop)
     next(decoded)
     decoded.close()
 
@@ -205,8 +207,8 @@ def test_threads_end_when_their_user_stops(segments: int, monkeypatch: pytest.Mo
     assert len(read) <= 3  # the one that was taken, and one in each thread
 
 
-def test_what_takes_long_is_told_to_stop(recordings: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a command or a download is."""
+def test_slow_source_is_told_to_stop(recordings: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a command or a download."""
     stopped: list[bool] = []
     begun = threading.Event()
 
@@ -219,7 +221,7 @@ def test_what_takes_long_is_told_to_stop(recordings: list[Recording], monkeypatc
         stopped.append(True)
 
     load_with(endless, monkeypatch)
-    decoded = decode_ahead(recordings, OPTIONS, 2, go_on)
+    decoded = decode_ahead(recordings, OPTIONS, 2, never_stop)
     next(decoded)
     assert begun.wait(10)
     decoded.close()
@@ -228,11 +230,11 @@ def test_what_takes_long_is_told_to_stop(recordings: list[Recording], monkeypatc
     assert stopped
 
 
-def test_of_nothing_there_is_nothing() -> None:
-    assert list(decode_ahead([], OPTIONS, 2, go_on)) == []
+def test_no_recordings_give_no_results() -> None:
+    assert list(decode_ahead([], OPTIONS, 2, never_stop)) == []
 
 
-def test_who_is_told_to_stop_waits_for_no_command(tmp_path: Path) -> None:
+def test_stopping_does_not_wait_for_a_command(tmp_path: Path) -> None:
     waiting = Utterance(0, "utt", f"touch {tmp_path}/begun; sleep 60; cat a.wav |")
     begun = time.monotonic()
 
@@ -244,7 +246,7 @@ def test_who_is_told_to_stop_waits_for_no_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError("a.wav"), OSError(28, "No space left on device", "/scratch")])
-def test_an_error_that_is_not_the_files_is_raised_where_it_is_asked_for(
+def test_error_of_the_machine_is_raised_to_the_caller(
     error: Exception, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(part: Sequence[Utterance], _: AudioOptions, __: Callable[[], bool]) -> Iterator[Waveform]:
@@ -253,7 +255,7 @@ def test_an_error_that_is_not_the_files_is_raised_where_it_is_asked_for(
         yield from map(waveform, part)
 
     load_with(fail, monkeypatch)
-    decoded = decode_ahead(recordings, OPTIONS, 2, go_on)
+    decoded = decode_ahead(recordings, OPTIONS, 2, never_stop)
 
     assert [next(decoded).utterance.index for _ in range(3)] == [0, 1, 2]
     with pytest.raises(type(error)) as caught:
@@ -262,11 +264,11 @@ def test_an_error_that_is_not_the_files_is_raised_where_it_is_asked_for(
     assert decoding_threads() == []
 
 
-def test_an_error_where_recordings_come_from_ends_the_threads(recordings: list[Recording]) -> None:
+def test_error_of_the_input_iterator_ends_the_threads(recordings: list[Recording]) -> None:
     def source() -> Iterator[Recording]:
         yield from recordings[:2]
         raise KeyError("list")
 
     with pytest.raises(KeyError, match="list"):
-        list(decode_ahead(source(), OPTIONS, 2, go_on))
+        list(decode_ahead(source(), OPTIONS, 2, never_stop))
     assert decoding_threads() == []

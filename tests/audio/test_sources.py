@@ -1,4 +1,4 @@
-"""Whatever a list names is fetched whole, or fails with the reason; and nothing is left of it."""
+"""Sources of a list are fetched whole, or fail with the reason; no temporary file remains."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fetch_audio(name: str | Path) -> tuple[NDArray[np.float32], int]:
 def failure(
     name: str | Path, folder: str = "", pipe_seconds: float | None = 10.0, stopping: Callable[[], bool] = never
 ) -> tuple[str, str]:
-    """Fetch what can't be fetched: (reason, detail)."""
+    """Fetch an unusable source: (reason, detail)."""
     with pytest.raises(AudioError) as caught, open_source(str(name), folder, pipe_seconds, stopping):
         pass
     return caught.value.reason, str(caught.value)
@@ -90,18 +90,18 @@ def read_scp(path: Path) -> dict[str, str]:
         ("", False, False),
     ],
 )
-def test_the_text_alone_says_what_it_is(name: str, pipe: bool, url: bool) -> None:
+def test_kind_of_source_depends_on_its_text_alone(name: str, pipe: bool, url: bool) -> None:
     assert (is_pipe(name), is_url(name)) == (pipe, url)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "/nowhere/a.wav", "-", "a.wav:", "a.wav:1x", "a\0b.wav", "| cat", "a\udcff"])
-def test_a_plain_path_is_left_as_it_is(name: str, tmp_path: Path) -> None:
-    """Also where there is no such file: who reads it says so."""
+def test_plain_path_is_unchanged(name: str, tmp_path: Path) -> None:
+    """Also without such a file: its reader raises the error."""
     with open_source(name, str(tmp_path), None, never) as path:
         assert path == name
 
 
-def test_a_relative_path_may_mean_the_folder_of_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_is_resolved_against_folder_of_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "list").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -128,7 +128,7 @@ def test_a_path_of_any_bytes_is_found(tmp_path: Path) -> None:
 
 
 def test_a_file_on_a_dropped_mount_is_not_looked_for_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may well be there, and its reader sees that the mount is not."""
+    """The file may exist; its reader raises the error of the mount."""
     real, mount = os.stat, str(tmp_path / "mount")
 
     def stat(path: Any, **options: Any) -> os.stat_result:
@@ -164,7 +164,7 @@ def test_wav_records_of_kaldiio_are_cut_out_exactly(samples: NDArray[Any], tmp_p
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
-def test_files_that_kaldiio_wrapped_are_cut_out_exactly(kind: str, tmp_path: Path) -> None:
+def test_files_wrapped_by_kaldiio_are_cut_out_exactly(kind: str, tmp_path: Path) -> None:
     ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
     audio = {"a": (44_100, TONE), "b": (RATE, TONE[:5000])}
     kaldiio.save_ark(str(ark), audio, scp=str(scp), write_function="soundfile", write_kwargs={"format": kind})
@@ -204,10 +204,8 @@ def test_a_flac_file_within_an_archive_is_read_to_its_own_end(between: bytes, tm
 @pytest.mark.parametrize("bits", ["PCM_16", "PCM_24"])
 @pytest.mark.parametrize("num_samples", [1, 100, 50_000])
 @pytest.mark.parametrize("num_channels", [1, 2, 8])
-def test_of_a_large_archive_no_more_is_copied_than_a_flac_file_can_need(
-    num_channels: int, num_samples: int, bits: str, tmp_path: Path
-) -> None:
-    """Noise is the longest of all; a picture may stand before it."""
+def test_copy_of_a_flac_record_has_a_size_limit(num_channels: int, num_samples: int, bits: str, tmp_path: Path) -> None:
+    """Noise gives the longest file; a picture may precede it."""
     noise = np.random.default_rng(0).integers(-(2**31), 2**31, (num_samples, num_channels), dtype=np.int32)
     flac = encode(noise, "FLAC", bits)
     assert flac[4] == 0
@@ -220,7 +218,7 @@ def test_of_a_large_archive_no_more_is_copied_than_a_flac_file_can_need(
     assert len(content) < 300_000 + 2.1 * noise.nbytes
 
 
-def test_a_flac_header_without_an_end_takes_no_time(tmp_path: Path) -> None:
+def test_endless_flac_header_is_copied_quickly(tmp_path: Path) -> None:
     ark = write(tmp_path / "a.ark", b"fLaC" + bytes(20_000_000))
     started = time.monotonic()
 
@@ -229,7 +227,7 @@ def test_a_flac_header_without_an_end_takes_no_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFF_F000, 0x7FFF_F024, 0x7FFF_FFFF, 0xFFFF_FFFF])
-def test_a_wav_record_that_was_written_to_a_pipe_goes_to_the_end(size: int, tmp_path: Path) -> None:
+def test_wav_record_written_to_a_pipe_ends_with_the_archive(size: int, tmp_path: Path) -> None:
     wav = WAV[:4] + struct.pack("<I", size) + WAV[8:]
 
     assert fetch(f"{write(tmp_path / 'a.ark', b'utt ' + wav)}:4") == wav
@@ -266,7 +264,7 @@ def test_matrices_of_kaldi_are_read_as_kaldiio_reads_them(tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", [2, 3, 4, 5])
 @pytest.mark.parametrize("columns", [False, True])
 def test_compressed_matrices_are_read(columns: bool, method: int, tmp_path: Path) -> None:
-    """Of all three formats; as near to the samples as these can be."""
+    """Of all three formats, within their precision."""
     ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
     samples = np.ascontiguousarray(STEREO if columns else STEREO.T).astype(np.float32)
     kaldiio.save_ark(str(ark), {"a": samples, "b": samples}, scp=str(scp), compression_method=method)
@@ -279,7 +277,7 @@ def test_compressed_matrices_are_read(columns: bool, method: int, tmp_path: Path
     np.testing.assert_allclose(got, as_float(STEREO), rtol=0, atol=0.02)
 
 
-def test_matrices_that_kaldi_compressed_are_read(tmp_path: Path) -> None:
+def test_matrices_compressed_by_kaldi_are_read(tmp_path: Path) -> None:
     ark, scp = tmp_path / "a.ark", tmp_path / "a.scp"
     with kaldi_native_io.CompressedMatrixWriter(f"ark,scp:{ark},{scp}") as writer:
         writer["a"] = STEREO.T.astype(np.float32)
@@ -300,9 +298,7 @@ def test_matrices_that_kaldi_compressed_are_read(tmp_path: Path) -> None:
         ([1e300, 32768.0], [np.inf, 1.0]),
     ],
 )
-def test_samples_on_the_scale_of_16_bits_are_scaled(
-    written: list[float], expected: list[float], tmp_path: Path
-) -> None:
+def test_samples_in_16_bit_range_are_scaled(written: list[float], expected: list[float], tmp_path: Path) -> None:
     kaldiio.save_ark(str(tmp_path / "a.ark"), {"a": np.array(written)})
 
     got, _ = fetch_audio(f"{tmp_path}/a.ark:2")
@@ -311,7 +307,7 @@ def test_samples_on_the_scale_of_16_bits_are_scaled(
 
 
 def kaldi(kind: bytes, *shape: int, content: bytes = b"") -> bytes:
-    """Make the header of a vector or matrix, and what follows."""
+    """Make the header of a vector or matrix, followed by its content."""
     if kind.startswith(b"CM"):
         return b"\0B" + kind + b" " + struct.pack("<ffii", 0, 1, *shape) + content
     return b"\0B" + kind + b" " + b"".join(b"\4" + struct.pack("<i", size) for size in shape) + content
@@ -349,14 +345,12 @@ NO_AUDIO = "no WAV or FLAC file, and no vector or matrix of floats, begins at th
         (b"R", "not audio", NO_AUDIO),
     ],
 )
-def test_what_is_no_whole_audio_in_an_archive_fails_and_says_why(
-    content: bytes, reason: str, detail: str, tmp_path: Path
-) -> None:
+def test_unusable_archive_record_fails_with_reason(content: bytes, reason: str, detail: str, tmp_path: Path) -> None:
     assert failure(f"{write(tmp_path / 'a.ark', b'utt ' + content)}:4") == (reason, detail)
 
 
 @pytest.mark.parametrize("kind", ["tuple", "soundfile", "vector", "matrix", "compressed"])
-def test_no_part_of_a_record_passes_for_the_whole(kind: str, tmp_path: Path) -> None:
+def test_truncated_archive_record_fails(kind: str, tmp_path: Path) -> None:
     records: dict[str, tuple[Any, dict[str, Any]]] = {
         "tuple": ((RATE, TONE), {}),
         "soundfile": ((RATE, TONE), {"write_function": "soundfile"}),
@@ -396,8 +390,8 @@ def test_no_code_of_an_archive_is_run(tmp_path: Path) -> None:
     assert witness.exists()
 
 
-def test_an_offset_need_not_be_one(tmp_path: Path) -> None:
-    """A file may be called so."""
+def test_file_name_may_end_like_an_offset(tmp_path: Path) -> None:
+    """An existing file takes precedence over an archive."""
     write(tmp_path / "a:4", b"utt " + WAV)
     write(tmp_path / "a", b"utt " + FLAC)
 
@@ -407,7 +401,7 @@ def test_an_offset_need_not_be_one(tmp_path: Path) -> None:
     assert fetch_audio(f"{tmp_path}/a:0004")[1] == RATE
 
 
-def test_an_archive_may_stand_beside_its_list(tmp_path: Path) -> None:
+def test_archive_is_found_beside_its_list(tmp_path: Path) -> None:
     write(tmp_path / "a.ark", b"utt " + WAV)
 
     assert fetch("a.ark:4", str(tmp_path)) == WAV
@@ -428,7 +422,7 @@ def test_an_archive_may_stand_beside_its_list(tmp_path: Path) -> None:
         ("{}/none.ark:4[,3]", "unreadable", "[,3]: a part of an archive's record can't be read"),
     ],
 )
-def test_archives_that_cannot_be_read_fail_and_say_why(name: str, reason: str, detail: str, tmp_path: Path) -> None:
+def test_unreadable_archives_fail_with_reason(name: str, reason: str, detail: str, tmp_path: Path) -> None:
     write(tmp_path / "a.ark", b"utt " + WAV)
     os.mkfifo(tmp_path / "fifo")
 
@@ -449,7 +443,7 @@ def test_archives_that_cannot_be_read_fail_and_say_why(name: str, reason: str, d
         ("yes | head -n 1 |", b"y\n"),
     ],
 )
-def test_a_command_gives_its_standard_output(
+def test_standard_output_of_a_command_is_read(
     command: str, output: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is run by a shell, in the current folder."""
@@ -472,7 +466,7 @@ def test_a_command_of_any_bytes_is_run(tmp_path: Path) -> None:
     ("kind", "subtype"),
     [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16")],
 )
-def test_audio_from_a_command_is_opened_again_and_again(kind: str, subtype: str, tmp_path: Path) -> None:
+def test_audio_from_a_command_can_be_opened_repeatedly(kind: str, subtype: str, tmp_path: Path) -> None:
     audio = write(tmp_path / "audio", encode(TONE, kind, subtype))
     expected, _ = soundfile.read(audio)
 
@@ -483,26 +477,26 @@ def test_audio_from_a_command_is_opened_again_and_again(kind: str, subtype: str,
             np.testing.assert_array_equal(samples, expected)
 
 
-def test_a_command_may_write_much() -> None:
+def test_command_may_write_50_megabytes() -> None:
     with open_source("head -c 50000000 /dev/zero |", "", 10, never) as path:
         assert os.stat(path).st_size == 50_000_000
 
 
-def test_commands_run_side_by_side() -> None:
+def test_commands_run_concurrently() -> None:
     with ExitStack() as stack:
         paths = [stack.enter_context(open_source(f"echo {number} |", "", 10, never)) for number in range(20)]
 
         assert [Path(path).read_text() for path in paths] == [f"{number}\n" for number in range(20)]
 
 
-def test_a_command_has_no_input_and_hears_no_terminal() -> None:
-    """What the terminal sends goes to the sessions of its own."""
+def test_command_has_no_input_and_its_own_session() -> None:
+    """Signals of the terminal do not reach another session."""
     assert failure("cat |") == ("empty", "0 bytes of output")
     pid, session = fetch("cut -d ' ' -f 1,6 /proc/$$/stat; exit 0 |").split()
     assert pid == session
 
 
-def test_commands_are_run_only_where_they_are_allowed(tmp_path: Path) -> None:
+def test_commands_are_run_only_if_allowed(tmp_path: Path) -> None:
     reason = ("not allowed", "commands are run only with --allow-pipes")
 
     assert failure(f"touch {tmp_path}/witness |", pipe_seconds=None) == reason
@@ -529,7 +523,7 @@ def test_commands_are_run_only_where_they_are_allowed(tmp_path: Path) -> None:
         ("cat " + 200_000 * "x" + " |", "pipe failed", "Argument list too long"),
     ],
 )
-def test_a_command_that_fails_does_so_whatever_it_wrote(command: str, reason: str, detail: str, tmp_path: Path) -> None:
+def test_failed_command_fails_despite_its_output(command: str, reason: str, detail: str, tmp_path: Path) -> None:
     wav = write(tmp_path / "a.wav", WAV)
 
     got = failure(command.replace("{wav}", str(wav)))
@@ -538,7 +532,7 @@ def test_a_command_that_fails_does_so_whatever_it_wrote(command: str, reason: st
     assert got[1] == detail or detail.endswith(" ")
 
 
-def test_of_what_a_command_complains_the_end_is_kept() -> None:
+def test_last_characters_of_standard_error_are_kept() -> None:
     reason, detail = failure("seq 100000 >&2; exit 1 |")
 
     assert reason == "pipe failed"
@@ -546,7 +540,7 @@ def test_of_what_a_command_complains_the_end_is_kept() -> None:
     assert detail.endswith(" 99998 99999 100000")
 
 
-def test_a_command_that_does_not_end_is_killed_with_all_its_children(tmp_path: Path) -> None:
+def test_command_that_times_out_is_killed_with_its_children(tmp_path: Path) -> None:
     command = f"echo $$ > {tmp_path}/pid; echo waiting >&2; sleep 100 & sleep 100 | cat |"
     started = time.monotonic()
 
@@ -566,8 +560,8 @@ def test_a_command_is_killed_when_the_run_is_stopped(tmp_path: Path) -> None:
     wait_until(lambda: not find_group(int(pid.read_text())))
 
 
-def test_what_a_command_leaves_behind_is_not_waited_for_and_ends(tmp_path: Path) -> None:
-    """Though it keeps the output open, and would write to it."""
+def test_background_processes_of_a_command_are_killed(tmp_path: Path) -> None:
+    """They are not waited for, though they keep the output open."""
     pid = tmp_path / "pid"
     started = time.monotonic()
 
@@ -577,7 +571,7 @@ def test_what_a_command_leaves_behind_is_not_waited_for_and_ends(tmp_path: Path)
 
 
 class Site(BaseHTTPRequestHandler):
-    """Answers as the path says."""
+    """Answers by the path of the request."""
 
     server: SiteServer
 
@@ -619,11 +613,11 @@ class Site(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class SiteServer(ThreadingHTTPServer):
-    """Notes what was asked for."""
+    """Records the paths of requests."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -662,14 +656,14 @@ def test_a_url_is_downloaded(path: str, content: bytes, site: SiteServer) -> Non
     assert fetch(f"{site.url}/{path}") == content
 
 
-def test_a_url_of_any_bytes_is_asked_for(site: SiteServer) -> None:
+def test_url_of_any_bytes_is_downloaded(site: SiteServer) -> None:
     assert fetch(os.fsdecode(f"HTTP{site.url[4:]}/".encode() + b"caf\xe9.wav")) == WAV
     assert fetch(f"{site.url}/café.wav") == WAV
     assert site.requests == ["/caf%E9.wav", "/caf%C3%A9.wav"]
 
 
-def test_a_busy_server_is_asked_again(site: SiteServer) -> None:
-    """Soon, whatever it asks for: nothing could be stopped meanwhile."""
+def test_busy_server_is_retried(site: SiteServer) -> None:
+    """Soon, despite its Retry-After: the run could not be stopped during such a wait."""
     assert fetch(f"{site.url}/busy-twice") == WAV
     assert len(site.requests) == 3
 
@@ -690,9 +684,7 @@ def test_a_busy_server_is_asked_again(site: SiteServer) -> None:
         ("loop", "download failed", "Exceeded 30 redirects."),
     ],
 )
-def test_a_url_that_cannot_be_downloaded_fails_and_says_why(
-    path: str, reason: str, detail: str, site: SiteServer
-) -> None:
+def test_failed_download_has_reason(path: str, reason: str, detail: str, site: SiteServer) -> None:
     got = failure(f"{site.url}/{path}")
 
     assert (got[0], got[1][: len(detail)]) == (reason, detail)
@@ -706,18 +698,18 @@ def test_a_url_that_cannot_be_downloaded_fails_and_says_why(
         ("http://[x/", "Failed to parse: '[x' is not a valid host or port"),
     ],
 )
-def test_what_is_no_url_fails_and_says_why(url: str, detail: str) -> None:
+def test_invalid_url_fails_with_reason(url: str, detail: str) -> None:
     assert failure(url) == ("download failed", detail)
 
 
-def test_a_server_that_always_is_busy_fails(site: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_stays_busy_fails(site: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
 
     assert failure(f"{site.url}/status/503") == ("download failed", "HTTP 503 Service Unavailable")
     assert len(site.requests) == 4
 
 
-def test_a_server_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_server_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as unused:
@@ -743,7 +735,7 @@ def test_a_slow_server_is_given_up(site: SiteServer, monkeypatch: pytest.MonkeyP
 
 
 def test_a_download_ends_when_the_run_is_stopped(site: SiteServer) -> None:
-    """Though only a few bytes have come."""
+    """Even after only a few bytes."""
     started = time.monotonic()
 
     assert failure(f"{site.url}/slow", stopping=lambda: True) == ("stopped", "the run was stopped")
@@ -759,13 +751,13 @@ def test_a_proxy_of_the_environment_is_used(site: SiteServer, monkeypatch: pytes
 
 @pytest.fixture(params=["command", "archive", "url"])
 def fetched(request: pytest.FixtureRequest, site: SiteServer, tmp_path: Path) -> str:
-    """One name of each kind that needs a temporary file."""
+    """A source of each kind that needs a temporary file."""
     ark = write(tmp_path / "a.ark", WAV)
     return {"command": f"cat {ark} |", "archive": f"{ark}:0", "url": f"{site.url}/a.wav"}[request.param]
 
 
-def test_nothing_is_left_of_what_was_fetched(fetched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if nobody tidies up: its file has no name."""
+def test_temporary_file_has_no_name(fetched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing remains, even without a clean-up."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
@@ -787,7 +779,7 @@ def test_a_full_disk_is_not_blamed_on_the_source(fetched: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("fetched", ["archive", "url"], indirect=True)
-def test_a_disk_that_gets_full_is_not_blamed_on_the_source(fetched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_fills_up_is_not_blamed_on_the_source(fetched: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
 
     with pytest.raises(OSError, match="No space left on device"), open_source(fetched, "", 10, never):
@@ -795,13 +787,13 @@ def test_a_disk_that_gets_full_is_not_blamed_on_the_source(fetched: str, monkeyp
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENAMETOOLONG])
-def test_a_file_is_to_blame_for_most_errors(code: int) -> None:
+def test_most_errors_are_blamed_on_the_file(code: int) -> None:
     error = blame(OSError(code, os.strerror(code)))
 
     assert (error.reason, str(error)) == ("unreadable", os.strerror(code))
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN])
-def test_the_machine_is_to_blame_for_some(code: int) -> None:
+def test_some_errors_are_blamed_on_the_machine(code: int) -> None:
     with pytest.raises(OSError, match=os.strerror(code)):
         blame(OSError(code, os.strerror(code)))

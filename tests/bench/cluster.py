@@ -32,15 +32,15 @@ MEAN_SECONDS, DEVIATION, LONGEST_SECONDS = 5.0, 0.7, 30.0
 """Lengths of utterances: log-normal, with this mean and this deviation of the logarithm, cut at the longest."""
 
 SPEAKERS = 20_000
-"""The utterances of one are neighbours in the list, and longer or shorter than those of others."""
+"""The utterances of a speaker are neighbours in the list, and longer or shorter than those of others."""
 
 SHARDS = (1, 8, 64, 256)
 START_SECONDS = 25.3 / 10e6
 MERGE_SECONDS = 54.1 / 10e6
-"""For each line of the list, by ``make bench-scale``: until the first result is safe, and of the merge."""
+"""For each line of the list, by ``make bench-scale``: the start until the first result is safe, and the merge."""
 
 SYNCS = 2
-"""Of each batch: those of its embeddings, and of its lines in the journal."""
+"""Syncs of a batch: its embeddings, and its lines in the journal."""
 
 
 @dataclass(frozen=True)

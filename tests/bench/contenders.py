@@ -31,10 +31,10 @@ SELF = (sys.executable, "-m", "bench.contenders")
 Device = Literal["cpu", "cuda"]
 
 FUNASR_THREADS = 4
-"""AutoModel's default, whatever the machine has."""
+"""AutoModel's default on any machine."""
 
 CRAWL = 15
-"""With fewer cores than that, its threads wait for each other: it gets only every 15th clip."""
+"""With fewer cores than that its threads wait for each other, so it gets only every 15th clip."""
 
 GEMM_SIZE: dict[Device, int] = {"cpu": 2048, "cuda": 8192}
 GEMM_SECONDS = 2.0
@@ -135,7 +135,7 @@ class Run:
     whole_seconds: float
     """From the start of the first process to the end of the last."""
     memory: int
-    """Peak of all processes together in bytes, what they share counted once; 0: not measured."""
+    """Peak of all processes together in bytes, shared pages counted once; 0: not measured."""
 
     @property
     def speed(self) -> float:
@@ -159,7 +159,7 @@ class Contender:
     threads: int = 1
     """Of each process."""
     every: int = 1
-    """It encodes only every so-manieth clip; 1: all."""
+    """It encodes only every ``every``-th clip; 1: all."""
 
     def part(self, corpus: Corpus) -> Corpus:
         """Take the clips of a corpus that it encodes."""
@@ -295,7 +295,7 @@ def find_family(pid: int) -> Iterator[int]:
 
 
 def read_memory(pid: int) -> int:
-    """Read the proportional set size of a process: bytes, each page that several map in equal parts."""
+    """Read the proportional set size of a process, in bytes: a shared page counts in equal parts."""
     with suppress(OSError):  # it has just ended
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -48,7 +48,7 @@ class Row:
 def count_flops(config: NetworkConfig, num_samples: int) -> int:
     """Count additions and multiplications in the matrix products of an utterance that is encoded whole.
 
-    Padding and what is computed twice don't count.
+    Padding and repeated computation don't count.
     """
     macs, length, channels = 0, num_samples, 1
     for layer in config.conv_layers:
@@ -75,7 +75,7 @@ def count_corpus_flops(config: NetworkConfig, corpus: Corpus) -> int:
 def summarize(
     lineup: Lineup, rounds: Sequence[Round], memory: Mapping[Contender, int], flops: Callable[[Contender], int]
 ) -> list[Row]:
-    """Compute the figures of all contenders; ``flops``: the operations of what one has to encode."""
+    """Compute the figures of all contenders; ``flops``: the operations for the clips of one."""
     rows = []
     for contender in lineup.contenders:
         runs = [turn.runs[contender] for turn in rounds]
@@ -95,7 +95,7 @@ def summarize(
 
 
 def median_ratio(rounds: Sequence[Round], contender: Contender, peer: Contender) -> float:
-    """Return how many times as fast one is as another: the median of the ratios within a round."""
+    """Return the speed of one divided by that of another: the median of the ratios within a round."""
     return median(turn.runs[contender].speed / turn.runs[peer].speed for turn in rounds)
 
 

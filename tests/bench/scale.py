@@ -36,7 +36,7 @@ POSTERIORS = (0.02397,) * 7 + (0.80824, 0.02397)
 
 SHARDS = 64
 SHARDED_LINES = 1_000_000
-"""Lines of the list that is dealt over so many shards."""
+"""Lines of the list that is dealt over these shards."""
 
 APPENDED = 5000
 """Lines that are appended to a journal at once."""
@@ -81,7 +81,7 @@ def write_list(folder: Path, lines: int) -> Path:
 
 
 def make_id(index: int) -> str:
-    """Make an id such as corpora have."""
+    """Make an id like those of corpora."""
     return f"speaker{index // 1000:05d}-{index:08d}"
 
 
@@ -107,7 +107,7 @@ def measure_start(name: str, command: Sequence[str], out: Path) -> None:
 
 
 def finish(out: Path, lines: int, num_shards: int) -> None:
-    """Replace what a stopped run left by what the whole run would leave if it was killed before the final files."""
+    """Replace the files of a stopped run by those of a whole run that was killed before the final files."""
     (path,) = out.glob("journal.*")
     header = read_header(path)
     assert header is not None
@@ -121,7 +121,7 @@ def finish(out: Path, lines: int, num_shards: int) -> None:
 
 
 def write_journal(out: Path, shard: Shard, header: Header, indexes: NDArray[np.int64]) -> None:
-    """Write the journal of a finished shard, and an archive of which only the last embedding is there."""
+    """Write the journal of a finished shard, and an archive that holds only the last embedding."""
     archive = out / f"embeddings.{shard.name}.1.ark"
     write_archive(archive, (len(indexes) - 1) * EMBEDDING_BYTES)
     with closing(Journal(out, shard, header)) as journal:
@@ -146,7 +146,7 @@ def write_journal(out: Path, shard: Shard, header: Header, indexes: NDArray[np.i
 
 
 def make_elapsed(finished: int) -> Elapsed:
-    """Make up the time that so many utterances took."""
+    """Make up the time of this many utterances."""
     return Elapsed(finished, finished, finished * DURATION, finished)
 
 

@@ -113,7 +113,7 @@ def measure_rounds(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) ->
 
 
 def measure_growth(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) -> None:
-    """Print the time and memory of e2v for corpora that are longer and longer."""
+    """Print the time and memory of e2v for corpora of increasing length."""
     ours, corpora = lineup.ours, [corpus.repeat(times) for times in GROWTH]
     ours.run(model, corpus.first)  # this prepares the weights
     weigh = ours.gemm.device == "cpu"
@@ -126,7 +126,7 @@ def measure_growth(model: Path, corpus: Corpus, lineup: Lineup, repeats: int) ->
 
 
 def measure_lengths(model: Path, folder: Path, lineup: Lineup, repeats: int, seconds: float) -> None:
-    """Print how many times as fast e2v is as its fair peer on clips that are all of one length."""
+    """Print the speed of e2v and of its fair peer, and their ratio, on clips that are all of one length."""
     pair = Lineup((lineup.fair, lineup.ours), lineup.fair, lineup.ours)
     print(f"| all clips of | {lineup.fair.label}, × real time | {lineup.ours.label}, × real time | ratio |")
     print("|---|---|---|---|")
@@ -140,7 +140,7 @@ def measure_lengths(model: Path, folder: Path, lineup: Lineup, repeats: int, sec
 
 
 def measure_start(model: Path, corpus: Corpus, repeats: int) -> None:
-    """Time a command for the first clip from a warm cache, beside the least that it needs, and beside FunASR."""
+    """Time a command for the first clip from a warm cache, beside the minimum for it, and beside FunASR."""
     first, funasr = corpus.first, line_up("cpu", jobs=1, cores=1).fair
     (clip,) = first.clips
     code = START.format(folder=str(model), num_samples=clip.num_samples)
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         else:
             model, name = find_model(ModelRequest(args.model)).absolute(), Path(args.model).name
-        os.environ["E2V_CACHE"] = str(folder / "cache")  # the user's own stays as it is
+        os.environ["E2V_CACHE"] = str(folder / "cache")  # the user's own cache stays untouched
         corpus = read_corpus(args.corpus) if args.corpus else make_noise(folder / "noise", args.clips, *args.seconds)
         machine = name_machine(args.device, cores)
         versions = f"PyTorch {version('torch')}, FunASR {version('funasr')}"

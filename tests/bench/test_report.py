@@ -45,7 +45,7 @@ CONFIG = NetworkConfig(
 )
 
 
-def test_flops_of_a_network_worked_by_hand() -> None:
+def test_flops_match_manual_calculation() -> None:
     # 12 samples: 5 rows behind the first convolution, 2 behind the second, and with the extra token 3 tokens
     convolutions = 5 * 4 * 1 * 2 + 2 * 2 * 2 * 3
     projection = 2 * 3 * 4
@@ -57,7 +57,7 @@ def test_flops_of_a_network_worked_by_hand() -> None:
     assert count_corpus_flops(CONFIG, corpus) == 2064 + count_flops(CONFIG, 16)
 
 
-def test_figures_are_medians_and_ratios_those_within_a_round() -> None:
+def test_figures_are_medians_and_ratios_are_within_a_round() -> None:
     one, two = Gemm("cpu", "fp32", 1), Gemm("cpu", "fp32", 2)
     fair, e2v = Contender("FunASR", "funasr", 2, two), Contender("e2v -j 1", "e2v", 1, one)
 
@@ -76,13 +76,13 @@ def test_figures_are_medians_and_ratios_those_within_a_round() -> None:
     ]
 
 
-def test_fair_peer_has_as_many_processes_and_all_clips() -> None:
+def test_fair_peer_has_the_processes_and_clips_of_e2v() -> None:
     for lineup in (line_up("cpu", jobs=2, cores=2), line_up("cuda", jobs=16, cores=16)):
         assert lineup.fair.gemm == lineup.ours.gemm
         assert lineup.fair.every == lineup.ours.every == 1
 
 
-def test_memory_is_that_of_a_process_and_its_children() -> None:
+def test_memory_includes_child_processes() -> None:
     held = "held = bytearray(b'x' * 50_000_000); print('held', flush=True); input()"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {held!r}]); input()"
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -97,7 +97,7 @@ def test_memory_is_that_of_a_process_and_its_children() -> None:
 
 
 @pytest.mark.e2e
-def test_benchmark(tiny: Path, tmp_path: Path) -> None:
+def test_benchmark_prints_a_table_and_draws_a_chart(tiny: Path, tmp_path: Path) -> None:
     chart = tmp_path / "new" / "chart.png"
     options = ["--model", tiny, "--clips", 2, "--seconds", 1, 1, "--repeats", 1, "--jobs", 1, "--plot", chart]
     command = [sys.executable, "-m", "bench.speed", *map(str, options)]

@@ -13,7 +13,7 @@ are kept are compared with FunASR's for the whole utterance. A row is one length
 
 The difference has two causes. The positional convolutions see zeros behind the end of a window; they reach 0.9 s, so
 that more context than that makes them exact. Attention sees less of the utterance: the extra tokens attend to all of
-it, without ALiBi, and every frame attends to them, so that a part of the difference is in every frame, whatever the
+it, without ALiBi, and every frame attends to them, so that a part of the difference is in every frame, with any
 context.
 
 Weights are random and of the true base shape unless ``--model`` names a folder. Random attention is nearly even but for
@@ -164,7 +164,7 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.seconds) <= args.window or args.window <= 2 * max(CONTEXTS):
         parser.error(f"utterances must be longer than a window, and that longer than {2 * max(CONTEXTS)} s")
-    # FunASR greets on standard output
+    # FunASR prints on standard output
     with tempfile.TemporaryDirectory() as temporary, redirect_stdout(sys.stderr):
         config = make_config(embed_dim=768, num_heads=12, prenet_depth=4, depth=8, channels=512)
         folder = args.model or make_model(Path(temporary) / "base", config)

@@ -121,7 +121,7 @@ def test_help_has_examples_and_imports_nothing_heavy(
         (["predict", CLIP, "--colour", "red"], "No such option"),
     ],
 )
-def test_wrong_use_exits_2_and_says_why(args: list[str], message: str, e2v: E2v) -> None:
+def test_usage_error_exits_2_with_message(args: list[str], message: str, e2v: E2v) -> None:
     done = e2v(*args)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -146,7 +146,7 @@ def test_wrong_use_exits_2_and_says_why(args: list[str], message: str, e2v: E2v)
         ),
     ],
 )
-def test_what_cannot_go_on_exits_1_and_says_why(args: list[str], message: str, e2v: E2v) -> None:
+def test_run_error_exits_1_with_message(args: list[str], message: str, e2v: E2v) -> None:
     done = e2v("predict", *args, E2V_MODEL="sample")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
@@ -164,7 +164,7 @@ def test_standard_output_is_clean_tsv() -> None:
 
 
 @pytest.mark.parametrize("engine", ["e2v", "funasr"])
-def test_a_reader_that_has_enough_ends_it_quietly(engine: str) -> None:
+def test_closed_pipe_ends_run_quietly(engine: str) -> None:
     done = shell(
         f"set -o pipefail; e2v predict sample_data/wav.scp -q -m sample --engine {engine} | head -1 | cut -f 1"
     )
@@ -179,14 +179,14 @@ def test_a_full_standard_output_is_an_error() -> None:
     assert (done.returncode, done.stderr) == (1, "e2v: standard output: No space left on device\n")
 
 
-def test_closed_standard_output_needs_another_place(tmp_path: Path) -> None:
+def test_closed_standard_output_needs_output_dir(tmp_path: Path) -> None:
     done = shell(f"e2v predict {CLIP} -m sample >&-")
     assert done.returncode == 2
     assert "Standard output is closed, and there is no other place for results: add -o OUT." in done.stderr
     assert shell(f"e2v predict {CLIP} -m sample -o '{tmp_path}' >&-").returncode == 0
 
 
-def test_closed_standard_input_and_names_too_long_are_errors() -> None:
+def test_closed_standard_input_and_long_names_are_errors() -> None:
     done = shell("e2v predict - -m sample <&-")
     assert (done.returncode, done.stderr) == (1, "e2v: -: standard input is closed\n")
     name = "x" * 300
@@ -194,13 +194,13 @@ def test_closed_standard_input_and_names_too_long_are_errors() -> None:
     assert (done.returncode, done.stderr) == (1, f"e2v: {name}: File name too long\n")
 
 
-def test_options_may_come_from_the_environment(e2v: E2v) -> None:
+def test_options_may_be_set_by_environment(e2v: E2v) -> None:
     done = e2v("predict", CLIP, E2V_MODEL="sample", E2V_QUIET="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 2
 
 
-def test_quiet_says_nothing_and_verbose_more(e2v: E2v) -> None:
+def test_quiet_prints_nothing_and_verbose_more(e2v: E2v) -> None:
     assert e2v("predict", CLIP, "-m", "sample", "-q").stderr == ""
     assert "1 utterance: 1 done, 0 failed" in e2v("predict", CLIP, "-m", "sample").stderr
     verbose = e2v("predict", CLIP, "-m", "sample", "-v", "--device", "cpu").stderr
@@ -214,7 +214,7 @@ def test_quiet_says_nothing_and_verbose_more(e2v: E2v) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to_folder", "options", "says_why"),
+    ("to_folder", "options", "is_logged"),
     [
         (False, [], True),
         (False, ["-q"], False),
@@ -223,16 +223,16 @@ def test_quiet_says_nothing_and_verbose_more(e2v: E2v) -> None:
         (True, ["-q"], False),
     ],
 )
-def test_why_utterances_failed_is_said_where_no_file_says_it(
-    to_folder: bool, options: list[str], says_why: bool, tmp_path: Path, e2v: E2v
+def test_failures_are_logged_without_output_dir_or_if_verbose(
+    to_folder: bool, options: list[str], is_logged: bool, tmp_path: Path, e2v: E2v
 ) -> None:
     place = ["-o", str(tmp_path / "out")] if to_folder else []
     done = e2v("predict", CLIP, "gone.wav", "-m", "sample", *place, *options)
     assert done.returncode == 3
-    assert ("e2v: gone: audio: missing: gone.wav: no such file\n" in done.stderr) == says_why
+    assert ("e2v: gone: audio: missing: gone.wav: no such file\n" in done.stderr) == is_logged
 
 
-def test_a_run_is_described_and_merged_again(tmp_path: Path, e2v: E2v) -> None:
+def test_unmerged_run_is_reported_and_merged(tmp_path: Path, e2v: E2v) -> None:
     assert e2v("predict", CLIP, "gone.wav", "-m", "sample", "-o", tmp_path, "--max-failures", "50%").returncode == 0
     predictions = (tmp_path / "predictions.tsv").read_bytes()
     (tmp_path / "predictions.tsv").unlink()
@@ -256,11 +256,11 @@ def test_a_run_is_described_and_merged_again(tmp_path: Path, e2v: E2v) -> None:
 
 
 WATCH = "from e2v_cli.cli import main as cli; cli.WATCH_SECONDS = 0.2; from e2v_cli.__main__ import main; main()"
-"""The command, with less patience."""
+"""The command with a shorter interval of ``--watch``."""
 
 
-def test_a_run_is_watched_until_nobody_is_at_work(tmp_path: Path) -> None:
-    """Here that is when it is killed."""
+def test_watch_ends_when_no_process_is_at_work(tmp_path: Path) -> None:
+    """The run is killed here."""
     out = tmp_path / "out"
     slow = on_opening(tmp_path / "hook", "f1-0001", "time.sleep(600)")
     run = start_e2v("predict", CLIP, "-m", "sample", "-o", out, **slow)
@@ -282,7 +282,7 @@ def test_a_run_is_watched_until_nobody_is_at_work(tmp_path: Path) -> None:
         assert watch.wait(timeout=60) == 75
 
 
-def test_what_is_complete_is_not_watched(tmp_path: Path, e2v: E2v) -> None:
+def test_watch_of_a_complete_run_ends_at_once(tmp_path: Path, e2v: E2v) -> None:
     assert e2v("predict", CLIP, "-m", "sample", "-o", tmp_path).returncode == 0
     watched = e2v("status", tmp_path, "--watch")
     assert (watched.returncode, watched.stderr) == (0, "")

@@ -71,7 +71,7 @@ VALUES: dict[str, list[str]] = {
     "--shard": ["1/1", "2/3"],
     "--max-failures": ["0", "17", "9223372036854775807", "0%", "1%", "12.3456789%", "0.1%", "100%"],
 }
-"""Of each option that takes a value, some that are allowed."""
+"""Some allowed values of each option that takes one."""
 
 SWITCHES = [
     *("--allow-pipes", "--offline", "--compress", "--join", "--overwrite", "--retry-failed", "--progress"),
@@ -107,7 +107,7 @@ def variable_of(option: str) -> str:
 
 
 def help_of(name: str) -> dict[str, dict[str, str]]:
-    """Read a command's help: its headings, the options below each, and what is said of each."""
+    """Read a command's help: its headings, the options below each, and their texts."""
     done = CliRunner().invoke(cli, [*name.split(), "--help"], prog_name="e2v", terminal_width=200)
     assert done.exit_code == 0
     sections: dict[str, dict[str, str]] = {}
@@ -127,7 +127,7 @@ def help_of(name: str) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is set by the environment, and nothing of the log's set-up is changed."""
+    """Unset all variables of e2v, and leave the logging set-up unchanged."""
     for name in [name for name in os.environ if name.startswith("E2V_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TQDM_DISABLE", "1")
@@ -223,7 +223,7 @@ DEFAULTS = {
     "--embedding-dtype": RESULTS.dtype,
     "--max-failures": RUN.max_failures,
 }
-"""Defaults of the groups of options; all others are switches, or have a default that depends."""
+"""Defaults of the option groups; all other options are switches, or have a computed default."""
 
 DESCRIBED = {
     "--revision": "(what is here, else the newest)",
@@ -236,7 +236,7 @@ DESCRIBED = {
 
 
 @pytest.mark.parametrize("name", ["predict", "submit"])
-def test_defaults_that_help_shows_are_those_of_the_groups(name: str) -> None:
+def test_help_shows_the_defaults_of_the_groups(name: str) -> None:
     shown = {}
     for heading in HEADINGS:
         for option, text in help_of(name)[heading].items():
@@ -248,7 +248,7 @@ def test_defaults_that_help_shows_are_those_of_the_groups(name: str) -> None:
     assert shown == {option: text for option, text in expected.items() if option not in left_out}
 
 
-def test_what_is_not_given_is_what_the_groups_say(parse: Parse, parse_submit: ParseSubmit) -> None:
+def test_missing_options_have_the_defaults_of_the_groups(parse: Parse, parse_submit: ParseSubmit) -> None:
     assert parse(["a.wav"]) == PredictOptions(InputOptions(("a.wav",)))
     submitted = parse_submit(["a.wav"])
     assert submitted.run == PredictOptions(InputOptions(("a.wav",)))
@@ -267,7 +267,7 @@ NEEDED = {
     "--overwrite": ["-o", "out"],
     "--retry-failed": ["-o", "out"],
 }
-"""Options without which another one is refused, or does nothing."""
+"""Options that another one needs, to be accepted or to have an effect."""
 
 
 @pytest.mark.parametrize("option", [long_name(param) for param in options_of("predict")])
@@ -282,15 +282,15 @@ def test_every_option_can_be_set_by_its_variable(option: str, parse: Parse, monk
     assert parse(words) == by_words != unset
 
 
-def test_names_may_be_several_in_a_variable(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_may_hold_several_names(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("E2V_TIMELINE_FORMAT", "textgrid rttm textgrid")
 
     assert parse(["a.wav", "-o", "out", "--timeline", "1"]).results.timeline_formats == ("rttm", "textgrid")
 
 
 @pytest.mark.parametrize("name", ["predict", "submit", "plan", "check", "models pull"])
-def test_a_variable_is_the_same_for_all_commands(name: str) -> None:
-    """Those of ``e2v submit`` alone begin with its name: it has other jobs than workers, for example."""
+def test_variables_are_the_same_for_all_commands(name: str) -> None:
+    """Those of ``e2v submit`` alone have its name: its ``--jobs`` are not workers, for example."""
     shared = set(ALL) - ({"--jobs"} if name == "submit" else set())
     context = click.Context(
         command_of(name), auto_envvar_prefix=command_of(name).context_settings.get("auto_envvar_prefix")
@@ -302,7 +302,9 @@ def test_a_variable_is_the_same_for_all_commands(name: str) -> None:
         assert variable == (variable_of(option) if option in shared else own)
 
 
-def test_variables_of_submit_are_its_own_alone(parse_submit: ParseSubmit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_submit_do_not_set_shared_options(
+    parse_submit: ParseSubmit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for option in [*SWITCHES, *VALUES]:
         if option != "--jobs":
             monkeypatch.setenv(f"E2V_SUBMIT_{variable_of(option)[4:]}", "1")
@@ -317,7 +319,7 @@ def test_variables_of_submit_are_its_own_alone(parse_submit: ParseSubmit, monkey
 
 
 def choose_value(random: Random, option: str) -> str:
-    """Choose a value of an option, some of which have many digits."""
+    """Choose a value of an option; some numbers have many digits."""
     if option in ("--pipe-timeout", "--batch-seconds", "--window", "--timeline") and random.random() < 0.5:
         return repr(random.uniform(1, 1000))
     if option == "--max-failures" and random.random() < 0.5:
@@ -326,7 +328,7 @@ def choose_value(random: Random, option: str) -> str:
 
 
 def choose_words(random: Random, share: float) -> list[str]:
-    """Choose a share of the options, in any order, and values of them; INPUT comes last."""
+    """Choose a share of the options with values, in any order; INPUT comes last."""
     words: list[list[str]] = []
     for option in [*VALUES, *SWITCHES, "--timeline-format", "--no-progress"]:
         if option not in NOT_OF_SUBMIT and random.random() < share:
@@ -338,7 +340,7 @@ def choose_words(random: Random, share: float) -> list[str]:
 
 
 def choose_variables(random: Random) -> dict[str, str]:
-    """Choose values of all variables that are options."""
+    """Choose values of the variables of all options."""
     variables = {variable_of(option): choose_value(random, option) for option in VALUES}
     variables["E2V_TIMELINE_FORMAT"] = " ".join(random.choices(VALUES["--timeline-format"], k=random.randrange(1, 4)))
     variables |= {variable_of(option): random.choice("01") for option in SWITCHES}
@@ -346,7 +348,7 @@ def choose_variables(random: Random) -> dict[str, str]:
 
 
 def with_plain_inputs(options: PredictOptions) -> PredictOptions:
-    """Name the inputs as words do, where a dash doesn't come first."""
+    """Write the inputs as words do: none begins with a dash, except ``-``."""
     inputs = tuple(f"./{item}" if item.startswith("-") and item != "-" else item for item in options.input.inputs)
     return replace(options, input=replace(options.input, inputs=inputs))
 
@@ -370,10 +372,10 @@ def test_words_of_options_give_the_same_options(parse: Parse) -> None:
     assert len({options.run.log_level for options in seen}) == 3
 
 
-def test_words_of_submit_give_the_same_options_whatever_variables_are_set(
+def test_words_of_submit_give_the_same_options_despite_variables(
     parse: Parse, parse_submit: ParseSubmit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The variables count where the run is submitted, and are gone where its words are parsed."""
+    """Variables count at submission, and are unset when the words are parsed."""
     random = Random(15)
     found = 0
     while found < 200:

@@ -1,4 +1,4 @@
-"""Folders for stand-ins of Slurm's commands."""
+"""Folders for stand-ins for Slurm's commands."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def commands(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def path(commands: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, as the only folder on PATH."""
+    """The folder ``commands``, as the only one on PATH."""
     monkeypatch.setenv("PATH", str(commands))
     return commands

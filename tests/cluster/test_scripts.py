@@ -1,4 +1,4 @@
-"""The scripts of jobs: their text, and what they do in a shell."""
+"""The scripts of jobs: their text, and their behaviour in a shell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.commands import put, words_of
+from support.commands import words_of, write_command
 from support.processes import wait_until
 
 from e2v_cli.cluster.slurm import MAX_RESTARTS, Resources, SlurmJob, ranges, write_array_script, write_script
@@ -39,7 +39,7 @@ JOB = SlurmJob(
 PLAIN = SlurmJob("e2v", ("e2v", "merge", "/data/out"), Path("/data"), "/data/out/log/slurm-%j.log", Resources(), {})
 
 
-def test_the_whole_script_of_an_array() -> None:
+def test_script_of_an_array_is_complete() -> None:
     assert write_array_script(JOB, [1, 2, 3, 7], 8, 2) == (
         "#!/bin/bash\n"
         "#SBATCH --job-name=e2v-out\n"
@@ -84,8 +84,8 @@ def test_the_whole_script_of_an_array() -> None:
     )
 
 
-def test_the_whole_script_of_a_process() -> None:
-    """Of resources that nothing was said of, the cluster's own default counts."""
+def test_script_of_a_process_is_complete() -> None:
+    """Resources without a value are left to the cluster's defaults."""
     assert write_script(PLAIN) == (
         "#!/bin/bash\n"
         "#SBATCH --job-name=e2v\n"
@@ -115,7 +115,7 @@ def test_all_elements_may_run_at_once() -> None:
         ([2, 4, 5, 9, 10, 11, 100], "2,4-5,9-11,100"),
     ],
 )
-def test_numbers_are_written_as_slurm_does(numbers: Sequence[int], text: str) -> None:
+def test_numbers_are_written_as_slurm_ranges(numbers: Sequence[int], text: str) -> None:
     assert ranges(numbers) == text
 
 
@@ -144,8 +144,8 @@ def test_options_are_quoted_as_sbatch_reads_them(option: str, quoted: str) -> No
 
 
 @pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", "a\tb", "a\0b", "a\rb"])
-def test_options_that_a_script_cannot_say_are_refused(value: str) -> None:
-    """There is no way to quote them there."""
+def test_options_that_cannot_be_quoted_are_refused(value: str) -> None:
+    """A script has no way to quote these characters."""
     for name, job in (
         ("--job-name", replace(PLAIN, name=value)),
         ("--output", replace(PLAIN, log=value)),
@@ -160,14 +160,14 @@ def test_options_that_a_script_cannot_say_are_refused(value: str) -> None:
             write_array_script(job, [1], 1, None)
 
 
-def keep(folder: Path, script: str) -> Path:
+def write_script_file(folder: Path, script: str) -> Path:
     path = folder / "script.sh"
     path.write_bytes(os.fsencode(script))
     return path
 
 
 def environment(commands: Path, **variables: str) -> dict[str, str]:
-    """Name what the third element of an array finds in its environment; stand-ins come first on its PATH."""
+    """Return the environment of the third element of an array; stand-ins come first on its PATH."""
     return {
         "PATH": f"{commands}:{os.environ['PATH']}",
         "SLURM_ARRAY_JOB_ID": "12",
@@ -180,16 +180,16 @@ WORDS = ["two words", "it's", 'a "b"', "$HOME `ls` \\", "*", "a\nb", "%A 100%", 
 
 
 @pytest.mark.parametrize("is_array", [False, True])
-def test_words_folders_and_variables_of_any_letters_are_what_the_command_gets(
-    is_array: bool, commands: Path, tmp_path: Path
-) -> None:
+def test_command_gets_words_folder_and_variables_unchanged(is_array: bool, commands: Path, tmp_path: Path) -> None:
     folder = tmp_path / "it's my $folder"
     folder.mkdir()
-    put(commands, "e2v", 'pwd > "$0.folder"; printf %s "$E2V_LIST" > "$0.variable"; exit 3')
+    write_command(commands, "e2v", 'pwd > "$0.folder"; printf %s "$E2V_LIST" > "$0.variable"; exit 3')
     job = replace(PLAIN, words=("e2v", *WORDS), folder=folder, variables={"E2V_LIST": "\n".join(WORDS)})
     script = write_array_script(job, [3, 4], 8, None) if is_array else write_script(job)
 
-    done = subprocess.run(["bash", keep(tmp_path, script)], cwd="/", env=environment(commands), capture_output=True)
+    done = subprocess.run(
+        ["bash", write_script_file(tmp_path, script)], cwd="/", env=environment(commands), capture_output=True
+    )
 
     assert (done.returncode, done.stdout, done.stderr) == (3, b"", b"")
     assert words_of(commands, "e2v") == [*WORDS, *(["--shard", "3/8"] if is_array else [])]
@@ -198,17 +198,18 @@ def test_words_folders_and_variables_of_any_letters_are_what_the_command_gets(
 
 
 @pytest.mark.parametrize("is_array", [False, True])
-def test_variables_that_are_options_do_not_count_beside_the_words(
-    is_array: bool, commands: Path, tmp_path: Path
-) -> None:
-    """What the script sets counts, and so does the place of the cache."""
-    put(commands, "e2v", 'env | grep "^E2V_\\|^OTHER" | sort > "$0.variables"')
+def test_variables_that_are_options_are_unset(is_array: bool, commands: Path, tmp_path: Path) -> None:
+    """Variables that the script sets stay, and so does E2V_CACHE."""
+    write_command(commands, "e2v", 'env | grep "^E2V_\\|^OTHER" | sort > "$0.variables"')
     job = replace(PLAIN, folder=tmp_path, variables={"E2V_OWN": "x"})
     script = write_array_script(job, [3], 8, None) if is_array else write_script(job)
     given = {"E2V_GRANULARITY": "frame", "E2V_MODEL": "a b", "E2V_CACHE": "/my cache", "E2V_OWN": "y", "OTHER": "z"}
 
     done = subprocess.run(
-        ["bash", keep(tmp_path, script)], env=environment(commands, **given), capture_output=True, text=True
+        ["bash", write_script_file(tmp_path, script)],
+        env=environment(commands, **given),
+        capture_output=True,
+        text=True,
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -216,13 +217,16 @@ def test_variables_that_are_options_do_not_count_beside_the_words(
 
 
 @pytest.mark.parametrize("is_array", [False, True])
-def test_nothing_runs_where_the_folder_is_gone(is_array: bool, commands: Path, tmp_path: Path) -> None:
-    put(commands, "e2v")
+def test_nothing_runs_if_the_folder_is_gone(is_array: bool, commands: Path, tmp_path: Path) -> None:
+    write_command(commands, "e2v")
     job = replace(PLAIN, folder=tmp_path / "gone")
     script = write_array_script(job, [3], 8, None) if is_array else write_script(job)
 
     done = subprocess.run(
-        ["bash", keep(tmp_path, script)], env=environment(commands, LC_ALL="C"), capture_output=True, text=True
+        ["bash", write_script_file(tmp_path, script)],
+        env=environment(commands, LC_ALL="C"),
+        capture_output=True,
+        text=True,
     )
 
     assert done.returncode == 1
@@ -237,11 +241,11 @@ trap 'echo TERM >> "$0.signals"' TERM
 until [ -e "$0.code" ]; do sleep 0.02; done
 exit "$(cat "$0.code")"
 """
-"""An e2v that notes the signals it gets, and exits with a code when it is told to."""
+"""A stand-in for e2v that records its signals, and exits with a code on request."""
 
 
 class Element:
-    """The script of an element of an array, with an e2v that does what it is told."""
+    """The script of an element of an array, with a stand-in for e2v."""
 
     def __init__(self, commands: Path, process: subprocess.Popen[bytes]) -> None:
         self._commands = commands
@@ -249,13 +253,13 @@ class Element:
         self._signals = commands / "e2v.signals"
 
     def signal(self, signum: signal.Signals) -> None:
-        """Send the script a signal, and wait until its e2v has got it."""
+        """Send the script a signal, and wait until its e2v has recorded it."""
         before = self._signals.read_text()
         self._process.send_signal(signum)
         wait_until(lambda: self._signals.read_text() == f"{before}{signum.name[3:]}\n")
 
     def end(self, code: int) -> int:
-        """Let e2v end: the exit code of the script."""
+        """End e2v with an exit code, and return that of the script."""
         draft = self._commands / "draft"
         draft.write_text(str(code))
         draft.rename(self._commands / "e2v.code")
@@ -264,10 +268,10 @@ class Element:
 
 @contextmanager
 def started(commands: Path, tmp_path: Path, requeue: str = "", **variables: str) -> Iterator[Element]:
-    """Start the script of an element, and have it until it has ended."""
-    put(commands, "e2v", NOTING)
-    put(commands, "scontrol", requeue)
-    script = keep(tmp_path, write_array_script(replace(PLAIN, folder=tmp_path), [3], 8, None))
+    """Start the script of an element, and kill it when the block ends."""
+    write_command(commands, "e2v", NOTING)
+    write_command(commands, "scontrol", requeue)
+    script = write_script_file(tmp_path, write_array_script(replace(PLAIN, folder=tmp_path), [3], 8, None))
     process = subprocess.Popen(["bash", script], env=environment(commands, **variables), start_new_session=True)
     try:
         wait_until((commands / "e2v.signals").exists)
@@ -280,37 +284,37 @@ def started(commands: Path, tmp_path: Path, requeue: str = "", **variables: str)
 
 
 def catches(pid: int, signum: signal.Signals) -> bool:
-    """Say whether a process does something of its own on a signal."""
+    """Whether a process has a handler for a signal."""
     caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert caught is not None
     return bool(int(caught.group(1), 16) >> (signum - 1) & 1)
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 4, 75])
-def test_a_script_ends_as_its_e2v_does(code: int, commands: Path, tmp_path: Path) -> None:
-    """Who was stopped, but not by the time limit, is not put back."""
+def test_script_ends_with_the_exit_code_of_e2v(code: int, commands: Path, tmp_path: Path) -> None:
+    """A run that was stopped, but not by the time limit, is not requeued."""
     with started(commands, tmp_path) as element:
         assert element.end(code) == code
     assert words_of(commands, "scontrol") == []
 
 
-def test_a_shard_whose_time_is_over_goes_back_into_the_queue(commands: Path, tmp_path: Path) -> None:
+def test_shard_at_its_time_limit_is_requeued(commands: Path, tmp_path: Path) -> None:
     with started(commands, tmp_path) as element:
         element.signal(signal.SIGUSR1)
-        assert words_of(commands, "scontrol") == []  # not before all is committed
+        assert words_of(commands, "scontrol") == []  # not before all results are committed
         assert element.end(75) == 75
     assert words_of(commands, "scontrol") == ["requeue", "12_3"]
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 137])
-def test_a_shard_that_was_warned_and_ended_otherwise_stays_out(code: int, commands: Path, tmp_path: Path) -> None:
+def test_warned_shard_with_another_exit_code_is_not_requeued(code: int, commands: Path, tmp_path: Path) -> None:
     with started(commands, tmp_path) as element:
         element.signal(signal.SIGUSR1)
         assert element.end(code) == code
     assert words_of(commands, "scontrol") == []
 
 
-def test_a_shard_that_is_cancelled_stays_out(commands: Path, tmp_path: Path) -> None:
+def test_cancelled_shard_is_not_requeued(commands: Path, tmp_path: Path) -> None:
     with started(commands, tmp_path) as element:
         element.signal(signal.SIGTERM)
         assert element.end(75) == 75
@@ -325,7 +329,7 @@ def test_a_shard_that_is_cancelled_stays_out(commands: Path, tmp_path: Path) -> 
         (signal.SIGTERM, signal.SIGUSR1),
     ],
 )
-def test_signals_while_e2v_commits_are_handed_on_and_waited_through(
+def test_signals_while_e2v_commits_are_passed_on(
     signals: Sequence[signal.Signals], commands: Path, tmp_path: Path
 ) -> None:
     with started(commands, tmp_path) as element:
@@ -335,15 +339,15 @@ def test_signals_while_e2v_commits_are_handed_on_and_waited_through(
     assert words_of(commands, "scontrol") == ["requeue", "12_3"]
 
 
-@pytest.mark.parametrize(("restarts", "goes_back"), [(0, True), (MAX_RESTARTS - 1, True), (MAX_RESTARTS, False)])
-def test_a_shard_goes_back_a_number_of_times(restarts: int, goes_back: bool, commands: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("restarts", "is_requeued"), [(0, True), (MAX_RESTARTS - 1, True), (MAX_RESTARTS, False)])
+def test_number_of_requeues_is_limited(restarts: int, is_requeued: bool, commands: Path, tmp_path: Path) -> None:
     with started(commands, tmp_path, SLURM_RESTART_COUNT=str(restarts)) as element:
         element.signal(signal.SIGUSR1)
         assert element.end(75) == 75
-    assert words_of(commands, "scontrol") == (["requeue", "12_3"] if goes_back else [])
+    assert words_of(commands, "scontrol") == (["requeue", "12_3"] if is_requeued else [])
 
 
-def test_a_shard_that_slurm_does_not_take_back_ends_as_its_e2v_does(commands: Path, tmp_path: Path) -> None:
+def test_failed_requeue_keeps_the_exit_code_of_e2v(commands: Path, tmp_path: Path) -> None:
     with started(commands, tmp_path, requeue="exit 1") as element:
         element.signal(signal.SIGUSR1)
         assert element.end(75) == 75

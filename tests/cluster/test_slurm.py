@@ -1,4 +1,4 @@
-"""Slurm's commands: how they are called, and how their answers are understood."""
+"""Slurm's commands: their arguments, and the parsing of their answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.commands import put, words_of
+from support.commands import words_of, write_command
 
 from e2v_cli.cluster import slurm
 from e2v_cli.cluster.slurm import JobState, ask_states, cancel_job, check_commands, submit_job
@@ -24,7 +24,7 @@ from e2v_cli.errors import SlurmError
         *((state, False, False) for state in ("NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "SOMETHING_NEW")),
     ],
 )
-def test_a_job_waits_is_at_work_or_has_ended(state: str, is_waiting: bool, is_at_work: bool) -> None:
+def test_job_is_waiting_or_at_work_or_has_ended(state: str, is_waiting: bool, is_at_work: bool) -> None:
     job = JobState("12_3", state, "", "")
 
     assert (job.is_waiting, job.is_at_work, job.is_alive) == (is_waiting, is_at_work, is_waiting or is_at_work)
@@ -34,24 +34,26 @@ SQUEUE = ["--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", "--jo
 SACCT = ["--noheader", "--allocations", "--parsable2", "--format=JobID,State,NodeList,Reason", "--jobs=12,13"]
 
 
-def say(*lines: str) -> str:
-    """Write lines of sh that print some lines."""
+def echo_lines(*lines: str) -> str:
+    """Return lines of sh that print these lines."""
     return "\n".join(f"echo '{line}'" for line in lines)
 
 
-def test_what_became_of_jobs_is_asked_of_squeue_and_sacct(path: Path) -> None:
-    """What squeue says is newer; what it has forgotten sacct may know."""
-    put(
+def test_states_of_jobs_come_from_squeue_and_sacct(path: Path) -> None:
+    """States of squeue are newer; sacct knows older jobs."""
+    write_command(
         path,
         "sacct",
-        say(
+        echo_lines(
             "12_1|COMPLETED|n1|None",
             "12_2|PENDING|None assigned|Resources",
             "12_3|CANCELLED by 0|n2|None",
             "13|PENDING||",
         ),
     )
-    put(path, "squeue", say("12_2|RUNNING|n1|None", "12_4|PENDING||Priority", "13|PENDING||Dependency|or so"))
+    write_command(
+        path, "squeue", echo_lines("12_2|RUNNING|n1|None", "12_4|PENDING||Priority", "13|PENDING||Dependency|or so")
+    )
 
     assert ask_states(["12", "13"]) == {
         "12_1": JobState("12_1", "COMPLETED", "n1", "None"),
@@ -64,9 +66,9 @@ def test_what_became_of_jobs_is_asked_of_squeue_and_sacct(path: Path) -> None:
     assert words_of(path, "sacct") == SACCT
 
 
-def test_of_no_jobs_nothing_is_asked(path: Path) -> None:
-    put(path, "sacct")
-    put(path, "squeue")
+def test_no_command_runs_without_jobs(path: Path) -> None:
+    write_command(path, "sacct")
+    write_command(path, "squeue")
 
     assert ask_states([]) == {}
     assert words_of(path, "sacct") == words_of(path, "squeue") == []
@@ -83,61 +85,59 @@ def test_of_no_jobs_nothing_is_asked(path: Path) -> None:
         ),
     ],
 )
-def test_where_squeue_can_not_be_asked_that_is_not_taken_for_an_answer(squeue: str, message: str, path: Path) -> None:
-    put(path, "sacct", say("12|COMPLETED|n1|None"))
+def test_failed_squeue_is_an_error(squeue: str, message: str, path: Path) -> None:
+    write_command(path, "sacct", echo_lines("12|COMPLETED|n1|None"))
     if squeue:
-        put(path, "squeue", squeue)
+        write_command(path, "squeue", squeue)
 
     with pytest.raises(SlurmError, match=f"^{re.escape(message)}$"):
         ask_states(["12"])
 
 
-def test_lines_that_are_none_are_passed_over(path: Path) -> None:
-    put(path, "sacct", say("a note of the site", "12|||"))
-    put(path, "squeue", say("13|RUNNING|n1|None", "", "14|RUNNING"))
+def test_malformed_lines_are_skipped(path: Path) -> None:
+    write_command(path, "sacct", echo_lines("a note of the site", "12|||"))
+    write_command(path, "squeue", echo_lines("13|RUNNING|n1|None", "", "14|RUNNING"))
 
     assert ask_states(["12", "13", "14"]) == {"13": JobState("13", "RUNNING", "n1", "None")}
 
 
-def test_what_a_job_was_given_is_not_handed_on_to_those_that_it_submits(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_of_a_job_do_not_reach_the_jobs_that_it_submits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_STEP_NUM_TASKS", "SLURM_CONF", "SBATCH_ACCOUNT"):
         monkeypatch.setenv(name, "7")
-    put(path, "sbatch", 'echo "$SLURM_CPUS_PER_TASK.$SLURM_STEP_NUM_TASKS.$SLURM_CONF.$SBATCH_ACCOUNT"')
+    write_command(path, "sbatch", 'echo "$SLURM_CPUS_PER_TASK.$SLURM_STEP_NUM_TASKS.$SLURM_CONF.$SBATCH_ACCOUNT"')
 
     assert submit_job(Path("shards.sh")) == "..7.7"
 
 
-def test_a_cluster_without_accounts_knows_what_squeue_does(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cluster_without_accounts_has_only_the_states_of_squeue(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    put(path, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
-    put(path, "squeue", say("12|RUNNING|n1|None"))
+    write_command(path, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    write_command(path, "squeue", echo_lines("12|RUNNING|n1|None"))
 
     assert ask_states(["12", "13"]) == {"12": JobState("12", "RUNNING", "n1", "None")}
     assert caplog.messages == [f"{' '.join(['sacct', *SACCT])}: Slurm accounting storage is disabled"]
 
 
-def test_a_machine_without_sacct_knows_what_squeue_does(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_machine_without_sacct_has_only_the_states_of_squeue(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    put(path, "squeue", say("12|RUNNING|n1|None"))
+    write_command(path, "squeue", echo_lines("12|RUNNING|n1|None"))
 
     assert ask_states(["12"]) == {"12": JobState("12", "RUNNING", "n1", "None")}
     assert caplog.messages == ["sacct: no such command here"]
 
 
-def test_a_job_that_squeue_has_forgotten_is_known_to_sacct(path: Path) -> None:
-    """Of a job that is gone, squeue says that it has no valid number."""
-    put(path, "sacct", say("12|TIMEOUT|n1|None"))
-    put(path, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+def test_job_forgotten_by_squeue_is_found_by_sacct(path: Path) -> None:
+    """For such a job squeue reports an invalid id."""
+    write_command(path, "sacct", echo_lines("12|TIMEOUT|n1|None"))
+    write_command(path, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
 
     assert ask_states(["12", "13"]) == {"12": JobState("12", "TIMEOUT", "n1", "None")}
 
 
-def test_a_slurm_that_does_not_answer_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_squeue_without_an_answer_times_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "COMMAND_SECONDS", 0.5)
-    put(path, "sacct", say("12|RUNNING|n1|None"))
-    put(path, "squeue", "exec /bin/sleep 60")
+    write_command(path, "sacct", echo_lines("12|RUNNING|n1|None"))
+    write_command(path, "squeue", "exec /bin/sleep 60")
 
     with pytest.raises(SlurmError, match=r"^squeue has not answered for 0\.5 s; try again later$"):
         ask_states(["12"])
@@ -153,7 +153,7 @@ def test_a_slurm_that_does_not_answer_is_not_waited_for(path: Path, monkeypatch:
     ],
 )
 def test_a_script_is_submitted(answer: str, waits_for: list[str], options: list[str], path: Path) -> None:
-    put(path, "sbatch", say(answer))
+    write_command(path, "sbatch", echo_lines(answer))
 
     assert submit_job(Path("/my data/out/slurm/shards.sh"), waits_for) == "123"
     assert words_of(path, "sbatch") == ["--parsable", *options, "/my data/out/slurm/shards.sh"]
@@ -171,8 +171,8 @@ def test_a_script_is_submitted(answer: str, waits_for: list[str], options: list[
         (r"printf 'caf\351' >&2; exit 1", r"caf\xe9"),
     ],
 )
-def test_what_sbatch_says_when_it_refuses_is_handed_on(script: str, words: str, path: Path) -> None:
-    put(path, "sbatch", script)
+def test_error_of_sbatch_is_passed_on(script: str, words: str, path: Path) -> None:
+    write_command(path, "sbatch", script)
 
     message = f"sbatch --parsable '/my data/shards.sh': {words}"
     with pytest.raises(SlurmError, match=f"^{re.escape(message)}$") as caught:
@@ -180,28 +180,28 @@ def test_what_sbatch_says_when_it_refuses_is_handed_on(script: str, words: str, 
     assert caught.value.exit_code == 1
 
 
-def test_a_machine_without_slurm_is_none_to_submit_from(path: Path) -> None:
+def test_machine_without_slurm_cannot_submit(path: Path) -> None:
     assert list(path.iterdir()) == []
     message = "sbatch: no such command here; e2v submit needs a machine of a Slurm cluster"
     with pytest.raises(SlurmError, match=f"^{re.escape(message)}$"):
         check_commands()
     with pytest.raises(SlurmError, match=r"^sbatch: no such command here$"):
         submit_job(Path("shards.sh"))
-    put(path, "sbatch")
+    write_command(path, "sbatch")
     check_commands()
 
 
-def test_a_submission_that_is_not_answered_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sbatch_without_an_answer_times_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "COMMAND_SECONDS", 0.2)
-    put(path, "sbatch", "exec /bin/sleep 60")
+    write_command(path, "sbatch", "exec /bin/sleep 60")
 
     message = "sbatch has not answered for 0.2 s; try again later"
     with pytest.raises(SlurmError, match=f"^{re.escape(message)}$"):
         submit_job(Path("shards.sh"))
 
 
-def test_a_job_is_taken_out_of_the_queue(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    put(path, "scancel")
+def test_job_is_cancelled(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_command(path, "scancel")
 
     cancel_job("13")
 
@@ -209,8 +209,8 @@ def test_a_job_is_taken_out_of_the_queue(path: Path, caplog: pytest.LogCaptureFi
     assert caplog.messages == []
 
 
-def test_a_job_that_cannot_be_cancelled_is_no_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    put(path, "scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
+def test_failed_cancellation_is_only_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_command(path, "scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
 
     cancel_job("13")
 
@@ -218,8 +218,8 @@ def test_a_job_that_cannot_be_cancelled_is_no_error(path: Path, caplog: pytest.L
 
 
 def test_commands_leave_standard_input_alone(path: Path) -> None:
-    """It may be what another command of a user's script is to read."""
-    put(path, "sbatch", 'if read -r line; then echo "$line"; else echo 123; fi')
+    """Another command of a user's script may read it."""
+    write_command(path, "sbatch", 'if read -r line; then echo "$line"; else echo 123; fi')
     before = os.dup(0)
     reading, writing = os.pipe()
     try:

@@ -1,4 +1,4 @@
-"""Notes of what was submitted."""
+"""Notes of submitted jobs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def note(folder: Path, *submissions: Submission) -> None:
         note_submission(folder, item)
 
 
-def test_a_submission_is_read_as_it_was_noted(tmp_path: Path) -> None:
+def test_submission_is_read_as_written(tmp_path: Path) -> None:
     noted = submission("12", [1, 2, 7], 8, "13")
     note(tmp_path, noted)
 
@@ -34,20 +34,20 @@ def test_a_submission_is_read_as_it_was_noted(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "slurm") == ["12.json"]
 
 
-def test_what_is_noted_again_of_an_array_is_replaced(tmp_path: Path) -> None:
+def test_second_note_of_an_array_replaces_the_first(tmp_path: Path) -> None:
     note(tmp_path, submission("12", [1], 1), submission("12", [1], 1, "13"))
 
     assert read_submissions(tmp_path) == [submission("12", [1], 1, "13")]
 
 
-def test_a_merge_alone_is_noted(tmp_path: Path) -> None:
+def test_merge_without_an_array_is_noted(tmp_path: Path) -> None:
     note(tmp_path, submission("", [], 8, "13"))
 
     assert read_submissions(tmp_path) == [submission("", [], 8, "13")]
     assert os.listdir(tmp_path / "slurm") == ["13.json"]
 
 
-def test_submissions_are_in_their_order_across_time_zones(tmp_path: Path) -> None:
+def test_submissions_are_sorted_across_time_zones(tmp_path: Path) -> None:
     ordered = [
         submission("90", [1], 1, submitted="2026-01-31T10:00:00+01:00"),
         submission("7", [1], 1, submitted="2026-01-31T09:30:00+00:00"),
@@ -59,7 +59,7 @@ def test_submissions_are_in_their_order_across_time_zones(tmp_path: Path) -> Non
     assert read_submissions(tmp_path) == ordered
 
 
-def test_where_nothing_was_submitted_there_is_no_note(tmp_path: Path) -> None:
+def test_folder_without_submissions_has_no_notes(tmp_path: Path) -> None:
     assert read_submissions(tmp_path) == []
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm/shards.sh").touch()
@@ -87,7 +87,7 @@ GOOD = b'"array": "12", "shards": [1], "count": 1, "merge": "", "input_sha256": 
         b'{%b, "submitted": 5}' % GOOD,
     ],
 )
-def test_a_note_that_is_damaged_is_named(content: bytes, tmp_path: Path) -> None:
+def test_damaged_note_is_named(content: bytes, tmp_path: Path) -> None:
     note(tmp_path, submission("12", [1], 1))
     path = tmp_path / "slurm/12.json"
     path.write_bytes(content)
@@ -97,7 +97,7 @@ def test_a_note_that_is_damaged_is_named(content: bytes, tmp_path: Path) -> None
         read_submissions(tmp_path)
 
 
-def test_a_note_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_note_is_named(tmp_path: Path) -> None:
     path = tmp_path / "slurm/12.json"
     path.mkdir(parents=True)
 
@@ -106,8 +106,8 @@ def test_a_note_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_submissions(tmp_path)
 
 
-def test_logs_are_those_of_the_newest_job_of_each_shard(tmp_path: Path) -> None:
-    """Of the third of four nothing was ever submitted; jobs of another number of shards are other shards' jobs."""
+def test_log_of_a_shard_is_that_of_its_newest_job(tmp_path: Path) -> None:
+    """The third of four shards was never submitted; jobs of other numbers of shards don't count."""
     note(
         tmp_path,
         submission("12", [1, 2, 4], 4, submitted="2026-01-31T10:00:00+01:00"),

@@ -1,4 +1,4 @@
-"""``e2v check``: what it finds to be right, what it finds to be wrong, and how it says so."""
+"""``e2v check``: exact results, differences, and the report of both."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ tolerance  +1\.0e-04  +(1\.0e-05|–)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache for each test alone."""
+    """A cache for each test."""
     monkeypatch.setenv("E2V_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def audio(tmp_path: Path) -> Path:
-    """Utterances of several lengths: as they should be, of two channels, and at 44.1 kHz."""
+    """Utterances of several lengths: mono at 16 kHz, stereo, and at 44.1 kHz."""
     folder = tmp_path / "audio"
     folder.mkdir()
     (folder / "a-short.wav").write_bytes(encode(noisy_tone(400)))
@@ -65,7 +65,7 @@ def audio(tmp_path: Path) -> Path:
 
 
 class Table:
-    """What stands on standard output."""
+    """The table on standard output."""
 
     def __init__(self, text: str) -> None:
         match = re.fullmatch(TABLE, text)
@@ -81,7 +81,7 @@ class Table:
 
 
 def compare(model: Path, *inputs: Path, precision: Precision = "fp32", pipe_seconds: float | None = None) -> Verdict:
-    """Run the check in this process, which has PyTorch already."""
+    """Run the check in this process, which has PyTorch loaded."""
     given = InputOptions(tuple(map(str, inputs)), pipe_seconds=pipe_seconds)
     compute = ComputeOptions(device="cpu", precision=precision)
     return check(CheckOptions(given, ModelRequest(str(model)), compute, progress="none"))
@@ -96,7 +96,7 @@ def assert_right(table: Table, utterances: int) -> None:
 
 
 @pytest.mark.e2e
-def test_the_sample_model_on_the_sample_corpus(e2v: E2v) -> None:
+def test_sample_model_matches_on_the_sample_corpus(e2v: E2v) -> None:
     done = e2v("check", ROOT / "sample_data" / "wav.scp", "-m", "sample")
 
     assert done.returncode == 0
@@ -106,7 +106,7 @@ def test_the_sample_model_on_the_sample_corpus(e2v: E2v) -> None:
     assert_right(table, 40)
 
 
-def test_all_kinds_of_audio_on_the_true_shape(base: Path, audio: Path) -> None:
+def test_model_of_true_shape_matches_on_all_kinds_of_audio(base: Path, audio: Path) -> None:
     verdict = compare(base, audio)
 
     assert verdict.is_exact
@@ -115,7 +115,7 @@ def test_all_kinds_of_audio_on_the_true_shape(base: Path, audio: Path) -> None:
     assert_right(table, 5)
 
 
-def test_a_model_without_a_head(tmp_path: Path, audio: Path) -> None:
+def test_model_without_a_head_matches(tmp_path: Path, audio: Path) -> None:
     verdict = compare(make_model(tmp_path / "headless", make_config(tokenizer=False)), audio)
 
     assert verdict.is_exact
@@ -124,7 +124,7 @@ def test_a_model_without_a_head(tmp_path: Path, audio: Path) -> None:
     assert table.tolerance == "–"
 
 
-def test_a_model_with_classes_that_are_not_in_use(tmp_path: Path, audio: Path) -> None:
+def test_model_with_unused_classes_matches(tmp_path: Path, audio: Path) -> None:
     tokens = ("生气/angry", "unuse_0", "开心/happy", "unuse_1", "<unk>")
 
     verdict = compare(make_model(tmp_path / "five", tokens=tokens), audio)
@@ -133,7 +133,7 @@ def test_a_model_with_classes_that_are_not_in_use(tmp_path: Path, audio: Path) -
     assert_right(Table(verdict.text), 5)
 
 
-def test_old_four_dimensional_scales(tmp_path: Path, audio: Path) -> None:
+def test_model_with_old_four_dimensional_scales_matches(tmp_path: Path, audio: Path) -> None:
     name = "modality_encoders.AUDIO.alibi_scale"
     folder = make_model(tmp_path / "old", wrap=lambda state: {**state, name: state[name].squeeze(0)})
 
@@ -144,19 +144,19 @@ def test_old_four_dimensional_scales(tmp_path: Path, audio: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_standard_output_holds_the_table_alone(e2v: E2v, tiny: Path, audio: Path) -> None:
-    """Upstream greets wherever it can."""
+def test_standard_output_holds_only_the_table(e2v: E2v, tiny: Path, audio: Path) -> None:
+    """Upstream prints a greeting."""
     done = e2v("check", audio / "b-mono.wav", "-m", tiny)
 
     Table(done.stdout)
     assert not [line for line in done.stderr.splitlines() if line.startswith("e2v:")]
 
 
-# -- what is wrong -----------------------------------------------------------------------------------------------------
+# -- differences -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "is_heads"), [("blocks.1.fc2.bias", False), ("head.bias", True)])
-def test_a_weight_that_differs_is_found(
+def test_different_weight_is_found(
     name: str, is_heads: bool, tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def disturb(*args: object) -> Emotion2vec:
@@ -177,7 +177,7 @@ def test_a_weight_that_differs_is_found(
     assert all(float(probability) > 1e-5 for probability in table.probabilities)
 
 
-def test_what_is_wrong_in_batches_alone_is_found(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_only_in_batches_is_found(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = Emotion2vec.forward
 
     def mix_up(self: Emotion2vec, waveforms: list[Tensor]) -> list[Tensor]:
@@ -192,7 +192,9 @@ def test_what_is_wrong_in_batches_alone_is_found(tiny: Path, audio: Path, monkey
     assert alone <= 1e-4 < batched
 
 
-def test_what_is_not_finite_is_beyond_all_tolerances(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_features_are_beyond_all_tolerances(
+    tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forward = Emotion2vec.forward
 
     def spoil(self: Emotion2vec, waveforms: list[Tensor]) -> list[Tensor]:
@@ -211,7 +213,7 @@ Change = Callable[[Prediction], Prediction | Failure]
 
 
 def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an engine say something else of some utterances."""
+    """Change an engine's results of some utterances."""
 
     def load_changed(model: Model, weights: Weights, device: str, compute: ComputeOptions, *others: Any) -> Any:
         engine = load_engine(model, weights, device, compute, *others)
@@ -254,7 +256,7 @@ def fail(result: Prediction) -> Failure:
         {"b-mono": shift(5e-4, 1e-3), "c-equal": shift(9e-4, 9e-4)},
     ],
 )
-def test_the_utterance_that_is_named_is_farthest_beyond_its_tolerance(
+def test_utterance_farthest_beyond_its_tolerance_is_named(
     changes: dict[str, Change], tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change_results("e2v", changes, monkeypatch)
@@ -265,7 +267,7 @@ def test_the_utterance_that_is_named_is_farthest_beyond_its_tolerance(
     assert Table(verdict.text).end == "BEYOND the tolerances; the largest difference is that of b-mono"
 
 
-def test_what_upstream_has_no_numbers_for_is_not_compared(
+def test_utterance_that_fails_upstream_is_not_compared(
     tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change_results("funasr", {"c-equal": fail}, monkeypatch)
@@ -276,16 +278,14 @@ def test_what_upstream_has_no_numbers_for_is_not_compared(
     assert Table(verdict.text).labels == ["4 of 4"] * 2
 
 
-def test_where_upstream_has_no_numbers_at_all_there_is_no_verdict(
-    tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_without_upstream_results_is_an_error(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change_results("funasr", {"b-mono": fail}, monkeypatch)
 
     with pytest.raises(CorpusError, match=r"^no utterance could be compared, of 1$"):
         compare(tiny, audio / "b-mono.wav")
 
 
-def test_labels_that_differ_are_counted(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_labels_are_counted(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def mirror(result: Prediction) -> Prediction:
         assert result.posteriors is not None
         return replace(result, posteriors=np.ascontiguousarray(result.posteriors[::-1]))
@@ -313,7 +313,7 @@ def test_a_damaged_copy_is_found_and_mended(e2v: E2v, tiny: Path, audio: Path, c
     assert compare(tiny, audio).is_exact
 
 
-def test_a_lower_precision_shows(tiny: Path, audio: Path) -> None:
+def test_lower_precision_is_beyond_the_tolerances(tiny: Path, audio: Path) -> None:
     verdict = compare(tiny, audio, precision="bf16")
 
     assert not verdict.is_exact
@@ -325,9 +325,7 @@ def test_a_lower_precision_shows(tiny: Path, audio: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
-def test_a_precision_for_gpus_is_refused_on_a_cpu_as_it_is_in_a_run(
-    precision: str, e2v: E2v, tiny: Path, audio: Path
-) -> None:
+def test_gpu_precision_is_refused_on_a_cpu_as_by_predict(precision: str, e2v: E2v, tiny: Path, audio: Path) -> None:
     done, run = (
         e2v(command, audio / "b-mono.wav", "-m", tiny, "--device", "cpu", "--precision", precision)
         for command in ("check", "predict")
@@ -337,7 +335,7 @@ def test_a_precision_for_gpus_is_refused_on_a_cpu_as_it_is_in_a_run(
     assert (done.returncode, done.stdout, done.stderr) == (1, "", run.stderr)
 
 
-# -- what is left out --------------------------------------------------------------------------------------------------
+# -- utterances left out -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.e2e
@@ -360,7 +358,7 @@ def test_bad_and_long_audio_is_left_out(e2v: E2v, tiny: Path, audio: Path) -> No
 
 
 @pytest.mark.e2e
-def test_with_nothing_to_compare_there_is_no_verdict(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+def test_check_without_usable_audio_is_an_error(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
     for name in ("one.wav", "two.wav"):
         (tmp_path / name).write_bytes(b"")
 
@@ -370,7 +368,7 @@ def test_with_nothing_to_compare_there_is_no_verdict(e2v: E2v, tiny: Path, tmp_p
     assert done.stderr.splitlines()[-1] == "e2v: no utterance could be compared, of 2"
 
 
-# -- what can't be -----------------------------------------------------------------------------------------------------
+# -- devices, inputs and copies ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.e2e
@@ -381,7 +379,7 @@ def test_with_nothing_to_compare_there_is_no_verdict(e2v: E2v, tiny: Path, tmp_p
         ("cuda:77", r"--device cuda:77: PyTorch \S+ sees (no GPU|\d+ GPUs) here; use --device cpu, or a CUDA build"),
     ],
 )
-def test_a_device_that_is_not_there(device: str, message: str, e2v: E2v, tiny: Path, audio: Path) -> None:
+def test_missing_device_is_named(device: str, message: str, e2v: E2v, tiny: Path, audio: Path) -> None:
     done = e2v("check", audio, "-m", tiny, "--device", device)
 
     assert (done.returncode, done.stdout) == (1, "")
@@ -389,14 +387,14 @@ def test_a_device_that_is_not_there(device: str, message: str, e2v: E2v, tiny: P
 
 
 @pytest.mark.e2e
-def test_a_list_that_is_not_there(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+def test_missing_list_is_named(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
     done = e2v("check", tmp_path / "none.scp", "-m", tiny)
 
     assert (done.returncode, done.stdout) == (1, "")
     assert str(tmp_path / "none.scp") in done.stderr
 
 
-def test_commands_of_a_list_are_only_run_when_they_may_be(tiny: Path, audio: Path, tmp_path: Path) -> None:
+def test_commands_of_a_list_are_run_only_if_allowed(tiny: Path, audio: Path, tmp_path: Path) -> None:
     (tmp_path / "wav.scp").write_text(f"one cat {audio / 'b-mono.wav'} |\n")
 
     with pytest.raises(CorpusError, match="--allow-pipes"):
@@ -404,7 +402,7 @@ def test_commands_of_a_list_are_only_run_when_they_may_be(tiny: Path, audio: Pat
     assert_right(Table(compare(tiny, tmp_path / "wav.scp", pipe_seconds=60).text), 1)
 
 
-def test_segments_are_compared_one_by_one(tiny: Path, audio: Path, tmp_path: Path) -> None:
+def test_each_segment_is_compared(tiny: Path, audio: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "wav.scp").write_text(f"rec {audio / 'd-stereo.flac'}\n")
@@ -413,10 +411,10 @@ def test_segments_are_compared_one_by_one(tiny: Path, audio: Path, tmp_path: Pat
     assert Table(compare(tiny, data).text).head.endswith(": 2 utterances, 1.2 s of audio")
 
 
-def test_the_copy_is_the_one_that_a_run_has(
+def test_check_loads_the_copy_of_weights_that_a_run_loads(
     tiny: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is wrong in it is found: here it is another model's, and its record says that all is well."""
+    """The copy has another model's weights and a valid record: the check finds the difference."""
     ours = prepare_weights(read_model("tiny", tiny))
     others = prepare_weights(read_model("other", make_model(tmp_path / "other", seed=1)))
     assert ours.copy

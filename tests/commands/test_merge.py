@@ -1,4 +1,4 @@
-"""``e2v merge``: shards are put together, and those that are missing are named."""
+"""``e2v merge``: shards are merged, and missing ones are named."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ LONG_LIST = List([f"utt{number}" for number in range(18)])
 
 
 @pytest.fixture(autouse=True)
-def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists are cut into blocks of four, to their end."""
+def _blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists have blocks of four, without smaller ones at the end."""
     monkeypatch.setattr(batching, "BLOCK_SIZES", (4, 256))
     monkeypatch.setattr(batching, "TAPER", 1)
 
 
-def test_shards_are_put_together(tmp_path: Path) -> None:
-    """They are as long at work as the slowest, and attempts at the same one follow each other."""
+def test_shards_are_merged(tmp_path: Path) -> None:
+    """Their time is that of the slowest shard; times of attempts at a shard add up."""
     write_run(tmp_path)
 
     summary = merge(tmp_path)
@@ -61,8 +61,8 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
     assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS, "utt2emo": UTT2EMO}
 
 
-def test_what_is_merged_is_left_alone(tmp_path: Path) -> None:
-    """Until something of it is gone, or a journal says more."""
+def test_merged_run_is_unchanged(tmp_path: Path) -> None:
+    """Until a final file is missing, or a journal is added."""
     write_run(tmp_path)
     merge(tmp_path)
     before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.glob("[a-z]*")}
@@ -78,8 +78,8 @@ def test_what_is_merged_is_left_alone(tmp_path: Path) -> None:
     assert merge(tmp_path) is None
 
 
-def test_only_the_ids_of_the_list_that_was_published_stay(tmp_path: Path) -> None:
-    """And whatever users call their own lists."""
+def test_ids_of_other_lists_are_removed(tmp_path: Path) -> None:
+    """Users' own lists stay."""
     save_ids(tmp_path, List(["another", "list"]))
     (tmp_path / "input.scp").write_text("z z.wav\n")
     (tmp_path / "input.deadbeef").touch()
@@ -92,8 +92,8 @@ def test_only_the_ids_of_the_list_that_was_published_stay(tmp_path: Path) -> Non
     )
 
 
-def test_without_a_run_there_is_nothing_to_merge(tmp_path: Path) -> None:
-    """A journal that was killed before it could say anything is none."""
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    """A journal without a whole header does not count."""
     (tmp_path / "journal.1-of-1.1").write_bytes(b"0123")
 
     message = f"{tmp_path} holds no run: name the folder that was e2v predict's -o"
@@ -101,13 +101,13 @@ def test_without_a_run_there_is_nothing_to_merge(tmp_path: Path) -> None:
         merge(tmp_path)
 
 
-def some(numbers: Sequence[int]) -> list[DoneRecord]:
+def records_of(numbers: Sequence[int]) -> list[DoneRecord]:
     return [done(f"utt{number}") for number in numbers]
 
 
-def test_shards_that_are_missing_are_named(tmp_path: Path) -> None:
-    write(tmp_path, some([0, 1, 2, 3, 12, 13, 14, 15]), header(LONG_LIST), Shard(3, 1))
-    write(tmp_path, some([4, 5, 16, 17]), header(LONG_LIST), Shard(3, 2), end=False)
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    write(tmp_path, records_of([0, 1, 2, 3, 12, 13, 14, 15]), header(LONG_LIST), Shard(3, 1))
+    write(tmp_path, records_of([4, 5, 16, 17]), header(LONG_LIST), Shard(3, 2), end=False)
     save_ids(tmp_path, LONG_LIST)
 
     message = (
@@ -118,18 +118,18 @@ def test_shards_that_are_missing_are_named(tmp_path: Path) -> None:
         merge(tmp_path)
     assert final_files(tmp_path) == {}
 
-    write(tmp_path, some([6, 7]), header(LONG_LIST), Shard(3, 2))
-    write(tmp_path, some([8, 9, 10, 11]), header(LONG_LIST), Shard(3, 3))
+    write(tmp_path, records_of([6, 7]), header(LONG_LIST), Shard(3, 2))
+    write(tmp_path, records_of([8, 9, 10, 11]), header(LONG_LIST), Shard(3, 3))
 
     summary = merge(tmp_path)
     assert summary is not None
     assert summary.done == 18
 
 
-def test_shards_are_those_of_what_was_not_done_with_another_list(tmp_path: Path) -> None:
-    """The blocks are of utt4 and what follows: the second shard has 8 to 11 and 16 to 17."""
-    write(tmp_path, some(range(4)), header(List(["utt0", "utt1", "utt2", "utt3"])))
-    write(tmp_path, some([4, 5, 6, 7, 12, 13, 14, 15]), header(LONG_LIST, started=1), FIRST)
+def test_shards_exclude_utterances_done_with_another_list(tmp_path: Path) -> None:
+    """Blocks begin at utt4: the second shard has 8 to 11 and 16 to 17."""
+    write(tmp_path, records_of(range(4)), header(List(["utt0", "utt1", "utt2", "utt3"])))
+    write(tmp_path, records_of([4, 5, 6, 7, 12, 13, 14, 15]), header(LONG_LIST, started=1), FIRST)
     save_ids(tmp_path, LONG_LIST)
 
     message = (
@@ -142,10 +142,10 @@ def test_shards_are_those_of_what_was_not_done_with_another_list(tmp_path: Path)
     )
 
 
-def test_shards_of_segments_are_those_of_their_recordings(tmp_path: Path) -> None:
-    """Of five recordings in turn, the first of two shards has all of 0, 1 and 4, which no block cuts."""
+def test_shards_of_segments_keep_recordings_whole(tmp_path: Path) -> None:
+    """Five recordings have segments in turn: the first of two shards has all of 0, 1 and 4."""
     segments = List([f"utt{number}" for number in range(15)], recording_groups=[number % 5 for number in range(15)])
-    write(tmp_path, some([0, 5, 10, 1, 6, 11, 3]), header(segments), FIRST)
+    write(tmp_path, records_of([0, 5, 10, 1, 6, 11, 3]), header(segments), FIRST)
     save_ids(tmp_path, segments)
 
     message = (
@@ -156,9 +156,9 @@ def test_shards_of_segments_are_those_of_their_recordings(tmp_path: Path) -> Non
         merge(tmp_path)
 
 
-def test_shards_are_those_of_the_costs_that_all_agreed_on(tmp_path: Path) -> None:
-    """The last block, of two utterances, is the dearest: the first of three shards has it alone."""
-    write(tmp_path, some([16, 17, 0]), header(LONG_LIST), Shard(3, 1))
+def test_shards_follow_saved_costs(tmp_path: Path) -> None:
+    """The last block, of two utterances, is the dearest: the first of three shards has only that."""
+    write(tmp_path, records_of([16, 17, 0]), header(LONG_LIST), Shard(3, 1))
     save_ids(tmp_path, LONG_LIST)
     save_costs(tmp_path, LONG_LIST.digest, np.array([1] * 16 + [50, 50], np.float32))
 
@@ -177,10 +177,10 @@ def submit(folder: Path, array: str, shards: Sequence[int], count: int, started:
     note_submission(folder, Submission(array, tuple(shards), count, "99", LONG_LIST.digest, when))
 
 
-def test_shards_that_a_job_lost_are_named_with_its_log(tmp_path: Path) -> None:
-    """With that of its newest job; of one that was none's there is no log."""
-    write(tmp_path, some([0, 1, 2, 3, 12, 13, 14]), header(LONG_LIST), Shard(3, 1), end=False)
-    write(tmp_path, some([4, 5, 16, 17]), header(LONG_LIST), Shard(3, 2), end=False)
+def test_shards_lost_by_a_job_are_named_with_its_log(tmp_path: Path) -> None:
+    """The log is that of the newest job; a shard without a job has none."""
+    write(tmp_path, records_of([0, 1, 2, 3, 12, 13, 14]), header(LONG_LIST), Shard(3, 1), end=False)
+    write(tmp_path, records_of([4, 5, 16, 17]), header(LONG_LIST), Shard(3, 2), end=False)
     save_ids(tmp_path, LONG_LIST)
     submit(tmp_path, "12", [1, 2], 3)
     submit(tmp_path, "14", [2], 3, started=5)
@@ -196,9 +196,9 @@ def test_shards_that_a_job_lost_are_named_with_its_log(tmp_path: Path) -> None:
     assert final_files(tmp_path) == {}
 
 
-def test_shards_of_which_no_job_was_submitted_are_named_as_without_jobs(tmp_path: Path) -> None:
-    """Those that were are of another number of shards."""
-    write(tmp_path, some([0, 1, 2, 3, 12, 13, 14, 15]), header(LONG_LIST), Shard(3, 1))
+def test_shards_never_submitted_are_named_without_jobs(tmp_path: Path) -> None:
+    """The submitted jobs are of another number of shards."""
+    write(tmp_path, records_of([0, 1, 2, 3, 12, 13, 14, 15]), header(LONG_LIST), Shard(3, 1))
     save_ids(tmp_path, LONG_LIST)
     submit(tmp_path, "12", [1, 2], 2)
 
@@ -210,17 +210,17 @@ def test_shards_of_which_no_job_was_submitted_are_named_as_without_jobs(tmp_path
         merge(tmp_path)
 
 
-def test_of_what_is_complete_nothing_is_missing(tmp_path: Path) -> None:
-    """Whatever jobs there were."""
-    write(tmp_path, some(range(18)), header(LONG_LIST), FIRST)
+def test_complete_run_has_no_missing_shards(tmp_path: Path) -> None:
+    """Jobs make no difference."""
+    write(tmp_path, records_of(range(18)), header(LONG_LIST), FIRST)
     submit(tmp_path, "12", [1, 2], 2)
 
     folder = open_folder(tmp_path)
     assert describe_missing(folder, folder.read_history(LONG_LIST), 2, LONG_LIST) == ""
 
 
-def test_a_single_run_that_is_not_complete_is_to_be_gone_on_with(tmp_path: Path) -> None:
-    write(tmp_path, some([3, 4]), header(LONG_LIST), end=False)
+def test_incomplete_run_of_one_shard_is_to_be_resumed(tmp_path: Path) -> None:
+    write(tmp_path, records_of([3, 4]), header(LONG_LIST), end=False)
     save_ids(tmp_path, LONG_LIST)
 
     message = f"{tmp_path} is not complete: 16 of 18 utterances are left; run the same e2v predict command again"
@@ -251,7 +251,7 @@ def test_a_single_run_that_is_not_complete_is_to_be_gone_on_with(tmp_path: Path)
         ),
     ],
 )
-def test_embeddings_that_are_gone_are_named(
+def test_missing_embeddings_are_named(
     embeddings: str, place: str, content: bytes | None, message: str, tmp_path: Path
 ) -> None:
     ids = List(["z"])
@@ -269,7 +269,7 @@ def test_embeddings_that_are_gone_are_named(
     assert final_files(tmp_path).keys() <= {"e.ark"}
 
 
-def test_parts_of_different_runs_are_not_put_together(tmp_path: Path) -> None:
+def test_shards_of_different_runs_are_not_merged(tmp_path: Path) -> None:
     write(tmp_path, done_records(), header(), FIRST)
     write(tmp_path, FAILURES, header(embeddings="ark", model="def", started=1), SECOND)
     save_ids(tmp_path, IDS)
@@ -283,7 +283,7 @@ def test_parts_of_different_runs_are_not_put_together(tmp_path: Path) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_one_merge_at_a_time(tmp_path: Path) -> None:
+def test_only_one_merge_runs_at_a_time(tmp_path: Path) -> None:
     write_run(tmp_path)
     message = (
         f"{re.escape(str(tmp_path))}: another e2v is running there \\(process {os.getpid()} on .*\\); wait for it, "
@@ -297,8 +297,8 @@ def test_one_merge_at_a_time(tmp_path: Path) -> None:
     assert summary.done == 4
 
 
-def test_a_list_that_has_grown_is_merged_from_both(tmp_path: Path) -> None:
-    """Also what the shorter one alone had is there still, but not shown."""
+def test_grown_list_is_merged_from_both_journals(tmp_path: Path) -> None:
+    """Results of ids that only the shorter list had stay, but are not shown."""
     shorter, longer = List(["z", "not any more"]), List(["z", "my call", "gone"])
     write(tmp_path, [done_records()[3], done("not any more")], header(shorter))
     write(tmp_path, [done_records()[2], FAILURES[1]], header(longer, started=9))

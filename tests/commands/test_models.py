@@ -1,4 +1,4 @@
-"""``e2v models``: what can be had, what is here, and getting it, also to be carried elsewhere."""
+"""``e2v models``: the family, models on this machine, downloads, and copies for other machines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ sample                      tiny, 0.45 M   9 classes; a toy       in the package
 
 @pytest.fixture(params=["ms", "hf"])
 def hub(request: pytest.FixtureRequest, tiny: Path) -> Iterator[HubServer]:
-    """A hub that has emotion2vec_plus_base, in a tiny shape."""
+    """A hub with a tiny emotion2vec_plus_base."""
     with HubServer(request.param, {PLUS_BASE[request.param]: Repository(publish(tiny))}) as server:
         yield server
 
@@ -55,13 +55,13 @@ def run(hub: HubServer, e2v: E2v, tmp_path: Path) -> E2v:
 
 @pytest.fixture(scope="module")
 def rows(tiny: Path) -> str:
-    """What the model says of a clip."""
+    """The rows of the model for a clip."""
     command = [sys.executable, "-m", "e2v_cli", "predict", CLIP, "-m", str(tiny)]
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def pull(run: E2v, *options: str | Path, name: str | Path = NAME) -> Path:
-    """Pull a model that can be had, and give its folder."""
+    """Pull an available model, and return its folder."""
     done = run("models", "pull", name, *options)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.removesuffix("\n"))
@@ -72,19 +72,19 @@ def digest(path: Path) -> str:
 
 
 def read_here(text: str) -> list[list[str]]:
-    """Read the table of what is here."""
+    """Read the table of models on this machine."""
     return [re.split(" {2,}", line) for line in text.split("\n\n")[1].splitlines()]
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """See what is in a folder."""
+    """Return the digest of each file in a folder."""
     return {f"{path.relative_to(folder)}": digest(path) for path in folder.rglob("*") if path.is_file()}
 
 
-# -- what is here ------------------------------------------------------------------------------------------------------
+# -- models on this machine --------------------------------------------------------------------------------------------
 
 
-def test_what_can_be_had_and_what_is_here(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+def test_models_lists_the_family_and_local_models(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
     sample = ["sample", "the package", "–", "2 MB", digest(SAMPLE / "model.pt"), str(SAMPLE)]
     with (
         HubServer("ms", {PLUS_BASE["ms"]: Repository(publish(tiny))}) as ms,
@@ -116,7 +116,7 @@ def test_what_can_be_had_and_what_is_here(e2v: E2v, tiny: Path, tmp_path: Path) 
 @pytest.mark.parametrize("hub", ["hf"], indirect=True)
 @pytest.mark.parametrize("damage", ["config.yaml", "configuration.json"])
 @pytest.mark.usefixtures("hub")
-def test_a_model_that_can_not_be_used_does_not_hide_the_others(damage: str, run: E2v) -> None:
+def test_unusable_model_does_not_hide_the_others(damage: str, run: E2v) -> None:
     folder = pull(run)
     (folder / damage).unlink()
     (folder / damage).write_text("[")
@@ -134,7 +134,7 @@ def test_a_model_that_can_not_be_used_does_not_hide_the_others(damage: str, run:
 # -- pull --------------------------------------------------------------------------------------------------------------
 
 
-def test_pull_asks_the_hub_and_gets_what_is_new(hub: HubServer, run: E2v, tmp_path: Path) -> None:
+def test_pull_downloads_only_changed_files(hub: HubServer, run: E2v, tmp_path: Path) -> None:
     first = pull(run)
     asked = len(hub.requests)
     assert pull(run) == first
@@ -146,7 +146,7 @@ def test_pull_asks_the_hub_and_gets_what_is_new(hub: HubServer, run: E2v, tmp_pa
     assert digest(pull(run) / "model.pt") == digest(new / "model.pt")
 
 
-def test_a_folder_to_carry_elsewhere(hub: HubServer, run: E2v, rows: str, tmp_path: Path) -> None:
+def test_pulled_folder_works_on_another_machine(hub: HubServer, run: E2v, rows: str, tmp_path: Path) -> None:
     carried = tmp_path / "on" / "a disk"
     done = run("models", "pull", NAME, "--to", carried)
     assert (done.returncode, done.stdout) == (0, f"{carried}\n"), done.stderr
@@ -161,16 +161,14 @@ def test_a_folder_to_carry_elsewhere(hub: HubServer, run: E2v, rows: str, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     if hub.protocol == "ms":
-        return  # what is carried is the same
+        return  # the copies are the same
     hub.stop()
     elsewhere = {**hub.environment(tmp_path / "elsewhere"), "E2V_CACHE": f"{tmp_path / 'elsewhere' / 'e2v'}"}
     there = run("predict", CLIP, "-m", carried, "--offline", **elsewhere)
     assert (there.returncode, there.stdout) == (0, rows)
 
 
-def test_half_a_copy_in_the_current_folder_is_not_taken_for_the_model(
-    hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
-) -> None:
+def test_incomplete_copy_in_current_folder_is_not_used(hub: HubServer, run: E2v, tiny: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     half = here / NAME
     half.mkdir(parents=True)
@@ -205,11 +203,11 @@ EMPTY = "NAME or --to is empty: is a variable of the shell not set?"
         ((NAME,), {"E2V_TO": ""}, None),
     ],
 )
-def test_a_pull_that_can_not_be_meant_is_refused(
+def test_contradictory_pull_is_refused(
     args: tuple[str, ...], environment: dict[str, str], message: str | None, run: E2v, hub: HubServer
 ) -> None:
     done = run("models", "pull", *args, **environment)
-    if message is None:  # an empty variable is none
+    if message is None:  # an empty variable counts as unset
         assert done.returncode == 0, done.stderr
         return
     assert (done.returncode, done.stdout) == (2, "")
@@ -224,7 +222,7 @@ def test_the_sample_has_no_revisions(args: tuple[str, ...], e2v: E2v) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
-def test_the_sample_and_a_folder_can_be_carried_too(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+def test_sample_and_local_folder_are_copied(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
     for name, folder in (("sample", SAMPLE), (tiny, tiny)):
         to = tmp_path / folder.name
         assert pull(e2v, "--to", to, name=name) == to
@@ -243,7 +241,7 @@ def test_another_model_is_not_overwritten(tiny: Path, e2v: E2v, tmp_path: Path) 
     assert snapshot(other) == before
 
 
-def test_a_folder_that_can_not_be_written_is_named(tiny: Path, e2v: E2v, tmp_path: Path) -> None:
+def test_unwritable_folder_is_named(tiny: Path, e2v: E2v, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = e2v("models", "pull", tiny, "--to", tmp_path / "file" / "folder")
     assert (done.returncode, done.stdout) == (1, "")
@@ -252,14 +250,14 @@ def test_a_folder_that_can_not_be_written_is_named(tiny: Path, e2v: E2v, tmp_pat
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_not_ours_is_named(tiny: Path, tmp_path: Path) -> None:
+def test_folder_without_permission_is_named(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir(mode=0o555)
     with pytest.raises(OutputError, match=f"^{re.escape(str(tmp_path / 'theirs'))}/.*: Permission denied$"):
         copy_model(tiny, tmp_path / "theirs")
 
 
-def test_links_become_files(tiny: Path, tmp_path: Path) -> None:
-    """Those of Hugging Face's cache lead out of the folder of a snapshot."""
+def test_links_are_copied_as_files(tiny: Path, tmp_path: Path) -> None:
+    """Links of Hugging Face's cache lead out of the snapshot's folder."""
     shutil.copytree(tiny, tmp_path / "blobs")
     folder = tmp_path / "snapshots" / "0123"
     folder.mkdir(parents=True)
@@ -272,7 +270,7 @@ def test_links_become_files(tiny: Path, tmp_path: Path) -> None:
     assert not any(path.is_symlink() for path in (tmp_path / "to").iterdir())
 
 
-# -- what a configuration.json may name --------------------------------------------------------------------------------
+# -- names in configuration.json ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -286,10 +284,10 @@ def test_links_become_files(tiny: Path, tmp_path: Path) -> None:
         ({"trust_remote_code": True}, "trust_remote_code is True, but e2v runs no code from a model's folder"),
     ],
 )
-def test_a_model_on_a_hub_that_leads_elsewhere_is_refused(
+def test_unsafe_configuration_of_a_hub_model_is_refused(
     metas: dict[str, object], problem: str, tiny: Path, e2v: E2v, tmp_path: Path
 ) -> None:
-    """On Hugging Face, whose package starts sooner; e2v reads the file before it asks either for what it names."""
+    """On Hugging Face, whose package starts sooner; e2v checks the file before it requests the files named there."""
     configuration = json.dumps({"file_path_metas": metas}).encode()
     evil = {"../evil.pt": b"evil", "../evil": b"evil", "model.py": b"raise SystemExit"}
     files = {**publish(tiny), **evil, "configuration.json": configuration}
@@ -307,7 +305,7 @@ def test_a_model_on_a_hub_that_leads_elsewhere_is_refused(
     assert "model.py" not in asked
 
 
-def test_files_of_other_names_are_pulled_and_carried(
+def test_files_named_by_the_configuration_are_pulled(
     hub: HubServer, run: E2v, rows: str, tiny: Path, tmp_path: Path
 ) -> None:
     metas = {"init_param": "weights/best.pt", "config": "conf.yaml", "tokenizer_conf": {"token_list": "labels.txt"}}
@@ -325,7 +323,7 @@ def test_files_of_other_names_are_pulled_and_carried(
     assert "last.pt" not in " ".join(request.path for request in hub.requests)
 
     if hub.protocol == "ms":
-        return  # what is carried is the same
+        return  # the copies are the same
     hub.stop()
     shutil.rmtree(tmp_path / "e2v")
     done = run("predict", CLIP, "--offline")

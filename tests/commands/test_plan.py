@@ -1,4 +1,4 @@
-"""The plan of a run, from lists and headers: its whole text, what would fail, and what is left alone."""
+"""The plan of a run, from lists and headers: its whole text, its failures, and sources that stay untouched."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def failures(text: str) -> list[list[str]]:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, which knows no run."""
+    """An empty cache for each test."""
     monkeypatch.setenv("E2V_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -75,7 +75,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_whole_text(data: Path, e2v: E2v) -> None:
+def test_plan_prints_whole_text(data: Path, e2v: E2v) -> None:
     run_json = note(data, "emotion2vec_plus_base", 2.04)
 
     done = e2v("plan", "data", "-j", "2", cwd=data)
@@ -98,7 +98,7 @@ def test_the_whole_text(data: Path, e2v: E2v) -> None:
     )
 
 
-def test_the_whole_text_with_failures(data: Path, e2v: E2v) -> None:
+def test_plan_with_failures_prints_whole_text(data: Path, e2v: E2v) -> None:
     write_audio(data, empty=b"", text=b"not audio at all", short=encode(noisy_tone(399)))
     write(data / "data", wav_scp="a a.wav\nz gone.wav\ny empty.wav\nx text.wav\nw short.wav\nv gone too.wav\n")
 
@@ -132,8 +132,8 @@ def test_the_whole_text_with_failures(data: Path, e2v: E2v) -> None:
     )
 
 
-def test_failures_are_those_of_the_run(data: Path, e2v: E2v) -> None:
-    """Word for word, of everything that a header tells; audio that is damaged further on is not seen."""
+def test_planned_failures_match_those_of_the_run(data: Path, e2v: E2v) -> None:
+    """Word for word, as far as headers tell; damage behind a header is not found."""
     stereo = encode(noisy_tone(RATE, 2))
     ogg = encode(noisy_tone(RATE), "OGG", "VORBIS")
     nist = encode(noisy_tone(RATE), "NIST")
@@ -194,7 +194,7 @@ SEGMENTS = (
 )
 
 
-def test_segments(data: Path, e2v: E2v) -> None:
+def test_plan_of_segments_matches_the_run(data: Path, e2v: E2v) -> None:
     write(data / "data", segments=SEGMENTS, wav_scp="a a.wav\nb b.wav\nc c.wav\ng gone.wav\n")
     (data / "data/utt2spk").unlink()
 
@@ -242,8 +242,8 @@ def test_the_header_of_a_recording_is_read_once(data: Path, e2v: E2v) -> None:
     assert rows(done.stdout)["audio"] == "0.09 hours (0:05:20)"
 
 
-def test_segments_by_the_thousand(data: Path, e2v: E2v) -> None:
-    """More than are in memory at once, which changes no number."""
+def test_plan_counts_thousands_of_segments(data: Path, e2v: E2v) -> None:
+    """There are more than fit in memory at once; the numbers are the same."""
     segments = "".join(f"u{number} {'abx'[number % 3]} 0.1 0.9\n" for number in range(4500))
     write(data / "data", segments=segments)
     facts = rows(e2v("plan", "data", "-m", "sample", cwd=data).stdout)
@@ -273,7 +273,7 @@ def test_commands_are_not_run_and_urls_not_fetched(data: Path, e2v: E2v) -> None
     assert done.stdout.endswith("-o OUT --jobs 1 --channel split --allow-pipes\n")
 
 
-def test_segments_of_commands_have_the_durations_that_lists_tell(data: Path, e2v: E2v) -> None:
+def test_segments_of_commands_have_listed_durations(data: Path, e2v: E2v) -> None:
     segments = "p-1 p 0 1800\np-2 p 1800 -1\np-3 p 7 -1\np-4 p 5 5\n"
     write(data / "data", wav_scp="p touch ran |\n", segments=segments, utt2dur="p-2 1800\n")
     (data / "data/utt2spk").unlink()
@@ -298,7 +298,7 @@ def test_segments_of_commands_have_the_durations_that_lists_tell(data: Path, e2v
         {"segments": "a-1 a 0 1\na-1 a 1 2\n"},
     ],
 )
-def test_lists_that_cannot_be_read_are_refused_as_by_the_run(lists: dict[str, str], data: Path, e2v: E2v) -> None:
+def test_unreadable_lists_are_refused_as_by_the_run(lists: dict[str, str], data: Path, e2v: E2v) -> None:
     write(data / "data", **lists)
     done, ran = (e2v(command, "data", "-m", "sample", cwd=data) for command in ("plan", "predict"))
     assert (done.returncode, done.stdout, done.stderr) == (1, "", ran.stderr)
@@ -320,7 +320,7 @@ def test_a_duplicate_is_named_with_both_lines(data: Path, e2v: E2v) -> None:
         ({"utt2dur": "\na long\n"}, "data/utt2dur:2: 'a long'; a line is: utt-id seconds"),
     ],
 )
-def test_what_stands_beside_a_list_is_refused_by_line(
+def test_malformed_utt2spk_and_utt2dur_are_named_by_line(
     lists: dict[str, str], message: str, data: Path, e2v: E2v
 ) -> None:
     write(data / "data", wav_scp="a http://127.0.0.1:9/a.wav\n", **lists)
@@ -328,7 +328,7 @@ def test_what_stands_beside_a_list_is_refused_by_line(
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"e2v: {message}\n")
 
 
-def test_models_that_are_not_there_exit_1(data: Path, e2v: E2v) -> None:
+def test_unknown_models_exit_1(data: Path, e2v: E2v) -> None:
     done = e2v("plan", "data", "-m", "emotion3vec", cwd=data)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("e2v: emotion3vec: no such folder, and no model of that name (known: sample, ")
@@ -337,13 +337,13 @@ def test_models_that_are_not_there_exit_1(data: Path, e2v: E2v) -> None:
     assert "data/config.yaml is missing" in done.stderr
 
 
-def test_wrong_use_exits_2(data: Path, e2v: E2v) -> None:
+def test_usage_errors_exit_2(data: Path, e2v: E2v) -> None:
     for args in ([], ["data", "--embeddings", "mp3"], ["data", "-m", ""], ["data", "-j", "0"]):
         done = e2v("plan", *args, cwd=data)
         assert (done.returncode, done.stdout == "") == (2, True)
 
 
-def test_time_is_that_of_the_newest_run_of_the_same_model(data: Path, e2v: E2v) -> None:
+def test_time_comes_from_the_newest_run_of_the_same_model(data: Path, e2v: E2v) -> None:
     for out, scp in (("first", "a a.wav\n"), ("second", "c c.wav\n")):
         (data / f"{out}.scp").write_text(scp)
         assert e2v("predict", f"{out}.scp", "-m", "sample", "-o", out, "-q", "-j", "1", cwd=data).returncode == 0
@@ -356,7 +356,7 @@ def test_time_is_that_of_the_newest_run_of_the_same_model(data: Path, e2v: E2v) 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
 @pytest.mark.parametrize(("embeddings", "dtype"), [("npy", "fp32"), ("npy", "fp16"), ("ark", "fp32"), ("ark", "fp16")])
-def test_the_disk_that_embeddings_take_is_what_they_take(
+def test_planned_size_of_embeddings_matches_the_run(
     granularity: str, embeddings: str, dtype: str, data: Path, e2v: E2v
 ) -> None:
     options = ("--granularity", granularity, "--embeddings", embeddings, "--embedding-dtype", dtype, "-m", "sample")
@@ -374,14 +374,14 @@ def test_the_disk_that_embeddings_take_is_what_they_take(
     assert rows(done.stdout)["embeddings"] == f"{size / 1000:.1f} kB, as {shape} in {place}"
 
 
-def test_matrices_of_unknown_length_take_at_least_so_much(data: Path, e2v: E2v) -> None:
+def test_size_of_matrices_of_unknown_length_is_a_minimum(data: Path, e2v: E2v) -> None:
     write(data / "data", wav_scp="a a.wav\nu http://127.0.0.1:9/a.wav\n")
     for granularity, least in (("frame", True), ("utterance", False)):
         done = e2v("plan", "data", "--embeddings", "ark", "--granularity", granularity, cwd=data)
         assert rows(done.stdout)["embeddings"].startswith("at least ") == least
 
 
-def test_archives_and_channels(data: Path, e2v: E2v) -> None:
+def test_plan_counts_archives_and_channels(data: Path, e2v: E2v) -> None:
     with (data / "x.ark").open("wb") as file:
         places = []
         for key, content in (("a", WAV), ("b", encode(noisy_tone(RATE, 2)))):
@@ -403,14 +403,14 @@ def test_archives_and_channels(data: Path, e2v: E2v) -> None:
     assert (facts["would fail"], facts["no such channel"]) == ("2", "2")
 
 
-def test_what_split_makes_of_an_id_may_be_there_already(data: Path, e2v: E2v) -> None:
+def test_duplicate_id_after_channel_split_is_named(data: Path, e2v: E2v) -> None:
     write(data / "data", wav_scp="b b.wav\nb-2 a.wav\n")
     done = e2v("plan", "data", "--channel", "split", cwd=data)
     assert (done.returncode, done.stdout) == (1, "")
     assert 'utt-id "b-2" again' in done.stderr
 
 
-def test_lists_come_from_standard_input_and_paths_may_be_any_bytes(data: Path, e2v: E2v) -> None:
+def test_plan_takes_standard_input_and_paths_of_any_bytes(data: Path, e2v: E2v) -> None:
     done = e2v("plan", "-", "-m", "sample", cwd=data, stdin="a a.wav\nü gone 'ß.wav\n", PYTHONIOENCODING="ascii")
     assert done.returncode == 3
     assert failures(done.stdout) == [["ü", "missing", "gone 'ß.wav: no such file"]]
@@ -424,7 +424,7 @@ def test_lists_come_from_standard_input_and_paths_may_be_any_bytes(data: Path, e
     assert raw.stdout.endswith(b"\ne2v predict 'a b.wav' '\xff.wav' -m sample -o OUT\n")
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(data: Path) -> None:
+def test_closed_pipe_ends_plan_quietly(data: Path) -> None:
     script = f'"{sys.executable}" -m e2v_cli plan data | true; exit ${{PIPESTATUS[0]}}'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", script], cwd=data, env=environment, capture_output=True, check=False)

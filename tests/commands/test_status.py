@@ -1,4 +1,4 @@
-"""How far a run is, word by word, from journals made by hand."""
+"""The whole text of ``e2v status``, from handmade journals."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 
 
 @pytest.fixture(autouse=True)
-def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists are cut into blocks of four, to their end."""
+def _blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists have blocks of four, without smaller ones at the end."""
     monkeypatch.setattr(blocks, "BLOCK_SIZES", (4, 256))
     monkeypatch.setattr(blocks, "TAPER", 1)
 
 
 @pytest.fixture(autouse=True)
 def slurm(monkeypatch: pytest.MonkeyPatch) -> dict[str, JobState]:
-    """What Slurm knows of jobs: nothing, unless a test says so."""
+    """The jobs that Slurm knows; empty until a test adds some."""
     known: dict[str, JobState] = {}
 
     def ask_states(jobs: Sequence[str]) -> dict[str, JobState]:
@@ -85,7 +85,7 @@ def write(
     model: str = "abc",
     started: int = 0,
 ) -> Path:
-    """Write the journal of an attempt, and say where it is."""
+    """Write the journal of an attempt, and return its path."""
     save_ids(folder, ids)
     head = Header(
         format=JOURNAL_FORMAT,
@@ -114,7 +114,7 @@ def write(
 
 
 def describe(folder: Path, state: State = State.WAITING) -> list[str]:
-    """Describe a run that is in a state: its lines, without the name of its folder."""
+    """Describe a run in the given state: its lines, without the name of its folder."""
     report = describe_run(folder)
     assert report.state is state
     assert report.text.endswith("\n")
@@ -122,7 +122,7 @@ def describe(folder: Path, state: State = State.WAITING) -> list[str]:
     return report.text.removeprefix(f"{folder}: ").splitlines()
 
 
-def test_a_run_that_is_at_its_beginning(tmp_path: Path) -> None:
+def test_new_run_has_all_utterances_left(tmp_path: Path) -> None:
     write(tmp_path, WHOLE)
 
     assert describe(tmp_path) == [
@@ -133,8 +133,8 @@ def test_a_run_that_is_at_its_beginning(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_that_is_half_done(tmp_path: Path) -> None:
-    """Four utterances took 600 s, so six will take 900 s."""
+def test_incomplete_run_shows_counts_speed_and_time_left(tmp_path: Path) -> None:
+    """Four utterances took 600 s, so six take 900 s."""
     write(tmp_path, WHOLE, [0, 1, 2], [3], Elapsed(620.0, 600.0, 15_123.4, 4))
 
     assert describe(tmp_path) == [
@@ -145,8 +145,8 @@ def test_a_run_that_is_half_done(tmp_path: Path) -> None:
     ]
 
 
-def test_shards_are_told_apart(tmp_path: Path) -> None:
-    """The first took two attempts, of which the newest says how fast it is."""
+def test_each_shard_has_a_row(tmp_path: Path) -> None:
+    """The first shard took two attempts; its speed is that of the newest."""
     write(tmp_path, FIRST, [0, 1], [], Elapsed(10.0, 5.0, 5.0, 2))
     write(tmp_path, FIRST, [2], [], Elapsed(10.0, 9.0, 18.0, 1), started=5)
     write(tmp_path, SECOND, [4, 5, 7], [6], Elapsed(8.0, 4.0, 400.0, 4), started=1)
@@ -160,7 +160,7 @@ def test_shards_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
-def test_a_shard_that_has_not_begun(tmp_path: Path) -> None:
+def test_shard_that_has_not_begun_has_a_row(tmp_path: Path) -> None:
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
 
     assert describe(tmp_path)[2:] == [
@@ -179,7 +179,7 @@ def test_times_are_hours_minutes_and_seconds(seconds: float, ready_in: str, tmp_
     assert f" {ready_in} " in describe(tmp_path)[-1]
 
 
-def test_a_run_that_is_only_to_be_merged(tmp_path: Path) -> None:
+def test_complete_shards_without_final_files_are_not_merged(tmp_path: Path) -> None:
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
     write(tmp_path, SECOND, [4, 5, 6, 7], [], Elapsed(10.0, 5.0, 5.0, 4))
 
@@ -192,7 +192,7 @@ def test_a_run_that_is_only_to_be_merged(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_that_is_complete(tmp_path: Path) -> None:
+def test_run_with_final_files_is_complete(tmp_path: Path) -> None:
     journal = write(tmp_path, WHOLE, range(1, 10), [0], Elapsed(10.0, 5.0, 5.0, 10))
     (tmp_path / "predictions.tsv").touch()
     sources = hashlib.sha256(f"{tmp_path}\n{journal.name} {journal.stat().st_size}\n".encode()).hexdigest()
@@ -207,8 +207,8 @@ def test_a_run_that_is_complete(tmp_path: Path) -> None:
     ]
 
 
-def test_what_was_done_with_another_list_is_nobodys_share(tmp_path: Path) -> None:
-    """The blocks are of utt2 and what follows: the first shard has 2 to 5, the second 6 to 9."""
+def test_utterances_of_an_earlier_list_belong_to_no_shard(tmp_path: Path) -> None:
+    """Blocks begin at utt2: the first shard has 2 to 5, the second 6 to 9."""
     write(tmp_path, WHOLE, [0, 1], [], Elapsed(10.0, 5.0, 5.0, 2), ids=List(["utt0", "utt1"]))
     write(tmp_path, FIRST, [2], [3], Elapsed(10.0, 5.0, 5.0, 2), started=1)
 
@@ -221,7 +221,7 @@ def test_what_was_done_with_another_list_is_nobodys_share(tmp_path: Path) -> Non
     ]
 
 
-def test_who_is_at_work_is_named_and_when_it_was_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_at_work_is_named_with_age_of_its_last_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, WHOLE, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: path.stat().st_mtime + 7.4))
     with locked(tmp_path, "1-of-1"):
@@ -233,7 +233,7 @@ def test_who_is_at_work_is_named_and_when_it_was_heard_of(tmp_path: Path, monkey
     assert describe(tmp_path)[-1].endswith("  nobody: run it (again)")
 
 
-def test_who_has_no_result_yet_is_named(tmp_path: Path) -> None:
+def test_process_without_results_is_named(tmp_path: Path) -> None:
     write(tmp_path, WHOLE)
     with locked(tmp_path, "1-of-1"):
         owner = (tmp_path / ".lock.1-of-1").read_text().removesuffix("\n")
@@ -241,7 +241,7 @@ def test_who_has_no_result_yet_is_named(tmp_path: Path) -> None:
         assert describe(tmp_path, State.UNDER_WAY)[-1] == f"1/1    0     0       10    –      –         {owner}"
 
 
-def test_who_was_killed_is_known_to_be_dead(tmp_path: Path) -> None:
+def test_killed_process_is_reported_dead(tmp_path: Path) -> None:
     write(tmp_path, WHOLE, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -251,7 +251,9 @@ def test_who_was_killed_is_known_to_be_dead(tmp_path: Path) -> None:
     assert describe(tmp_path)[-1].endswith(f"  0:00:45   {owner}, which is dead: run it again")
 
 
-def test_of_another_machine_it_is_known_when_it_was_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_on_another_machine_is_named_with_its_last_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path, SECOND, [4], [], Elapsed(10.0, 5.0, 5.0, 1))
     write(tmp_path, FIRST, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
     os.utime(path, (1000.0, 1000.0))
@@ -262,33 +264,33 @@ def test_of_another_machine_it_is_known_when_it_was_heard_of(tmp_path: Path, mon
     assert describe(tmp_path)[-1].endswith(f"  0:00:15   {owner}, last result 3600 s ago")
 
 
-def owner_of(folder: Path, shard: Shard, text: str) -> str:
-    """Write who is at work at a shard, on another machine, where nobody knows whether he is alive."""
+def write_owner(folder: Path, shard: Shard, text: str) -> str:
+    """Write the lock of a process on another machine, which may be alive or dead, and return its owner."""
     owner = f"process 1 on far.example.org since 2026-01-31T10:00:00+01:00{text}"
     (folder / f".lock.{shard.name}").write_text(f"{owner}\n")
     return owner
 
 
-def test_a_run_is_under_way_where_all_that_is_left_is_at_work(tmp_path: Path) -> None:
-    """And waits where one of its shards is forgotten."""
+def test_run_is_under_way_if_every_incomplete_shard_has_a_process(tmp_path: Path) -> None:
+    """It waits if one of them has none."""
     write(tmp_path, FIRST, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
     write(tmp_path, SECOND, [4], [], Elapsed(10.0, 5.0, 5.0, 1))
-    owner_of(tmp_path, FIRST, "")
+    write_owner(tmp_path, FIRST, "")
 
     assert describe(tmp_path, State.WAITING)[-1].endswith("  nobody: run it (again)")
-    owner_of(tmp_path, SECOND, "")
+    write_owner(tmp_path, SECOND, "")
     describe(tmp_path, State.UNDER_WAY)
     write(tmp_path, SECOND, [5, 6, 7], [], Elapsed(10.0, 5.0, 5.0, 3), started=1)
     (tmp_path / ".lock.2-of-2").unlink()
     describe(tmp_path, State.UNDER_WAY)
 
 
-def test_totals_are_those_of_all_that_are_at_work(tmp_path: Path) -> None:
-    """The first shard takes 9 s for each of the four that it has left, the second 4 s for each of two."""
+def test_totals_cover_all_shards_at_work(tmp_path: Path) -> None:
+    """The first shard takes 9 s for each of its four utterances left, the second 4 s for each of two."""
     write(tmp_path, FIRST, [0, 1], [], Elapsed(20.0, 18.0, 45.0, 2))
     write(tmp_path, SECOND, [4, 5], [], Elapsed(8.0, 8.0, 800.0, 2))
     for shard in (FIRST, SECOND):
-        owner_of(tmp_path, shard, "")
+        write_owner(tmp_path, shard, "")
 
     totals, _, first, second = describe(tmp_path, State.UNDER_WAY)[1:]
 
@@ -297,24 +299,24 @@ def test_totals_are_those_of_all_that_are_at_work(tmp_path: Path) -> None:
     assert second.startswith("2/2    2     0       2     100.0×  0:00:08   process 1 on ")
 
 
-def test_who_has_ended_is_not_fast_any_more(tmp_path: Path) -> None:
+def test_ended_shards_do_not_count_for_total_speed(tmp_path: Path) -> None:
     write(tmp_path, FIRST, [0, 1], [], Elapsed(20.0, 18.0, 45.0, 2))
     write(tmp_path, SECOND, [4, 5, 6, 7], [], Elapsed(8.0, 8.0, 800.0, 4))
-    owner_of(tmp_path, FIRST, "")
+    write_owner(tmp_path, FIRST, "")
 
     totals = describe(tmp_path, State.UNDER_WAY)[1]
     assert totals == "10 utterances: 6 done, 0 failed, 4 left; 2.5× real time, ready in 0:00:36"
 
 
-def test_when_all_is_ready_is_not_known_before_all_have_begun(tmp_path: Path) -> None:
+def test_time_left_is_unknown_until_all_shards_have_begun(tmp_path: Path) -> None:
     write(tmp_path, FIRST, [0, 1], [], Elapsed(20.0, 18.0, 45.0, 2))
     for shard in (FIRST, SECOND):
-        owner_of(tmp_path, shard, "")
+        write_owner(tmp_path, shard, "")
 
     assert describe(tmp_path, State.UNDER_WAY)[1] == "10 utterances: 2 done, 0 failed, 8 left; 2.5× real time"
 
 
-def test_a_status_changes_nothing(tmp_path: Path) -> None:
+def test_status_changes_no_file(tmp_path: Path) -> None:
     path = write(tmp_path, WHOLE, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
     path.write_bytes(path.read_bytes() + b"torn")
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
@@ -324,13 +326,13 @@ def test_a_status_changes_nothing(tmp_path: Path) -> None:
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
-def test_there_must_be_a_run(tmp_path: Path) -> None:
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     message = f"{tmp_path} holds no run: name the folder that was e2v predict's -o"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         describe_run(tmp_path)
 
 
-def test_there_must_be_ids(tmp_path: Path) -> None:
+def test_missing_ids_are_named(tmp_path: Path) -> None:
     write(tmp_path, WHOLE)
     path = tmp_path / f"input.{IDS.digest[:16]}"
     path.unlink()
@@ -340,7 +342,7 @@ def test_there_must_be_ids(tmp_path: Path) -> None:
         describe_run(tmp_path)
 
 
-def test_there_must_be_one_run_alone(tmp_path: Path) -> None:
+def test_journals_of_different_runs_are_refused(tmp_path: Path) -> None:
     write(tmp_path, FIRST)
     write(tmp_path, SECOND, model="def", started=1)
 
@@ -352,7 +354,7 @@ def test_there_must_be_one_run_alone(tmp_path: Path) -> None:
         describe_run(tmp_path)
 
 
-# -- jobs of Slurm's ---------------------------------------------------------------------------------------------------
+# -- Slurm jobs --------------------------------------------------------------------------------------------------------
 
 
 def submit(
@@ -370,17 +372,17 @@ def submit(
     note_submission(folder, Submission(array, tuple(shards), count, merge, ids.digest, submitted))
 
 
-def say(slurm: dict[str, JobState], name: str, state: str, node: str = "", reason: str = "None") -> None:
-    """Have Slurm say how a job is."""
+def set_job_state(slurm: dict[str, JobState], name: str, state: str, node: str = "", reason: str = "None") -> None:
+    """Set the state of a job in Slurm."""
     slurm[name] = JobState(name, state, node, reason)
 
 
-def test_jobs_that_have_not_begun(slurm: dict[str, JobState], tmp_path: Path) -> None:
-    """There is no journal yet."""
+def test_pending_jobs_are_listed(slurm: dict[str, JobState], tmp_path: Path) -> None:
+    """No journal exists yet."""
     submit(tmp_path)
-    say(slurm, "12_1", "PENDING", reason="Resources")
-    say(slurm, "12_2", "PENDING", reason="Priority")
-    say(slurm, "13", "PENDING", reason="Dependency")
+    set_job_state(slurm, "12_1", "PENDING", reason="Resources")
+    set_job_state(slurm, "12_2", "PENDING", reason="Priority")
+    set_job_state(slurm, "13", "PENDING", reason="Dependency")
 
     assert describe(tmp_path, State.UNDER_WAY) == [
         "not complete",
@@ -391,13 +393,13 @@ def test_jobs_that_have_not_begun(slurm: dict[str, JobState], tmp_path: Path) ->
     ]
 
 
-def test_jobs_at_work(slurm: dict[str, JobState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them has not said yet who it is."""
+def test_running_jobs_are_listed(slurm: dict[str, JobState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them has not written its lock yet."""
     submit(tmp_path)
-    say(slurm, "12_1", "RUNNING", "n1")
-    say(slurm, "12_2", "CONFIGURING", "n2")
+    set_job_state(slurm, "12_1", "RUNNING", "n1")
+    set_job_state(slurm, "12_2", "CONFIGURING", "n2")
     path = write(tmp_path, FIRST, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
-    owner = owner_of(tmp_path, FIRST, ", start 1 of job 12_1")
+    owner = write_owner(tmp_path, FIRST, ", start 1 of job 12_1")
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: path.stat().st_mtime + 7.4))
 
     assert describe(tmp_path, State.UNDER_WAY) == [
@@ -410,12 +412,12 @@ def test_jobs_at_work(slurm: dict[str, JobState], tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("ended", ["FAILED", "OUT_OF_MEMORY", "TIMEOUT", "CANCELLED", "NODE_FAIL", "COMPLETED"])
-def test_jobs_that_ended_before_their_shard_did(ended: str, slurm: dict[str, JobState], tmp_path: Path) -> None:
-    """Nobody goes on with it, though the other one is at work, and the merge waits for that."""
+def test_ended_job_of_an_incomplete_shard_is_reported(ended: str, slurm: dict[str, JobState], tmp_path: Path) -> None:
+    """No process continues its shard, though the other job runs, and the merge waits for that."""
     submit(tmp_path)
-    say(slurm, "12_1", "RUNNING", "n1")
-    say(slurm, "12_2", ended, "n2")
-    say(slurm, "13", "PENDING", reason="Dependency")
+    set_job_state(slurm, "12_1", "RUNNING", "n1")
+    set_job_state(slurm, "12_2", ended, "n2")
+    set_job_state(slurm, "13", "PENDING", reason="Dependency")
     write(tmp_path, SECOND, [4], [], Elapsed(10.0, 5.0, 5.0, 1))
 
     log = tmp_path / "log/slurm-12_2.log"
@@ -428,7 +430,7 @@ def test_jobs_that_ended_before_their_shard_did(ended: str, slurm: dict[str, Job
     ]
 
 
-def test_jobs_that_slurm_does_not_know_any_more(tmp_path: Path) -> None:
+def test_jobs_unknown_to_slurm_are_gone(tmp_path: Path) -> None:
     submit(tmp_path)
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
 
@@ -444,14 +446,14 @@ def test_jobs_that_slurm_does_not_know_any_more(tmp_path: Path) -> None:
     [
         ("RUNNING", "None", "{owner}, last result 60 s ago", State.UNDER_WAY),
         ("COMPLETING", "None", "{owner}, last result 60 s ago", State.UNDER_WAY),
-        # it was requeued, and who had the lock was cut off
+        # it was requeued, and the owner of the lock was cut off
         ("PENDING", "BeginTime", "job 12_2 waits (BeginTime)", State.UNDER_WAY),
         ("NODE_FAIL", "None", "nobody: job 12_2 is NODE_FAIL, see {log}; e2v submit again", State.WAITING),
-        # it is so long ago that Slurm has forgotten it
+        # Slurm has forgotten it
         ("", "", "nobody: job 12_2 is gone, see {log}; e2v submit again", State.WAITING),
     ],
 )
-def test_whether_who_has_a_lock_on_another_node_is_alive_is_for_slurm_to_say(
+def test_lock_owner_on_another_node_is_checked_with_slurm(
     state: str,
     reason: str,
     who: str,
@@ -464,9 +466,9 @@ def test_whether_who_has_a_lock_on_another_node_is_alive_is_for_slurm_to_say(
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
     path = write(tmp_path, SECOND, [4], [], Elapsed(10.0, 5.0, 5.0, 1), started=1)
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: path.stat().st_mtime + 60))
-    owner = owner_of(tmp_path, SECOND, ", start 1 of job 12_2")
+    owner = write_owner(tmp_path, SECOND, ", start 1 of job 12_2")
     if state:
-        say(slurm, "12_2", state, "far", reason)
+        set_job_state(slurm, "12_2", state, "far", reason)
 
     described = who.format(owner=owner, log=tmp_path / "log/slurm-12_2.log")
     assert describe(tmp_path, run)[-1] == f"2/2    1     0       3     1.0×   0:00:15   {described}"
@@ -476,13 +478,13 @@ def refuse(_: Sequence[str]) -> dict[str, JobState]:
     raise SlurmError("squeue: no such command here")
 
 
-def test_where_slurm_can_not_be_asked_a_lock_is_believed(
+def test_lock_is_trusted_if_slurm_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(status, "ask_states", refuse)
     submit(tmp_path)
     write(tmp_path, FIRST)
-    owner = owner_of(tmp_path, FIRST, ", start 1 of job 12_1")
+    owner = write_owner(tmp_path, FIRST, ", start 1 of job 12_1")
 
     assert describe(tmp_path, State.UNDER_WAY)[3:] == [
         f"1/2    0     0       6     –      –         {owner}",
@@ -492,7 +494,7 @@ def test_where_slurm_can_not_be_asked_a_lock_is_believed(
 
 
 @pytest.mark.parametrize("name", ["1-of-1", "merge"])
-def test_who_is_about_to_merge_is_waited_for(name: str, tmp_path: Path) -> None:
+def test_merging_process_is_waited_for(name: str, tmp_path: Path) -> None:
     write(tmp_path, WHOLE, range(10), [], Elapsed(10.0, 5.0, 5.0, 10))
 
     with locked(tmp_path, name):
@@ -500,9 +502,9 @@ def test_who_is_about_to_merge_is_waited_for(name: str, tmp_path: Path) -> None:
     assert describe(tmp_path, State.WAITING)[0] == "not merged yet: e2v merge does it"
 
 
-def test_who_was_killed_in_a_job_is_looked_up_in_its_log(slurm: dict[str, JobState], tmp_path: Path) -> None:
+def test_process_killed_in_a_job_is_reported_with_its_log(slurm: dict[str, JobState], tmp_path: Path) -> None:
     submit(tmp_path, shards=[1], count=1)
-    say(slurm, "12_1", "OUT_OF_MEMORY", HOST)
+    set_job_state(slurm, "12_1", "OUT_OF_MEMORY", HOST)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     owner = f"process {ended.pid} on {HOST} since 2026-01-31T10:00:00+01:00, start 1 of job 12_1"
@@ -514,12 +516,12 @@ def test_who_was_killed_in_a_job_is_looked_up_in_its_log(slurm: dict[str, JobSta
     )
 
 
-def test_the_newest_job_of_each_shard_counts(slurm: dict[str, JobState], tmp_path: Path) -> None:
-    """The second one was submitted again."""
+def test_newest_job_of_each_shard_counts(slurm: dict[str, JobState], tmp_path: Path) -> None:
+    """The second shard was submitted again."""
     submit(tmp_path)
     submit(tmp_path, "14", [2], merge="15", submitted="2026-01-31T09:59:30+01:00")
     for name, state in (("12_1", "RUNNING"), ("12_2", "FAILED"), ("13", "CANCELLED"), ("14_2", "PENDING")):
-        say(slurm, name, state, "n1", "Resources")
+        set_job_state(slurm, name, state, "n1", "Resources")
 
     assert describe(tmp_path, State.UNDER_WAY)[3:] == [
         "1/2    0     0       6     –      –         job 12_1 begins on n1",
@@ -537,12 +539,14 @@ def test_the_newest_job_of_each_shard_counts(slurm: dict[str, JobState], tmp_pat
         ("", "not merged yet: e2v merge does it", State.WAITING),
     ],
 )
-def test_the_job_that_merges(merge: str, head: str, run: State, slurm: dict[str, JobState], tmp_path: Path) -> None:
+def test_merge_job_is_named_while_pending_or_running(
+    merge: str, head: str, run: State, slurm: dict[str, JobState], tmp_path: Path
+) -> None:
     submit(tmp_path)
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
     write(tmp_path, SECOND, [4, 5, 6, 7], [], Elapsed(10.0, 5.0, 5.0, 4))
     if merge:
-        say(slurm, "13", merge, "n1", "Dependency")
+        set_job_state(slurm, "13", merge, "n1", "Dependency")
 
     assert describe(tmp_path, run) == [
         head,
@@ -553,42 +557,38 @@ def test_the_job_that_merges(merge: str, head: str, run: State, slurm: dict[str,
     ]
 
 
-def test_a_merge_that_waits_for_other_shards_is_no_help_to_one_that_is_lost(
-    slurm: dict[str, JobState], tmp_path: Path
-) -> None:
+def test_pending_merge_does_not_continue_a_lost_shard(slurm: dict[str, JobState], tmp_path: Path) -> None:
     submit(tmp_path)
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
-    say(slurm, "12_2", "FAILED", "n1")
-    say(slurm, "13", "PENDING", reason="Dependency")
+    set_job_state(slurm, "12_2", "FAILED", "n1")
+    set_job_state(slurm, "13", "PENDING", reason="Dependency")
 
     assert describe(tmp_path, State.WAITING)[0] == "not complete"
 
 
-def test_a_merge_that_was_submitted_alone(slurm: dict[str, JobState], tmp_path: Path) -> None:
+def test_merge_job_submitted_alone_is_named(slurm: dict[str, JobState], tmp_path: Path) -> None:
     submit(tmp_path)
     submit(tmp_path, "", [], merge="15", submitted="2026-01-31T11:00:00+01:00")
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
     write(tmp_path, SECOND, [4, 5, 6, 7], [], Elapsed(10.0, 5.0, 5.0, 4))
-    say(slurm, "13", "FAILED")
-    say(slurm, "15", "PENDING", reason="Priority")
+    set_job_state(slurm, "13", "FAILED")
+    set_job_state(slurm, "15", "PENDING", reason="Priority")
 
     assert describe(tmp_path, State.UNDER_WAY)[0] == "not merged yet: job 15 will do it"
 
 
 SUBMITTED_LATER = "2026-01-31T09:30:00+00:00"
-"""Half an hour behind the attempts, on a machine of another time zone."""
+"""Half an hour after the attempts, on a machine of another time zone."""
 
 SUBMITTED_EARLIER = "2026-01-31T10:30:00+02:00"
 
 
-def test_a_submission_that_is_newer_than_all_journals_says_into_what_the_run_is_cut(
-    slurm: dict[str, JobState], tmp_path: Path
-) -> None:
-    """Of blocks of four, the first of three shards has 0 to 3, the second 4 to 7, the third 8 to 9."""
+def test_submission_newer_than_all_journals_sets_number_of_shards(slurm: dict[str, JobState], tmp_path: Path) -> None:
+    """In blocks of four: the first of three shards has 0 to 3, the second 4 to 7, the third 8 to 9."""
     write(tmp_path, WHOLE, [0, 1, 2, 4], [], Elapsed(10.0, 5.0, 5.0, 4))
     submit(tmp_path, shards=[1, 2, 3], count=3, submitted=SUBMITTED_LATER)
     for index in (1, 2, 3):
-        say(slurm, f"12_{index}", "PENDING", reason="Priority")
+        set_job_state(slurm, f"12_{index}", "PENDING", reason="Priority")
 
     assert describe(tmp_path, State.UNDER_WAY) == [
         "not complete",
@@ -600,9 +600,9 @@ def test_a_submission_that_is_newer_than_all_journals_says_into_what_the_run_is_
     ]
 
 
-def test_a_submission_that_is_older_than_a_journal_is_history(slurm: dict[str, JobState], tmp_path: Path) -> None:
+def test_submission_older_than_a_journal_is_ignored(slurm: dict[str, JobState], tmp_path: Path) -> None:
     submit(tmp_path, shards=[1, 2, 3], count=3, submitted=SUBMITTED_EARLIER)
-    say(slurm, "12_1", "PENDING", reason="Priority")
+    set_job_state(slurm, "12_1", "PENDING", reason="Priority")
     write(tmp_path, WHOLE, [0, 1, 2, 4], [], Elapsed(10.0, 4.0, 4.0, 4))
 
     assert describe(tmp_path, State.WAITING)[2:] == [
@@ -611,12 +611,12 @@ def test_a_submission_that_is_older_than_a_journal_is_history(slurm: dict[str, J
     ]
 
 
-def test_a_submission_of_a_list_that_has_grown(slurm: dict[str, JobState], tmp_path: Path) -> None:
-    """Of what is new, the blocks are of utt2 and what follows: the first shard has 2 to 5, the second 6 to 9."""
+def test_submission_of_a_grown_list_covers_new_utterances(slurm: dict[str, JobState], tmp_path: Path) -> None:
+    """Blocks of new utterances begin at utt2: the first shard has 2 to 5, the second 6 to 9."""
     write(tmp_path, WHOLE, [0, 1], [], Elapsed(10.0, 5.0, 5.0, 2), ids=List(["utt0", "utt1"]))
     submit(tmp_path, submitted=SUBMITTED_LATER)
     for index in (1, 2):
-        say(slurm, f"12_{index}", "PENDING", reason="Priority")
+        set_job_state(slurm, f"12_{index}", "PENDING", reason="Priority")
 
     assert describe(tmp_path, State.UNDER_WAY) == [
         "not complete",
@@ -627,8 +627,8 @@ def test_a_submission_of_a_list_that_has_grown(slurm: dict[str, JobState], tmp_p
     ]
 
 
-def test_shards_are_those_of_the_costs_that_all_agreed_on(tmp_path: Path) -> None:
-    """Blocks of 4, 40 and 2 seconds: the second one is the first to be dealt."""
+def test_shards_follow_saved_costs(tmp_path: Path) -> None:
+    """Blocks of 4, 40 and 2 seconds: the second one is dealt first."""
     save_costs(tmp_path, IDS.digest, np.array([1, 1, 1, 1, 10, 10, 10, 10, 1, 1], np.float32))
     write(tmp_path, FIRST, [4], [], Elapsed(10.0, 5.0, 5.0, 1))
     write(tmp_path, SECOND, [0, 9], [], Elapsed(10.0, 5.0, 5.0, 2))
@@ -639,7 +639,7 @@ def test_shards_are_those_of_the_costs_that_all_agreed_on(tmp_path: Path) -> Non
     ]
 
 
-def test_jobs_that_were_noted_badly_are_named(tmp_path: Path) -> None:
+def test_malformed_record_of_jobs_is_named(tmp_path: Path) -> None:
     submit(tmp_path)
     path = tmp_path / "slurm/12.json"
     path.write_text("{")

@@ -1,4 +1,4 @@
-"""Runs that are handed to Slurm, from the user's side; its commands are scripts that note how they were called."""
+"""``e2v submit`` as a user runs it; Slurm's commands are scripts that record their words."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ cp -- "$script" "$here/script.$number"
 printf '%s\\0' "$@" > "$here/sbatch.words.$number"
 echo "$number;cluster"
 """
-"""Holds on, or refuses, as long as there is a file that says so."""
+"""Waits while ``hold.SCRIPT`` exists, and refuses while ``refuse.SCRIPT`` exists."""
 
 OTHERS = """#!/bin/bash
 printf '%s\\0' "$@" > "$0.words.$((100 + $(find "${0%/*}" -name "${0##*/}.words.*" | wc -l)))"
@@ -58,7 +58,7 @@ env -0 > "${0%/*}/e2v.environment"
 
 
 class Slurm:
-    """Stands in for Slurm."""
+    """A stand-in for Slurm."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,29 +76,29 @@ class Slurm:
         return path
 
     def calls(self, name: str) -> list[list[str]]:
-        """Say with which words a command was called, each time."""
+        """Return the words of each call of a command."""
         return [_read_words(path) for path in sorted(self.folder.glob(f"{name}.words.*"))]
 
     def script(self, job: int) -> str:
-        """Read what ``sbatch`` was given."""
+        """Read the script that ``sbatch`` was given."""
         return (self.folder / f"script.{job}").read_text()
 
     def answer(self, *lines: str, command: str = "squeue") -> None:
-        """Say what a command answers from now on."""
+        """Set the output of a command from now on."""
         (self.folder / f"{command}.answer").write_text("".join(f"{line}\n" for line in lines))
 
     def refuse(self, script: str, words: str) -> None:
-        """Let ``sbatch`` refuse a script."""
+        """Have ``sbatch`` refuse a script."""
         (self.folder / f"refuse.{script}").write_text(words)
 
     def accept(self, script: str) -> None:
-        """Let it accept it again."""
+        """Have ``sbatch`` accept the script again."""
         (self.folder / f"refuse.{script}").unlink()
 
     def run(self, job: int, *elements: int, **variables: str) -> list[int]:
         """Run a job, or some elements of an array, as Slurm would, from another folder: their exit codes.
 
-        Of e2v's variables it finds those that are named, as those of who submits it, or of a node, would be.
+        Only the named variables of e2v are set, as by the user who submits it, or by a node.
         """
         options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", self.script(job), re.MULTILINE))
         pattern = options["output"].strip('"')
@@ -135,7 +135,7 @@ def _read_words(path: Path) -> list[str]:
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """A machine of a cluster, whose queue is empty."""
+    """A machine of a cluster with an empty queue."""
     slurm = Slurm(tmp_path / "bin")
     monkeypatch.setenv("PATH", slurm.path)
     return slurm
@@ -143,7 +143,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 @pytest.fixture
 def call(slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    """Run the command in this process, from the root of the repository; it is called as the stand-in for e2v."""
+    """Run the command in this process, from the root of the repository, by the name of the stand-in for e2v."""
     package = logging.getLogger("e2v_cli")
     before = package.handlers[:], package.propagate, package.level, logging.raiseExceptions
     monkeypatch.chdir(ROOT)
@@ -151,7 +151,7 @@ def call(slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", [str(slurm.e2v), *map(str, args)])
-            patch.setattr(sys, "stderr", sys.stderr)  # it makes one of its own
+            patch.setattr(sys, "stderr", sys.stderr)  # the command replaces it
             code = run_command_line(StopSignals())
             sys.stderr.flush()
         out, err = capfd.readouterr()
@@ -162,7 +162,7 @@ def call(slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
 
 
 def write_scp(folder: Path, count: int, *more: str) -> Path:
-    """Write a list of so many utterances of the sample corpus, and of others."""
+    """Write a list of ``count`` utterances of the sample corpus, and of more lines."""
     path = folder / "wav.scp"
     path.write_text("".join([*LINES[:count], *more]))
     return path
@@ -173,7 +173,7 @@ def words_of_submit(scp: Path, out: Path, *options: str | Path, jobs: int = 3) -
 
 
 def read_notes(out: Path) -> dict[str, tuple[str, list[int], int, str]]:
-    """Read what was noted of submissions: array, shards, how many there are, merge."""
+    """Read the records of submissions: (array, shards, count, merge) of each."""
     notes = {path.stem: json.loads(path.read_text()) for path in (out / "slurm").glob("*.json")}
     return {name: (note["array"], note["shards"], note["count"], note["merge"]) for name, note in notes.items()}
 
@@ -181,8 +181,8 @@ def read_notes(out: Path) -> dict[str, tuple[str, list[int], int, str]]:
 # -- from submit to the results ----------------------------------------------------------------------------------------
 
 
-def test_jobs_give_what_a_run_alone_does(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
-    """From a folder of its own, to an OUT with an odd name, with a model that only a variable names."""
+def test_jobs_give_the_same_results_as_a_single_run(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
+    """From another folder, to an OUT with an odd name, with a model from a variable."""
     here = tmp_path / "it's here"
     here.mkdir()
     (here / "wav").symlink_to(ROOT / "sample_data" / "wav")
@@ -223,7 +223,7 @@ def test_jobs_give_what_a_run_alone_does(slurm: Slurm, tmp_path: Path, e2v: E2v)
     assert len(slurm.calls("sbatch")) == 2
 
 
-def test_the_whole_of_what_is_submitted(
+def test_submitted_scripts_have_whole_text(
     slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
@@ -290,7 +290,7 @@ def test_the_whole_of_what_is_submitted(
     assert slurm.script(101) == (out / "slurm" / "merge.sh").read_text() == last
 
 
-def test_words_and_variables_come_as_they_are_and_nothing_of_them_is_run(
+def test_words_and_variables_are_quoted_in_scripts(
     slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = "$(touch pwned) `touch pwned`; touch pwned & 'touch pwned' | \\ %A ~ * é 感情 \n#SBATCH --hold"
@@ -329,7 +329,7 @@ def test_words_and_variables_come_as_they_are_and_nothing_of_them_is_run(
     ("name", "options"),
     [('say "hello"', []), ("back\\slash", []), ("out", ["--partition", "a\n#SBATCH --hold"])],
 )
-def test_what_a_script_cannot_say_is_refused(
+def test_words_that_a_script_cannot_hold_are_refused(
     name: str, options: list[str], slurm: Slurm, call: Call, tmp_path: Path
 ) -> None:
     done = call(*words_of_submit(write_scp(tmp_path, 3), tmp_path / name, *options))
@@ -339,8 +339,8 @@ def test_what_a_script_cannot_say_is_refused(
     assert slurm.calls("sbatch") == []
 
 
-def test_variables_count_where_a_run_is_submitted_and_nowhere_else(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
-    """An option on the command line counts more; jobs get the variables of who submits them, too."""
+def test_variables_count_only_at_submission(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
+    """An option on the command line takes precedence; variables in the environment of jobs have no effect."""
     scp, out = write_scp(tmp_path, 3), tmp_path / "out"
     variables = {"E2V_GRANULARITY": "frame", "E2V_LABELS": "zh", "E2V_EMBEDDINGS": "npy", "E2V_WINDOW": "30"}
     words = words_of_submit(scp, out, "--granularity", "utterance", jobs=2)
@@ -356,9 +356,7 @@ def test_variables_count_where_a_run_is_submitted_and_nowhere_else(slurm: Slurm,
     assert sorted(path.name for path in out.glob("journal.*")) == ["journal.1-of-2.1", "journal.2-of-2.1"]
 
 
-def test_a_submit_inside_of_a_job_is_like_any_other(
-    slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_submit_works_inside_a_job(slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_RESTART_COUNT": "1"}
     array = {f"SLURM_ARRAY_TASK_{name}": value for name, value in (("COUNT", "3"), ("MIN", "1"), ("MAX", "3"))}
     step = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_CPUS_PER_TASK": "16"}
@@ -377,7 +375,7 @@ def test_a_submit_inside_of_a_job_is_like_any_other(
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
-    """What was to be submitted: nothing is."""
+    """The options of each call of ``submit``, which submits nothing."""
     asked: list[SubmitOptions] = []
 
     def note(options: SubmitOptions) -> str:
@@ -415,9 +413,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
         ),
     ],
 )
-def test_options_of_predict_are_words_of_its_jobs(
-    line: str, words: str, call: Call, asked: list[SubmitOptions]
-) -> None:
+def test_options_of_predict_become_words_of_jobs(line: str, words: str, call: Call, asked: list[SubmitOptions]) -> None:
     done = call("submit", *shlex.split(line))
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -428,7 +424,7 @@ def test_options_of_predict_are_words_of_its_jobs(
     assert asked[0].run.results.output_dir == again["output_dir"]
 
 
-def test_options_may_come_from_the_environment(
+def test_options_may_be_set_by_environment(
     call: Call, asked: list[SubmitOptions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variables = {
@@ -512,7 +508,7 @@ def test_options_may_come_from_the_environment(
         ),
     ],
 )
-def test_wrong_use_is_refused(
+def test_usage_errors_are_refused(
     line: str,
     variables: dict[str, str],
     message: str,
@@ -555,7 +551,7 @@ def test_wrong_use_is_refused(
         ),
     ],
 )
-def test_what_no_job_could_do_is_refused(
+def test_options_impossible_for_a_job_are_refused(
     words: list[str], message: str, slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -568,17 +564,17 @@ def test_what_no_job_could_do_is_refused(
     assert slurm.calls("sbatch") == []
 
 
-def test_help_is_that_of_submit(call: Call, asked: list[SubmitOptions]) -> None:
+def test_help_shows_usage_of_submit(call: Call, asked: list[SubmitOptions]) -> None:
     for words in (["-h"], ["a.scp", "-o", "out", "--help"], []):
         done = call("submit", *words)
         assert (done.returncode, asked) == (0 if words else 2, [])
         assert "Usage: e2v submit [OPTIONS] INPUT...\n" in done.stdout + done.stderr
 
 
-# -- what stops a submit -----------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_list_that_cannot_be_read_stops_it(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+def test_unreadable_list_stops_submit(slurm: Slurm, call: Call, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     gone = call(*words_of_submit(tmp_path / "gone.scp", out))
@@ -592,8 +588,8 @@ def test_a_list_that_cannot_be_read_stops_it(slurm: Slurm, call: Call, tmp_path:
     assert slurm.calls("sbatch") == []
 
 
-def test_a_file_that_is_missing_stops_nothing(slurm: Slurm, call: Call, tmp_path: Path) -> None:
-    """It is a failure of its own, and counts like the mean of the others."""
+def test_missing_audio_does_not_stop_submit(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    """It fails alone, and costs as much as the mean of the others."""
     out = tmp_path / "out"
 
     done = call(*words_of_submit(write_scp(tmp_path, 2, "gone nowhere.wav\n", "pipe nowhere.wav:17\n"), out, jobs=9))
@@ -605,8 +601,8 @@ def test_a_file_that_is_missing_stops_nothing(slurm: Slurm, call: Call, tmp_path
     assert len(slurm.calls("sbatch")) == 2
 
 
-def test_no_room_on_the_disk_stops_it(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row takes 500 bytes, beside the vector."""
+def test_full_disk_stops_submit(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row takes 500 bytes, in addition to its vector."""
     scp, out = write_scp(tmp_path, 10), tmp_path / "not" / "there"
     asked = []
 
@@ -638,8 +634,10 @@ def find_embed_dim() -> int:
     return read_model("sample", find_model(ModelRequest("sample")), "en").config.embed_dim
 
 
-def test_frames_take_room_by_their_number(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as it is known how long all is; compressed, a quarter of it."""
+def test_needed_space_of_frames_depends_on_durations(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as these are known; compression needs a quarter."""
     folder = tmp_path / "data"
     folder.mkdir()
     scp = write_scp(folder, 4)
@@ -654,7 +652,7 @@ def test_frames_take_room_by_their_number(call: Call, tmp_path: Path, monkeypatc
             assert call(*words_of_submit(scp, tmp_path / "out", *options, *more)).returncode == code
 
 
-def test_a_machine_without_slurm_is_named(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_slurm_is_named(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
     done = call(*words_of_submit(write_scp(tmp_path, 9), tmp_path / "out"))
@@ -664,8 +662,8 @@ def test_a_machine_without_slurm_is_named(call: Call, tmp_path: Path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
-def test_a_queue_that_is_not_known_is_not_taken_for_empty(slurm: Slurm, call: Call, tmp_path: Path) -> None:
-    """All shards would be submitted twice."""
+def test_unknown_queue_is_not_taken_for_empty(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+    """Otherwise all shards would be submitted twice."""
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     assert call(*words_of_submit(scp, out)).returncode == 0
     (slurm.folder / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
@@ -683,7 +681,7 @@ def test_a_queue_that_is_not_known_is_not_taken_for_empty(slurm: Slurm, call: Ca
     )
 
 
-def test_what_slurm_says_when_it_refuses_is_handed_on(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+def test_refusal_by_slurm_is_shown(slurm: Slurm, call: Call, tmp_path: Path) -> None:
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     slurm.refuse("shards.sh", "sbatch: error: invalid partition specified: here\nsbatch: error: Batch job failed\n")
 
@@ -699,7 +697,7 @@ def test_what_slurm_says_when_it_refuses_is_handed_on(slurm: Slurm, call: Call, 
     assert slurm.calls("scancel") == []
 
 
-def test_a_merge_that_is_refused_is_submitted_the_next_time(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+def test_refused_merge_is_submitted_the_next_time(slurm: Slurm, call: Call, tmp_path: Path) -> None:
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     slurm.refuse("merge.sh", "sbatch: error: too many jobs\n")
 
@@ -720,9 +718,7 @@ def test_a_merge_that_is_refused_is_submitted_the_next_time(slurm: Slurm, call: 
     assert read_notes(out) == {"100": ("100", [1, 2, 3], 3, ""), "101": ("", [], 3, "101")}
 
 
-def test_an_out_that_begins_with_a_dash(
-    slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_may_begin_with_a_dash(slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_scp(tmp_path, 9)
 
@@ -734,12 +730,12 @@ def test_an_out_that_begins_with_a_dash(
     assert call("status", "./-out").returncode == 75
 
 
-# -- again, and again --------------------------------------------------------------------------------------------------
+# -- repeated submissions ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of nine utterances, one of which is missing, with its list beside it; nothing is to be changed there."""
+    """A run of nine utterances, one of them missing, with its list beside it; tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
     scp = write_scp(folder, 8, "gone nowhere.wav\n")
     process = start_e2v("predict", scp, "-m", "sample", "-o", folder / "out", "-j", "1")
@@ -748,7 +744,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_second_submit_submits_what_is_lost(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+def test_second_submit_submits_lost_shards(slurm: Slurm, call: Call, tmp_path: Path) -> None:
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     words = words_of_submit(scp, out)
     watch = f"e2v status {out} --watch\n"
@@ -789,7 +785,7 @@ def test_a_second_submit_submits_what_is_lost(slurm: Slurm, call: Call, tmp_path
     assert fourth.stdout == f"job 104: shards 1-2 of 3\njob 105: merge, when they have ended\n{watch}"
     assert slurm.calls("sbatch")[-1][:-1] == ["--parsable", "--dependency=afterany:102:104"]
 
-    slurm.answer()  # all are gone, and so may be cut anew
+    slurm.answer()  # all are gone: the number of shards may change
     fifth = call(*words_of_submit(scp, out, jobs=2))
     assert fifth.stdout == f"job 106: shards 1-2 of 2\njob 107: merge, when they have ended\n{watch}"
     status = call("status", out)
@@ -799,8 +795,8 @@ def test_a_second_submit_submits_what_is_lost(slurm: Slurm, call: Call, tmp_path
     )
 
 
-def test_shards_that_are_done_are_not_submitted(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
-    """A merge says which one it misses, and where to read why."""
+def test_complete_shards_are_not_submitted(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
+    """The merge names the missing one, and its log."""
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     words = words_of_submit(scp, out, "--sbatch-arg=--hold")
     assert e2v(*words, PATH=slurm.path).returncode == 0
@@ -828,7 +824,7 @@ def test_shards_that_are_done_are_not_submitted(slurm: Slurm, call: Call, tmp_pa
 
 
 def left_of(out: Path, count: int) -> list[int]:
-    """Say how many utterances are left of each shard, as the table of ``status`` does."""
+    """Return the utterances left of each shard, from the table of ``status``."""
     from e2v_cli.commands.status import describe_run
 
     rows = [line.split() for line in describe_run(out).text.splitlines()[3:]]
@@ -836,8 +832,10 @@ def left_of(out: Path, count: int) -> list[int]:
     return [int(row[3]) for row in rows]
 
 
-def test_a_merge_alone(slurm: Slurm, call: Call, finished: Path, tmp_path: Path) -> None:
-    """Nothing is left of a folder that was moved, but its lists name places in it."""
+def test_merge_is_submitted_alone_if_all_shards_are_complete(
+    slurm: Slurm, call: Call, finished: Path, tmp_path: Path
+) -> None:
+    """No utterance is left in a moved folder, but its lists hold old paths."""
     out = tmp_path / "moved"
     shutil.copytree(finished / "out", out)
     words = words_of_submit(finished / "wav.scp", out)
@@ -856,7 +854,7 @@ def test_a_merge_alone(slurm: Slurm, call: Call, finished: Path, tmp_path: Path)
     assert len(slurm.calls("sbatch")) == 1
 
 
-def test_what_failed_is_submitted_again_when_asked_for(slurm: Slurm, call: Call, finished: Path) -> None:
+def test_retry_failed_submits_failures_again(slurm: Slurm, call: Call, finished: Path) -> None:
     out = finished / "out"
     words = words_of_submit(finished / "wav.scp", out)
 
@@ -871,7 +869,7 @@ def test_what_failed_is_submitted_again_when_asked_for(slurm: Slurm, call: Call,
     assert slurm.calls("sbatch") == []
 
 
-def test_where_nothing_failed_nothing_is_tried_again(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
+def test_retry_failed_without_failures_submits_nothing(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
     scp, out = write_scp(tmp_path, 2), tmp_path / "out"
     assert e2v("predict", scp, "-m", "sample", "-o", out, "-j", "1").returncode == 0
 
@@ -881,7 +879,7 @@ def test_where_nothing_failed_nothing_is_tried_again(slurm: Slurm, call: Call, t
     assert slurm.calls("sbatch") == []
 
 
-def test_a_list_that_grew_is_submitted_for_what_is_new(call: Call, finished: Path, tmp_path: Path) -> None:
+def test_grown_list_is_submitted_for_new_utterances(call: Call, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished / "out", out)
 
@@ -892,9 +890,7 @@ def test_a_list_that_grew_is_submitted_for_what_is_new(call: Call, finished: Pat
     assert call("status", out).stdout.splitlines()[1].startswith("11 utterances: 8 done, 0 failed, 3 left")
 
 
-def test_another_run_is_kept_out_before_anything_is_submitted(
-    slurm: Slurm, call: Call, finished: Path, tmp_path: Path
-) -> None:
+def test_different_run_is_refused_before_submission(slurm: Slurm, call: Call, finished: Path, tmp_path: Path) -> None:
     out, folder = finished / "out", tmp_path / "data"
     folder.mkdir()
     scp = write_scp(folder, 3)
@@ -912,9 +908,7 @@ def test_another_run_is_kept_out_before_anything_is_submitted(
     assert slurm.calls("sbatch") == []
 
 
-def test_archives_that_are_gone_are_noticed_before_anything_is_submitted(
-    slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v
-) -> None:
+def test_missing_archives_are_found_before_submission(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
     scp, out = write_scp(tmp_path, 1), tmp_path / "out"
     assert e2v("predict", scp, "-m", "sample", "-o", out, "-j", "1", "--embeddings", "ark").returncode == 0
     (archive,) = out.glob("embeddings.*.ark")
@@ -936,7 +930,7 @@ def read_costs(out: Path) -> list[float]:
 
 
 def test_shards_are_balanced_by_the_sizes_of_files(slurm: Slurm, call: Call, tmp_path: Path) -> None:
-    """Beside the list, and from the current folder; what is in them is nobody's business yet."""
+    """Paths are relative to the list; the content of files is not read yet."""
     folder = tmp_path / "data"
     (folder / "wav").mkdir(parents=True)
     sizes = [800, 100, 100, 100, 100, 100, 100, 100, 100, 400]
@@ -950,13 +944,13 @@ def test_shards_are_balanced_by_the_sizes_of_files(slurm: Slurm, call: Call, tmp
 
     assert read_costs(out) == sizes
     assert left_of(out, 3) == [1, 3, 6]
-    (folder / "wav" / "0.wav").write_bytes(b"")  # what was dealt once stays so
+    (folder / "wav" / "0.wav").write_bytes(b"")  # saved costs stay
     slurm.answer("100_1|RUNNING|n1|None")
     assert call(*words_of_submit(scp, out)).stdout.startswith("job 102: shards 2-3 of 3\n")
     assert read_costs(out) == sizes
 
 
-def test_shards_are_balanced_by_durations_where_these_are_known(call: Call, tmp_path: Path) -> None:
+def test_shards_are_balanced_by_known_durations(call: Call, tmp_path: Path) -> None:
     keys = [line.split()[0] for line in LINES[:4]]
     timed = tmp_path / "timed"
     timed.mkdir()
@@ -975,7 +969,7 @@ def test_shards_are_balanced_by_durations_where_these_are_known(call: Call, tmp_
     assert read_costs(tmp_path / "out2") == [0.25, 1]
 
 
-def test_a_list_that_is_too_long_is_not_measured(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_of_a_long_list_are_not_measured(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("e2v_cli.commands.submit.MEASURED_FILES", 8)
 
     assert call(*words_of_submit(write_scp(tmp_path, 9), tmp_path / "out1")).returncode == 0
@@ -989,7 +983,7 @@ def test_a_list_that_is_too_long_is_not_measured(call: Call, tmp_path: Path, mon
 # -- status ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_watch_ends_by_itself(
+def test_watch_ends_when_a_job_is_lost(
     slurm: Slurm, call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -1014,7 +1008,7 @@ def test_a_watch_ends_by_itself(
     assert call("status", finished / "out", "--watch").returncode == 0
 
 
-def test_what_squeue_forgot_sacct_knows(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+def test_sacct_is_asked_for_jobs_unknown_to_squeue(slurm: Slurm, call: Call, tmp_path: Path) -> None:
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     assert call(*words_of_submit(scp, out, jobs=2)).returncode == 0
     slurm.answer("100_2|TIMEOUT|n1|None", "100_1|RUNNING|n1|None", command="sacct")
@@ -1034,7 +1028,7 @@ def test_what_squeue_forgot_sacct_knows(slurm: Slurm, call: Call, tmp_path: Path
 # -- several at once, and killed ---------------------------------------------------------------------------------------
 
 
-def test_two_at_once_and_one_that_is_killed_before_it_is_answered(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+def test_concurrent_submit_is_refused_and_killed_one_is_repeated(slurm: Slurm, call: Call, tmp_path: Path) -> None:
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     hold = slurm.folder / "hold.shards.sh"
     hold.touch()
@@ -1049,13 +1043,13 @@ def test_two_at_once_and_one_that_is_killed_before_it_is_answered(slurm: Slurm, 
     first.kill()
     first.communicate()
     hold.unlink()
-    wait_until(lambda: slurm.calls("sbatch"))  # the job was taken, and nobody knows
+    wait_until(lambda: slurm.calls("sbatch"))  # the job was accepted, but not recorded
     third = call(*words_of_submit(scp, out))
     assert third.stdout.startswith("job 101: shards 1-3 of 3\njob 102: merge, when they have ended\n")
     assert read_notes(out) == {"101": ("101", [1, 2, 3], 3, "102")}
 
 
-def test_one_that_is_killed_between_its_jobs(slurm: Slurm, call: Call, tmp_path: Path) -> None:
+def test_submit_killed_between_its_jobs_is_continued(slurm: Slurm, call: Call, tmp_path: Path) -> None:
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     hold = slurm.folder / "hold.merge.sh"
     hold.touch()
@@ -1076,8 +1070,8 @@ def test_one_that_is_killed_between_its_jobs(slurm: Slurm, call: Call, tmp_path:
 # -- a shard by its place among tasks ----------------------------------------------------------------------------------
 
 
-def test_a_shard_is_known_by_its_place_in_an_array(tmp_path: Path, e2v: E2v) -> None:
-    """What is said by an option, or by a variable, counts more."""
+def test_shard_is_known_by_its_place_in_an_array(tmp_path: Path, e2v: E2v) -> None:
+    """An option, or a variable of e2v, takes precedence."""
     scp = write_scp(tmp_path, 3)
     array = {"ID": "4", "COUNT": "2", "MIN": "2", "MAX": "4", "STEP": "2"}
     variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
@@ -1092,7 +1086,7 @@ def test_a_shard_is_known_by_its_place_in_an_array(tmp_path: Path, e2v: E2v) -> 
     assert by_variable.stdout.count("\n") == 2
 
 
-def test_a_part_of_an_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
+def test_uneven_part_of_an_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
     array = {"ID": "3", "COUNT": "2", "MIN": "3", "MAX": "7", "STEP": "1"}
     variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests of the corpus."""
+"""Fixtures of all corpus tests."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths in messages are those that a user would have typed."""
+    """Run in ``tmp_path``, so that messages have relative paths."""
     monkeypatch.chdir(tmp_path)

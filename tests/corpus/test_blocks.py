@@ -1,4 +1,4 @@
-"""Blocks follow from the list alone, and shards have about the same cost."""
+"""Blocks depend on the list alone, and shards have about the same cost."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WHOLE = Shard(1, 1)
 
 
 def deal(plan: BlockPlan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
-    """Deal the blocks of a shard: the number of each, and its places."""
+    """Deal the blocks of a shard: (number, indices in the list) of each."""
     return [(number, places.tolist()) for number, places in plan.deal_blocks(shard)]
 
 
 def cost_by_shard(plan: BlockPlan, costs: NDArray[np.float32], count: int) -> list[float]:
-    """Sum up the costs of what each of ``count`` shards is dealt."""
+    """Sum the costs of each of ``count`` shards."""
     return [
         sum(float(costs[places].sum(dtype=np.float64)) for _, places in plan.deal_blocks(Shard(count, index)))
         for index in range(1, count + 1)
@@ -29,8 +29,8 @@ def cost_by_shard(plan: BlockPlan, costs: NDArray[np.float32], count: int) -> li
 
 
 @pytest.fixture
-def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short lists are cut into blocks of four, to their end."""
+def _blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short lists have blocks of four, without smaller ones at the end."""
     monkeypatch.setattr(blocks_module, "BLOCK_SIZES", (4, 256))
     monkeypatch.setattr(blocks_module, "TAPER", 1)
 
@@ -49,8 +49,8 @@ def _fours(monkeypatch: pytest.MonkeyPatch) -> None:
         (80, [8, 8, 8, 7, 6, 5, 4, 4, 3, 3, 3, 2, 2, 2, *[1] * 15]),
     ],
 )
-def test_blocks_worked_out_by_hand(number: int, sizes: list[int]) -> None:
-    """Each has at most one in eight of what is left: workers end at about the same time."""
+def test_sizes_of_blocks_match_manual_calculation(number: int, sizes: list[int]) -> None:
+    """Each block has at most an eighth of the remaining utterances: workers end at about the same time."""
     assert [len(places) for _, places in deal(BlockPlan(np.arange(number)))] == sizes
 
 
@@ -68,7 +68,7 @@ def test_blocks_worked_out_by_hand(number: int, sizes: list[int]) -> None:
         (10_000_000, 256),
     ],
 )
-def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: int, largest: int) -> None:
+def test_block_size_depends_on_number_of_utterances(number: int, largest: int) -> None:
     sizes = [len(places) for _, places in BlockPlan(np.arange(number)).deal_blocks(WHOLE)]
 
     left, expected = number, []
@@ -79,13 +79,13 @@ def test_the_size_of_blocks_follows_from_how_many_utterances_there_are(number: i
     assert sizes == expected
 
 
-def test_blocks_hold_one_to_some_hundred_utterances() -> None:
-    """A size is part of what makes results: whoever changes it changes their last bits."""
+def test_block_size_limits_are_fixed() -> None:
+    """Another size would change the last bits of results."""
     assert (BLOCKS, blocks_module.BLOCK_SIZES, blocks_module.TAPER) == (1024, (8, 256), 8)
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 7, 8, 9, 63, 64, 65, 200, 8 * BLOCKS, 8 * BLOCKS + 1, 20_011])
-def test_blocks_are_neighbours_that_hold_everything_and_get_smaller(number: int) -> None:
+def test_blocks_cover_the_list_in_order_and_get_smaller(number: int) -> None:
     plan = BlockPlan(np.arange(number))
 
     blocks = deal(plan)
@@ -97,15 +97,15 @@ def test_blocks_are_neighbours_that_hold_everything_and_get_smaller(number: int)
     assert all(size == 1 or 8 * size <= sum(sizes[place:]) for place, size in enumerate(sizes))
 
 
-@pytest.mark.usefixtures("_fours")
-def test_blocks_are_of_those_that_are_computed_alone() -> None:
-    """What was done when the list was another has no part in them."""
+@pytest.mark.usefixtures("_blocks_of_four")
+def test_blocks_hold_only_utterances_to_compute() -> None:
+    """Utterances done with an earlier list are in no block."""
     members = np.array([0, 2, 3, 8, 9, 10, 50, 51, 99])
 
     assert deal(BlockPlan(members)) == [(0, [0, 2, 3, 8]), (1, [9, 10, 50, 51]), (2, [99])]
 
 
-@pytest.mark.usefixtures("_fours")
+@pytest.mark.usefixtures("_blocks_of_four")
 def test_shards_get_blocks_in_turn() -> None:
     plan = BlockPlan(np.arange(18))
 
@@ -116,8 +116,8 @@ def test_shards_get_blocks_in_turn() -> None:
     ]
 
 
-@pytest.mark.usefixtures("_fours")
-def test_there_may_be_more_shards_than_blocks() -> None:
+@pytest.mark.usefixtures("_blocks_of_four")
+def test_surplus_shards_get_no_blocks() -> None:
     plan = BlockPlan(np.arange(5))
 
     assert [deal(plan, Shard(4, index)) for index in (1, 2, 3, 4)] == [[(0, [0, 1, 2, 3])], [(1, [4])], [], []]
@@ -125,7 +125,7 @@ def test_there_may_be_more_shards_than_blocks() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("number", [1, 4, 63, 8193, 20_000])
-def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) -> None:
+def test_shards_partition_the_blocks(number: int, count: int) -> None:
     plan = BlockPlan(np.arange(number) * 3)
 
     shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
@@ -137,7 +137,7 @@ def test_together_shards_have_all_blocks_and_each_once(number: int, count: int) 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 100])
 def test_blocks_of_the_same_size_are_dealt_in_turn(count: int) -> None:
-    """The first 1017 of so many are of 64 utterances each; those behind them get smaller."""
+    """The first 1017 blocks have 64 utterances each; later ones are smaller."""
     plan = BlockPlan(np.arange(65_536))
     assert [len(places) for _, places in deal(plan)][1015:1019] == [64, 64, 56, 49]
 
@@ -146,11 +146,11 @@ def test_blocks_of_the_same_size_are_dealt_in_turn(count: int) -> None:
         assert [number for number in dealt if number < 1017] == list(range(place, 1017, count))
 
 
-@pytest.mark.usefixtures("_fours")
+@pytest.mark.usefixtures("_blocks_of_four")
 @pytest.mark.parametrize(
     ("costs", "count", "shards"),
     [
-        # blocks of 8, 2, 1, 6 and 5: the dearest first, each to who has least; 8 | 6 5, then 2 to the first
+        # blocks of cost 8, 2, 1, 6 and 5, the dearest first, each to the shard with least: 8 | 6 5, then 2 to the first
         ([2, 2, 2, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 6, 0, 0, 5, 0], 2, [[0, 1, 2], [3, 4]]),
         # 8 | 6 1 | 5 2
         ([2, 2, 2, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 6, 0, 0, 5, 0], 3, [[0], [2, 3], [1, 4]]),
@@ -158,14 +158,14 @@ def test_blocks_of_the_same_size_are_dealt_in_turn(count: int) -> None:
         ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 50, 50], 2, [[4], [0, 1, 2, 3]]),
         # more shards than blocks
         ([1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0], 7, [[4], [3], [2], [1], [0], [], []]),
-        # of those that have the same, the first
+        # equal costs: the first block
         ([0.5, 0.25, 0, 0, 0.5, 0, 0, 0, 0.25, 0, 0, 0, 0.125, 0, 0, 0, 0.125, 0], 2, [[0, 3], [1, 2, 4]]),
     ],
 )
-def test_the_dearest_blocks_go_first_each_to_who_has_least(
+def test_dearest_blocks_go_first_to_the_shard_with_least_cost(
     costs: list[float], count: int, shards: list[list[int]]
 ) -> None:
-    """The blocks are of four utterances, and of the last two."""
+    """Blocks have four utterances, the last one two."""
     by_utterance = np.array(costs, np.float32)
     plan = BlockPlan(np.arange(18), costs=by_utterance)
 
@@ -177,30 +177,30 @@ def test_the_dearest_blocks_go_first_each_to_who_has_least(
     ]
 
 
-@pytest.mark.usefixtures("_fours")
-def test_costs_are_those_of_places_in_the_list() -> None:
-    """Of what is computed alone, in the order in which it is: recording_groups together."""
+@pytest.mark.usefixtures("_blocks_of_four")
+def test_costs_are_indexed_by_position_in_the_list() -> None:
+    """Members are in the order of computation: recording groups together."""
     costs = np.array([9, 1, 100, 2, 4, 8, 16, 100, 32], np.float32)
     members = np.array([1, 3, 4, 5, 6, 8])
     recording_groups = np.array([0, 1, 1, 2, 3, 1, 4, 4, 2])
 
     plan = BlockPlan(members, recording_groups, costs)
 
-    # blocks of 1 and 5 and 3 and 8; of 4 and 6
+    # blocks: 1, 5, 3, 8; and 4, 6
     assert plan.members.tolist() == [1, 5, 3, 8, 4, 6]
     assert deal(plan, Shard(3, 1)) == [(0, [1, 5, 3, 8])]
     assert deal(plan, Shard(3, 2)) == [(1, [4, 6])]
     assert cost_by_shard(plan, costs, 3) == [1 + 8 + 2 + 32, 4 + 16, 0]
 
 
-def test_costs_are_no_part_of_blocks() -> None:
-    """Whoever computes an utterance computes it with the same ones."""
+def test_costs_do_not_change_blocks() -> None:
+    """An utterance always has the same neighbours in its block."""
     costs = np.random.default_rng(0).lognormal(0, 2, 5000).astype(np.float32)
 
     assert deal(BlockPlan(np.arange(5000), costs=costs)) == deal(BlockPlan(np.arange(5000)))
 
 
-def test_without_costs_all_utterances_take_the_same() -> None:
+def test_missing_costs_count_as_equal_costs() -> None:
     alike = BlockPlan(np.arange(5000), costs=np.full(5000, 3, np.float32))
     plain = BlockPlan(np.arange(5000))
 
@@ -212,7 +212,7 @@ def test_without_costs_all_utterances_take_the_same() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 16, 100])
 @pytest.mark.parametrize("seed", range(5))
-def test_no_shard_ends_later_than_another_by_more_than_a_block(seed: int, count: int) -> None:
+def test_costs_of_shards_differ_by_at_most_a_block(seed: int, count: int) -> None:
     generator = np.random.default_rng(seed)
     costs = generator.lognormal(0, 1.5, 20_000).astype(np.float32)
     members = np.flatnonzero(generator.random(20_000) < 0.8)
@@ -228,7 +228,7 @@ def test_no_shard_ends_later_than_another_by_more_than_a_block(seed: int, count:
         assert by_shard[index - 1] == pytest.approx(sum(dealt))
 
 
-def test_of_an_empty_plan_every_shard_has_nothing() -> None:
+def test_empty_plan_has_empty_shards() -> None:
     for costs in (None, np.ones(5, np.float32)):
         plan = BlockPlan(np.arange(0), costs=costs)
 
@@ -248,7 +248,7 @@ def test_of_an_empty_plan_every_shard_has_nothing() -> None:
         ([np.nan, 0.5, 0], [0.25, 0.5, 0]),
     ],
 )
-def test_what_is_not_known_costs_as_much_as_the_mean(sizes: list[float], costs: list[float] | None) -> None:
+def test_unknown_cost_is_the_mean(sizes: list[float], costs: list[float] | None) -> None:
     estimated = estimate_costs(np.array(sizes, np.float64))
 
     if costs is None:
@@ -261,7 +261,7 @@ def test_what_is_not_known_costs_as_much_as_the_mean(sizes: list[float], costs: 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("number", [0, 1, 4, 63, 8193])
-def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> None:
+def test_count_by_shard_matches_its_blocks(number: int, count: int) -> None:
     members = np.flatnonzero(np.random.default_rng(number).random(2 * number) < 0.5)
     chosen = np.random.default_rng(count).random(2 * number) < 0.3
     plan = BlockPlan(members)
@@ -274,34 +274,34 @@ def test_counts_by_shard_are_those_of_its_blocks(number: int, count: int) -> Non
     ]
 
 
-@pytest.mark.usefixtures("_fours")
+@pytest.mark.usefixtures("_blocks_of_four")
 @pytest.mark.parametrize(
     ("recording_groups", "blocks"),
     [
         # each by itself: as without recording_groups
         ([0, 1, 2, 3, 4, 5], [[0, 1, 2, 3], [4, 5]]),
-        # all of one: however many they are
+        # a single group, of any size
         ([0, 0, 0, 0, 0, 0], [[0, 1, 2, 3, 4, 5]]),
-        # a group that begins in a block is not cut where the block would end
+        # a group that begins in a block extends it
         ([0, 0, 0, 1, 1, 1, 2, 2, 2], [[0, 1, 2, 3, 4, 5], [6, 7, 8]]),
         ([0, 0, 0, 0, 1, 1, 1, 2, 2], [[0, 1, 2, 3], [4, 5, 6, 7, 8]]),
         ([0, 0, 0, 0, 0, 1, 2, 3, 4], [[0, 1, 2, 3, 4], [5, 6, 7], [8]]),
-        # a large one leaves the places of blocks that it fills to nobody
+        # a large group takes the places of the blocks that it covers
         ([0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3], [[0, 1, 2, 3, 4, 5, 6, 7, 8], [9, 10]]),
-        # by first appearance, however they stand in the list
+        # by first appearance, in any order of the list
         ([0, 1, 0, 2, 1, 0], [[0, 2, 5, 1, 4], [3]]),
         ([0, 1, 2, 3, 0, 1, 2, 3], [[0, 4, 1, 5], [2, 6, 3, 7]]),
     ],
 )
-def test_what_is_decoded_together_is_in_the_same_block(recording_groups: list[int], blocks: list[list[int]]) -> None:
+def test_recording_group_is_in_one_block(recording_groups: list[int], blocks: list[list[int]]) -> None:
     plan = BlockPlan(np.arange(len(recording_groups)), np.array(recording_groups))
 
     assert deal(plan) == list(enumerate(blocks))
     assert plan.members.tolist() == list(itertools.chain(*blocks))
 
 
-def test_blocks_that_get_smaller_do_not_cut_what_is_decoded_together() -> None:
-    """Of twenty utterances, blocks begin at 0, 2, 4, 6, 7, 8 and so on; a group is where its first utterance is."""
+def test_tapering_blocks_do_not_cut_recording_groups() -> None:
+    """Blocks of twenty utterances begin at 0, 2, 4, 6, 7, 8 and so on; a group is in that of its first utterance."""
     recording_groups = np.array([0, 0, 0, 1, 2, 3, 4, 4, 4, 4, *range(5, 15)])
 
     blocks = [places for _, places in deal(BlockPlan(np.arange(20), recording_groups))]
@@ -310,15 +310,15 @@ def test_blocks_that_get_smaller_do_not_cut_what_is_decoded_together() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 60, 1000, 20_011])
-def test_groups_of_one_are_as_without_groups(number: int) -> None:
+def test_groups_of_one_give_the_same_blocks_as_no_groups(number: int) -> None:
     members = np.arange(0, 2 * number, 2)
 
     assert deal(BlockPlan(members, np.arange(2 * number))) == deal(BlockPlan(members))
 
 
-@pytest.mark.usefixtures("_fours")
-def test_blocks_of_groups_are_of_those_that_are_computed_alone() -> None:
-    """Of a group that was done in part when the list was another, the rest is computed together."""
+@pytest.mark.usefixtures("_blocks_of_four")
+def test_blocks_of_groups_hold_only_utterances_to_compute() -> None:
+    """The rest of a group that was partly done with an earlier list stays together."""
     recording_groups = np.array([0, 1, 0, 2, 1, 0, 3, 3, 4])
 
     assert deal(BlockPlan(np.array([1, 2, 5, 6, 7, 8]), recording_groups)) == [(0, [2, 5, 1, 6, 7]), (1, [8])]
@@ -326,8 +326,8 @@ def test_blocks_of_groups_are_of_those_that_are_computed_alone() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", [0, 1, 4, 63, 20_000])
-def test_shards_of_groups_have_all_and_each_once(number: int, count: int) -> None:
-    """Numbers of recording_groups follow from their first appearance; blocks cut none of them."""
+def test_shards_of_groups_partition_the_blocks(number: int, count: int) -> None:
+    """Groups are numbered by first appearance; no block cuts one."""
     generator = np.random.default_rng(number)
     numbered: dict[int, int] = {}
     recordings = generator.integers(0, 1 + number // 5, 2 * number).tolist()

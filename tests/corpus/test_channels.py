@@ -1,4 +1,4 @@
-"""Channels become utterances of their own."""
+"""Channels become separate utterances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2v_cli.errors import CorpusError
 from e2v_cli.records import Utterance
 
 
-def test_a_channel_is_as_long_as_its_recording() -> None:
+def test_channel_has_the_duration_of_its_recording() -> None:
     folder = write_segments("s r1 0 1.5\nt r2 1 -1\n")
     write_scp("a 1.wav\nb 2.wav\n", "list.scp")
     write_scp("b 7\n", "utt2dur")
@@ -27,8 +27,8 @@ def test_a_channel_is_as_long_as_its_recording() -> None:
     assert corpus.durations.tolist() == pytest.approx([np.nan, 7, 7, 1.5, 1.5, np.nan, np.nan], nan_ok=True)
 
 
-def test_channels_become_utterances_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless the list says which it is, or the audio can't be read."""
+def test_channels_become_separate_utterances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the list names the channel, or the audio can't be read."""
     monkeypatch.setattr(lists, "_CHUNK", 2)
     folder = write_segments("s r1 0 1\nt r1 1 2 0\nu r3 0 1\nv r2 0 1\n", recording_channels="r2 call A\n")
     listed = write_scp("mono 1.wav\nstereo 2.wav\ngone 3.wav\nmany 4.wav\n", "list.scp")
@@ -57,7 +57,7 @@ def test_channels_become_utterances_of_their_own(monkeypatch: pytest.MonkeyPatch
     assert corpus.index.find(hash_keys([b"stereo", b"s-2"])).tolist() == [-1, 8]
 
 
-def test_an_id_with_its_channel_may_stand_there_already() -> None:
+def test_duplicate_of_an_id_with_channel_is_named() -> None:
     corpus = read_corpus([write_scp("a 1.wav\na-2 2.wav\n")])
 
     with pytest.raises(CorpusError, match=r'^wav\.scp:2: utt-id "a-2" again \(first at wav\.scp:1\)$'):

@@ -1,4 +1,4 @@
-"""Durations and channels of recordings are read beside the lists."""
+"""Durations and channels of recordings come from files beside the lists."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from e2v_cli.errors import CorpusError
 
 
 @pytest.mark.parametrize("line", ["r1 call", "r1 call I", "r1 call 0", "r1 call 9", "r1 call A A"])
-def test_channels_of_recordings_that_have_another_form_are_named(line: str) -> None:
+def test_malformed_line_of_reco2file_and_channel_is_named(line: str) -> None:
     message = "data/reco2file_and_channel:1: a line is: recording-id file A, or B, 1, 2 …"
     with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
         read_corpus([write_segments("a r1 0 1\n", recording_channels=line)])
 
 
 def durations(*inputs: str) -> list[float | None]:
-    """Read how long utterances are; None where nothing says it."""
+    """Read the durations of utterances; None where unknown."""
     found = read_corpus(inputs, allow_pipes=True).durations
     assert found.dtype == np.float64
     return [None if np.isnan(duration) else duration for duration in found.tolist()]
 
 
-def test_durations_stand_beside_a_list() -> None:
-    """In any order, also of what the list doesn't have; of what is missing nothing is known."""
+def test_durations_are_read_from_utt2dur_beside_a_list() -> None:
+    """Its lines may have any order and other ids; a missing one gives None."""
     folder = write_segments("", "a 1.wav\nb 2.wav\nc cat 3.wav |\nd 4.wav\n")
     Path("data/segments").unlink()
     assert durations(folder) == [None, None, None, None]
@@ -40,8 +40,8 @@ def test_durations_stand_beside_a_list() -> None:
     assert durations("data/wav.scp") == [100.0, 0.25, None, 4.0]
 
 
-def test_durations_of_all_inputs_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is named, found or has its list on standard input has none."""
+def test_durations_of_all_inputs_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single files, files in folders and lists on standard input have none."""
     folder = write_segments("a r1 0.5 2\nb r2 1 -1\n")
     write_scp("b 3.5\nc 99\nd 99\nz 99\n", "data/utt2dur")
     write_scp("c 3.wav\n", "c.scp")
@@ -53,7 +53,7 @@ def test_durations_of_all_inputs_follow_each_other(monkeypatch: pytest.MonkeyPat
     assert durations(folder, "c.scp", "d.scp", "found", "y.wav", "-") == [1.5, 3.5, None, 7.0, None, None, None]
 
 
-def test_of_files_in_a_list_of_paths_durations_are_known_by_their_ids() -> None:
+def test_durations_of_a_list_of_paths_are_found_by_id() -> None:
     Path("data").mkdir()
     write_scp("one.wav\ntwo.wav\n", "data/list.scp")
     write_scp("two 2\n", "data/utt2dur")
@@ -61,8 +61,8 @@ def test_of_files_in_a_list_of_paths_durations_are_known_by_their_ids() -> None:
     assert durations("data/list.scp") == [None, 2.0]
 
 
-def test_a_segment_is_as_long_as_it_says() -> None:
-    """Whatever else does: of those that end with their recording alone another file may say it."""
+def test_duration_of_a_segment_comes_from_its_times() -> None:
+    """``utt2dur`` counts only for segments that end with their recording."""
     folder = write_segments("a r1 0 1.5\nb r1 2 -1\nc r1 2 -1.0 A\nd r2 1e1 12.25 1\ne r9 0 4\n")
     write_scp("a 99\nb 8\nd 99\nr1 99\n", "data/utt2dur")
 
@@ -70,13 +70,13 @@ def test_a_segment_is_as_long_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("times", ["2 2", "3 2", "0 1e300", "0 1e999", "1e999 1e999", "-1e300 1", "0 1000000001"])
-def test_a_segment_that_cannot_be_takes_no_time(times: str) -> None:
-    """It fails alone, and must not have a shard for itself."""
+def test_invalid_segment_has_duration_zero(times: str) -> None:
+    """It fails alone, and must not fill a shard."""
     assert durations(write_segments(f"good r1 0 1\nbad r1 {times}\n")) == [1.0, 0.0]
 
 
-def test_what_lasts_for_ages_is_no_longer_than_any_recording() -> None:
-    """Costs are sums of such numbers."""
+def test_durations_are_capped() -> None:
+    """Costs are sums of durations."""
     Path("data").mkdir()
     write_scp("a 1.wav\nb 2.wav\nc 3.wav\n", "data/wav.scp")
     write_scp("a 1e9\nb 1e300\nc 1e999\n", "data/utt2dur")
@@ -84,7 +84,7 @@ def test_what_lasts_for_ages_is_no_longer_than_any_recording() -> None:
     assert durations("data") == [1e9, 1e9, 1e9]
 
 
-def test_many_durations_are_looked_up_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_are_looked_up_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_dir, "_CHUNK_BYTES", 20)
     monkeypatch.setattr(lists, "_CHUNK", 2)
     Path("data").mkdir()
@@ -99,7 +99,7 @@ def test_many_durations_are_looked_up_some_at_a_time(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("seed", range(20))
 def test_durations_may_be_in_any_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In that of the list, in it for a while, or in another; with lines of others' in between, or blank ones."""
+    """The order of the list, the same in part, or another; with other ids and blank lines between."""
     generator = random.Random(seed)
     monkeypatch.setattr(data_dir, "_CHUNK_BYTES", generator.choice([1, 10, 50, 1000]))
     known = {f"u{number}": round(generator.uniform(0, 30), 2) for number in range(40)}
@@ -133,18 +133,18 @@ def test_durations_may_be_in_any_order(seed: int, monkeypatch: pytest.MonkeyPatc
         (b"a caf\xe9", r"'a caf\\xe9'"),
     ],
 )
-def test_durations_that_have_another_form_are_named(line: bytes, shown: str) -> None:
+def test_malformed_durations_are_named(line: bytes, shown: str) -> None:
     Path("data").mkdir()
     write_scp("a 1.wav\nb 2.wav\n", "data/wav.scp")
     write_scp(b"\xef\xbb\xbfb 2\n\n" + line + b"\n", "data/utt2dur")
-    corpus = read_corpus(["data"])  # they are looked at where they are needed alone
+    corpus = read_corpus(["data"])  # durations are read on first use
 
     message = f"data/utt2dur:3: {shown}; a line is: utt-id seconds"
     with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
         _ = corpus.durations
 
 
-def test_durations_that_cannot_be_read_are_named() -> None:
+def test_unreadable_utt2dur_is_named() -> None:
     Path("data/utt2dur").mkdir(parents=True)
     write_scp("a 1.wav\n", "data/wav.scp")
 

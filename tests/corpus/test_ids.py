@@ -1,4 +1,4 @@
-"""Ids are found again by their hashes, and those that share one are known."""
+"""Ids are found by their hashes, and equal hashes are listed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def hashes(*values: int) -> NDArray[np.int64]:
     return np.array(values, dtype=np.int64)
 
 
-def test_keys_are_found_where_they_stand() -> None:
+def test_find_returns_positions_of_keys() -> None:
     keys = [b"z", b"my call", "ü".encode(), b"a", b""]
     index = KeyIndex(hash_keys(keys))
 
@@ -25,7 +25,7 @@ def test_keys_are_found_where_they_stand() -> None:
     assert index.find(hash_keys([b"a", b"z", b"a"])).tolist() == [3, 0, 3]
 
 
-def test_keys_that_are_not_there_have_no_place() -> None:
+def test_absent_keys_have_position_minus_one() -> None:
     index = KeyIndex(hashes(5, -7, 11))
 
     below, between, above = -8, 6, 12
@@ -39,16 +39,16 @@ def test_hashes_use_all_64_bits(value: int) -> None:
     assert index.find(hashes(value, 3, 4)).tolist() == [1, 0, 2]
 
 
-def test_nothing_is_found_where_nothing_is_looked_for() -> None:
+def test_no_keys_give_no_positions() -> None:
     assert KeyIndex(hashes(1, 2)).find(hash_keys([])).tolist() == []
 
 
-def test_nothing_is_found_where_there_is_nothing() -> None:
+def test_empty_index_finds_no_keys() -> None:
     assert KeyIndex(hashes()).find(hashes(1, 2)).tolist() == [-1, -1]
     assert len(KeyIndex(hashes())) == 0
 
 
-def test_all_of_many_keys_are_found() -> None:
+def test_all_of_100_000_keys_are_found() -> None:
     keys = [f"speaker{number % 97}-utt{number}".encode() for number in range(100_000)]
     shuffled = np.random.default_rng(0).permutation(len(keys))
 
@@ -60,7 +60,7 @@ def test_all_of_many_keys_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "twins"),
+    ("values", "expected"),
     [
         ([], []),
         ([1], []),
@@ -71,11 +71,11 @@ def test_all_of_many_keys_are_found() -> None:
         ([0, 0], [(0, 1)]),
     ],
 )
-def test_twins_are_pairs_of_the_same_hash_by_the_later_one(values: list[int], twins: list[tuple[int, int]]) -> None:
-    assert KeyIndex(hashes(*values)).duplicates() == twins
+def test_duplicates_are_pairs_ordered_by_the_later_position(values: list[int], expected: list[tuple[int, int]]) -> None:
+    assert KeyIndex(hashes(*values)).duplicates() == expected
 
 
-def test_many_twins_stay_in_order() -> None:
+def test_many_duplicates_stay_in_order() -> None:
     same = [place for place in range(2000) if place % 3]
     index = KeyIndex(hashes(*(place if place % 3 == 0 else -1 for place in range(2000))))
 
@@ -83,8 +83,8 @@ def test_many_twins_stay_in_order() -> None:
     assert index.find(hashes(-1)).tolist() == [1]
 
 
-def test_of_twins_the_first_is_found() -> None:
-    """Whoever finds it compares the id itself."""
+def test_first_of_duplicates_is_found() -> None:
+    """The caller compares the ids themselves."""
     assert KeyIndex(hashes(4, 8, 8)).find(hashes(8, 4)).tolist() == [1, 0]
 
 
@@ -92,15 +92,15 @@ IDS = [b"a", b"my call", "ü".encode()]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_digest_is_that_of_lines_of_ids(size: int) -> None:
-    """However many of them come at a time."""
+def test_digest_is_that_of_ids_as_lines(size: int) -> None:
+    """The size of chunks makes no difference."""
     chunks = [IDS[first : first + size] for first in range(0, 3, size)]
 
     assert digest_of(chunks, None) == hashlib.sha256("a\nmy call\nü\n".encode()).hexdigest()
 
 
-def test_what_is_decoded_together_is_a_part_of_a_digest() -> None:
-    """As little-endian integers of eight bytes, on whatever machine."""
+def test_digest_includes_recording_groups() -> None:
+    """As little-endian 64-bit integers, on every machine."""
     content = "a\nmy call\nü\n".encode() + b"\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
     digest = digest_of([IDS], hashes(0, 1, 0))

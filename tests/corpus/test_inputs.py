@@ -1,4 +1,4 @@
-"""Files, folders, URLs and standard input become utterances, or an error that names the input."""
+"""Files, folders, URLs and standard input become utterances; errors name the input."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from e2v_cli.errors import CorpusError
         ),
     ],
 )
-def test_inputs_that_cannot_be_read_are_named(inputs: list[str], message: str) -> None:
+def test_unreadable_inputs_are_named(inputs: list[str], message: str) -> None:
     write_scp("a 1.wav\n", "one.scp")
     write_scp("b 1.wav\na 2.wav\n", "two.scp")
     write_scp("a 1.wav\nx/a.wav 2.wav\n", "three.scp")
@@ -80,7 +80,7 @@ def test_audio_in_folders_is_known_by_its_suffix(suffix: str) -> None:
     assert pairs("d") == [("lower", f"d/lower{suffix}"), ("upper", f"d/upper{suffix.upper()}")]
 
 
-def test_ids_in_folders_are_stems_where_those_are_unique() -> None:
+def test_ids_in_folders_are_stems_if_unique() -> None:
     touch("d/1/a.wav", "d/2/a.wav", "d/2/b.wav", "d/c.wav", "d/c.flac")
 
     assert pairs("d") == [
@@ -110,7 +110,7 @@ def test_ids_in_folders_are_stems_where_those_are_unique() -> None:
         (["x/a.wav", "list.scp"], ["x/a.wav", "a"]),
     ],
 )
-def test_ids_of_single_files_are_stems_where_those_are_unique(inputs: list[str], ids: list[str]) -> None:
+def test_ids_of_single_files_are_stems_if_unique(inputs: list[str], ids: list[str]) -> None:
     touch("x/a.wav", "y/a.wav", "x/b.wav", "x/no_suffix", "x/two.dots.wav", "x/my call.wav", "x/tab\tnewline\n.wav")
     touch(os.fsdecode(b"x/\xff.wav"))
     write_scp("a 1.wav\n", "list.scp")
@@ -118,14 +118,14 @@ def test_ids_of_single_files_are_stems_where_those_are_unique(inputs: list[str],
     assert [utt_id for utt_id, _ in pairs(*inputs)] == ids
 
 
-def test_a_single_file_of_any_path_keeps_its_path() -> None:
+def test_single_file_keeps_its_path() -> None:
     touch("x/a.wav")
 
     assert pairs("./x/../x/a.wav") == [("a", "./x/../x/a.wav")]
 
 
-def test_audio_that_is_missing_becomes_an_utterance() -> None:
-    """It fails alone, and leaves the others their results."""
+def test_missing_audio_becomes_an_utterance() -> None:
+    """It fails alone; the others get results."""
     touch("a.wav")
 
     assert pairs("a.wav", "missing.wav", "missing.FLAC") == [
@@ -136,7 +136,7 @@ def test_audio_that_is_missing_becomes_an_utterance() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: None, lambda: touch("data/text", "data/utt2spk", "data/a.wav")])
-def test_a_kaldi_data_directory_is_its_wav_scp(make: Callable[[], None]) -> None:
+def test_kaldi_data_directory_is_read_by_its_wav_scp(make: Callable[[], None]) -> None:
     Path("data").mkdir()
     make()
     write_scp("b 1.wav\na 2.wav\n", "data/wav.scp")
@@ -161,7 +161,7 @@ def test_errors_in_a_data_directory_name_its_list() -> None:
         read_corpus(["data"])
 
 
-def test_a_list_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe_to_stdin("\ufeffa 1.wav\r\nb my call.wav", monkeypatch)
 
     assert pairs("-") == [("a", "1.wav"), ("b", "my call.wav")]
@@ -182,7 +182,7 @@ def test_errors_on_standard_input_name_the_line(content: str, message: str, monk
         read_corpus(["-"])
 
 
-def test_inputs_of_all_kinds_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_of_all_kinds_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe_to_stdin("in 1.wav\n", monkeypatch)
     write_scp("list 2.wav\n", "list.scp")
     touch("d/folder.wav", "single.wav")
@@ -198,7 +198,7 @@ def test_inputs_of_all_kinds_follow_each_other(monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_commands_are_utterances_where_they_are_allowed() -> None:
+def test_allowed_commands_become_utterances() -> None:
     corpus = read_corpus([write_scp("a sox 1.mp3 -t wav - |\nb cat  'my call.wav'|\r\n")], allow_pipes=True)
 
     assert all_pairs(corpus) == [("a", "sox 1.mp3 -t wav - |"), ("b", "cat  'my call.wav'|")]
@@ -208,11 +208,11 @@ def test_commands_are_utterances_where_they_are_allowed() -> None:
     ("content", "waits"),
     [("a 1.wav\n", False), ("a cat 1.wav |\n", True), ("a http://host/1.wav\n", True), ("a 1.ark:5\n", False)],
 )
-def test_commands_and_urls_are_waited_for(content: str, waits: bool) -> None:
+def test_commands_and_urls_set_waits(content: str, waits: bool) -> None:
     assert read_corpus([write_scp("first 1.wav\n" + content)], allow_pipes=True).waits == waits
 
 
-def test_ids_of_urls_are_stems_where_those_are_unique() -> None:
+def test_ids_of_urls_are_stems_if_unique() -> None:
     touch("c.wav")
     urls = ["https://host/x/a.wav", "http://host/b%20c.mp3?key=1#2", "http://host/c.wav", "http://other/c.wav"]
 
@@ -227,12 +227,12 @@ def test_ids_of_urls_are_stems_where_those_are_unique() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://[1:2]/a.wav", "http://[a.wav", "https://"])
-def test_what_is_no_url_fails_alone_and_later(url: str) -> None:
+def test_invalid_url_becomes_an_utterance(url: str) -> None:
     assert pairs(url, write_scp("b 1.wav\n"))[1:] == [("b", "1.wav")]
     assert [path for _, path in pairs(write_scp(f"1.wav\n{url}\n"))] == ["1.wav", url]
 
 
-def test_audio_on_standard_input_is_kept_where_workers_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audio_on_standard_input_is_copied_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe_to_stdin("RIFF", monkeypatch)
 
     (first, kept) = pairs(write_scp("a 1.wav\nb -\n"))
@@ -242,7 +242,7 @@ def test_audio_on_standard_input_is_kept_where_workers_find_it(monkeypatch: pyte
     assert Path(kept[1]).read_bytes() == b"RIFF"
 
 
-def test_standard_input_is_one_utterance_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_only_one_utterance(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe_to_stdin("RIFF", monkeypatch)
 
     message = "wav.scp:3: - is audio on standard input, but that is the audio of another line"
@@ -250,7 +250,7 @@ def test_standard_input_is_one_utterance_alone(monkeypatch: pytest.MonkeyPatch) 
         read_corpus([write_scp("b 1.wav\na -\nc -\n")])
 
 
-def test_a_list_on_standard_input_leaves_none_for_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_not_both_list_and_audio(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe_to_stdin("a -\n", monkeypatch)
 
     message = "<stdin>:1: - is audio on standard input, but that is the list itself"

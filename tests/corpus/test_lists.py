@@ -1,4 +1,4 @@
-"""Lists become utterances, line by line, or an error that names the line."""
+"""Lists become utterances, line by line; errors name the line."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_paths_in_lists_may_be_any_bytes() -> None:
     assert os.fsencode(pair[1]) == b"caf\xe9 \xff.wav"
 
 
-def test_audio_in_lists_is_not_looked_at() -> None:
-    """Ten million files would take minutes; what is missing fails alone, later."""
+def test_audio_in_lists_is_not_checked() -> None:
+    """Ten million files would take minutes; a missing one fails alone, later."""
     assert pairs(write_scp("a nowhere/1.wav\n")) == [("a", "nowhere/1.wav")]
 
 
@@ -91,7 +91,7 @@ def test_audio_in_lists_is_not_looked_at() -> None:
         ),
     ],
 )
-def test_lines_that_cannot_be_read_are_named(content: bytes, message: str) -> None:
+def test_malformed_lines_are_named(content: bytes, message: str) -> None:
     name = write_scp(content)
 
     with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
@@ -116,7 +116,7 @@ def test_utterances_may_be_read_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4096])
-def test_ids_are_read_some_at_a_time(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_are_read_in_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "_CHUNK", chunk)
     write_scp("a 1.wav\n\nb\t2.wav\r\n c 3.wav\n\n\nd 4.wav\ne 5.wav", "list.scp")
     touch("x/my call.wav", "x/f\n.wav")
@@ -133,8 +133,8 @@ def test_ids_are_found_in_the_index() -> None:
     assert corpus.index.find(hash_keys([b"a", b"b", b"z", "ü".encode()])).tolist() == [2, -1, 0, 1]
 
 
-def test_the_digest_is_that_of_the_ids_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What predictions.tsv has rows of: not where audio is, nor how the list was written."""
+def test_digest_depends_on_ids_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of audio and the form of the list make no difference."""
     digest = hashlib.sha256("a\nmy call\nü\n".encode()).hexdigest()
     touch("one/a.wav", "two/my call.wav", "two/ü.flac")
     write_scp("a elsewhere.wav\r\n\r\n", "list.scp")
@@ -146,8 +146,8 @@ def test_the_digest_is_that_of_the_ids_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert read_corpus(["two", "one"]).digest == hashlib.sha256("my call\nü\na\n".encode()).hexdigest()
 
 
-def test_a_long_list_is_read_as_it_stands() -> None:
-    """Ten thousand lines of all kinds."""
+def test_list_of_10_000_lines_is_read_unchanged() -> None:
+    """White space and line ends are of all kinds."""
     generator = random.Random(0)
     expected = [(f"speaker{number % 97}/utt{number}", f"audio/{'x' * (number % 50)}.wav") for number in range(10_000)]
     gaps, ends = ("", "  ", "\t"), ("\n", "\r\n", " \n", "\n\n", "\n \t\n")
@@ -184,11 +184,11 @@ FRAGMENTS = [
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_lines_that_need_no_other_check_are_read_as_those_that_do(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_lines_are_read_the_same_with_all_checks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = random.Random(seed)
 
     def read(content: bytes) -> list[tuple[bool, list[tuple[str, str]] | str]]:
-        """Read a list where commands are refused, and where they are allowed, and say whether audio is waited for."""
+        """Read a list with commands refused, then allowed: (waits, utterances or error) of each."""
         taken: list[tuple[bool, list[tuple[str, str]] | str]] = []
         for allow_pipes in (False, True):
             try:
@@ -218,7 +218,7 @@ def test_lines_that_need_no_other_check_are_read_as_those_that_do(seed: int, mon
         b"\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n",
     ],
 )
-def test_a_list_that_changes_while_it_is_in_use_is_named(content: bytes) -> None:
+def test_list_that_changes_while_in_use_is_named(content: bytes) -> None:
     corpus = read_corpus([write_scp("a 1.wav\nb 2.wav\nc 3.wav\n")])
     assert corpus[1].source == "2.wav"
 
@@ -230,7 +230,7 @@ def test_a_list_that_changes_while_it_is_in_use_is_named(content: bytes) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"a 1.wav\n", b"\n" * 24, b"x 1.wav\nb 2.wav\nc 3.wav\n"])
-def test_a_list_that_changed_before_its_digest_was_made_is_named(content: bytes) -> None:
+def test_list_that_changes_before_its_digest_is_named(content: bytes) -> None:
     corpus = read_corpus([write_scp("a 1.wav\nb 2.wav\nc 3.wav\n")])
 
     write_scp(content)
@@ -240,8 +240,8 @@ def test_a_list_that_changed_before_its_digest_was_made_is_named(content: bytes)
         all_ids(corpus)
 
 
-def test_a_list_may_be_replaced_or_removed_while_it_is_in_use() -> None:
-    """Whoever writes a new one and renames it does no harm."""
+def test_list_may_be_replaced_or_removed_while_in_use() -> None:
+    """The open file stays the old one."""
     corpus = read_corpus([write_scp("a 1.wav\nb 2.wav\n")])
     write_scp("x 1.wav\n", "new.scp")
     Path("new.scp").replace("wav.scp")
@@ -251,8 +251,8 @@ def test_a_list_may_be_replaced_or_removed_while_it_is_in_use() -> None:
     assert all_ids(corpus) == [b"a", b"b"]
 
 
-def test_a_list_may_come_through_a_pipe() -> None:
-    """What can be read only once is read as often as needed."""
+def test_list_is_read_from_a_pipe() -> None:
+    """Its copy can be read again."""
     os.mkfifo("list.scp")
     with ThreadPoolExecutor(1) as pool:
         written = pool.submit(Path("list.scp").write_bytes, b"a 1.wav\nb 2.wav\n")
@@ -262,7 +262,7 @@ def test_a_list_may_come_through_a_pipe() -> None:
     assert all_pairs(corpus) == all_pairs(corpus) == [("a", "1.wav"), ("b", "2.wav")]
 
 
-def test_errors_in_a_list_through_a_pipe_name_the_line() -> None:
+def test_errors_in_a_list_from_a_pipe_name_the_line() -> None:
     os.mkfifo("list.scp")
     with ThreadPoolExecutor(1) as pool:
         written = pool.submit(Path("list.scp").write_bytes, b"a 1.wav\n\na 2.wav\n")
@@ -271,15 +271,15 @@ def test_errors_in_a_list_through_a_pipe_name_the_line() -> None:
         written.result(10)
 
 
-def test_the_first_id_that_stands_twice_is_named() -> None:
+def test_first_duplicate_id_is_named() -> None:
     name = write_scp("a 1.wav\nb 2.wav\nc 3.wav\nc 4.wav\na 5.wav\na 6.wav\n")
 
     with pytest.raises(CorpusError, match=r'^wav\.scp:4: utt-id "c" again \(first on line 3\)$'):
         read_corpus([name])
 
 
-def test_ids_whose_hashes_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is compared itself; only those that are really the same are refused."""
+def test_ids_with_colliding_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only equal ids are refused."""
     monkeypatch.setattr(lists, "hash", lambda key: len(key), raising=False)
 
     assert pairs(write_scp("a 1.wav\nb 2.wav\ncc 3.wav\n")) == [("a", "1.wav"), ("b", "2.wav"), ("cc", "3.wav")]
@@ -287,7 +287,7 @@ def test_ids_whose_hashes_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch
         read_corpus([write_scp("a 1.wav\nb 2.wav\nb 3.wav\n")])
 
 
-def test_files_are_closed_when_a_corpus_is_not_needed_any_more() -> None:
+def test_files_are_closed_when_a_corpus_is_deleted() -> None:
     def open_files() -> int:
         return len(os.listdir("/dev/fd"))
 
@@ -306,8 +306,8 @@ def test_files_are_closed_when_a_corpus_is_not_needed_any_more() -> None:
     assert open_files() == before
 
 
-def test_a_list_may_have_paths_alone() -> None:
-    """Then ids are those of files that are named themselves."""
+def test_list_of_paths_needs_no_ids() -> None:
+    """Ids are those of single files."""
     write_scp("\ufeff\n x/a.wav\r\ny/a.wav \n\nhttp://host/b.wav\nc.ogg", "list.scp")
 
     assert pairs("list.scp") == [
@@ -318,7 +318,7 @@ def test_a_list_may_have_paths_alone() -> None:
     ]
 
 
-def test_relative_paths_may_mean_the_folder_of_the_list() -> None:
+def test_utterances_keep_the_folder_of_their_list() -> None:
     Path("data").mkdir()
     write_scp("a 1.wav\n", "data/wav.scp")
     write_scp("2.wav\n", "data/paths.scp")

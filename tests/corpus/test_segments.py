@@ -1,4 +1,4 @@
-"""Segments become utterances, in groups that are decoded together, or an error that names the line."""
+"""Segments become utterances, in groups that are decoded together; errors name the line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment, Utterance
 
 
-def test_segments_are_utterances_in_their_own_order() -> None:
+def test_segments_become_utterances_in_file_order() -> None:
     corpus = read_corpus(
         [
             write_segments(
@@ -38,7 +38,7 @@ def test_segments_are_utterances_in_their_own_order() -> None:
         ("a r1 -1 2", "data/segments:2: from -1 to 2 s there is nothing"),
     ],
 )
-def test_a_segment_that_cannot_be_is_at_fault_alone(line: str, fault: str) -> None:
+def test_invalid_segment_fails_alone(line: str, fault: str) -> None:
     corpus = read_corpus([write_segments(f"good r1 0 1\n{line}\n")])
 
     assert (corpus[0].fault, corpus[1].fault) == ("", fault)
@@ -47,7 +47,7 @@ def test_a_segment_that_cannot_be_is_at_fault_alone(line: str, fault: str) -> No
 @pytest.mark.parametrize(
     "line", ["a r1 0", "a r1 0 one", "a r1 0 1 mix", "a r1 0 1 1 1", "a", "a r1 0 nan", "a r1 0 1 -1"]
 )
-def test_lines_of_segments_that_have_another_form_are_named(line: str) -> None:
+def test_malformed_line_of_segments_is_named(line: str) -> None:
     message = (
         f"data/segments:2: {line!r}; a line is: utt-id recording-id start end, in seconds, "
         "end -1 for the recording's, and perhaps a channel counted from 0"
@@ -69,8 +69,8 @@ def test_errors_in_segments_name_the_line(segments: str, recordings: str, messag
         read_corpus([write_segments(segments, recordings)])
 
 
-def test_segments_of_a_recording_are_a_group() -> None:
-    """Groups are numbered by first appearance, over all inputs; each segment of what is not there is one."""
+def test_segments_of_a_recording_form_a_group() -> None:
+    """Groups are numbered by first appearance, over all inputs; a segment without a recording is a group of its own."""
     folder = write_segments("a r2 0 1\nb r1 0 1\nc r2 1 2\nd r3 0 1\ne r1 1 2\nf r4 0 1\n")
     write_scp("x 1.wav\ny 2.wav\n", "list.scp")
 
@@ -85,8 +85,8 @@ def test_segments_of_a_recording_are_a_group() -> None:
     ("source", "sizes"),
     [("1.wav", [50, 50, 50]), ("1.FLAC", [50, 50, 50]), ("1.mp3", [150]), ("cat 1.wav |", [150])],
 )
-def test_many_segments_are_several_groups_where_a_file_is_seekable(source: str, sizes: list[int]) -> None:
-    """Of about the same size, and neighbours in the list."""
+def test_many_segments_of_a_seekable_file_form_several_groups(source: str, sizes: list[int]) -> None:
+    """Groups have about the same size, and follow the order of the list."""
     segments = "".join(f"s{number} r1 {number} {number + 1}\nt{number} r2 0 1\n" for number in range(150))
     together = read_corpus([write_segments(segments, f"r1 {source}\nr2 2.mp3\n")], allow_pipes=True).recording_groups
 
@@ -97,8 +97,8 @@ def test_many_segments_are_several_groups_where_a_file_is_seekable(source: str, 
     assert len(set(together[1::2].tolist()) - set(numbers)) == 1
 
 
-def test_the_digest_tells_segments_from_whole_files() -> None:
-    """And from those of other recordings: they are computed together with others."""
+def test_digest_distinguishes_segments_from_whole_files() -> None:
+    """It also depends on the recordings, which form the groups, but not on times."""
     folder = write_segments("a r1 0 1\nb r1 1 2\nc r2 0 1\n")
     whole = read_corpus([write_scp("a 1.wav\nb 2.wav\nc 3.wav\n")]).digest
     first = read_corpus([folder]).digest

@@ -1,4 +1,4 @@
-"""Bad files and ids: one row of ``failures.tsv`` each or a right result, nothing outside OUT, and no memory."""
+"""Bad files and ids: a row of ``failures.tsv`` or a correct result, nothing outside OUT, and little memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOOD = noisy_tone(16_000)
 
 
 def measure(*args: str | Path) -> tuple[int, int]:
-    """Run e2v: its exit code, and the peak memory of its largest process, in kilobytes."""
+    """Run e2v; return its exit code, and the peak memory of its largest process in kilobytes."""
     process = subprocess.Popen([sys.executable, "-m", "e2v_cli", *map(str, args)], cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -37,7 +37,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def make_bad_files(folder: Path) -> dict[str, str]:
-    """Make them: the reason for which each fails."""
+    """Create bad files; return the failure reason of each."""
     good, flac = encode(GOOD), encode(GOOD, "FLAC")
     infinite = GOOD / 2**15
     infinite[500] = np.inf
@@ -68,7 +68,7 @@ def make_bad_files(folder: Path) -> dict[str, str]:
 
 
 def make_good_files(folder: Path) -> list[str]:
-    """Make the same second of audio in many ways."""
+    """Create files of the same second of audio in many formats; return their names."""
     wide = (GOOD.astype(np.int32) << 16) + 1
     ways = {
         "pcm_16": encode(GOOD),
@@ -89,13 +89,13 @@ def make_good_files(folder: Path) -> list[str]:
 
 
 def write_minutes(path: Path, minutes: int) -> None:
-    """Make so much silence."""
+    """Write minutes of silence."""
     with soundfile.SoundFile(path, "w", 16_000, 1, format="FLAC") as file:
         for _ in range(minutes):
             file.write(np.zeros(60 * 16_000, np.int16))
 
 
-def test_bad_files_fail_alone_and_long_ones_take_no_memory(tmp_path: Path) -> None:
+def test_bad_files_fail_alone_and_long_files_need_little_memory(tmp_path: Path) -> None:
     bad, good = tmp_path / "bad", tmp_path / "good"
     bad.mkdir()
     good.mkdir()
@@ -153,7 +153,7 @@ IDS = [
 
 @pytest.mark.parametrize("kind", ["npy", "ark"])
 def test_ids_of_any_kind(kind: str, tmp_path: Path, e2v: E2v) -> None:
-    """Each clip is of another length, so that no two embeddings are the same."""
+    """Clips have different lengths, so that all embeddings differ."""
     scp, out = tmp_path / "wav.scp", tmp_path / "deep" / "down" / "out"
     with scp.open("w") as file:
         for number, utt_id in enumerate(IDS):

@@ -1,4 +1,4 @@
-"""Runs on a real Slurm of two nodes: whatever the cluster does in between, the tables end with the same bytes."""
+"""Runs on a real Slurm of two nodes: requeues, preemption and lost nodes do not change the bytes of the tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def two_nodes() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(two_nodes: Cluster) -> Cluster:
-    """Two nodes, of which all runs, whatever the test before did."""
+    """A cluster of two nodes with all daemons running."""
     two_nodes.start()
     return two_nodes
 
@@ -46,7 +46,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What a single run on one machine makes of it."""
+    """The digest of a single run on one machine."""
     out = tmp_path_factory.mktemp("reference") / "out"
     command = [sys.executable, "-m", "e2v_cli", "predict", str(corpus), "-m", "sample", "-o", str(out), "-q"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
@@ -59,7 +59,7 @@ def digest(out: Path) -> str:
 
 @dataclass(frozen=True)
 class Jobs:
-    """What a submission said."""
+    """The job ids and the output of a submission."""
 
     array: str
     merge: str
@@ -70,7 +70,7 @@ class Jobs:
 
 
 def submit(cluster: Cluster, corpus: Path, out: Path, *options: str, brake: Brake | None = None) -> Jobs:
-    """Submit a run, and read the numbers of its jobs."""
+    """Submit a run, and return its jobs."""
     command: list[str | Path] = [*E2V, "submit", corpus, "-m", "sample", "-o", out, "--cpus", "1", *options]
     text = cluster.run(*command, environment=brake.environment if brake else None)
     array, merge = re.search(r"^job (\d+): shards", text, re.M), re.search(r"^job (\d+): merge", text, re.M)
@@ -82,7 +82,7 @@ E2V = (sys.executable, "-m", "e2v_cli")
 
 
 class Brake:
-    """Lets every utterance take a while, until it is released."""
+    """A delay of every utterance until it is released."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self._file = folder / "brake"
@@ -100,12 +100,12 @@ def status(cluster: Cluster, out: Path) -> tuple[int, str]:
 
 
 def has_begun(out: Path, shard: int, count: int = NUM_SHARDS) -> bool:
-    """Say whether a result of a shard is safe."""
+    """Whether a journal of the shard records a result."""
     return any(b"\tdone\t" in path.read_bytes() for path in out.glob(f"journal.{shard}-of-{count}.*"))
 
 
-def test_from_submit_to_the_merged_result(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
-    """Four shards on two nodes, and the same bytes as a single run; then there is nothing left to submit."""
+def test_submitted_run_is_merged(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
+    """Four shards on two nodes give the bytes of a single run. A second submission finds nothing to do."""
     out = tmp_path / "out put%1"
 
     jobs = submit(cluster, corpus, out, "--jobs", "4", brake=Brake(tmp_path, 0.05))
@@ -128,10 +128,10 @@ def test_from_submit_to_the_merged_result(cluster: Cluster, corpus: Path, refere
     assert again == f"{out} is complete: nothing to submit\n"
 
 
-def test_what_was_cancelled_or_requeued_and_a_controller_that_restarts(
+def test_run_survives_cancel_requeue_and_controller_restart(
     cluster: Cluster, corpus: Path, reference: str, tmp_path: Path
 ) -> None:
-    """The one that was cancelled is named by the merge and by status, and alone is submitted again."""
+    """Merge and status name the cancelled shard. The second submission is of this shard only."""
     out = tmp_path / "out"
     brake = Brake(tmp_path, 0.4)
     jobs = submit(cluster, corpus, out, "--jobs", "4", brake=brake)
@@ -169,10 +169,8 @@ def test_what_was_cancelled_or_requeued_and_a_controller_that_restarts(
     assert digest(out) == reference
 
 
-def test_a_task_that_comes_to_its_time_limit_goes_on_by_itself(
-    cluster: Cluster, corpus: Path, reference: str, tmp_path: Path
-) -> None:
-    """It is warned before two minutes are over, commits, and is put back into the queue."""
+def test_task_at_its_time_limit_is_requeued(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
+    """The task gets a signal before its limit of two minutes, commits, and returns to the queue."""
     out = tmp_path / "out"
     brake = Brake(tmp_path, 1.0)
 
@@ -188,10 +186,8 @@ def test_a_task_that_comes_to_its_time_limit_goes_on_by_itself(
     assert len(list(out.glob("journal.1-of-1.*"))) == 2
 
 
-def test_a_task_that_has_to_make_room_goes_on_when_there_is_some(
-    cluster: Cluster, corpus: Path, reference: str, tmp_path: Path
-) -> None:
-    """A job of another partition takes both nodes, and the task is back in the queue until it has ended."""
+def test_preempted_task_resumes(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
+    """A job of another partition takes both nodes, and the task waits in the queue until that job ends."""
     out = tmp_path / "out"
     brake = Brake(tmp_path, 0.5)
     jobs = submit(cluster, corpus, out, "--jobs", "1", brake=brake)
@@ -210,8 +206,10 @@ def test_a_task_that_has_to_make_room_goes_on_when_there_is_some(
     assert digest(out) == reference
 
 
-def test_a_lost_node_whose_task_is_still_alive(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
-    """The shard is started again on the other node, beside what still writes: two writers, and the same bytes."""
+def test_task_still_alive_on_a_lost_node_changes_no_result(
+    cluster: Cluster, corpus: Path, reference: str, tmp_path: Path
+) -> None:
+    """The shard starts again on the other node while the first task still writes."""
     out = tmp_path / "out"
     brake = Brake(tmp_path, 0.6)
     jobs = submit(cluster, corpus, out, "--jobs", "1", brake=brake)
@@ -239,7 +237,7 @@ def test_a_lost_node_whose_task_is_still_alive(cluster: Cluster, corpus: Path, r
         cluster.start()
 
 
-def test_a_shard_without_memory_is_submitted_again_with_more(
+def test_shard_out_of_memory_is_resubmitted_with_more(
     cluster: Cluster, corpus: Path, reference: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -256,8 +254,8 @@ def test_a_shard_without_memory_is_submitted_again_with_more(
     assert digest(out) == reference
 
 
-def test_each_task_has_cores_and_a_gpu_of_its_own(corpus: Path, reference: str, tmp_path: Path) -> None:
-    """Two tasks on a node of two cores and two GPUs, which are none: e2v computes on its cores."""
+def test_each_task_has_its_own_core_and_gpu(corpus: Path, reference: str, tmp_path: Path) -> None:
+    """A node has two cores and two fake GPUs. e2v computes on the cores."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("two tasks that share no core need two cores")
     out = tmp_path / "out"
@@ -289,8 +287,8 @@ srun --gpus-per-task=1 {e2v} predict {corpus} -m sample -o {out}
 """
 
 
-def test_an_array_by_hand(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
-    """Its elements find out by themselves which part they are, and the last one merges."""
+def test_handwritten_job_array(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
+    """Array tasks detect their shards, and the last one merges."""
     out = tmp_path / "out"
     script = tmp_path / "array.sh"
     script.write_text(ARRAY.format(folder=tmp_path, e2v=" ".join(E2V), corpus=corpus, out=out))
@@ -315,7 +313,7 @@ def test_srun_on_a_node_with_four_gpus(corpus: Path, reference: str, tmp_path: P
 
 
 def run_shell(command: str, tmp_path: Path, **environment: str) -> str:
-    """Run a line of the README's in a shell that knows e2v."""
+    """Run a command of the README in a shell with e2v on its path."""
     tools = tmp_path / "bin"
     tools.mkdir(exist_ok=True)
     (tools / "e2v").write_text(f'#!/bin/sh\nexec {" ".join(E2V)} "$@"\n')
@@ -375,7 +373,7 @@ for job in "${jobs[@]}"; do wait "$job" || exit 1; done
 """
 
 
-def test_the_form_of_kaldi_recipes(corpus: Path, reference: str, tmp_path: Path) -> None:
+def test_kaldi_run_pl_recipe(corpus: Path, reference: str, tmp_path: Path) -> None:
     (tmp_path / "run.pl").write_text(RUN_PL)
     (tmp_path / "run.pl").chmod(0o755)
     out = tmp_path / "out"

@@ -1,8 +1,8 @@
-"""What Kaldi's users have and expect, rule by rule: their lists, their data directories, and what their tools read.
+"""Kaldi compatibility: lists, data directories, segments, and the formats of results.
 
-A table each for what is refused, for what a list may name, and for segments; what comes out of a segment or of an
-archive is compared with what comes out of a file of the same samples, and what e2v reads and writes with what kaldiio
-and kaldi_native_io, which is Kaldi's own code, read.
+Tables hold the cases of refused lists, list values and segments. Rows of segments and archives are compared with rows
+of files with the same samples. Inputs and outputs are read with kaldiio and kaldi_native_io, too; the latter is Kaldi's
+own code.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ pytestmark = pytest.mark.e2e
 TIMELINE_HEADER = "utt_id\tstart\tend\tlabel\tscore\t"
 
 ALONE = ("-m", "sample", "-j", "1", "--batch-seconds", "0.01")
-"""Each utterance goes through the network by itself: what else is in the list doesn't move the last bit of a row."""
+"""Batches of one utterance, so that the rest of the list does not change the last bit of a row."""
 
 
 def predict_rows(
     *args: str | Path, stdin: bytes = b"", environment: Mapping[str, str] | None = None
 ) -> dict[str, list[str]]:
-    """Run e2v where all goes well: the rows on standard output."""
+    """Run e2v, check its success, and return the rows on standard output."""
     done = run_e2v("predict", *ALONE, *args, stdin=stdin, environment=environment or {})
     assert done.returncode == 0, done.stderr
     return read_rows(done.stdout)
@@ -67,7 +67,7 @@ def durations_of(rows: Mapping[str, list[str]]) -> list[tuple[str, float]]:
     return [(key, float(cells[2])) for key, cells in rows.items()]
 
 
-# -- what is refused before any work -----------------------------------------------------------------------------------
+# -- refused lists -----------------------------------------------------------------------------------------------------
 
 SEGMENTS_FORM = (
     "a line is: utt-id recording-id start end, in seconds, end -1 for the recording's, "
@@ -77,7 +77,7 @@ PIPE_REFUSED = "is a command; --allow-pipes lets e2v run the commands of a list,
 
 
 class Refusal(NamedTuple):
-    """Files, by name; what e2v is to say of them, and of which it is asked."""
+    """Files by name, the expected message, and the inputs and options of the command."""
 
     files: Mapping[str, bytes]
     message: str
@@ -165,8 +165,8 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("rule", list(REFUSALS))
-def test_what_is_refused(rule: str, tmp_path: Path) -> None:
-    """With exit code 1 and the line, before anything is run or written."""
+def test_list_is_refused(rule: str, tmp_path: Path) -> None:
+    """The exit code is 1, the message names the line, and nothing is run or written."""
     files, message, inputs, options = REFUSALS[rule]
     (tmp_path / "data").mkdir()
     for name, content in files.items():
@@ -187,7 +187,7 @@ def test_what_is_refused(rule: str, tmp_path: Path) -> None:
         (b"u1 a.wav\nu1 b.wav\n", '<stdin>:2: utt-id "u1" again (first on line 1)'),
     ],
 )
-def test_what_is_refused_of_a_list_on_standard_input(stdin: bytes, message: str, tmp_path: Path) -> None:
+def test_list_on_standard_input_is_refused(stdin: bytes, message: str, tmp_path: Path) -> None:
     done = run_e2v("predict", "-", "-m", "sample", cwd=tmp_path, stdin=stdin)
 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"e2v: {message}\n")
@@ -197,16 +197,16 @@ def test_what_is_refused_of_a_list_on_standard_input(stdin: bytes, message: str,
 # -- lists -------------------------------------------------------------------------------------------------------------
 
 FILES = {"a.wav": 1.0, "b c.wav": 1.25, "Ünï.flac": 1.5, "beside/d.wav": 1.75, "both.wav": 2.0, "beside/both.wav": 2.25}
-"""Seconds by which the files are known; the lists of LISTS stand in ``beside``, and e2v runs above it."""
+"""Files by their durations in seconds. The lists of LISTS are in ``beside``, and e2v runs in its parent folder."""
 
 
 class List(NamedTuple):
-    """A list, and whose seconds its ids are to have."""
+    """A list, and the file of each id."""
 
     content: bytes
     files: Mapping[str, str]
     kaldiio: bool = True
-    """Whether kaldiio reads it so, too."""
+    """Whether kaldiio reads it in the same way."""
 
 
 LISTS = {
@@ -228,7 +228,7 @@ LISTS = {
 
 
 class Ran(NamedTuple):
-    """A run, and where it was."""
+    """A run and its folder."""
 
     done: subprocess.CompletedProcess[str]
     folder: Path
@@ -262,12 +262,12 @@ def test_lists_are_read_as_kaldi_reads_them(rule: str, lists: Ran, monkeypatch: 
         assert list(read.items()) == expected
 
 
-def test_lists_follow_each_other_in_the_order_of_the_command_line(lists: Ran) -> None:
+def test_lists_keep_the_order_of_the_command_line(lists: Ran) -> None:
     assert (lists.done.returncode, lists.done.stderr) == (0, "")
     assert list(read_rows(lists.done.stdout)) == [key for case in LISTS.values() for key in case.files]
 
 
-# -- what a list may name ----------------------------------------------------------------------------------------------
+# -- values of lists ---------------------------------------------------------------------------------------------------
 
 SPEECH = make_speech(3.0, seed=100)
 OTHER = make_speech(2.0, seed=101)
@@ -290,7 +290,7 @@ VALUES = {
     "a URL": "{site}/speech.wav",
     "a URL with blanks": "{site}/some%20where/a%20b.wav",
 }
-"""All of them are SPEECH."""
+"""All of them hold SPEECH."""
 
 BAD_VALUES = {
     "a command that fails in the end": (
@@ -317,15 +317,15 @@ BAD_VALUES = {
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Says nothing of requests."""
+    """A handler that logs no requests."""
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder with SPEECH in all forms, and where the archives' records and the server of it are."""
+    """A folder with SPEECH in all forms, and the places of its archive records and of its server."""
     folder = tmp_path_factory.mktemp("values")
     (folder / "some where").mkdir()
     for name in ("speech.wav", "speech.flac", "some where/a b.wav"):
@@ -358,7 +358,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
 
 
 def save_second(path: Path, record: Any, **options: Any) -> str:
-    """Write an archive of two records: the place of the second."""
+    """Write an archive of two records, and return the place of the second."""
     first = (RATE, OTHER) if isinstance(record, tuple) else np.ones(7, np.float32)
     kaldiio.save_ark(str(path), {"first": first, "second": record}, scp=f"{path}.scp", **options)
     return read_pairs(Path(f"{path}.scp"))["second"]
@@ -366,7 +366,7 @@ def save_second(path: Path, record: Any, **options: Any) -> str:
 
 @pytest.fixture(scope="module")
 def speech_row(files: tuple[Path, dict[str, str]]) -> list[str]:
-    """What e2v says of SPEECH in a plain file."""
+    """The row of SPEECH in a plain file."""
     return predict_rows(files[0] / "speech.wav")["speech"]
 
 
@@ -376,10 +376,10 @@ def key_of(rule: str) -> str:
 
 @pytest.fixture(scope="module")
 def values(files: tuple[Path, dict[str, str]]) -> Ran:
-    """All that a list may name, good and bad, in one run."""
+    """A run of all list values, good and bad."""
     folder, places = files
     named = {**VALUES, **{rule: value for rule, (value, _) in BAD_VALUES.items()}}
-    # `$$` and braces of the shell are no fields
+    # `$$` of the shell is not a format field
     lines = [f"{key_of(rule)} {value.format(**places)}\n" for rule, value in named.items()]
     (folder / "all.scp").write_text("".join(lines))
     options = ("--allow-pipes", "--pipe-timeout", "1.5", "--embeddings", "ark")
@@ -387,7 +387,7 @@ def values(files: tuple[Path, dict[str, str]]) -> Ran:
     return Ran(run_e2v(*command, cwd=folder, environment={"no_proxy": "127.0.0.1"}), folder)
 
 
-def test_the_run_says_how_many_failed(values: Ran) -> None:
+def test_run_reports_the_number_of_failures(values: Ran) -> None:
     assert values.done.returncode == 3
     last = values.done.stderr.splitlines()[-1]
     assert last == (
@@ -402,8 +402,8 @@ def test_the_run_says_how_many_failed(values: Ran) -> None:
 
 
 @pytest.mark.parametrize("rule", list(VALUES))
-def test_what_a_list_may_name(rule: str, values: Ran, speech_row: list[str]) -> None:
-    """Whatever the samples came from, the row is that of a plain file."""
+def test_list_value_gives_the_row_of_a_plain_file(rule: str, values: Ran, speech_row: list[str]) -> None:
+    """The source of the samples does not change the row."""
     row = read_rows((values.folder / "out" / "predictions.tsv").read_text())[key_of(rule)]
 
     assert row == speech_row
@@ -411,7 +411,7 @@ def test_what_a_list_may_name(rule: str, values: Ran, speech_row: list[str]) -> 
 
 
 @pytest.mark.parametrize("rule", list(BAD_VALUES))
-def test_what_fails_of_what_a_list_names(rule: str, values: Ran, files: tuple[Path, dict[str, str]]) -> None:
+def test_bad_list_value_is_a_row_of_failures(rule: str, values: Ran, files: tuple[Path, dict[str, str]]) -> None:
     value, (reason, detail) = BAD_VALUES[rule]
     row = read_rows((values.folder / "out" / "failures.tsv").read_text())[key_of(rule)]
 
@@ -421,7 +421,7 @@ def test_what_fails_of_what_a_list_names(rule: str, values: Ran, files: tuple[Pa
     assert re.fullmatch(detail, row[2].removeprefix(f"{source}: "))
 
 
-def test_kaldiio_reads_the_same_of_archives(files: tuple[Path, dict[str, str]]) -> None:
+def test_kaldiio_reads_the_same_samples_from_archives(files: tuple[Path, dict[str, str]]) -> None:
     _, places = files
     for name, expected in (("wav", SPEECH), ("kaldi", SPEECH), ("flac", as_float(SPEECH))):
         rate, samples = kaldiio.load_mat(places[name])
@@ -430,17 +430,17 @@ def test_kaldiio_reads_the_same_of_archives(files: tuple[Path, dict[str, str]]) 
     assert np.array_equal(kaldiio.load_mat(places["vector"]), as_float(SPEECH))
 
 
-def test_kaldi_reads_the_same_of_commands(files: tuple[Path, dict[str, str]]) -> None:
+def test_kaldi_reads_the_same_samples_from_commands(files: tuple[Path, dict[str, str]]) -> None:
     folder, _ = files
     (folder / "kaldi-pipe.scp").write_text(f"u1 cat {folder}/speech.wav |\n")
     with kaldi_native_io.SequentialWaveReader(f"scp:{folder}/kaldi-pipe.scp") as reader:
-        for key, wave in reader:  # only until the next one
+        for key, wave in reader:  # a value is valid until the next one
             assert (key, wave.sample_freq) == ("u1", RATE)
             assert np.array_equal(wave.data.numpy()[0], SPEECH)
         assert reader.done
 
 
-def test_a_url_as_input(files: tuple[Path, dict[str, str]], speech_row: list[str]) -> None:
+def test_url_as_input(files: tuple[Path, dict[str, str]], speech_row: list[str]) -> None:
     _, places = files
     here, there = places["site"] + "/speech.wav?token=1", places["site"] + "/gone.wav"
     done = run_e2v("predict", here, there, *ALONE, environment={"no_proxy": "127.0.0.1"})
@@ -460,7 +460,7 @@ def test_audio_on_standard_input(files: tuple[Path, dict[str, str]], speech_row:
         assert rows["u2"] == speech_row
 
 
-def test_nothing_on_standard_input(files: tuple[Path, dict[str, str]]) -> None:
+def test_empty_standard_input_is_a_row_of_failures(files: tuple[Path, dict[str, str]]) -> None:
     folder, _ = files
     (folder / "stdin1.scp").write_text("u1 -\n")
     done = run_e2v("predict", folder / "stdin1.scp", "-m", "sample", "-j", "1", "-o", folder / "stdin-out")
@@ -471,7 +471,7 @@ def test_nothing_on_standard_input(files: tuple[Path, dict[str, str]]) -> None:
     assert row[2].endswith("/standard input: 0 bytes")
 
 
-def test_a_command_is_run_once_for_all_its_segments(tmp_path: Path) -> None:
+def test_command_runs_once_for_all_its_segments(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", SPEECH)
     command = f"echo run >> {tmp_path}/count; cat {tmp_path}/a.wav |"
     segments = [f"s{number} rec {number * 0.1:.1f} {number * 0.1 + 0.5:.1f}" for number in range(20)]
@@ -509,7 +509,7 @@ SEGMENTS: dict[str, tuple[str, float, float | None, str]] = {
     "overlaps 2": ("rec8", 4, 6, "4 6"),
     "overlaps 3": ("rec8", 4, 6, "4 6"),
 }
-"""Recording, the seconds that are cut out, and what the line says. They are written in another order."""
+"""Recording, start and end in seconds, and the text of the line. The lines are shuffled."""
 
 BAD_SEGMENTS = {
     "more than half a second over": ("rec16 10 12.51", "audio", "beyond the end", "{rec16}: it ends at 12.51 s, {end}"),
@@ -543,7 +543,7 @@ CHANNEL_SEGMENTS = {
 
 
 class SegmentsRun(NamedTuple):
-    """A run of all segments, and one of files that hold what should be cut out."""
+    """A run of all segments, and a reference run of files with their samples."""
 
     done: subprocess.CompletedProcess[str]
     folder: Path
@@ -579,7 +579,7 @@ def segments(tmp_path_factory: pytest.TempPathFactory) -> SegmentsRun:
 
 
 def samples_of(key: str) -> tuple[np.ndarray, int] | None:
-    """Cut out what a segment should be; None where it should fail."""
+    """Return the expected samples and rate of a segment; None if it should fail."""
     for rule, (recording, start, end, _) in SEGMENTS.items():
         if key == key_of(rule):
             return cut(RECORDINGS[recording], RATES[recording], start, end), RATES[recording]
@@ -591,13 +591,13 @@ def samples_of(key: str) -> tuple[np.ndarray, int] | None:
 
 
 def mix(samples: np.ndarray) -> np.ndarray:
-    """Average channels of 16 bits: floats."""
+    """Average channels of 16 bits, and return floats."""
     mean: np.ndarray = as_float(samples).mean(axis=1, dtype=np.float32)
     return mean
 
 
 @pytest.mark.parametrize("rule", [*SEGMENTS, *CHANNEL_SEGMENTS])
-def test_a_segment_is_what_a_file_of_its_samples_is(rule: str, segments: SegmentsRun) -> None:
+def test_segment_gives_the_row_of_a_file_of_its_samples(rule: str, segments: SegmentsRun) -> None:
     key = key_of(rule)
     found = samples_of(key)
     assert found is not None
@@ -609,7 +609,7 @@ def test_a_segment_is_what_a_file_of_its_samples_is(rule: str, segments: Segment
 
 
 @pytest.mark.parametrize("rule", list(BAD_SEGMENTS))
-def test_a_bad_segment_is_a_row_of_failures(rule: str, segments: SegmentsRun) -> None:
+def test_bad_segment_is_a_row_of_failures(rule: str, segments: SegmentsRun) -> None:
     _, stage, reason, detail = BAD_SEGMENTS[rule]
     folder = segments.folder / "data"
     number = next(number for number, line in enumerate(segments.lines, 1) if line.split()[0] == key_of(rule))
@@ -622,7 +622,7 @@ def test_a_bad_segment_is_a_row_of_failures(rule: str, segments: SegmentsRun) ->
     assert row == [stage, reason, expected]
 
 
-def test_segments_are_in_the_order_of_their_file(segments: SegmentsRun) -> None:
+def test_segments_are_in_file_order(segments: SegmentsRun) -> None:
     assert segments.done.returncode == 3
     keys = [line.split()[0] for line in segments.lines]
     failed = [key for key in keys if samples_of(key) is None]
@@ -636,7 +636,7 @@ def test_segments_are_in_the_order_of_their_file(segments: SegmentsRun) -> None:
     assert "died" not in segments.done.stderr
 
 
-def test_segments_on_standard_output_are_in_the_order_of_their_file(segments: SegmentsRun) -> None:
+def test_segments_on_standard_output_are_in_file_order(segments: SegmentsRun) -> None:
     done = run_e2v("predict", segments.folder / "data", *ALONE, "-j", "2", "-q")
 
     assert done.returncode == 3
@@ -644,7 +644,7 @@ def test_segments_on_standard_output_are_in_the_order_of_their_file(segments: Se
 
 
 def test_kaldiio_cuts_the_same_segments(segments: SegmentsRun, tmp_path: Path) -> None:
-    """Where a time falls on a sample; elsewhere it cuts to the sample before, and Kaldi to the nearest."""
+    """All times fall on samples. Elsewhere kaldiio rounds down, and Kaldi rounds to the nearest sample."""
     chosen = ["the first second", "the middle", "to the end", "all", "up to the end", "overlaps 1", "overlaps 2"]
     lines = [line for line in segments.lines if line.split()[0] in map(key_of, chosen)]
     (tmp_path / "segments").write_text("".join(f"{line}\n" for line in lines))
@@ -662,8 +662,8 @@ def test_kaldiio_cuts_the_same_segments(segments: SegmentsRun, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("times", ["1e999 -1", "1 1e999", "1e12 2e12"])
-def test_times_beyond_all_recordings(times: str, segments: SegmentsRun, tmp_path: Path) -> None:
-    """They fail by themselves: no worker dies of them."""
+def test_segments_with_huge_times_fail_alone(times: str, segments: SegmentsRun, tmp_path: Path) -> None:
+    """No worker dies."""
     folder = write_folder(
         tmp_path / "data", {"rec": segments.folder / "rec16.wav"}, segments=["s1 rec 0 1", f"s2 rec {times}"]
     )
@@ -675,7 +675,7 @@ def test_times_beyond_all_recordings(times: str, segments: SegmentsRun, tmp_path
     assert "died" not in done.stderr
 
 
-def test_a_byte_order_mark_carriage_returns_and_blank_lines_in_segments(tmp_path: Path) -> None:
+def test_segments_with_byte_order_mark_crlf_and_blank_lines(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", SPEECH)
     for number, text in enumerate(
         [b"\xef\xbb\xbfs1 rec 0 1\r\n\r\ns2\trec\t1  3\r\n", b"\xef\xbb\xbf\n\ns1 rec 0 1 \n \ns2 rec 1 3"]
@@ -687,8 +687,8 @@ def test_a_byte_order_mark_carriage_returns_and_blank_lines_in_segments(tmp_path
         assert durations_of(predict_rows(folder)) == [("s1", 1.0), ("s2", 2.0)]
 
 
-def test_recordings_beside_their_list(tmp_path: Path) -> None:
-    """Of two folders with recordings of the same name each has its own."""
+def test_recordings_are_found_beside_their_list(tmp_path: Path) -> None:
+    """Two folders have recordings with the same file name."""
     left = write_folder(tmp_path / "left", {"rec1": "a.wav"}, segments=["s1 rec1 0 -1"])
     right = write_folder(tmp_path / "right", {"rec2": "a.wav"}, segments=["s2 rec2 0 -1"])
     write_audio(left / "a.wav", SPEECH)
@@ -722,7 +722,7 @@ CHANNELS: dict[str, dict[str, str]] = {
         "st-B": "right",
     },
 }
-"""By ``--channel``: what each utterance is; nothing where there is no such channel."""
+"""The expected sound of each utterance by ``--channel``; empty if the channel does not exist."""
 
 
 @pytest.fixture(scope="module")
@@ -746,7 +746,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 @pytest.mark.parametrize("channel", list(CHANNELS))
-def test_channels(channel: str, sounds: Ran) -> None:
+def test_channel_option_selects_channels(channel: str, sounds: Ran) -> None:
     references = read_rows(sounds.done.stdout)
     expected = CHANNELS[channel]
     options = ("--channel", channel) if channel else ()
@@ -768,7 +768,7 @@ def test_channels(channel: str, sounds: Ran) -> None:
 
 
 @pytest.mark.parametrize("channel", ["0", "C1", "left", "", "-1"])
-def test_channels_that_make_no_sense(channel: str) -> None:
+def test_invalid_channels_are_refused(channel: str) -> None:
     done = run_e2v("predict", "sample_data", "-m", "sample", "--channel", channel)
     assert done.returncode == 2
     message = f"{channel!r} is not mix, split, A, B, or a number counted from 1."
@@ -776,8 +776,10 @@ def test_channels_that_make_no_sense(channel: str) -> None:
 
 
 @pytest.mark.parametrize(("option", "names"), [("mix", ("A", "B")), ("1", ("1", "2")), ("split", ("A", "B"))])
-def test_sides_of_recordings(option: str, names: tuple[str, str], sounds: Ran, tmp_path: Path) -> None:
-    """``reco2file_and_channel`` says which channel a recording is, unless its file has but that one."""
+def test_reco2file_and_channel_selects_channels(
+    option: str, names: tuple[str, str], sounds: Ran, tmp_path: Path
+) -> None:
+    """The channel of a recording is ignored if its file has only one."""
     folder = write_folder(
         tmp_path / "data",
         {
@@ -799,7 +801,7 @@ def test_sides_of_recordings(option: str, names: tuple[str, str], sounds: Ran, t
     assert predict_rows(folder, "--channel", option) == cuts
 
 
-def test_an_id_of_a_channel_that_is_there_already(sounds: Ran, tmp_path: Path) -> None:
+def test_duplicate_id_of_a_split_channel_is_refused(sounds: Ran, tmp_path: Path) -> None:
     scp = tmp_path / "wav.scp"
     scp.write_text(f"call {sounds.folder}/st.wav\ncall-2 {sounds.folder}/mo.wav\n")
     done = run_e2v("predict", scp, "-m", "sample", "--channel", "split")
@@ -807,7 +809,7 @@ def test_an_id_of_a_channel_that_is_there_already(sounds: Ran, tmp_path: Path) -
     assert done.stderr == f'e2v: {scp}:2: utt-id "call-2" again (first at {scp}:1)\n'
 
 
-# -- the same bytes, however it is computed ----------------------------------------------------------------------------
+# -- the same bytes with jobs, shards, kills and more segments ---------------------------------------------------------
 
 RUN = ("-m", "sample", "--embeddings", "ark", "--timeline", "0.5")
 MORE = ("timeline.tsv", "frame_shift")
@@ -815,7 +817,7 @@ MORE = ("timeline.tsv", "frame_shift")
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory of segments in no order: of long recordings and short ones, at several rates, some bad."""
+    """A data directory of shuffled segments of long and short recordings, at several rates, some of them bad."""
     folder = tmp_path_factory.mktemp("calls")
     recordings, lines = {}, []
     generator = random.Random(1)
@@ -840,43 +842,45 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def once(calls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one job that nothing interrupts."""
+def reference_run(calls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run with one job."""
     out = tmp_path_factory.mktemp("once") / "out"
     done = run_e2v("predict", calls, *RUN, "-o", out, "-j", "1")
     assert done.returncode == 3, done.stderr
     return out
 
 
-def assert_same(out: Path, once: Path) -> None:
-    assert read_tables(out, *MORE) == read_tables(once, *MORE)
-    ours, theirs = read_embeddings(out), read_embeddings(once)
+def assert_same(out: Path, reference_run: Path) -> None:
+    assert read_tables(out, *MORE) == read_tables(reference_run, *MORE)
+    ours, theirs = read_embeddings(out), read_embeddings(reference_run)
     assert list(ours) == list(theirs)
     assert [key for key in theirs if ours[key] != theirs[key]] == []
 
 
-def test_segments_with_several_jobs(calls: Path, once: Path, tmp_path: Path) -> None:
+def test_segments_with_several_jobs(calls: Path, reference_run: Path, tmp_path: Path) -> None:
     done = run_e2v("predict", calls, *RUN, "-o", tmp_path / "out", "-j", "2")
     assert done.returncode == 3
-    assert_same(tmp_path / "out", once)
+    assert_same(tmp_path / "out", reference_run)
 
 
-def test_segments_in_shards(calls: Path, once: Path, tmp_path: Path) -> None:
+def test_segments_in_shards(calls: Path, reference_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for index, jobs in ((2, "1"), (3, "2"), (1, "1")):
         done = run_e2v("predict", calls, *RUN, "-o", out, "--shard", f"{index}/3", "-j", jobs)
         assert done.returncode == 3
-    assert_same(out, once)
+    assert_same(out, reference_run)
     encoded = read_encoded(out)
     assert len(encoded) == len(set(encoded))
     (out / "predictions.tsv").unlink()
     assert run_e2v("merge", out).returncode == 0
-    assert_same(out, once)
+    assert_same(out, reference_run)
 
 
 @pytest.mark.kill
 @pytest.mark.parametrize("shards", [1, 2])
-def test_killed_segments_end_with_the_same_bytes(shards: int, calls: Path, once: Path, tmp_path: Path) -> None:
+def test_killed_runs_of_segments_end_with_the_same_bytes(
+    shards: int, calls: Path, reference_run: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     for index in range(1, shards + 1):
         command = ("predict", calls, *RUN, "-o", out, "-j", "2", "--shard", f"{index}/{shards}")
@@ -889,7 +893,7 @@ def test_killed_segments_end_with_the_same_bytes(shards: int, calls: Path, once:
             assert process.returncode == -signal.SIGKILL
         assert not (out / "predictions.tsv").exists()
         assert run_e2v(*command).returncode == 3
-    assert_same(out, once)
+    assert_same(out, reference_run)
 
 
 def count_finished(out: Path) -> int:
@@ -897,7 +901,7 @@ def count_finished(out: Path) -> int:
     return journals.count(b"\tdone\t") + journals.count(b"\tfailed\t")
 
 
-def test_of_segments_that_grew_only_what_is_new_is_computed(calls: Path, once: Path, tmp_path: Path) -> None:
+def test_only_new_segments_are_computed(calls: Path, reference_run: Path, tmp_path: Path) -> None:
     lines = (calls / "segments").read_text().splitlines()
     recordings = read_pairs(calls / "wav.scp")
     folder = write_folder(tmp_path / "data", recordings, segments=lines[::2])
@@ -910,7 +914,7 @@ def test_of_segments_that_grew_only_what_is_new_is_computed(calls: Path, once: P
     done = run_e2v("predict", folder, *RUN, "-o", out, "-j", "2")
 
     assert done.returncode == 3
-    rows, expected = (read_rows((path / "predictions.tsv").read_text()) for path in (out, once))
+    rows, expected = (read_rows((path / "predictions.tsv").read_text()) for path in (out, reference_run))
     assert list(rows) == list(expected)
     assert {key: rows[key] for key in first} == first
     for key, row in expected.items():
@@ -919,11 +923,11 @@ def test_of_segments_that_grew_only_what_is_new_is_computed(calls: Path, once: P
     assert sorted(encoded) == sorted(first)
     assert sorted(read_encoded(out)) == sorted(expected)
     starts = [line.split("\t")[:2] for line in (out / "timeline.tsv").read_text().splitlines()[1:]]
-    assert starts == [line.split("\t")[:2] for line in (once / "timeline.tsv").read_text().splitlines()[1:]]
+    assert starts == [line.split("\t")[:2] for line in (reference_run / "timeline.tsv").read_text().splitlines()[1:]]
 
 
 def test_shuffled_segments_are_decoded_once(tmp_path: Path) -> None:
-    """The order of their file says nothing of where they are in the recording."""
+    """Their order in the file is not their order in the recording."""
     samples = make_speech(60.0)
     write_audio(tmp_path / "a.wav", np.tile(samples, 20))
     lines = [f"s{number:03d} rec {number * 3} {number * 3 + 3}" for number in range(400)]
@@ -950,8 +954,8 @@ sys.exit(any([process.wait() for process in started]))
 """
 
 
-def test_the_recipe_with_run_pl(calls: Path, once: Path, tmp_path: Path) -> None:
-    """``run.pl JOB=1:4 log/e2v.JOB.log e2v predict --shard JOB/4 …``: all at once, each with a log."""
+def test_recipe_with_run_pl(calls: Path, reference_run: Path, tmp_path: Path) -> None:
+    """``run.pl JOB=1:4 log/e2v.JOB.log e2v predict --shard JOB/4 …`` runs all shards at once, each with a log."""
     (tmp_path / "run.pl").write_text(RUN_PL)
     (tmp_path / "log").mkdir()
     e2v = (sys.executable, "-m", "e2v_cli")
@@ -970,10 +974,10 @@ def test_the_recipe_with_run_pl(calls: Path, once: Path, tmp_path: Path) -> None
     assert all(re.search(r"e2v: \d+ utterances: \d+ done, \d+ failed; ", log) for log in logs)
     merged = run_e2v("merge", "out", cwd=tmp_path)
     assert merged.returncode == 0, merged.stderr
-    assert_same(tmp_path / "out", once)
+    assert_same(tmp_path / "out", reference_run)
 
 
-# -- what Kaldi's and other tools read of OUT --------------------------------------------------------------------------
+# -- reading OUT with Kaldi and other tools ----------------------------------------------------------------------------
 
 FORMATS = ("rttm", "audacity", "textgrid")
 
@@ -1011,7 +1015,7 @@ def read_matrices(out: Path) -> dict[str, np.ndarray]:
         return {key: np.array(matrix) for key, matrix in reader}
 
 
-def test_frames_are_ready_to_be_feats(outs: Outs, tmp_path: Path) -> None:
+def test_frame_embeddings_are_valid_kaldi_feats(outs: Outs, tmp_path: Path) -> None:
     """``embeddings.scp`` is a ``feats.scp``, beside ``utt2num_frames``, ``frame_shift`` and ``utt2emo``."""
     out = outs.matrices
     (tmp_path / "feats.scp").write_bytes((out / "embeddings.scp").read_bytes())
@@ -1031,8 +1035,8 @@ def test_frames_are_ready_to_be_feats(outs: Outs, tmp_path: Path) -> None:
         assert np.array_equal(matrix, found[key])
 
 
-def test_text_archives(outs: Outs) -> None:
-    """Numbers in them are the same bits, for kaldiio and for Kaldi."""
+def test_text_archives_hold_the_same_numbers(outs: Outs) -> None:
+    """The bits are the same for kaldiio and for Kaldi."""
     means = {key: matrix.mean(axis=0) for key, matrix in read_matrices(outs.matrices).items()}
     by_kaldiio = dict(kaldiio.load_scp(str(outs.text / "embeddings.scp")))
     with kaldi_native_io.SequentialFloatVectorReader(f"scp:{outs.text}/embeddings.scp") as reader:
@@ -1049,8 +1053,8 @@ def test_text_archives(outs: Outs) -> None:
                 assert np.array_equal(np.array(vector), by_kaldi[key])
 
 
-def test_compressed_matrices(outs: Outs) -> None:
-    """A quarter of the size, and close to what they were, for kaldiio and for Kaldi."""
+def test_compressed_matrices_are_small_and_close(outs: Outs) -> None:
+    """Compression gives a quarter of the size, and kaldiio and Kaldi read nearly the original values."""
     whole, by_kaldi = read_matrices(outs.matrices), read_matrices(outs.compressed)
     by_kaldiio = dict(kaldiio.load_scp(str(outs.compressed / "embeddings.scp")))
 
@@ -1089,8 +1093,8 @@ def read_timeline(out: Path) -> dict[str, list[Span]]:
     return spans
 
 
-def test_timelines(outs: Outs) -> None:
-    """Each span begins at a multiple of the hop, where the one before it ends; the last ends with the utterance."""
+def test_timeline_spans_are_contiguous(outs: Outs) -> None:
+    """Spans begin at multiples of the span length, have no gaps, and end with the utterance."""
     labels = json.loads((outs.matrices / "run.json").read_text())["model"]["labels"]
     timeline = read_timeline(outs.matrices)
     rows = read_rows((outs.matrices / "predictions.tsv").read_text())
@@ -1106,8 +1110,8 @@ def test_timelines(outs: Outs) -> None:
             assert (span.label, span.score) == (labels[int(np.argmax(span.probabilities))], max(span.probabilities))
 
 
-def test_joined_timelines(outs: Outs) -> None:
-    """Neighbours of the same label are one span, and what it covers and means stays the same."""
+def test_joined_timeline_covers_the_same_spans(outs: Outs) -> None:
+    """Neighbours with the same label are one span with their weighted mean probabilities."""
     single, joined = read_timeline(outs.matrices), read_timeline(outs.text)
 
     assert list(joined) == list(single)
@@ -1124,8 +1128,8 @@ def test_joined_timelines(outs: Outs) -> None:
             assert span.probabilities == pytest.approx(means, abs=2e-6)
 
 
-def test_rttm(outs: Outs) -> None:
-    """One line a span, whose start and length lead to where it ends."""
+def test_rttm_matches_the_timeline(outs: Outs) -> None:
+    """Each span has a line with its start and length."""
     spans = {
         (key, span.start, span.end, span.label): span.score
         for key, part in read_timeline(outs.matrices).items()
@@ -1139,8 +1143,8 @@ def test_rttm(outs: Outs) -> None:
     assert list(rttm.items()) == list(spans.items())
 
 
-def test_text_grids_and_audacity(outs: Outs) -> None:
-    """A file an utterance, as Praat and Audacity read them."""
+def test_text_grids_and_audacity_files_match_the_timeline(outs: Outs) -> None:
+    """Each utterance has a file for Praat and a file for Audacity."""
     timeline = read_timeline(outs.matrices)
     for folder, suffix in (("textgrid", ".TextGrid"), ("audacity", ".txt")):
         assert sorted(path.name for path in (outs.matrices / folder).iterdir()) == sorted(
@@ -1160,7 +1164,7 @@ def digests(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("log/worker.*.log")}
 
 
-def test_another_way_of_showing_a_timeline_computes_nothing(segments: SegmentsRun, tmp_path: Path) -> None:
+def test_another_timeline_format_computes_nothing(segments: SegmentsRun, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ("predict", segments.folder / "single.scp", "-m", "sample", "-j", "1", "-o", out, "--timeline", "0.4")
     assert run_e2v(*command).returncode == 0
@@ -1181,8 +1185,8 @@ def test_another_way_of_showing_a_timeline_computes_nothing(segments: SegmentsRu
     assert digests(out) == logs
 
 
-def test_no_file_shows_a_timeline_that_is_not_that_of_the_table(segments: SegmentsRun, tmp_path: Path) -> None:
-    """What an earlier run of the same OUT wrote in other formats is gone, or is as the table is."""
+def test_all_timeline_files_agree_with_the_table(segments: SegmentsRun, tmp_path: Path) -> None:
+    """Files of an earlier run in other formats are removed, or agree with the table."""
     out = tmp_path / "out"
     command = ("predict", segments.folder / "single.scp", "-m", "sample", "-j", "1", "-o", out, "--timeline", "0.4")
     assert run_e2v(*command, "--timeline-format", "rttm").returncode == 0
@@ -1202,7 +1206,7 @@ def test_no_file_shows_a_timeline_that_is_not_that_of_the_table(segments: Segmen
         (("--timeline", "0.4", "--channel", "split"), "channel was mix, is split"),
     ],
 )
-def test_other_options_are_another_run(
+def test_other_options_are_refused_as_another_run(
     options: tuple[str, ...], difference: str, outs: Outs, segments: SegmentsRun
 ) -> None:
     before = read_tables(outs.matrices, "timeline.tsv")

@@ -1,4 +1,4 @@
-"""Recordings of hours: read once, in little memory, and what comes out is what comes out of their parts."""
+"""Recordings of hours: read once, in little memory, with the results of their parts."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ MINUTE = make_speech(60.0)
 HOURS = 2
 NUM_SEGMENTS = 2000
 STEP = HOURS * 3600 / NUM_SEGMENTS
-"""Seconds from one segment's start to the next one's: some overlap, and some leave gaps."""
+"""Seconds from one segment's start to the next. Some segments overlap, and some leave gaps."""
 
 
 def write_repeated(path: Path, part: NDArray[np.int16], times: int, rate: int = RATE) -> Path:
-    """Write some audio again and again, each time shifted, so that no two minutes are the same."""
+    """Write audio repeatedly, shifted each time, so that all minutes differ."""
     with soundfile.SoundFile(path, "w", rate, 1, "PCM_16") as file:
         for number in range(times):
             file.write(shifted(part, number))
@@ -55,7 +55,7 @@ def shifted(part: NDArray[np.int16], number: int) -> NDArray[np.int16]:
 
 
 class Finished(NamedTuple):
-    """A run that has ended, and the most memory that each of its processes had, in bytes."""
+    """The end of a run, and the peak memory of each of its processes in bytes."""
 
     returncode: int
     errors: str
@@ -63,7 +63,7 @@ class Finished(NamedTuple):
 
 
 def run_and_watch(*args: str | Path, **environment: str) -> Finished:
-    """Run e2v, and look after the memory of all its processes until it ends."""
+    """Run e2v, and poll the peak memory of its processes until it ends."""
     peaks: dict[int, int] = {}
     process = start_e2v(*args, **environment)
     try:
@@ -84,7 +84,7 @@ def read_peak(pid: int) -> int:
 
 
 class Recording(NamedTuple):
-    """Two hours, and what is cut out of them."""
+    """A recording of two hours and its segments."""
 
     path: Path
     segments: list[tuple[str, float, float]]
@@ -94,7 +94,7 @@ class Recording(NamedTuple):
         return [f"{key} rec {start:.2f} {end:.2f}" for key, start, end in self.segments]
 
     def samples(self, start: float, end: float) -> NDArray[np.int16]:
-        """Make the samples of a segment anew."""
+        """Return the samples of a segment."""
         first = int(start // 60)
         minutes = [shifted(MINUTE, number) for number in range(first, min(first + 2, HOURS * 60))]
         return cut(np.concatenate(minutes), RATE, start - 60 * first, end - 60 * first)
@@ -114,8 +114,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
 
 
 @pytest.fixture(scope="module")
-def some(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Rows of every hundredth segment, and the last, from files of their own."""
+def reference_rows(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Rows of every hundredth segment and of the last, each computed from its own file."""
     folder = tmp_path_factory.mktemp("single")
     entries = []
     for key, start, end in [*recording.segments[::100], recording.segments[-1]]:
@@ -127,16 +127,18 @@ def some(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> dict
     return read_rows(done.stdout)
 
 
-def assert_same_rows(rows: Mapping[str, list[str]], some: Mapping[str, list[str]]) -> None:
-    """What else is in a batch moves the last bit of a probability, and so perhaps its sixth decimal."""
-    assert len(some) == NUM_SEGMENTS // 100 + 1
-    for key, row in some.items():
+def assert_same_rows(rows: Mapping[str, list[str]], reference_rows: Mapping[str, list[str]]) -> None:
+    """Compare rows. The rest of a batch may change the last decimal of a probability."""
+    assert len(reference_rows) == NUM_SEGMENTS // 100 + 1
+    for key, row in reference_rows.items():
         assert (rows[key][0], rows[key][2:4]) == (row[0], row[2:4])
         assert list(map(float, rows[key][4:])) == pytest.approx(list(map(float, row[4:])), abs=2e-6)
 
 
-def test_thousands_of_segments_of_a_file(recording: Recording, some: dict[str, list[str]], tmp_path: Path) -> None:
-    """Every sample is decoded once, over all workers, in less than a gigabyte each."""
+def test_thousands_of_segments_of_a_file_are_decoded_once(
+    recording: Recording, reference_rows: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """All workers together decode every sample once, in less than a gigabyte each."""
     folder = write_folder(tmp_path / "data", {"rec": recording.path}, segments=recording.lines)
     out, environment = tmp_path / "out", {"COUNT": str(tmp_path / "count"), **hook(tmp_path / "hook", COUNT_FRAMES)}
 
@@ -150,11 +152,13 @@ def test_thousands_of_segments_of_a_file(recording: Recording, some: dict[str, l
     assert 0.9 * samples < count_frames(tmp_path / "count") <= 1.02 * samples
     rows = read_rows((out / "predictions.tsv").read_text())
     assert list(rows) == [key for key, _, _ in recording.segments]
-    assert_same_rows(rows, some)
+    assert_same_rows(rows, reference_rows)
 
 
-def test_thousands_of_segments_of_a_command(recording: Recording, some: dict[str, list[str]], tmp_path: Path) -> None:
-    """It is run once, and what it writes is decoded once."""
+def test_thousands_of_segments_of_a_command_run_it_once(
+    recording: Recording, reference_rows: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """The command runs once, and its output is decoded once."""
     command = f"echo run >> {tmp_path}/runs; cat {recording.path} |"
     folder = write_folder(tmp_path / "data", {"rec": command}, segments=recording.lines)
     out, environment = tmp_path / "out", {"COUNT": str(tmp_path / "count"), **hook(tmp_path / "hook", COUNT_FRAMES)}
@@ -168,13 +172,13 @@ def test_thousands_of_segments_of_a_command(recording: Recording, some: dict[str
     assert count_frames(tmp_path / "count") <= 1.02 * HOURS * 3600 * RATE
     rows = read_rows((out / "predictions.tsv").read_text())
     assert list(rows) == [key for key, _, _ in recording.segments]
-    assert_same_rows(rows, some)
+    assert_same_rows(rows, reference_rows)
 
 
-def test_ten_hours_in_one_file(tmp_path: Path) -> None:
-    """At a rate of its own, mostly silent: in windows, in little memory, with a timeline without gaps to its end."""
+def test_ten_hours_in_one_file_need_little_memory(tmp_path: Path) -> None:
+    """The file is mostly silent, at 8 kHz. Its timeline has no gaps and reaches its end."""
     config = make_config(embed_dim=32, num_heads=2, depth=1, channels=16)
-    model = make_model(tmp_path / "model", config)  # a minute of computing in all
+    model = make_model(tmp_path / "model", config)  # computes for a minute in all
     rate, duration = 8000, 36_000
     minute = np.zeros(60 * rate, np.int16)
     minute[: 10 * rate] = make_speech(10.0, rate)
@@ -205,7 +209,7 @@ def test_ten_hours_in_one_file(tmp_path: Path) -> None:
     labels = json.loads((out / "run.json").read_text())["model"]["labels"]
     probabilities = np.array([line[5:] for line in lines], dtype=np.float64)
     assert [line[3] for line in lines] == [labels[best] for best in probabilities.argmax(axis=1)]
-    # every minute is the same, and stays where it is: the second of the minute decides
+    # all minutes are the same: results differ within a minute, not between minutes
     minutes = probabilities.reshape(duration // 60, 60, len(labels))
     early, late = minutes[:60].mean(axis=0), minutes[-60:].mean(axis=0)
     assert np.ptp(early, axis=0).max() > 0.03

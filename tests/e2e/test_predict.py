@@ -1,4 +1,4 @@
-"""``e2v predict`` as a user meets it: the real command in a process of its own, on the sample corpus."""
+"""``e2v predict`` end to end, on the sample corpus."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_sample_corpus(e2v: E2v, tmp_path: Path) -> None:
         assert row["windows"] == "1"
 
 
-def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
+def test_files_of_out(e2v: E2v, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1").returncode == 0
     assert sorted(path.name for path in out.iterdir()) == [
@@ -115,7 +115,7 @@ def test_what_out_holds(e2v: E2v, tmp_path: Path) -> None:
     assert run["speed"] == pytest.approx(run["audio_seconds"] / run["encode_seconds"], rel=0.01)
 
 
-def test_a_journal_says_what_is_computed_and_who_does_it(tmp_path: Path) -> None:
+def test_journal_header_describes_the_run_and_its_process(tmp_path: Path) -> None:
     before = datetime.now().astimezone().replace(microsecond=0)
     clip = ROOT / "sample_data" / "wav" / "f1-0001.wav"
     formats = ("--timeline-format", "textgrid", "--timeline-format", "rttm", "--timeline-format", "textgrid")
@@ -189,14 +189,14 @@ def test_model_without_a_head(e2v: E2v, tmp_path: Path) -> None:
     assert len(kaldiio.load_scp(str(out / "embeddings.scp"))) == 40
 
 
-def test_rows_on_standard_output_are_those_of_out(e2v: E2v, tmp_path: Path) -> None:
+def test_standard_output_equals_predictions_tsv(e2v: E2v, tmp_path: Path) -> None:
     printed = e2v("predict", SAMPLE_SCP, "-m", "sample")
     e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path)
     assert printed.returncode == 0
     assert printed.stdout == (tmp_path / "predictions.tsv").read_text()
 
 
-def test_the_input_may_come_on_standard_input(e2v: E2v) -> None:
+def test_input_is_read_from_standard_input(e2v: E2v) -> None:
     lines = SAMPLE_SCP.read_text().splitlines()[5:8]
     done = e2v("predict", "-", "-m", "sample", stdin="\n".join(lines))
     assert done.returncode == 0
@@ -241,7 +241,7 @@ def test_bad_audio_becomes_a_row_of_failures(e2v: E2v, tmp_path: Path) -> None:
     assert json.loads((out / "run.json").read_text())["counts"] == {"input": 6, "done": 3, "failed": 3}
 
 
-def test_a_model_that_gives_no_numbers_fails_its_utterances(e2v: E2v, tmp_path: Path) -> None:
+def test_model_with_nan_output_fails_its_utterances(e2v: E2v, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", wrap=lambda state: {**state, "proj.bias": state["proj.bias"] * float("nan")})
     out = tmp_path / "out"
     assert e2v("predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", model, "-o", out).returncode == 3
@@ -250,7 +250,7 @@ def test_a_model_that_gives_no_numbers_fails_its_utterances(e2v: E2v, tmp_path: 
     ]
 
 
-def test_bad_audio_is_spoken_of_where_rows_are_printed(e2v: E2v, tmp_path: Path) -> None:
+def test_bad_audio_is_reported_without_an_output_folder(e2v: E2v, tmp_path: Path) -> None:
     good = ROOT / "sample_data" / "wav" / "f1-0001.wav"
     done = e2v("predict", tmp_path / "gone.wav", good, "-m", "sample")
     assert done.returncode == 3
@@ -261,7 +261,7 @@ def test_bad_audio_is_spoken_of_where_rows_are_printed(e2v: E2v, tmp_path: Path)
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_does_no_work_again(e2v: E2v, real_e2v: E2v, tmp_path: Path) -> None:
+def test_finished_run_computes_nothing(e2v: E2v, real_e2v: E2v, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "npy")
     assert e2v(*command).returncode == 0
@@ -269,12 +269,12 @@ def test_a_finished_run_does_no_work_again(e2v: E2v, real_e2v: E2v, tmp_path: Pa
     again = real_e2v(*command, CUDA_VISIBLE_DEVICES="", PYTHONPROFILEIMPORTTIME="1")
     assert again.returncode == 0
     assert f"e2v: {out} is complete: nothing to do\n" in again.stderr
-    assert " e2v_cli.commands.predict" in again.stderr  # as the list of imports has it
+    assert " e2v_cli.commands.predict" in again.stderr  # in the list of imports
     assert " torch" not in again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_longer_list_computes_only_what_is_new(e2v: E2v, tmp_path: Path) -> None:
+def test_longer_list_computes_only_new_utterances(e2v: E2v, tmp_path: Path) -> None:
     lines = SAMPLE_SCP.read_text().splitlines(keepends=True)
     scp, out = tmp_path / "wav.scp", tmp_path / "out"
     scp.write_text("".join(lines[:30]))
@@ -327,7 +327,7 @@ def test_another_model_is_refused(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
     assert f"{tmp_path} holds a different run: model was 0f1e5919" in refused.stderr
 
 
-def test_overwrite_leaves_what_is_not_e2vs(e2v: E2v, tmp_path: Path) -> None:
+def test_overwrite_keeps_foreign_files(e2v: E2v, tmp_path: Path) -> None:
     mine = ["notes.txt", "embeddings/precious.txt", "log/train.log", "log/worker.log", "embeddings.ark"]
     for name in mine:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -340,7 +340,7 @@ def test_overwrite_leaves_what_is_not_e2vs(e2v: E2v, tmp_path: Path) -> None:
     assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * len(mine)
 
 
-def test_overwrite_removes_nothing_where_no_run_was(e2v: E2v, tmp_path: Path) -> None:
+def test_overwrite_without_a_run_removes_nothing(e2v: E2v, tmp_path: Path) -> None:
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "embeddings" / "precious.npy").write_text("mine")
     command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
@@ -348,7 +348,7 @@ def test_overwrite_removes_nothing_where_no_run_was(e2v: E2v, tmp_path: Path) ->
     assert (tmp_path / "embeddings" / "precious.npy").read_text() == "mine"
 
 
-def test_a_data_directory_is_no_place_for_results(e2v: E2v, tmp_path: Path) -> None:
+def test_kaldi_data_directory_is_refused_as_out(e2v: E2v, tmp_path: Path) -> None:
     shutil.copy(SAMPLE_SCP, tmp_path)
     (tmp_path / "utt2dur").write_text("mine")
     refused = e2v("predict", tmp_path, "-m", "sample", "-o", tmp_path, "--overwrite")
@@ -359,7 +359,7 @@ def test_a_data_directory_is_no_place_for_results(e2v: E2v, tmp_path: Path) -> N
     assert (tmp_path / "utt2dur").read_text() == "mine"
 
 
-def test_final_files_that_were_lost_or_never_written_come_again(e2v: E2v, tmp_path: Path) -> None:
+def test_missing_final_files_are_restored(e2v: E2v, tmp_path: Path) -> None:
     command = ["predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path, "--embeddings", "ark"]
     assert e2v(*command).returncode == 0
     before = digests(tmp_path)
@@ -370,7 +370,7 @@ def test_final_files_that_were_lost_or_never_written_come_again(e2v: E2v, tmp_pa
         assert before.items() <= {**digests(tmp_path), log: before[log]}.items()
 
 
-def test_overwrite_with_a_model_that_cannot_be_loaded_costs_nothing(e2v: E2v, tmp_path: Path) -> None:
+def test_overwrite_with_a_broken_model_removes_nothing(e2v: E2v, tmp_path: Path) -> None:
     broken = make_model(tmp_path / "broken", wrap=lambda state: {**state, "proj.bias": "gone"})
     out = tmp_path / "out"
     command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-o", out]
@@ -393,7 +393,7 @@ def test_results_without_a_journal_are_not_touched(e2v: E2v, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["npy", "ark"])
-def test_embeddings_that_are_gone_are_spoken_of(kind: str, e2v: E2v, tmp_path: Path) -> None:
+def test_missing_embeddings_are_named(kind: str, e2v: E2v, tmp_path: Path) -> None:
     command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
     assert e2v(*command, "--embeddings", kind).returncode == 0
     gone = tmp_path / ("embeddings" if kind == "npy" else "embeddings.1-of-1.1.ark")
@@ -403,7 +403,7 @@ def test_embeddings_that_are_gone_are_spoken_of(kind: str, e2v: E2v, tmp_path: P
     assert again.stderr == (f"e2v: {gone} is gone, but the journal speaks of it: bring it back, or use --overwrite\n")
 
 
-def test_a_folder_that_cannot_be_written(e2v: E2v, tmp_path: Path) -> None:
+def test_folder_creation_error_is_reported(e2v: E2v, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path / "file" / "out")
     assert refused.returncode == 1
@@ -412,7 +412,7 @@ def test_a_folder_that_cannot_be_written(e2v: E2v, tmp_path: Path) -> None:
 
 @pytest.fixture
 def long_list(tmp_path: Path) -> Path:
-    """The sample corpus five times over: some seconds of work."""
+    """The sample corpus five times, which takes some seconds."""
     lines = SAMPLE_SCP.read_text().splitlines()
     scp = tmp_path / "long.scp"
     scp.write_text("".join(f"take{take}-{line}\n" for take in range(5) for line in lines))
@@ -420,9 +420,7 @@ def long_list(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_stops_a_run_that_goes_on_later(
-    number: signal.Signals, long_list: Path, e2v: E2v, tmp_path: Path
-) -> None:
+def test_run_stopped_by_a_signal_resumes(number: signal.Signals, long_list: Path, e2v: E2v, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = ("predict", long_list, "-m", "sample", "--embeddings", "npy", "-o")
     process = start_e2v(*command, out)
@@ -444,7 +442,7 @@ def test_a_signal_stops_a_run_that_goes_on_later(
     assert (out / "predictions.tsv").read_bytes() == (whole / "predictions.tsv").read_bytes()
 
 
-def test_a_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
+def test_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
     scp, out = tmp_path / "wav.scp", tmp_path / "out"
     path = tmp_path / "clip.wav"
     scp.write_text("".join(f"utt{index} {path}\n" for index in range(400)))
@@ -453,7 +451,7 @@ def test_a_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
     soundfile.write(path, np.random.default_rng(0).standard_normal(48_000) / 10, 16_000)
     process = start_e2v(*command, "--retry-failed")
     journal = out / "journal.1-of-1.2"
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:  # the header, and what was done first
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:  # the header and the first batch
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
@@ -465,8 +463,8 @@ def test_a_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_while_nothing_is_under_way_yet(number: signal.Signals, real_e2v: E2v, tmp_path: Path) -> None:
-    """The first thing that e2v does is to heed signals: here it is still importing what it needs."""
+def test_signal_during_imports_ends_the_command(number: signal.Signals, real_e2v: E2v, tmp_path: Path) -> None:
+    """e2v handles signals before it imports other packages."""
     (tmp_path / "yaml.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
     done = real_e2v("predict", SAMPLE_SCP, "-m", "sample", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert (done.returncode, done.stdout, done.stderr.strip()) == (75, "", "")
@@ -488,8 +486,8 @@ def test_commands_of_a_list_end_with_e2v(number: signal.Signals, tmp_path: Path)
 
 
 @pytest.mark.parametrize("options", [[], ["--progress"], ["-v"]])
-def test_a_run_does_not_need_anybody_to_listen(options: list[str], tmp_path: Path) -> None:
-    """Neither standard error that was closed, nor a pipe without a reader, nor a full disk changes what it does."""
+def test_run_completes_with_unwritable_standard_error(options: list[str], tmp_path: Path) -> None:
+    """Standard error is closed, a full disk, or a pipe without a reader."""
     command = f'"{sys.executable}" -m e2v_cli predict sample_data/wav.scp gone.wav -m sample {" ".join(options)} -o'
     for number, listener in enumerate(["2>&-", "2>/dev/full", "2> >(true)"]):
         out = tmp_path / str(number)
@@ -499,7 +497,7 @@ def test_a_run_does_not_need_anybody_to_listen(options: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize("gone", ["out", "journal"])
-def test_results_that_somebody_removes_meanwhile_are_missed(gone: str, long_list: Path, tmp_path: Path) -> None:
+def test_removing_results_during_a_run_is_an_error(gone: str, long_list: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start_e2v("predict", long_list, "-m", "sample", "-o", out)
     journal = out / "journal.1-of-1.1"
@@ -516,7 +514,7 @@ def test_results_that_somebody_removes_meanwhile_are_missed(gone: str, long_list
     assert "run the same command again" in errors.splitlines()[-1]
 
 
-def test_ids_that_were_lost_come_again(e2v: E2v, tmp_path: Path) -> None:
+def test_missing_ids_are_restored(e2v: E2v, tmp_path: Path) -> None:
     command = ["predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path]
     assert e2v(*command).returncode == 0
     (ids,) = tmp_path.glob("input.*")
@@ -529,7 +527,7 @@ def test_ids_that_were_lost_come_again(e2v: E2v, tmp_path: Path) -> None:
     assert ids.read_bytes() == content
 
 
-def test_a_run_that_was_moved_speaks_of_its_new_place(e2v: E2v, tmp_path: Path) -> None:
+def test_moved_run_lists_its_new_paths(e2v: E2v, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     assert e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", old, "--embeddings", "ark").returncode == 0
     old.rename(new)
@@ -537,18 +535,18 @@ def test_a_run_that_was_moved_speaks_of_its_new_place(e2v: E2v, tmp_path: Path) 
     assert len(kaldiio.load_scp(str(new / "embeddings.scp"))["f1-0001"]) == 96
 
 
-def test_waiting_for_a_list_can_be_ended() -> None:
+def test_wait_for_a_list_on_standard_input_can_be_terminated() -> None:
     command = [sys.executable, "-m", "e2v_cli", "predict", "-", "-m", "sample"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as process:
         time.sleep(1)
         process.terminate()
-        assert process.wait(timeout=30) in (75, -signal.SIGTERM)  # the latter before Python has begun to listen
+        assert process.wait(timeout=30) in (75, -signal.SIGTERM)  # the latter before Python handles signals
 
 
-def test_a_second_run_at_the_same_time_is_refused(long_list: Path, e2v: E2v, tmp_path: Path) -> None:
+def test_concurrent_second_run_is_refused(long_list: Path, e2v: E2v, tmp_path: Path) -> None:
     command = ("predict", long_list, "-m", "sample", "-o", tmp_path)
     first = start_e2v(*command)
-    while not (tmp_path / "log").exists():  # comes behind the lock
+    while not (tmp_path / "log").exists():  # is created after the lock
         assert first.poll() is None
         time.sleep(0.01)
     refused = [e2v(*command), e2v(*command, "--overwrite")]

@@ -1,4 +1,4 @@
-"""Runs in parts: dealt from the list alone, merged to what a single run gives, whatever the history."""
+"""Sharded runs: dealt from the list alone, and merged to the bytes of a single run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINES = SAMPLE_SCP.read_text().splitlines(keepends=True)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the sample corpus in one part, with one job."""
+    """A run of the sample corpus without shards, with one job."""
     out = tmp_path_factory.mktemp("whole")
     process = start_e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1")
     _, errors = process.communicate(timeout=120)
@@ -39,7 +39,7 @@ def predict(out: Path, *options: str, scp: Path = SAMPLE_SCP) -> tuple[str | Pat
     return ("predict", scp, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1", *options)
 
 
-def test_the_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+def test_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
     for index, count in ((3, 13), (1, 14)):
         done = e2v(*predict(tmp_path, "--shard", f"{index}/3"))
         assert done.returncode == 0
@@ -77,7 +77,7 @@ def test_the_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
     assert (tmp_path / "predictions.tsv").read_bytes() == before
 
 
-def test_shards_at_the_same_time(whole: Path, tmp_path: Path) -> None:
+def test_concurrent_shards_give_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     processes = [start_e2v(*predict(tmp_path, "--shard", f"{index}/4")) for index in range(1, 5)]
     for process in processes:
         _, errors = process.communicate(timeout=120)
@@ -86,7 +86,7 @@ def test_shards_at_the_same_time(whole: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_what_one_way_of_sharding_did_counts_for_another(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+def test_results_count_for_another_shard_count(whole: Path, tmp_path: Path, e2v: E2v) -> None:
     assert e2v(*predict(tmp_path, "--shard", "1/2")).returncode == 0
     assert e2v(*predict(tmp_path, "--shard", "3/5")).returncode == 0
     done = e2v(*predict(tmp_path))
@@ -106,7 +106,7 @@ def test_more_shards_than_blocks(tmp_path: Path, e2v: E2v) -> None:
     assert_same(out, whole)
 
 
-def test_shards_on_standard_output_are_parts_of_the_whole(whole: Path, e2v: E2v) -> None:
+def test_shards_on_standard_output_add_up_to_the_whole(whole: Path, e2v: E2v) -> None:
     rows: list[str] = []
     for index, count in ((1, 20), (2, 20)):
         done = e2v("predict", SAMPLE_SCP, "-m", "sample", "--shard", f"{index}/2")
@@ -119,7 +119,7 @@ def test_shards_on_standard_output_are_parts_of_the_whole(whole: Path, e2v: E2v)
     assert header == table[0]
 
 
-def test_failures_of_a_shard_count_for_it_alone(tmp_path: Path, e2v: E2v) -> None:
+def test_failures_of_a_shard_count_only_for_that_shard(tmp_path: Path, e2v: E2v) -> None:
     scp = tmp_path / "wav.scp"
     scp.write_text("".join([*LINES[:8], "gone nowhere.wav\n"]))  # blocks of one: the ninth is shard 1's
     out = tmp_path / "out"
@@ -135,8 +135,8 @@ def test_failures_of_a_shard_count_for_it_alone(tmp_path: Path, e2v: E2v) -> Non
     assert (out / "failures.tsv").read_text().count("\n") == 1
 
 
-def test_a_list_that_grew_in_the_middle(tmp_path: Path, e2v: E2v) -> None:
-    """Only what is new is computed, whoever did the rest; merging waits until all shards have seen the new list."""
+def test_grown_list_computes_only_new_utterances(tmp_path: Path, e2v: E2v) -> None:
+    """The list grows in the middle. Merging waits until all shards have seen the new list."""
     scp, out = tmp_path / "wav.scp", tmp_path / "out"
     scp.write_text("".join(LINES[::2]))
     assert e2v(*predict(out, "--shard", "1/2", scp=scp)).returncode == 0
@@ -157,7 +157,7 @@ def test_a_list_that_grew_in_the_middle(tmp_path: Path, e2v: E2v) -> None:
     assert journals.count(b"\tdone\t") == 40
 
 
-def test_a_list_that_shrank(tmp_path: Path, e2v: E2v) -> None:
+def test_shortened_list_publishes_only_its_utterances(tmp_path: Path, e2v: E2v) -> None:
     scp, out = tmp_path / "wav.scp", tmp_path / "out"
     scp.write_text("".join(reversed(LINES)))
     assert e2v(*predict(out, scp=scp)).returncode == 0
@@ -169,22 +169,22 @@ def test_a_list_that_shrank(tmp_path: Path, e2v: E2v) -> None:
 
 
 @pytest.mark.parametrize("value", ["0/3", "4/3", "1/0", "1", "a/b", "-1/3", "1/3/5", ""])
-def test_shards_that_make_no_sense(value: str, e2v: E2v) -> None:
+def test_invalid_shards_are_refused(value: str, e2v: E2v) -> None:
     done = e2v("predict", SAMPLE_SCP, "-m", "sample", "--shard", value)
     assert done.returncode == 2
     assert f"{value!r} is not a part and a number of parts like 2/3, counted from 1." in " ".join(done.stderr.split())
 
 
-def test_a_shard_throws_nothing_away(tmp_path: Path, e2v: E2v) -> None:
+def test_overwrite_of_a_shard_is_refused(tmp_path: Path, e2v: E2v) -> None:
     done = e2v(*predict(tmp_path, "--shard", "1/2", "--overwrite"))
     assert done.returncode == 2
     assert "--overwrite with --shard would throw away what other shards do: remove OUT first instead" in done.stderr
 
 
-def test_another_run_is_kept_out_while_shards_are_at_work(tmp_path: Path, e2v: E2v) -> None:
+def test_another_run_is_refused_while_shards_work(tmp_path: Path, e2v: E2v) -> None:
     scp, out = tmp_path / "wav.scp", tmp_path / "out"
     scp.write_text("".join(f"take{take}-{line}" for take in range(4) for line in LINES))
-    slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # so that it doesn't get to its end
+    slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # keeps the shard from ending
     shard = start_e2v(*predict(out, "--shard", "2/3", scp=scp), **slow)
     wait_until(lambda: list(out.glob("journal.2-of-3.1")))
     for options in ([], ["--shard", "1/2"], ["--overwrite"]):
@@ -201,7 +201,7 @@ def test_another_run_is_kept_out_while_shards_are_at_work(tmp_path: Path, e2v: E
     assert f"e2v: {out}: another e2v is running there (process {shard.pid} on " in other_list.stderr
     status = e2v("status", out)
     lines = status.stdout.splitlines()
-    assert status.returncode == 75  # nobody is at work at the others
+    assert status.returncode == 75  # no process works at the other shards
     assert lines[0] == f"{out}: not complete"
     assert re.fullmatch(rf"2/3 .* process {shard.pid} on \S+ since \S+(, last result \d+ s ago)?", lines[4])
     shard.kill()
@@ -213,7 +213,7 @@ def test_another_run_is_kept_out_while_shards_are_at_work(tmp_path: Path, e2v: E
 
 
 def element(number: int, count: int) -> dict[str, str]:
-    """Name what an element of a job array finds in its environment."""
+    """Return the environment of an array task."""
     values = {"ID": number, "MIN": 1, "MAX": count, "COUNT": count, "STEP": 1}
     return {
         "SLURM_JOB_ID": str(100 + number),
@@ -222,8 +222,8 @@ def element(number: int, count: int) -> dict[str, str]:
     }
 
 
-def test_an_element_of_a_job_array_takes_its_shard(whole: Path, tmp_path: Path, e2v: E2v) -> None:
-    """Whoever says which one it is to be is believed."""
+def test_array_task_computes_its_shard(whole: Path, tmp_path: Path, e2v: E2v) -> None:
+    """The option ``--shard`` has precedence."""
     done = e2v(*predict(tmp_path), **element(2, 3))
     assert done.returncode == 0
     assert done.stderr.startswith(
@@ -240,7 +240,7 @@ def test_an_element_of_a_job_array_takes_its_shard(whole: Path, tmp_path: Path, 
     assert_same(tmp_path, whole)
 
 
-def test_a_part_of_a_job_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
+def test_partial_job_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
     done = e2v(*predict(tmp_path / "out"), **{**element(3, 2), "SLURM_ARRAY_TASK_MAX": "7"})
     assert done.returncode == 2
     assert "the 2 elements of the array from 1 to 7 are not evenly spaced: say which part this is with" in done.stderr
@@ -248,7 +248,7 @@ def test_a_part_of_a_job_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
 
 
 def test_shards_are_dealt_by_duration(whole: Path, tmp_path: Path, e2v: E2v) -> None:
-    """As the first one that is there says it; here one utterance is longer than all others together."""
+    """The first shard saves the durations. One utterance is longer than all others together."""
     folder, out = tmp_path / "data", tmp_path / "out"
     folder.mkdir()
     shutil.copy(SAMPLE_SCP, folder / "wav.scp")
@@ -269,7 +269,7 @@ def test_shards_are_dealt_by_duration(whole: Path, tmp_path: Path, e2v: E2v) -> 
 
 
 @pytest.mark.parametrize("command", ["merge", "status"])
-def test_a_folder_that_is_no_run(command: str, tmp_path: Path, e2v: E2v) -> None:
+def test_folder_without_a_run_is_refused(command: str, tmp_path: Path, e2v: E2v) -> None:
     done = e2v(command, tmp_path)
     assert done.returncode == 1
     assert done.stderr == f"e2v: {tmp_path} holds no run: name the folder that was e2v predict's -o\n"

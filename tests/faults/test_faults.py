@@ -1,4 +1,4 @@
-"""Disks that fail: every write, fsync and rename of a run in turn, a full one, and two runs on one OUT."""
+"""Faults: each write, fsync and rename of a run fails in turn; a full disk; two runs in one OUT."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ os.fsync, os.replace = faulty_fsync, faulty_replace
 
 
 def digest(out: Path) -> dict[str, str]:
-    """Digest all that a user reads, with embeddings by what is in them."""
+    """Return digests of the final files, and of the content of embeddings."""
     names = ["predictions.tsv", "failures.tsv", "utt2dur", "utt2num_frames"]
     files = [out / name for name in names] + sorted(out.glob("embeddings/*"))
     digests = {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -89,7 +89,7 @@ def digest(out: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def scp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips and one that is missing, each a block of its own."""
+    """Six clips and a missing one, each in its own block."""
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()[:6]
     scp = tmp_path_factory.mktemp("scp") / "wav.scp"
     scp.write_text("".join(f"{line}\n" for line in [*lines[:3], "gone nowhere.wav", *lines[3:]]))
@@ -98,13 +98,13 @@ def scp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds names of open files in /proc")
 @pytest.mark.parametrize(("kind", "roles"), [("npy", ["launcher", "worker"]), ("ark", ["worker"])])
-def test_whatever_fails_is_named_and_the_same_command_goes_on(
+def test_failed_write_is_named_and_run_resumes(
     kind: str, roles: list[str], scp: Path, tmp_path: Path, e2v: E2v, real_e2v: E2v
 ) -> None:
-    """Every fifth time with the real command, else with one that was forked."""
+    """Every fifth case runs the real command; the others run a forked one."""
 
     def run(name: str, role: str, at: int) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-        """Run with a fault; odd ones happen once, even ones last."""
+        """Run with a fault: odd faults happen once, even faults persist."""
         environment = {
             **hook(tmp_path / "hook", FAULTS),
             "FAULT_OUT": str(tmp_path / name),
@@ -127,7 +127,7 @@ def test_whatever_fails_is_named_and_the_same_command_goes_on(
         message = "Input/output error" if at % 2 else "No space left on device"
         place = re.escape(str(tmp_path / name))
         hint = "what is done is safe, run the same command again"
-        if sum(note.startswith(role) for note in notes) < at:  # it wrote several results together, or in another order
+        if sum(note.startswith(role) for note in notes) < at:  # results were written together, or in another order
             assert failed.returncode == 0
             return
         assert failed.returncode == 1, (notes[-1], failed.stderr)
@@ -165,7 +165,7 @@ cat "$1/out/predictions.tsv"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
-def test_a_disk_that_is_full(tmp_path: Path, e2v: E2v) -> None:
+def test_full_disk_is_reported_and_run_resumes(tmp_path: Path, e2v: E2v) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     scp = ROOT / "sample_data" / "wav.scp"
@@ -181,7 +181,7 @@ def test_a_disk_that_is_full(tmp_path: Path, e2v: E2v) -> None:
 
 
 @pytest.mark.parametrize("damage", ["the first of two lines", "a line in the middle", "the header"])
-def test_damage_in_the_middle_is_refused_by_name(damage: str, scp: Path, tmp_path: Path, e2v: E2v) -> None:
+def test_damaged_journal_line_is_refused_and_named(damage: str, scp: Path, tmp_path: Path, e2v: E2v) -> None:
     command = ("predict", scp, "-m", "sample", "-o", tmp_path, "--max-failures", "1")
     assert e2v(*command).returncode == 0
     (journal,) = tmp_path.glob("journal.*")
@@ -202,8 +202,8 @@ def test_damage_in_the_middle_is_refused_by_name(damage: str, scp: Path, tmp_pat
     assert e2v(*command).returncode == 0
 
 
-def test_a_run_whose_journal_was_cut_ends_with_the_same_bytes(scp: Path, tmp_path: Path, e2v: E2v) -> None:
-    """At a few places of its last lines; test_journal.py cuts at every byte."""
+def test_run_with_a_truncated_journal_ends_with_the_same_bytes(scp: Path, tmp_path: Path, e2v: E2v) -> None:
+    """The journal is truncated at a few places; test_history.py does so at every byte."""
     command = ("predict", scp, "-m", "sample", "--embeddings", "ark", "--max-failures", "1", "-j", "1", "-o", tmp_path)
     assert e2v(*command).returncode == 0
     whole = digest(tmp_path)
@@ -218,13 +218,13 @@ def test_a_run_whose_journal_was_cut_ends_with_the_same_bytes(scp: Path, tmp_pat
         assert digest(tmp_path) == whole
 
 
-def test_of_two_runs_at_once_one_works_and_one_is_told_who_does(tmp_path: Path, e2v: E2v) -> None:
-    """Fifty times, on the same OUT; each time the one that works is killed, and the next goes on."""
+def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None:
+    """Fifty pairs of runs start in one OUT. Each working run is killed, and the next pair resumes."""
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
     scp, out, whole = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "whole"
     scp.write_text("".join(f"take{take}-{line}\n" for take in range(4) for line in lines))
     command = ("predict", scp, "-m", "sample", "--embeddings", "npy", "-o")
-    slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # so that no run gets to its end
+    slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # keeps every run from ending
     for _ in range(50):
         pair = [start_e2v(*command, out, **slow), start_e2v(*command, out, **slow)]
         wait_until(lambda pair=pair: any(process.poll() is not None for process in pair))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""``kill -9`` of workers, launcher or all of them, at random moments: the same command ends with the same bytes."""
+"""``kill -9`` of workers, launcher or both at random moments: the repeated command gives the same bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 KILLS = 7
-"""In each of six cases, and three in each of three shards in two cases: 60 in all."""
+"""Kills in each of six cases; with three in each of three shards of two cases, 60 in all."""
 
 OPTIONS = {
     "utterance": ("--embeddings", "npy"),
@@ -32,7 +32,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample corpus four times over, and two utterances that fail."""
+    """The sample corpus four times, and two utterances that fail."""
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
     scp = tmp_path_factory.mktemp("corpus") / "wav.scp"
     entries = [f"take{take}-{line}" for take in range(4) for line in lines]
@@ -44,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def references(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs with one job that nothing interrupts."""
+    """Uninterrupted runs with one job."""
     outs = {}
     for granularity, options in OPTIONS.items():
         outs[granularity] = tmp_path_factory.mktemp(granularity)
@@ -55,7 +55,7 @@ def references(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 class Watch:
-    """Sees to it that what is finished is never computed again."""
+    """A check that finished utterances are never computed again."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -65,12 +65,12 @@ class Watch:
         return len(self._read_finished())
 
     def note(self) -> None:
-        """Note what is finished, and how far the logs of the workers are behind that."""
+        """Note the finished utterances and the sizes of the worker logs."""
         finished = self._read_finished()
         self._seen.append((finished, {log: log.stat().st_size for log in self.out.glob("log/worker.*.log")}))
 
     def check(self) -> None:
-        """Compare what was encoded after each note with what was finished then."""
+        """Check that no batch of finished utterances was encoded after a note."""
         logs = [log.read_text() for log in self.out.glob("log/worker.*.log")]
         assert any(" INFO encoding " in log for log in logs)
         for finished, sizes in self._seen:
@@ -86,10 +86,10 @@ class Watch:
         return {row[2] for row in rows if row[1] in ("done", "failed")}
 
 
-def kill_and_go_on(command: Sequence[str], out: Path, kills: int, total: int, seed: int) -> None:
-    """Start a command again and again, killing it or its workers at random moments, until it ends by itself.
+def kill_and_resume(command: Sequence[str], out: Path, kills: int, total: int, seed: int) -> None:
+    """Start a command repeatedly, and kill it or its workers at random moments, until it ends by itself.
 
-    A moment is when so many utterances more than at first are finished; but one of four is soon after the start.
+    Most kills come after a random number of finished utterances. One of four comes soon after the start.
     """
     generator = random.Random(seed)
     watch = Watch(out)
@@ -118,12 +118,12 @@ def kill_and_go_on(command: Sequence[str], out: Path, kills: int, total: int, se
 
 
 def wait_for(process: subprocess.Popen[str], watch: Watch, finished: int) -> None:
-    """Wait until so many utterances are finished, or the run is."""
+    """Wait until this number of utterances is finished, or the run has ended."""
     wait_until(lambda: watch.count_finished() >= finished or process.poll() is not None)
 
 
 def wait_for_end(process: subprocess.Popen[str]) -> None:
-    """Wait for a launcher that was killed; its workers die with it."""
+    """Wait until a killed launcher and its workers are gone."""
     process.communicate(timeout=10)
     wait_until(lambda: not find_group(process.pid), seconds=5)
 
@@ -151,7 +151,7 @@ def test_killed_runs_end_with_the_same_bytes(
     jobs: int, granularity: str, corpus: Path, references: dict[str, Path], tmp_path: Path
 ) -> None:
     command = ["predict", str(corpus), "-m", "sample", "-o", str(tmp_path), "-j", str(jobs), *OPTIONS[granularity]]
-    kill_and_go_on(command, tmp_path, KILLS, 162, seed=jobs)
+    kill_and_resume(command, tmp_path, KILLS, 162, seed=jobs)
     assert_same_results(tmp_path, references[granularity])
 
 
@@ -173,7 +173,7 @@ def test_killed_shards_are_merged_to_the_same_bytes(
             *shard,
             *OPTIONS[granularity],
         ]
-        kill_and_go_on(command, tmp_path, 3, 50, seed=index)
+        kill_and_resume(command, tmp_path, 3, 50, seed=index)
     assert_same_results(tmp_path, references[granularity])
 
     for name in ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "utt2emo"):

@@ -1,4 +1,4 @@
-"""Model folders that mean harm: nothing of theirs is ever run, and nothing outside them read."""
+"""Malicious model folders: none of their code is run, and no file outside them is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 
 class Boom:
-    """Makes a folder when it is unpickled by a loader that isn't careful."""
+    """An object that creates a folder when a careless loader unpickles it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,7 +32,7 @@ class Boom:
 
 @pytest.fixture
 def folder(tiny: Path, tmp_path: Path) -> Path:
-    """A model that a test may spoil."""
+    """A copy of a model that a test may change."""
     return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
@@ -45,7 +45,7 @@ def wav(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
-    """What is there once something was run."""
+    """The folder that malicious code would create."""
     return tmp_path / "ran"
 
 
@@ -64,7 +64,7 @@ def python_code(canary: Path) -> str:
 
 
 Attack = Callable[[Path, Path], str]
-"""Spoils the first folder so that the second is made; returns how the message begins, after the first's path."""
+"""Makes a model folder malicious: its code would create the canary. Returns the message after the folder's path."""
 
 
 def pickled_code(folder: Path, canary: Path, name: str = "model.pt") -> str:
@@ -109,7 +109,7 @@ def requirements(folder: Path, _: Path) -> str:
     )
 
 
-def requirements_that_lead_nowhere(folder: Path, canary: Path) -> str:
+def dangling_requirements(folder: Path, canary: Path) -> str:
     (folder / "requirements.txt").symlink_to(canary)
     return "/requirements.txt: a model has no use for packages of its own, "
 
@@ -151,12 +151,12 @@ def trust_in_configuration(folder: Path, canary: Path) -> str:
 ATTACKS: list[Attack] = [
     trust_in_configuration,
     *(pickled_code, pickled_code_in_another_file, pickled_code_of_an_old_torch, code_in_the_spec, yaml_tag),
-    *(requirements, requirements_that_lead_nowhere, trust_in_config, code_in_config, code_in_configuration),
+    *(requirements, dangling_requirements, trust_in_config, code_in_config, code_in_configuration),
 ]
 
 
 def assert_refused(e2v: E2v, message: str, *args: str | Path) -> None:
-    """Check that a command ends with this message, and nothing else."""
+    """Check that a command fails with only this message."""
     done = e2v(*args)
     said = [line for line in done.stderr.splitlines() if line.startswith("e2v: ")]
     assert (done.returncode, done.stdout, len(said)) == (1, "", 1), done.stderr
@@ -165,7 +165,7 @@ def assert_refused(e2v: E2v, message: str, *args: str | Path) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_predict_runs_nothing_of_a_model(attack: Attack, e2v: E2v, folder: Path, wav: Path, canary: Path) -> None:
+def test_predict_runs_no_code_of_a_model(attack: Attack, e2v: E2v, folder: Path, wav: Path, canary: Path) -> None:
     message = attack(folder, canary)
 
     assert_refused(e2v, f"{folder}{message}", "predict", wav, "-m", folder, "-j", "1")
@@ -174,7 +174,7 @@ def test_predict_runs_nothing_of_a_model(attack: Attack, e2v: E2v, folder: Path,
 
 
 @pytest.mark.parametrize("attack", [pickled_code, code_in_the_spec, code_in_config, requirements])
-def test_neither_upstreams_engine_nor_check_runs_anything(
+def test_funasr_engine_and_check_run_no_code_of_a_model(
     attack: Attack, e2v: E2v, folder: Path, wav: Path, canary: Path
 ) -> None:
     message = attack(folder, canary)
@@ -186,9 +186,7 @@ def test_neither_upstreams_engine_nor_check_runs_anything(
 
 
 @pytest.mark.parametrize("attack", [code_in_the_spec, yaml_tag, code_in_config, trust_in_configuration, requirements])
-def test_pull_copies_no_model_that_means_harm(
-    attack: Attack, e2v: E2v, folder: Path, canary: Path, tmp_path: Path
-) -> None:
+def test_pull_refuses_malicious_models(attack: Attack, e2v: E2v, folder: Path, canary: Path, tmp_path: Path) -> None:
     message = attack(folder, canary)
 
     assert_refused(e2v, f"{folder}{message}", "models", "pull", folder, "--to", tmp_path / "copy")
@@ -197,7 +195,7 @@ def test_pull_copies_no_model_that_means_harm(
     assert not (tmp_path / "copy").exists()
 
 
-def test_pull_copies_what_belongs_to_a_model_alone(e2v: E2v, folder: Path, canary: Path, tmp_path: Path) -> None:
+def test_pull_copies_only_files_of_the_model(e2v: E2v, folder: Path, canary: Path, tmp_path: Path) -> None:
     write_module(folder, canary)
 
     assert e2v("models", "pull", folder, "--to", tmp_path / "copy").returncode == 0
@@ -209,7 +207,7 @@ def test_pull_copies_what_belongs_to_a_model_alone(e2v: E2v, folder: Path, canar
 
 
 def test_code_beside_a_model_is_ignored(e2v: E2v, folder: Path, wav: Path, canary: Path) -> None:
-    """Also where it is named like something that is imported, and the model's folder is the current one."""
+    """The files have the names of imported modules."""
     for name in ("model.py", "torch.py", "yaml.py", "funasr.py", "sitecustomize.py", "conftest.py"):
         (folder / name).write_text(python_code(canary))
 
@@ -226,7 +224,7 @@ KEYS = ("config", "init_param", "token_list")
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret"])
-def test_configuration_names_nothing_outside_the_folder(
+def test_configured_path_outside_the_folder_is_refused(
     key: str, name: str, e2v: E2v, folder: Path, wav: Path, tmp_path: Path
 ) -> None:
     set_metas(folder, **{key: name})
@@ -242,7 +240,7 @@ FILES = ("config.yaml", "model.pt", "tokens.txt", "configuration.json")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_is_a_link_out_of_the_folder(name: str, e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
+def test_link_out_of_the_folder_is_refused(name: str, e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     (folder / name).rename(secret)
     (folder / name).symlink_to(secret)
@@ -253,8 +251,8 @@ def test_no_file_is_a_link_out_of_the_folder(name: str, e2v: E2v, folder: Path, 
     assert not (tmp_path / "copy").exists()
 
 
-def test_pull_follows_no_link_of_labels_that_the_model_has_not(e2v: E2v, tmp_path: Path) -> None:
-    """Nobody reads them where config.yaml speaks of no labels, but they would be copied."""
+def test_pull_refuses_a_link_of_unused_labels(e2v: E2v, tmp_path: Path) -> None:
+    """A model without labels does not read the file, but pull would copy it."""
     folder = make_model(tmp_path / "model", make_config(tokenizer=False))
     (tmp_path / "secret").write_text("secret")
     (folder / "tokens.txt").symlink_to(tmp_path / "secret")
@@ -265,7 +263,7 @@ def test_pull_follows_no_link_of_labels_that_the_model_has_not(e2v: E2v, tmp_pat
     assert not (tmp_path / "copy").exists()
 
 
-def test_no_folder_is_a_link_out_of_the_folder(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
+def test_linked_subfolder_outside_the_folder_is_refused(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (folder / "model.pt").rename(tmp_path / "secrets" / "model.pt")
     (folder / "weights").symlink_to(tmp_path / "secrets")
@@ -287,14 +285,14 @@ def test_links_within_the_folder_are_followed(e2v: E2v, folder: Path, wav: Path)
     assert e2v("predict", wav, "-m", folder, "-j", "1").returncode == 0
 
 
-def test_a_folder_that_is_itself_a_link_is_followed(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
+def test_link_to_a_model_folder_is_followed(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
 
     assert e2v("predict", wav, "-m", tmp_path / "link", "-j", "1").returncode == 0
 
 
 def hugging_face_cache(folder: Path, root: Path) -> Path:
-    """Lay a model out as Hugging Face's cache does: a snapshot of links to blobs."""
+    """Lay out a model as in Hugging Face's cache: a snapshot of links to blobs."""
     snapshot = root / "models--me--mine" / "snapshots" / ("c" * 40)
     snapshot.mkdir(parents=True)
     blobs = root / "models--me--mine" / "blobs"
@@ -305,7 +303,7 @@ def hugging_face_cache(folder: Path, root: Path) -> Path:
     return snapshot
 
 
-def test_a_snapshot_of_hugging_faces_cache_is_a_model(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
+def test_hugging_face_snapshot_is_a_model(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
     snapshot = hugging_face_cache(folder, tmp_path)
 
     assert e2v("predict", wav, "-m", snapshot, "-j", "1").returncode == 0
@@ -315,7 +313,7 @@ def test_a_snapshot_of_hugging_faces_cache_is_a_model(e2v: E2v, folder: Path, wa
     assert e2v("predict", wav, "-m", tmp_path / "copy", "-j", "1").returncode == 0
 
 
-def test_a_snapshot_has_links_to_its_own_blobs_alone(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
+def test_snapshot_with_links_to_other_blobs_is_refused(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
     other = tmp_path / "models--me--other" / "blobs"
     other.mkdir(parents=True)
     snapshot = hugging_face_cache(folder, tmp_path)
@@ -332,7 +330,7 @@ def test_a_snapshot_has_links_to_its_own_blobs_alone(e2v: E2v, folder: Path, wav
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", ["device", "pipe", "folder", "nothing"])
-def test_what_is_no_file_is_not_waited_for(kind: str, name: str, e2v: E2v, folder: Path, wav: Path) -> None:
+def test_special_files_do_not_block(kind: str, name: str, e2v: E2v, folder: Path, wav: Path) -> None:
     path = folder / name
     path.unlink()
     match kind:
@@ -349,16 +347,16 @@ def test_what_is_no_file_is_not_waited_for(kind: str, name: str, e2v: E2v, folde
 
     if (kind, name) == ("nothing", "configuration.json"):  # it may be missing
         assert done.returncode == 0, done.stderr
-    elif (kind, name) == ("nothing", "tokens.txt"):  # as a model for embeddings alone
+    elif (kind, name) == ("nothing", "tokens.txt"):  # a model with only embeddings
         assert (done.returncode, "(its tokens.txt is missing)" in done.stderr) == (2, True)
     else:
         assert (done.returncode, done.stderr.startswith(f"e2v: {path}")) == (1, True)
 
 
-# -- what is large or odd ----------------------------------------------------------------------------------------------
+# -- large or odd values -----------------------------------------------------------------------------------------------
 
 
-def test_references_that_multiply_are_not_written_out(e2v: E2v, folder: Path, wav: Path) -> None:
+def test_yaml_alias_bomb_is_refused(e2v: E2v, folder: Path, wav: Path) -> None:
     layers = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     layers += [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]" for number in range(1, 12)]
     config = (folder / "config.yaml").read_text().replace("\n  depth: 2", "\n  depth: *a11")
@@ -385,10 +383,8 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_references_that_multiply_where_nobody_reads_them_are_not_copied(
-    kind: str, e2v: E2v, folder: Path, wav: Path
-) -> None:
-    """Upstream's code is given a copy of all that is under model_conf."""
+def test_yaml_alias_bomb_in_unused_keys_is_refused(kind: str, e2v: E2v, folder: Path, wav: Path) -> None:
+    """Upstream's code gets a copy of model_conf."""
     config = (folder / "config.yaml").read_text().replace("\n  depth: 2", "\n  depth: 2\n  more: *a11")
     assert "more:" in config
     (folder / "config.yaml").write_text("\n".join([*BOMBS[kind], config]))
@@ -405,7 +401,7 @@ def test_references_that_multiply_where_nobody_reads_them_are_not_copied(
 
 
 @pytest.mark.parametrize("value", ["2001-99-99", "1" * 5_000, "0x", "1e400", "!!binary x", "!!timestamp x"])
-def test_scalars_that_yaml_cannot_make_are_refused_by_name(value: str, e2v: E2v, folder: Path, wav: Path) -> None:
+def test_invalid_yaml_scalars_are_refused(value: str, e2v: E2v, folder: Path, wav: Path) -> None:
     with (folder / "config.yaml").open("a") as file:
         file.write(f"scope_map: {value}\n")
 
@@ -414,16 +410,14 @@ def test_scalars_that_yaml_cannot_make_are_refused_by_name(value: str, e2v: E2v,
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("name", ["", ".", "a\nb", "\x1b[2Jmodel.pt", "a\tb", "a\x7fb", "a\u202eb"])
-def test_names_that_would_confuse_who_reads_them_are_refused(
-    name: str, key: str, e2v: E2v, folder: Path, wav: Path
-) -> None:
+def test_confusing_file_names_are_refused(name: str, key: str, e2v: E2v, folder: Path, wav: Path) -> None:
     set_metas(folder, **{key: name})
 
     assert_refused(e2v, f"{folder}/configuration.json: {name!r} is no file name", "predict", wav, "-m", folder)
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800"])
-def test_names_that_no_file_can_have_are_refused(name: str, e2v: E2v, folder: Path, wav: Path) -> None:
+def test_impossible_file_names_are_refused(name: str, e2v: E2v, folder: Path, wav: Path) -> None:
     set_metas(folder, init_param=name)
 
     assert_refused(e2v, str(folder), "predict", wav, "-m", folder)

@@ -1,4 +1,4 @@
-"""Batches follow from the audio of a block alone."""
+"""Batches depend on the audio of a block alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2v_cli.system.spool import DiskWaveform
 
 
 def make_waveforms(seconds: list[float]) -> list[Waveform]:
-    """Make waveforms of so many seconds; they take no memory."""
+    """Make waveforms of these lengths in seconds; they share their memory."""
     zeros = np.zeros(round(max(seconds, default=0) * SAMPLE_RATE), np.float32)
     return [
         Waveform(Utterance(index, f"utt{index}", f"{index}.wav"), zeros[: round(duration * SAMPLE_RATE)], duration)
@@ -25,14 +25,14 @@ def make_waveforms(seconds: list[float]) -> list[Waveform]:
 
 
 def indices(waveforms: list[Waveform], batch_seconds: float) -> list[list[int]]:
-    """Make batches: the places of their waveforms in the input."""
+    """Make batches, and return the indexes of their waveforms in the input."""
     return [
         [waveform.utterance.index for waveform in batch.waveforms] for batch in make_batches(waveforms, batch_seconds)
     ]
 
 
 def random_lengths(seed: int) -> list[float]:
-    """A block of a few to many utterances, some of the same length, some longer than a batch may be."""
+    """Draw the lengths of 1 to 99 utterances, some of them equal, some longer than a batch."""
     generator = random.Random(seed)
     return [
         generator.choice([1.0, 2.5, generator.uniform(0.03, 8), generator.uniform(8, 30)])
@@ -53,14 +53,14 @@ def random_lengths(seed: int) -> list[float]:
         ([2, 2, 2, 2, 2, 2], [[0, 1, 2, 3, 4], [5]]),
     ],
 )
-def test_batches_worked_out_by_hand(seconds: list[float], batches: list[list[int]]) -> None:
-    """Of at most 10 seconds; the shortest first, and of the same length the first first."""
+def test_batches_match_manual_calculation(seconds: list[float], batches: list[list[int]]) -> None:
+    """Batches of at most 10 seconds: the shortest first, equal lengths in the order of the input."""
     assert indices(make_waveforms(seconds), 10) == batches
 
 
 @pytest.mark.parametrize("batch_seconds", [0.01, 5.0, 10.0, 1e9])
 @pytest.mark.parametrize("seed", range(20))
-def test_properties_of_batches(seed: int, batch_seconds: float) -> None:
+def test_batches_are_sorted_and_filled_up_to_the_limit(seed: int, batch_seconds: float) -> None:
     seconds = random_lengths(seed)
     waveforms = make_waveforms(seconds)
 
@@ -74,7 +74,7 @@ def test_properties_of_batches(seed: int, batch_seconds: float) -> None:
     # no batch above the limit, unless it is a single utterance
     limit = batch_seconds * SAMPLE_RATE
     assert all(total <= limit or len(batch) == 1 for total, batch in zip(totals, batches, strict=True))
-    # and none that would have had room for the next utterance
+    # and no batch with room for the next utterance
     assert all(total + len(following[0].samples) > limit for total, following in zip(totals, batches[1:], strict=False))
 
 
@@ -89,7 +89,7 @@ def test_batches_do_not_depend_on_how_waveforms_arrive(seed: int, monkeypatch: p
 
 
 def test_failed_utterances_leave_no_gap() -> None:
-    """The batches are those of the audio that is there, with the places in the input as they are."""
+    """The batches are those of the remaining audio; indexes in the input stay the same."""
     waveforms = [
         waveform for waveform in make_waveforms([3, 1, 4, 1, 5, 9, 2]) if waveform.utterance.index not in (1, 4)
     ]
@@ -97,8 +97,8 @@ def test_failed_utterances_leave_no_gap() -> None:
     assert indices(waveforms, 10) == [[3, 6, 0, 2], [5]]
 
 
-def test_a_waveform_on_disk_goes_alone() -> None:
-    """However short the others, and it, are: it is read in windows."""
+def test_waveform_on_disk_is_batched_alone() -> None:
+    """At any length: it is encoded in windows."""
     waveforms = make_waveforms([1.0, 1.0, 2.0, 1.0])
     on_disk = DiskWaveform()
     on_disk.append(np.zeros(SAMPLE_RATE, np.float32))
@@ -107,7 +107,7 @@ def test_a_waveform_on_disk_goes_alone() -> None:
     assert sorted(indices(waveforms, 10)) == [[0], [1], [3, 2]]
 
 
-def test_a_block_is_sorted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_is_sorted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "PORTION_SECONDS", 10.0)
 
     # portions: 6 4 | 7 1 2 | 20 | 3 2
@@ -115,13 +115,13 @@ def test_a_block_is_sorted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_properties_of_portions(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_portions_match_their_definition(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "PORTION_SECONDS", 60.0)
     seconds = random_lengths(seed)
 
     flat = list(itertools.chain(*indices(make_waveforms(seconds), 10)))
 
-    # portions worked out from the definition: as many neighbours as have 60 seconds, and at least one
+    # portions by their definition: as many neighbours as fit into 60 seconds, and at least one
     portions: list[list[int]] = [[]]
     for index, duration in enumerate(seconds):
         if portions[-1] and sum(seconds[i] for i in portions[-1]) + duration > 60:
@@ -130,8 +130,8 @@ def test_properties_of_portions(seed: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert flat == [index for portion in portions for index in sorted(portion, key=lambda i: (seconds[i], i))]
 
 
-def test_no_more_than_a_portion_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first batch is there when the first portion is, and the waveform behind it."""
+def test_only_one_portion_is_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch needs the first portion and one more waveform."""
     monkeypatch.setattr(batches_module, "PORTION_SECONDS", 10.0)
     taken: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What the engine makes of batches and utterances that are too large for memory, and of long ones in windows."""
+"""The engine: batches and utterances too large for memory, and long utterances in windows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from support.checkpoints import make_config, make_model
 from support.engines import (
     apply_head,
     assert_same,
-    cramp,
     encode_in_windows,
     encode_one,
     encode_whole,
+    limit_memory,
     make_batch,
     make_engine,
     make_long,
@@ -35,8 +35,10 @@ def total_seconds(waveforms: Sequence[Tensor]) -> float:
     return sum(len(waveform) for waveform in waveforms) / 16_000
 
 
-def test_what_fits_is_encoded_at_once(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = cramp(network, lambda waveforms: len(waveforms) <= 5, monkeypatch)
+def test_batch_that_fits_is_encoded_at_once(
+    model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = limit_memory(network, lambda waveforms: len(waveforms) <= 5, monkeypatch)
 
     results = make_engine(model, network).start(make_batch([0.5] * 5))()
 
@@ -54,16 +56,16 @@ def test_what_fits_is_encoded_at_once(model: Model, network: Emotion2vec, monkey
         (7, 3, [7, 3, 4, 2, 2]),
     ],
 )
-def test_a_batch_too_large_is_halved_until_it_fits(
+def test_batch_too_large_is_halved_until_it_fits(
     number: int, room: int, calls: list[int], model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The results are those of the smaller batches, in the order of the large one."""
     batch = make_batch([0.3 + 0.1 * index for index in range(number)])
     engine = make_engine(model, make_network(model))
-    cramped = make_engine(model, network)
-    given = cramp(network, lambda waveforms: len(waveforms) <= room, monkeypatch)
+    limited = make_engine(model, network)
+    given = limit_memory(network, lambda waveforms: len(waveforms) <= room, monkeypatch)
 
-    results = cramped.start(batch)()
+    results = limited.start(batch)()
 
     assert given == calls
     fitting: list[Prediction | Failure] = []
@@ -72,10 +74,10 @@ def test_a_batch_too_large_is_halved_until_it_fits(
     assert_same(results, fitting)
 
 
-def test_frames_are_those_of_each_utterance_also_when_halved(
+def test_halved_batch_keeps_the_frames_of_each_utterance(
     model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cramp(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
+    limit_memory(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
 
     results = make_engine(model, network, "frame").start(make_batch([0.3, 1.0, 0.5]))()
 
@@ -86,13 +88,13 @@ def test_frames_are_those_of_each_utterance_also_when_halved(
     ]
 
 
-def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
+def test_only_the_utterance_too_large_for_memory_fails(
     model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = make_batch([0.5, 0.6, 2.54, 0.7])
     engine = make_engine(model, network)
     expected = [engine.start(Batch(half))() for half in (batch.waveforms[:2], batch.waveforms[3:])]
-    cramp(network, lambda waveforms: total_seconds(waveforms) <= 2.0, monkeypatch)
+    limit_memory(network, lambda waveforms: total_seconds(waveforms) <= 2.0, monkeypatch)
 
     results = engine.start(batch)()
 
@@ -101,8 +103,10 @@ def test_one_that_alone_is_too_large_fails_and_the_others_do_not(
     assert_same([*results[:2], *results[3:]], [*expected[0], *expected[1]])
 
 
-def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = cramp(network, lambda _: False, monkeypatch)
+def test_all_utterances_fail_without_memory(
+    model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = limit_memory(network, lambda _: False, monkeypatch)
 
     results = make_engine(model, network).start(make_batch([0.5, 0.6, 0.7]))()
 
@@ -114,7 +118,7 @@ def test_without_any_memory_all_fail(model: Model, network: Emotion2vec, monkeyp
     ]
 
 
-def test_what_is_not_finite_fails_alone(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_utterance_with_nan_fails(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch([0.5, 0.6, 0.7])
     engine = make_engine(model, network)
     expected = engine.start(batch)()
@@ -133,7 +137,7 @@ def test_what_is_not_finite_fails_alone(model: Model, network: Emotion2vec, monk
     assert_same([results[0], results[2]], [expected[0], expected[2]])
 
 
-def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(
+def test_other_errors_do_not_halve_the_batch(
     model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
@@ -151,7 +155,7 @@ def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(
 
 
 @pytest.mark.parametrize(("seconds", "window"), [(10.0, 4.0), (7.3, 1.0), (4.02, 4.0), (61.0, 60.0)])
-def test_a_long_utterance_is_what_its_windows_are_together(
+def test_long_utterance_matches_its_joined_windows(
     seconds: float, window: float, model: Model, network: Emotion2vec
 ) -> None:
     samples, waveform = make_long(seconds)
@@ -174,7 +178,7 @@ def test_a_long_utterance_is_what_its_windows_are_together(
 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
-def test_an_utterance_that_fits_into_a_window_is_as_if_it_were_not_spooled(
+def test_spooled_utterance_within_a_window_matches_the_one_in_memory(
     granularity: Granularity, model: Model, network: Emotion2vec
 ) -> None:
     samples, waveform = make_long(10.0)
@@ -193,8 +197,8 @@ def test_an_utterance_that_fits_into_a_window_is_as_if_it_were_not_spooled(
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
-def test_in_windows_an_utterance_is_about_the_same_as_at_once(model: Model, network: Emotion2vec) -> None:
-    """Here the weights are random, and some heads hear everything alike: of what is learned more is near."""
+def test_utterance_in_windows_is_about_the_same_as_at_once(model: Model, network: Emotion2vec) -> None:
+    """Some heads attend evenly with these random weights; learned attention is more local."""
     samples, waveform = make_long(30.0)
 
     in_windows = encode_one(make_engine(model, network, window=12.0), waveform)
@@ -206,7 +210,7 @@ def test_in_windows_an_utterance_is_about_the_same_as_at_once(model: Model, netw
     np.testing.assert_allclose(in_windows.posteriors, at_once.posteriors, rtol=0, atol=1e-3)
 
 
-def test_samples_that_are_not_normalised_are_encoded_as_they_are(tmp_path: Path) -> None:
+def test_samples_are_not_normalised_if_the_config_says_so(tmp_path: Path) -> None:
     model = read_model("raw", make_model(tmp_path, make_config(model={"normalize": False})))
     network = make_network(model)
     samples, waveform = make_long(5.0)
@@ -218,9 +222,7 @@ def test_samples_that_are_not_normalised_are_encoded_as_they_are(tmp_path: Path)
     np.testing.assert_allclose(spooled.embedding, expected.numpy(), rtol=0, atol=1e-5)
 
 
-def test_a_window_that_is_too_large_for_memory_fails(
-    model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_window_too_large_for_memory_fails(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     _, waveform = make_long(10.0)
 
     def fail(_: Sequence[Tensor]) -> list[Tensor]:
@@ -234,7 +236,7 @@ def test_a_window_that_is_too_large_for_memory_fails(
 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
-def test_a_window_that_is_not_finite_makes_the_whole_fail(
+def test_window_that_is_not_finite_fails_its_utterance(
     granularity: Granularity, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, waveform = make_long(10.0)

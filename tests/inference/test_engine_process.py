@@ -1,4 +1,4 @@
-"""What engines set in their process and set back again, and the time that they take."""
+"""Settings of the process that engines change and restore, and their busy time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.engines import cramp, encode_one, make_batch, make_engine, make_long
+from support.engines import encode_one, limit_memory, make_batch, make_engine, make_long
 from torch import Tensor
 
 from e2v_cli.inference.upstream import FunasrEngine
@@ -21,21 +21,21 @@ CPU = torch.device("cpu")
 
 
 def read_switches() -> tuple[str, str]:
-    """Say how GPUs multiply float32 matrices, and convolve."""
+    """Return the precision of float32 matrix products and convolutions on GPUs."""
     backends: Any = torch.backends
     return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
 
 
-def flushes() -> bool:
-    """Say whether numbers below 1e-38 are taken for zero."""
+def flushes_denormals() -> bool:
+    """Whether numbers below 1e-38 are flushed to zero."""
     return float(torch.full((), 1e-40, dtype=torch.float32) * 2) == 0
 
 
-# -- how GPUs multiply -------------------------------------------------------------------------------------------------
+# -- precision of products ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("precision", "inside"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
-def test_switches_of_pytorch_are_set_within_alone(
+def test_precision_is_set_only_while_the_engine_computes(
     precision: Precision, inside: str, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -53,7 +53,7 @@ def test_switches_of_pytorch_are_set_within_alone(
     assert read_switches() == before
 
 
-def test_switches_of_pytorch_are_set_back_after_an_error(
+def test_precision_is_restored_after_an_error(
     model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_switches()
@@ -67,7 +67,7 @@ def test_switches_of_pytorch_are_set_back_after_an_error(
 
 @pytest.fixture
 def _bf16_is_allowed() -> Iterator[None]:
-    """A notebook has allowed CPUs to multiply as bfloat16."""
+    """Allow CPUs to multiply as bfloat16, as a notebook may."""
     backends: Any = torch.backends
     switches = [backends.mkldnn.matmul, backends.mkldnn.conv]
     before = [switch.fp32_precision for switch in switches]
@@ -80,7 +80,7 @@ def _bf16_is_allowed() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_bf16_is_allowed")
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
-def test_what_a_notebook_allows_cpus_is_not_made_use_of(
+def test_bfloat16_allowed_by_a_notebook_is_not_used(
     precision: Precision, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backends: Any = torch.backends
@@ -119,12 +119,12 @@ def test_upstreams_engine_multiplies_exactly(model: Model, monkeypatch: pytest.M
     assert read_switches() == before
 
 
-# -- numbers below 1e-38 -----------------------------------------------------------------------------------------------
+# -- denormals: numbers below 1e-38 ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=[False, True], ids=["kept", "flushed"])
-def callers(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Whether who calls the engine takes numbers below 1e-38 for zero."""
+def caller_flushes(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Whether the engine's caller flushes denormals to zero."""
     flushed: bool = request.param
     if not torch.set_flush_denormal(flushed):
         pytest.skip("this CPU knows no such setting")
@@ -132,31 +132,31 @@ def callers(request: pytest.FixtureRequest) -> Iterator[bool]:
     torch.set_flush_denormal(False)
 
 
-def test_numbers_below_1e38_are_zero_within_alone(
-    callers: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+def test_denormals_are_flushed_only_while_the_engine_computes(
+    caller_flushes: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
     def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
-        seen.append(flushes())
+        seen.append(flushes_denormals())
         return Emotion2vec.forward(network, waveforms)
 
     monkeypatch.setattr(network, "forward", forward)
     pending = make_engine(model, network).start(make_batch([0.3]))
 
-    assert flushes() == callers
+    assert flushes_denormals() == caller_flushes
     pending()
-    assert (seen, flushes()) == ([True], callers)
+    assert (seen, flushes_denormals()) == ([True], caller_flushes)
 
 
-def test_numbers_below_1e38_are_zero_in_windows(
-    callers: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+def test_denormals_are_flushed_in_windows(
+    caller_flushes: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     encode = network.encode
 
     def note(waveforms: Sequence[Tensor]) -> list[Tensor]:
-        seen.append(flushes())
+        seen.append(flushes_denormals())
         return encode(waveforms)
 
     monkeypatch.setattr(network, "encode", note)
@@ -165,32 +165,32 @@ def test_numbers_below_1e38_are_zero_in_windows(
 
     assert len(seen) > 1
     assert all(seen)
-    assert flushes() == callers
+    assert flushes_denormals() == caller_flushes
 
 
-def test_numbers_below_1e38_are_as_before_after_an_error(
-    callers: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+def test_flushing_is_restored_after_an_error(
+    caller_flushes: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "forward", None)
 
     with pytest.raises(TypeError):
         make_engine(model, network).start(make_batch([0.3]))
 
-    assert flushes() == callers
+    assert flushes_denormals() == caller_flushes
 
 
-def test_numbers_below_1e38_are_as_before_where_memory_is_short(
-    callers: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
+def test_flushing_is_restored_after_a_lack_of_memory(
+    caller_flushes: bool, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cramp(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
+    limit_memory(network, lambda waveforms: len(waveforms) == 1, monkeypatch)
 
     make_engine(model, network).start(make_batch([0.3, 0.3, 0.3]))()
 
-    assert flushes() == callers
+    assert flushes_denormals() == caller_flushes
 
 
-def test_numbers_below_1e38_are_as_before_also_where_a_notebook_computes_in_float64(
-    callers: bool, model: Model, network: Emotion2vec
+def test_flushing_is_restored_if_a_notebook_uses_float64(
+    caller_flushes: bool, model: Model, network: Emotion2vec
 ) -> None:
     torch.set_default_dtype(torch.float64)
     try:
@@ -198,25 +198,25 @@ def test_numbers_below_1e38_are_as_before_also_where_a_notebook_computes_in_floa
     finally:
         torch.set_default_dtype(torch.float32)
 
-    assert flushes() == callers
+    assert flushes_denormals() == caller_flushes
 
 
-# -- the time that it takes --------------------------------------------------------------------------------------------
+# -- busy time ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The clock of the engines, which stands still until it is put on."""
+    """The clock of the engines, which only the test advances."""
     clock = [100.0]
     for module in ("engine", "upstream"):
         monkeypatch.setattr(f"e2v_cli.inference.{module}.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     return clock
 
 
-def test_it_is_busy_for_as_long_as_batches_take(
+def test_busy_time_is_that_of_the_batches(
     clock: list[float], model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not while results are written, or audio is waited for."""
+    """Writing results and waiting for audio don't count."""
     seconds = iter([3.0, 0.5])
 
     def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -237,7 +237,7 @@ def test_it_is_busy_for_as_long_as_batches_take(
     assert busy == [0.0, 3.0, 3.5]
 
 
-def test_it_is_busy_with_each_half(
+def test_busy_time_includes_each_half(
     clock: list[float], model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -254,7 +254,7 @@ def test_it_is_busy_with_each_half(
     assert engine.busy_seconds == 6.0
 
 
-def test_it_is_busy_with_windows(
+def test_busy_time_includes_windows(
     clock: list[float], model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = network.encode
@@ -273,7 +273,7 @@ def test_it_is_busy_with_windows(
 
 
 @pytest.mark.parity
-def test_upstreams_engine_is_busy_for_as_long_as_batches_take(
+def test_busy_time_of_upstreams_engine_is_that_of_the_batches(
     clock: list[float], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = FunasrEngine(model, CPU, ResultOptions())

@@ -41,14 +41,14 @@ def expected_timeline(network: Emotion2vec, frames: Tensor, hop: float) -> NDArr
 
 
 @pytest.mark.parametrize("hop", HOPS)
-def test_a_timeline_is_the_head_on_the_mean_of_each_span(hop: float, model: Model, network: Emotion2vec) -> None:
-    """Of every utterance of a batch."""
+def test_timeline_applies_the_head_to_the_mean_of_each_span(hop: float, model: Model, network: Emotion2vec) -> None:
+    """For every utterance of a batch."""
     batch = make_batch([0.5, 3.0, 0.03, 1.51])
     plain = make_engine(model, network).start(batch)()
 
     results = make_engine(model, network, timeline=hop).start(batch)()
 
-    assert_same(results, plain)  # it changes nothing else
+    assert_same(results, plain)  # the timeline changes nothing else
     for waveform, result in zip(batch.waveforms, results, strict=True):
         assert isinstance(result, Prediction)
         assert result.timeline is not None
@@ -59,10 +59,10 @@ def test_a_timeline_is_the_head_on_the_mean_of_each_span(hop: float, model: Mode
 
 @pytest.mark.parametrize("hop", HOPS)
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
-def test_a_timeline_of_windows_is_one_of_all_frames(
+def test_timeline_of_windows_is_that_of_all_frames(
     granularity: Granularity, hop: float, model: Model, network: Emotion2vec
 ) -> None:
-    """Also where a span begins in a window and ends in the next, or the one behind that."""
+    """Including spans over two or three windows."""
     samples, waveform = make_long(11.3)
     frames, num_windows = encode_in_windows(network, samples, 2.0)
 
@@ -75,7 +75,7 @@ def test_a_timeline_of_windows_is_one_of_all_frames(
     np.testing.assert_allclose(prediction.timeline, expected, rtol=0, atol=1e-5)
 
 
-def test_a_timeline_has_the_labels_in_use_alone(tmp_path: Path) -> None:
+def test_timeline_has_only_the_labels_in_use(tmp_path: Path) -> None:
     model = read_model("five", make_model(tmp_path, tokens=("calm", "unuse_0", "tense", "<unk>", "unuse_1")))
     network = make_network(model)
     (waveform,) = make_batch([1.0]).waveforms
@@ -87,6 +87,6 @@ def test_a_timeline_has_the_labels_in_use_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(prediction.timeline.sum(axis=1), 1, rtol=0, atol=1e-6)
 
 
-def test_without_a_timeline_there_is_none(model: Model, network: Emotion2vec) -> None:
+def test_timeline_is_none_unless_requested(model: Model, network: Emotion2vec) -> None:
     assert encode_one(make_engine(model, network), make_long(1.0)[0]).timeline is None
     assert encode_one(make_engine(model, network, "frame", window=2.0), make_long(5.0)[1]).timeline is None

@@ -1,4 +1,4 @@
-"""Windows cover an utterance, and every frame of it is kept once."""
+"""Windows cover an utterance, and each of its frames is kept once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cut(num_frames: int, size: int, context: int) -> list[tuple[int, int, int, i
         (6, 10, 2, [(0, 6, 0, 6)]),
     ],
 )
-def test_windows_worked_out_by_hand(
+def test_windows_match_manual_calculation(
     num_frames: int, size: int, context: int, windows: list[tuple[int, int, int, int]]
 ) -> None:
     assert cut(num_frames, size, context) == windows
@@ -43,7 +43,7 @@ def test_windows_worked_out_by_hand(
 @pytest.mark.parametrize("context", [0, 1, 7, 49, 100])
 @pytest.mark.parametrize("size", [201, 250, 2999])
 @pytest.mark.parametrize("more", [0, 1, 2, 100, 2801, 12_345, 180_000])
-def test_properties_of_windows(more: int, size: int, context: int) -> None:
+def test_windows_keep_every_frame_once_with_context(more: int, size: int, context: int) -> None:
     num_frames = size + more
 
     windows = list(cut_windows(num_frames, size, context))
@@ -59,7 +59,7 @@ def test_properties_of_windows(more: int, size: int, context: int) -> None:
         # every frame that is kept has its context, except where the utterance ends
         assert window.first == max(0, window.first_kept - context)
         assert window.end == min(num_frames, window.end_kept + context)
-    # they are about the same length, and no more than are needed
+    # lengths are about equal, and there are no more windows than needed
     kept = [window.end_kept - window.first_kept for window in windows]
     assert max(kept) - min(kept) <= 1
     assert (len(windows) - 1) * (size - 2 * context) < num_frames
@@ -73,7 +73,7 @@ def test_properties_of_windows(more: int, size: int, context: int) -> None:
         (Window(7, 9, 8, 9), slice(2240, 2960)),
     ],
 )
-def test_a_window_is_made_of_the_samples_of_its_frames(window: Window, samples: slice, config: NetworkConfig) -> None:
+def test_window_has_the_samples_of_its_frames(window: Window, samples: slice, config: NetworkConfig) -> None:
     assert window.samples(config) == samples
     assert config.num_frames(samples.stop - samples.start) == window.end - window.first
 
@@ -90,7 +90,7 @@ def test_a_window_is_made_of_the_samples_of_its_frames(window: Window, samples: 
         (0.01, 1, 0),
     ],
 )
-def test_as_many_frames_fit_as_such_an_utterance_has(
+def test_window_has_the_frames_of_an_utterance_of_its_length(
     seconds: float, frames: int, context: int, config: NetworkConfig
 ) -> None:
     assert window_frames(config, seconds) == (frames, context)
@@ -98,8 +98,8 @@ def test_as_many_frames_fit_as_such_an_utterance_has(
 
 @pytest.mark.parametrize("seconds", [1.0, 1.7, 20.0, 60.0, 61.3])
 @pytest.mark.parametrize("more", [1, 319, 320, 400, 16_000, 10_000_000])
-def test_whatever_is_longer_than_a_window_is_cut(more: int, seconds: float, config: NetworkConfig) -> None:
-    """Also by a sample alone: then it has as many frames as the window."""
+def test_utterance_longer_than_a_window_is_cut(more: int, seconds: float, config: NetworkConfig) -> None:
+    """Even by one sample, with as many frames as the window."""
     num_samples = int(seconds * 16_000) + more
     num_frames = config.num_frames(num_samples)
 
@@ -110,8 +110,8 @@ def test_whatever_is_longer_than_a_window_is_cut(more: int, seconds: float, conf
     assert max(window.samples(config).stop - window.samples(config).start for window in windows) <= seconds * 16_000
 
 
-def test_another_shift_of_frames_gives_others() -> None:
-    """Here of 10 ms: twice as many frames are two seconds."""
+def test_window_frames_depend_on_the_frame_shift() -> None:
+    """At a shift of 10 ms, two seconds have twice as many frames."""
     config = parse_config(make_config(audio={"feature_encoder_spec": "[(64, 10, 5)] + [(64, 3, 2)] * 5"}))
 
     assert config.hop == 160

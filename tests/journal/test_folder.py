@@ -1,4 +1,4 @@
-"""The run folder: nothing of others' is touched, what is missing is named, and one run at a time goes on there."""
+"""The run folder: foreign files are kept, missing files are named, and one run works at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from e2v_cli.system.process import HOST
 RESULTS = result_names()
 
 
-def test_folders_are_made_with_those_around_them(tmp_path: Path) -> None:
+def test_parent_folders_are_created(tmp_path: Path) -> None:
     open_run_folder(tmp_path / "exp" / "emotion").make()
     open_run_folder(tmp_path / "exp" / "emotion").make()
 
@@ -41,7 +41,7 @@ def test_folders_are_made_with_those_around_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("file", "File exists"), ("file/out", "Not a directory"), ("x" * 300, "File name too long")]
 )
-def test_folders_that_cannot_be_made_are_named(name: str, reason: str, tmp_path: Path) -> None:
+def test_folder_creation_error_names_the_folder(name: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     message = f"{tmp_path / name}: {reason}; choose another -o"
@@ -51,7 +51,7 @@ def test_folders_that_cannot_be_made_are_named(name: str, reason: str, tmp_path:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("has_journal", [False, True])
-def test_a_kaldi_data_directory_is_never_written_to(overwrite: bool, has_journal: bool, tmp_path: Path) -> None:
+def test_kaldi_data_directory_is_never_written_to(overwrite: bool, has_journal: bool, tmp_path: Path) -> None:
     (tmp_path / "wav.scp").touch()
     (tmp_path / "utt2dur").touch()
     if has_journal:
@@ -77,7 +77,7 @@ def test_results_without_a_journal_are_not_replaced(name: str, tmp_path: Path) -
         check(open_run_folder(tmp_path))
 
 
-def test_other_files_in_out_do_no_harm(tmp_path: Path) -> None:
+def test_other_files_in_out_are_accepted(tmp_path: Path) -> None:
     for name in ("notes.txt", "input.scp", ".hidden", "log"):
         (tmp_path / name).touch()
 
@@ -91,7 +91,7 @@ def check_places(path: Path, archives: Mapping[str, int] = {}, timelines: Mappin
     open_run_folder(path).check_places(history)
 
 
-def test_archives_that_are_whole_are_fine(tmp_path: Path) -> None:
+def test_complete_archives_pass_the_check(tmp_path: Path) -> None:
     write_archive(tmp_path / "embeddings.1-of-1.1.ark", 100)
     (tmp_path / "embeddings").mkdir()
 
@@ -122,7 +122,7 @@ def test_archives_that_are_whole_are_fine(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_archives_that_are_gone_or_shorter_are_named(archives: dict[str, int], message: str, tmp_path: Path) -> None:
+def test_missing_or_truncated_archives_are_named(archives: dict[str, int], message: str, tmp_path: Path) -> None:
     write_archive(tmp_path / "embeddings.1-of-1.1.ark", 100)
     cut = tmp_path / "embeddings.1-of-1.3.ark"
     write_archive(cut, 100)
@@ -143,10 +143,10 @@ def test_archives_that_are_gone_or_shorter_are_named(archives: dict[str, int], m
         (15 + 8_000_000_000 - 1, (1_000_000, 2000), False),
     ],
 )
-def test_of_a_matrix_no_more_than_its_size_is_looked_at(
+def test_matrix_is_checked_by_size_without_reading_it(
     size: int, shape: tuple[int, int], sound: bool, tmp_path: Path
 ) -> None:
-    """It may be larger than memory; here all but its header is a hole in the file."""
+    """The matrix may be larger than memory. Here all but its header is a hole in the file."""
     path = tmp_path / "embeddings.1-of-1.1.ark"
     path.write_bytes(b"k " + b"\0BFM " + b"".join(b"\4" + number.to_bytes(4, "little") for number in shape))
     os.truncate(path, 2 + size)
@@ -161,7 +161,7 @@ def test_of_a_matrix_no_more_than_its_size_is_looked_at(
 
 @pytest.mark.parametrize("name", ["embeddings.1-of-1.1.ark", "touch ran |", "a[0:1].ark"])
 @pytest.mark.parametrize("content", [b"PKL" + pickle.dumps(Path), b"NPY\x01\x00", b"AUDIO\x01\x00", b"RIFF"])
-def test_nothing_that_stands_in_an_archive_is_run(
+def test_archive_content_is_never_executed(
     name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,7 +174,7 @@ def test_nothing_that_stands_in_an_archive_is_run(
 
 
 @pytest.mark.parametrize(("size", "sound"), [(100, True), (101, True), (99, False), (0, False), (None, False)])
-def test_rows_of_the_timeline_that_are_gone_are_named(size: int | None, sound: bool, tmp_path: Path) -> None:
+def test_missing_timeline_rows_are_named(size: int | None, sound: bool, tmp_path: Path) -> None:
     (tmp_path / "timeline.1-of-2.1").write_bytes(bytes(5))
     path = tmp_path / "timeline.2-of-2.1"
     if size is not None:
@@ -191,7 +191,7 @@ def test_rows_of_the_timeline_that_are_gone_are_named(size: int | None, sound: b
             check_places(tmp_path, timelines=spoken_of)
 
 
-def test_without_timelines_none_is_missed(tmp_path: Path) -> None:
+def test_run_without_timelines_passes_the_check(tmp_path: Path) -> None:
     check_places(tmp_path, timelines={})
 
 
@@ -203,7 +203,7 @@ def make_files(folder: Path, names: Sequence[str]) -> None:
 
 
 DEAD = 1 << 22
-"""No process has this number."""
+"""A process id that is never in use."""
 
 OURS = [
     *RESULTS,
@@ -228,12 +228,12 @@ THEIRS = [
 
 
 def clear(path: Path) -> None:
-    """Begin a run anew where another one was."""
+    """Begin a new run with ``--overwrite``."""
     history = open_run_folder(path).guard(FINGERPRINT, WHOLE, IDS, overwrite=True)
     assert not history.status.any()
 
 
-def test_overwriting_removes_what_is_there_of_a_run(tmp_path: Path) -> None:
+def test_overwriting_removes_all_files_of_a_run(tmp_path: Path) -> None:
     make_files(tmp_path, OURS)
 
     clear(tmp_path)
@@ -242,7 +242,7 @@ def test_overwriting_removes_what_is_there_of_a_run(tmp_path: Path) -> None:
 
 
 def test_overwriting_keeps_locks(tmp_path: Path) -> None:
-    """Who has one would go on, and somebody else could take a new one."""
+    """A holder still works, and a new lock file would admit another run."""
     make_files(tmp_path, OURS)
     with locked(tmp_path, "1-of-1"), locked(tmp_path, "merge"):
         clear(tmp_path)
@@ -250,8 +250,8 @@ def test_overwriting_keeps_locks(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == [".lock.1-of-1", ".lock.merge"]
 
 
-def test_what_could_be_removed_in_part_alone_is_spoken_of_by_nobody(tmp_path: Path) -> None:
-    """Journals go first, so that they never speak of what is gone."""
+def test_failed_removal_leaves_no_journal(tmp_path: Path) -> None:
+    """Journals are removed first, so that none records a missing file."""
     make_files(tmp_path, OURS)
     (tmp_path / "embeddings.1-of-1.7.ark").mkdir()
 
@@ -261,7 +261,7 @@ def test_what_could_be_removed_in_part_alone_is_spoken_of_by_nobody(tmp_path: Pa
     assert not list(tmp_path.glob("journal.*"))
 
 
-def test_overwriting_removes_nothing_but_results_where_no_run_was(tmp_path: Path) -> None:
+def test_overwriting_without_a_journal_removes_only_results(tmp_path: Path) -> None:
     make_files(tmp_path, [*RESULTS, "embeddings/precious.npy"])
 
     clear(tmp_path)
@@ -269,7 +269,7 @@ def test_overwriting_removes_nothing_but_results_where_no_run_was(tmp_path: Path
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")] == ["embeddings/precious.npy"]
 
 
-def test_overwriting_leaves_what_is_not_of_a_run(tmp_path: Path) -> None:
+def test_overwriting_keeps_foreign_files(tmp_path: Path) -> None:
     make_files(tmp_path, [*OURS, *THEIRS, "embeddings/readme", "log/of mine", "slurm/my.sbatch"])
 
     clear(tmp_path)
@@ -278,13 +278,13 @@ def test_overwriting_leaves_what_is_not_of_a_run(tmp_path: Path) -> None:
     assert left == {*THEIRS, "embeddings/readme", "log/of mine", "slurm/my.sbatch"}
 
 
-def test_overwriting_nothing_is_fine(tmp_path: Path) -> None:
+def test_overwriting_an_empty_folder_succeeds(tmp_path: Path) -> None:
     clear(tmp_path)
 
     assert os.listdir(tmp_path) == []
 
 
-def test_lists_of_paths_that_could_not_be_read_are_not_begun(tmp_path: Path) -> None:
+def test_path_with_control_characters_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a\nb"
     message = f"{str(path)!r}: no list of embeddings could name such a path; choose another -o"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
@@ -293,7 +293,7 @@ def test_lists_of_paths_that_could_not_be_read_are_not_begun(tmp_path: Path) -> 
 
 
 OLD_HEADER = header_line(header()).replace('"format": 2, ', "")
-"""As format 1 had it."""
+"""A header of format 1."""
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ OLD_HEADER = header_line(header()).replace('"format": 2, ', "")
     ],
     ids=["format 1", "format 3", "damaged", "something else"],
 )
-def test_a_journal_that_cannot_be_read_is_named_and_may_be_overwritten(content: bytes, tmp_path: Path) -> None:
+def test_unreadable_journal_is_named_and_can_be_overwritten(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "journal.1-of-1.1"
     path.write_bytes(content)
     write(tmp_path, [done("z")], header(), SECOND)
@@ -337,7 +337,7 @@ def test_a_journal_that_cannot_be_read_is_named_and_may_be_overwritten(content: 
     assert open_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS).sizes == {}
 
 
-def test_a_run_is_overwritten_by_another(tmp_path: Path) -> None:
+def test_run_is_overwritten_by_another_run(tmp_path: Path) -> None:
     write(tmp_path, [done("z")], header())
     other = {**FINGERPRINT, "granularity": "frame"}
     folder = open_run_folder(tmp_path)
@@ -352,7 +352,7 @@ def test_a_run_is_overwritten_by_another(tmp_path: Path) -> None:
     assert open_folder(tmp_path).find_run().header.fingerprint == other
 
 
-def test_a_run_goes_on_with_what_is_done(tmp_path: Path) -> None:
+def test_run_resumes_with_its_done_utterances(tmp_path: Path) -> None:
     write(tmp_path, [done("z"), done("ü")], header())
 
     history = open_run_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS)
@@ -361,7 +361,7 @@ def test_a_run_goes_on_with_what_is_done(tmp_path: Path) -> None:
     assert plan_blocks(history, IDS, None).members.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_what_was_done_when_the_list_was_another_is_no_part_of_the_blocks(tmp_path: Path) -> None:
+def test_utterances_done_with_another_list_are_not_in_blocks(tmp_path: Path) -> None:
     write(tmp_path, [done("z"), done("ü")], header(List(["z", "ü"])))
 
     history = open_run_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS)
@@ -369,7 +369,7 @@ def test_what_was_done_when_the_list_was_another_is_no_part_of_the_blocks(tmp_pa
     assert plan_blocks(history, IDS, None).members.tolist() == [1, 2, 4, 5]
 
 
-def test_a_run_does_not_go_on_where_results_are_gone(tmp_path: Path) -> None:
+def test_run_with_missing_embeddings_does_not_resume(tmp_path: Path) -> None:
     write(tmp_path, [done("z", embedding="embeddings.1-of-1.1.ark:4")], header())
 
     message = f"{tmp_path}/embeddings.1-of-1.1.ark is gone, but the journal speaks of it: "
@@ -378,7 +378,7 @@ def test_a_run_does_not_go_on_where_results_are_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_nothing_is_touched_where_another_run_is_at_work(overwrite: bool, tmp_path: Path) -> None:
+def test_folder_of_a_working_run_is_not_touched(overwrite: bool, tmp_path: Path) -> None:
     write(tmp_path, [done("z")], header(), FIRST)
     before = sorted([*os.listdir(tmp_path), ".lock.1-of-2"])
     with locked(tmp_path, FIRST.name):
@@ -387,8 +387,8 @@ def test_nothing_is_touched_where_another_run_is_at_work(overwrite: bool, tmp_pa
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_shards_at_the_same_list_are_at_work_together(tmp_path: Path) -> None:
-    """Of one at another list it would not be known which blocks are whose."""
+def test_shards_of_the_same_list_work_at_the_same_time(tmp_path: Path) -> None:
+    """Shards of another list have other blocks."""
     write(tmp_path, [], header(), FIRST, end=False)
     with locked(tmp_path, FIRST.name):
         open_run_folder(tmp_path).guard(FINGERPRINT, SECOND, IDS)
@@ -398,7 +398,7 @@ def test_shards_at_the_same_list_are_at_work_together(tmp_path: Path) -> None:
         open_run_folder(tmp_path).guard(FINGERPRINT, SECOND, List(["another"]))
 
 
-def test_an_attempt_has_the_next_number_of_its_shard(tmp_path: Path) -> None:
+def test_attempt_has_the_next_number_of_its_shard(tmp_path: Path) -> None:
     for shard, count in ((FIRST, 2), (SECOND, 11)):
         for _ in range(count):
             write(tmp_path, [], header(), shard)
@@ -411,7 +411,7 @@ def test_an_attempt_has_the_next_number_of_its_shard(tmp_path: Path) -> None:
     assert set(os.listdir(tmp_path)) - before == {"journal.1-of-2.3", "journal.2-of-2.12", "journal.1-of-2.4"}
 
 
-def test_attempts_that_begin_together_have_files_of_their_own(tmp_path: Path) -> None:
+def test_concurrent_attempts_have_separate_journals(tmp_path: Path) -> None:
     folders = [open_folder(tmp_path) for _ in range(3)]
     for folder in folders:
         folder.begin(WHOLE, header()).close()
@@ -419,8 +419,8 @@ def test_attempts_that_begin_together_have_files_of_their_own(tmp_path: Path) ->
     assert sorted(os.listdir(tmp_path)) == ["journal.1-of-1.1", "journal.1-of-1.2", "journal.1-of-1.3"]
 
 
-def test_of_runs_that_begin_together_the_later_one_takes_its_journal_back(tmp_path: Path) -> None:
-    """Neither saw a journal of the other when it looked first."""
+def test_later_of_two_concurrent_runs_discards_its_journal(tmp_path: Path) -> None:
+    """Neither run sees the other's journal at its first check."""
     mine, theirs = open_run_folder(tmp_path), open_run_folder(tmp_path)
     mine.guard(FINGERPRINT, FIRST, IDS)
     other = dataclasses.replace(header(), fingerprint={**FINGERPRINT, "granularity": "frame"})
@@ -441,7 +441,7 @@ def test_of_runs_that_begin_together_the_later_one_takes_its_journal_back(tmp_pa
     assert theirs.find_run().header == other
 
 
-def test_an_attempt_beside_a_journal_that_cannot_be_read_is_taken_back(tmp_path: Path) -> None:
+def test_attempt_beside_an_unreadable_journal_is_discarded(tmp_path: Path) -> None:
     folder = open_folder(tmp_path)
     (tmp_path / "journal.2-of-2.1").write_bytes(checked(OLD_HEADER))
 
@@ -452,10 +452,10 @@ def test_an_attempt_beside_a_journal_that_cannot_be_read_is_taken_back(tmp_path:
 
 
 @pytest.mark.parametrize("moment", ["stat", "header"])
-def test_a_journal_that_was_just_taken_back_is_none(
+def test_journal_discarded_during_the_listing_is_ignored(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By another run that began at the same moment."""
+    """Another run began at the same moment, and discarded its journal."""
     write(tmp_path, [done("z")], header())
     write(tmp_path, [], header(), SECOND)
     gone = tmp_path / "journal.2-of-2.1"
@@ -477,7 +477,7 @@ def test_a_journal_that_was_just_taken_back_is_none(
     assert (folder.read_history(IDS).status == DONE).sum() == 1
 
 
-def test_what_other_lists_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_results_of_earlier_publications_and_lists_are_removed(tmp_path: Path) -> None:
     another = List(["another"])
     for ids in (IDS, another):
         save_ids(tmp_path, ids)

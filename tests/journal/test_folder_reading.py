@@ -1,4 +1,4 @@
-"""The run folder reads its journals once: of those that have grown, what is new; and it is as if all were read anew."""
+"""The run folder reads only new lines of its journals, with the result of a full read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LISTED = HashedIds()
 FIRST, SECOND, THIRD = (Shard(3, index) for index in (1, 2, 3))
 
 _opened: list[Path] | None = None
-"""Files that were opened for reading since it was a list."""
+"""The files opened since it was set to a list; None: nothing is noted."""
 
 
 def _note_opening(event: str, arguments: tuple[object, ...]) -> None:
@@ -51,21 +51,21 @@ sys.addaudithook(_note_opening)
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Files that are opened from now on."""
+    """The files opened from here on."""
     files: list[Path] = []
     monkeypatch.setattr(sys.modules[__name__], "_opened", files)
     return files
 
 
 def count_opens(opened: list[Path]) -> dict[str, int]:
-    """Count how often each journal was opened, and begin again."""
+    """Count the openings of each journal, and reset the count."""
     names = [path.name for path in opened if path.name.startswith("journal.")]
     opened.clear()
     return {name: names.count(name) for name in sorted(names)}
 
 
 def make_content(rng: random.Random, shard: Shard) -> bytes:
-    """Make a journal of random lines, some of them of the same utterances as those of other journals."""
+    """Make a journal of random lines; its utterances overlap with those of other journals."""
     digest = rng.choice([LIST, LIST, OTHER_LIST])
     lines = [header_line(dataclasses.replace(HEADER, input_sha256=digest, pid=rng.randrange(10_000)))]
     for number in range(rng.randrange(12)):
@@ -87,7 +87,7 @@ def make_content(rng: random.Random, shard: Shard) -> bytes:
 
 
 def describe(folder: RunFolder, history: History) -> list[object]:
-    """Collect all that is read of journals."""
+    """Collect everything that is read from journals."""
     return [
         history.status.tolist(),
         history.done_before.tolist(),
@@ -103,10 +103,8 @@ def describe(folder: RunFolder, history: History) -> list[object]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_what_has_grown_is_read_as_if_all_were_read_anew(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wherever a journal was torn when it was read first, and in whatever order journals begin and grow."""
+def test_incremental_read_equals_a_full_read(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Journals are torn at any byte, and begin and grow in any order."""
     rng = random.Random(seed)
     monkeypatch.setattr(history_module, "_CHUNK", rng.choice([1, 2, 3, 1 << 16]))
     left: dict[Path, bytes] = {}
@@ -132,8 +130,8 @@ def test_what_has_grown_is_read_as_if_all_were_read_anew(
     assert all(history is histories[0] for history in histories)
 
 
-def test_a_torn_tail_that_is_completed_counts(tmp_path: Path) -> None:
-    """As where the line is still being written when it is read first."""
+def test_completed_torn_line_counts(tmp_path: Path) -> None:
+    """The line is still being written at the first read."""
     path = tmp_path / "journal.1-of-3.1"
     header, line = checked(header_line()), checked("done\tutt1\t49\t1\t1.0000\t\t\thappy\t0.750000\t0.250000")
     for size in range(len(header) + len(line)):
@@ -146,8 +144,8 @@ def test_a_torn_tail_that_is_completed_counts(tmp_path: Path) -> None:
         assert states(folder.read_history(LISTED)) == {"utt1": DONE}
 
 
-def test_an_attempt_that_ends_while_it_is_read_has_ended(tmp_path: Path) -> None:
-    """Its last line began before the size that was listed, and was whole when it was read."""
+def test_attempt_that_ends_during_the_read_has_ended(tmp_path: Path) -> None:
+    """Its last line is torn when the folder is listed, and complete when the journal is read."""
     write(tmp_path, RECORDS)
     path = tmp_path / "journal.1-of-1.1"
     for cut in (1, 5, len(checked("end\t{}"))):
@@ -163,7 +161,7 @@ def test_an_attempt_that_ends_while_it_is_read_has_ended(tmp_path: Path) -> None
         path.write_bytes(whole)
 
 
-def test_a_journal_that_was_torn_behind_its_end_has_not_ended(tmp_path: Path) -> None:
+def test_journal_with_a_torn_line_after_its_end_has_not_ended(tmp_path: Path) -> None:
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
         attempt.end(TIME)
     folder = list_folder(tmp_path)
@@ -176,8 +174,8 @@ def test_a_journal_that_was_torn_behind_its_end_has_not_ended(tmp_path: Path) ->
     assert folder.find_ended(folder.read_history(LISTED)) == set()
 
 
-def test_a_line_of_an_earlier_journal_that_came_later_does_not_count(tmp_path: Path) -> None:
-    """The same line counts as when the journals are read in order."""
+def test_later_line_of_an_earlier_journal_does_not_count(tmp_path: Path) -> None:
+    """The result is that of reading the journals in order."""
     with closing(Journal(tmp_path, FIRST, HEADER)) as attempt:
         write(tmp_path, [done("utt1", "embeddings.2-of-3.1.ark:4")], shard=SECOND)
         folder = list_folder(tmp_path)
@@ -188,8 +186,8 @@ def test_a_line_of_an_earlier_journal_that_came_later_does_not_count(tmp_path: P
     assert "embeddings.2-of-3.1.ark:4" in line_of(folder.read_history(LISTED), "utt1")
 
 
-def test_sources_do_not_depend_on_which_shard_was_read_last(tmp_path: Path) -> None:
-    """Else a run that was published by its first shard would be taken for another one by the next start."""
+def test_sources_do_not_depend_on_the_read_order(tmp_path: Path) -> None:
+    """Otherwise the next start would not recognise a run that its first shard published."""
     write(tmp_path, shard=SECOND)
     write(tmp_path, shard=THIRD)
     folder = list_folder(tmp_path)
@@ -203,7 +201,7 @@ def test_sources_do_not_depend_on_which_shard_was_read_last(tmp_path: Path) -> N
     assert folder.describe_sources(LIST, sizes) == anew.describe_sources(LIST, anew.read_history(LISTED).sizes)
 
 
-def test_a_journal_that_is_gone_records_nothing_any_more(tmp_path: Path) -> None:
+def test_deleted_journal_no_longer_counts(tmp_path: Path) -> None:
     write(tmp_path, [done("utt1")], shard=FIRST)
     write(tmp_path, [done("utt2")], shard=SECOND)
     folder = list_folder(tmp_path)
@@ -218,7 +216,7 @@ def test_a_journal_that_is_gone_records_nothing_any_more(tmp_path: Path) -> None
     assert list(history.sizes) == ["journal.2-of-3.1"]
 
 
-def test_a_journal_that_was_cut_is_read_anew(tmp_path: Path) -> None:
+def test_truncated_journal_is_read_again(tmp_path: Path) -> None:
     path = write(tmp_path, [done("utt1"), done("utt2")])
     folder = list_folder(tmp_path)
     folder.read_history(LISTED)
@@ -229,7 +227,7 @@ def test_a_journal_that_was_cut_is_read_anew(tmp_path: Path) -> None:
     assert states(folder.read_history(LISTED)) == {"utt1": DONE}
 
 
-def test_another_list_is_read_anew(tmp_path: Path) -> None:
+def test_another_list_starts_a_new_history(tmp_path: Path) -> None:
     write(tmp_path, [done("utt1")])
     folder = list_folder(tmp_path)
     assert not folder.read_history(LISTED).done_before.any()
@@ -240,7 +238,7 @@ def test_another_list_is_read_anew(tmp_path: Path) -> None:
     assert not folder.read_history(LISTED).done_before.any()
 
 
-def test_each_journal_is_opened_once_for_its_header_and_once_for_its_lines(tmp_path: Path, opened: list[Path]) -> None:
+def test_journal_is_opened_once_for_its_header_and_once_for_its_lines(tmp_path: Path, opened: list[Path]) -> None:
     names = [write(tmp_path, RECORDS, shard=shard).name for shard in (FIRST, FIRST, SECOND)]
     opened.clear()
 
@@ -255,13 +253,13 @@ def test_each_journal_is_opened_once_for_its_header_and_once_for_its_lines(tmp_p
     assert count_opens(opened) == {}
 
 
-def test_of_journals_only_those_that_have_grown_are_opened_again(tmp_path: Path, opened: list[Path]) -> None:
+def test_only_grown_journals_are_opened_again(tmp_path: Path, opened: list[Path]) -> None:
     write(tmp_path, RECORDS[:1], shard=FIRST)
     folder = list_folder(tmp_path)
     folder.read_history(LISTED)
     opened.clear()
     with closing(folder.begin(SECOND, HEADER)) as attempt:
-        assert count_opens(opened) == {"journal.2-of-3.1": 1}  # to be written; its header is not read again
+        assert count_opens(opened) == {"journal.2-of-3.1": 1}  # opened for writing; its header is not read again
         attempt.append(RECORDS[1:], [], Elapsed())
         folder.refresh()
         assert len(states(folder.read_history(LISTED))) == 3
@@ -272,7 +270,7 @@ def test_of_journals_only_those_that_have_grown_are_opened_again(tmp_path: Path,
         assert count_opens(opened) == {"journal.2-of-3.1": 1}
 
 
-def test_an_attempt_whose_header_was_torn_is_opened_for_nothing_else(tmp_path: Path, opened: list[Path]) -> None:
+def test_journal_with_a_torn_header_is_opened_once(tmp_path: Path, opened: list[Path]) -> None:
     (tmp_path / "journal.1-of-1.1").write_bytes(checked(header_line())[:-1])
     opened.clear()
     folder = list_folder(tmp_path)
@@ -282,12 +280,12 @@ def test_an_attempt_whose_header_was_torn_is_opened_for_nothing_else(tmp_path: P
 
 
 def find_open(folder: Path) -> list[str]:
-    """Find the files of a folder that this process has open."""
+    """Return the names of the files of a folder that this process has open."""
     links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
     return sorted(link.readlink().name for link in links if link.is_symlink() and link.readlink().parent == folder)
 
 
-def test_lines_are_read_back_with_journals_opened_once(tmp_path: Path, opened: list[Path]) -> None:
+def test_reading_lines_opens_each_journal_once(tmp_path: Path, opened: list[Path]) -> None:
     for shard, record in zip((FIRST, SECOND, THIRD), RECORDS, strict=True):
         write(tmp_path, [record], shard=shard)
     history = list_folder(tmp_path).read_history(LISTED)
@@ -310,10 +308,8 @@ def test_lines_are_read_back_with_journals_opened_once(tmp_path: Path, opened: l
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_no_more_journals_are_open_than_a_process_may_have(
-    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those used last stay open."""
+def test_number_of_open_journals_is_limited(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most recently used journals stay open."""
     monkeypatch.setattr(history_module, "_OPEN_JOURNALS", limit)
     for shard, record in zip((FIRST, SECOND, THIRD), RECORDS, strict=True):
         write(tmp_path, [record], shard=shard)
@@ -328,7 +324,7 @@ def test_no_more_journals_are_open_than_a_process_may_have(
         assert find_open(tmp_path) == ["journal.2-of-3.1", "journal.3-of-3.1"][:limit]
 
 
-def test_no_journal_stays_open_where_another_is_gone(tmp_path: Path) -> None:
+def test_missing_journal_leaves_no_journal_open(tmp_path: Path) -> None:
     for shard, record in zip((FIRST, SECOND), RECORDS, strict=False):
         write(tmp_path, [record], shard=shard)
     history = list_folder(tmp_path).read_history(LISTED)

@@ -1,4 +1,4 @@
-"""Journals as they are read: what is done stays done, and nothing else does."""
+"""Reading journals: complete lines count, torn lines are ignored, and damaged lines are refused."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from e2v_cli.records import DoneRecord, Failure, Stage
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A journal of all kinds of lines."""
+    """A journal with all kinds of lines."""
     (tmp_path / "journal.1-of-1.1").write_bytes(CONTENT)
     return tmp_path / "journal.1-of-1.1"
 
 
-def test_what_was_written_is_read(path: Path) -> None:
+def test_written_journal_is_read_back(path: Path) -> None:
     history = read(path.parent)
 
     assert states(history) == {
@@ -71,7 +71,7 @@ def test_what_was_written_is_read(path: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
-def test_the_cells_of_a_done_line_are_parsed(path: Path) -> None:
+def test_done_line_is_parsed(path: Path) -> None:
     history = read(path.parent)
 
     assert [parse_done(line) for line in (*history.read_lines(0, 2), *history.read_lines(3, 4))] == [
@@ -92,7 +92,7 @@ def test_the_cells_of_a_done_line_are_parsed(path: Path) -> None:
     ]
 
 
-def test_there_may_be_no_journal(tmp_path: Path) -> None:
+def test_folder_without_journals_has_an_empty_history(tmp_path: Path) -> None:
     history = read(tmp_path)
 
     assert states(history) == {}
@@ -101,7 +101,7 @@ def test_there_may_be_no_journal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [(), ("生气", "sad")])
 @pytest.mark.parametrize("formats", [(), ("audacity", "rttm", "textgrid")])
-def test_a_header_that_was_written_is_read(labels: tuple[str, ...], formats: tuple[str, ...], tmp_path: Path) -> None:
+def test_written_header_is_read_back(labels: tuple[str, ...], formats: tuple[str, ...], tmp_path: Path) -> None:
     header = dataclasses.replace(HEADER, labels=labels, timeline_formats=formats, join=bool(formats))
     Journal(tmp_path, WHOLE, header).close()
 
@@ -139,7 +139,7 @@ def test_journals_are_found_by_shard_and_attempt(tmp_path: Path) -> None:
         b"\xff\xfe\n",
     ],
 )
-def test_a_torn_tail_is_ignored(tail: bytes, path: Path) -> None:
+def test_torn_tail_is_ignored(tail: bytes, path: Path) -> None:
     path.write_bytes(CONTENT + tail)
 
     history = read(path.parent)
@@ -149,8 +149,8 @@ def test_a_torn_tail_is_ignored(tail: bytes, path: Path) -> None:
     assert path.read_bytes() == CONTENT + tail
 
 
-def test_wherever_a_journal_is_cut_its_whole_lines_stay(path: Path) -> None:
-    """Cut at every byte of its last two lines."""
+def test_truncated_journal_keeps_its_complete_lines(path: Path) -> None:
+    """The journal is truncated at every byte of its last two lines."""
     content = b"".join(map(checked, [header_line(), *LINES[:5]]))
     whole = content[: -len(checked(LINES[4]))]
     shorter = whole[: -len(checked(LINES[3]))]
@@ -163,8 +163,8 @@ def test_wherever_a_journal_is_cut_its_whole_lines_stay(path: Path) -> None:
         assert states(read(path.parent)) == {**dones, **failures}
 
 
-def test_a_journal_that_was_cut_is_gone_on_with_by_another(path: Path) -> None:
-    """The torn line stays as it is, and what it spoke of is said again."""
+def test_second_journal_continues_a_truncated_one(path: Path) -> None:
+    """The torn line stays, and its utterance is recorded again."""
     for size in range(len(CONTENT) - len(checked(LINES[-1])) - len(checked(LINES[-2])), len(CONTENT)):
         path.write_bytes(CONTENT[:size])
         second = write(path.parent, failures=FAILURES[1:])
@@ -174,8 +174,8 @@ def test_a_journal_that_was_cut_is_gone_on_with_by_another(path: Path) -> None:
         second.unlink()
 
 
-def test_a_journal_whose_header_was_torn_is_ignored(path: Path) -> None:
-    """Cut at every byte; the others count."""
+def test_journal_with_a_torn_header_is_ignored(path: Path) -> None:
+    """The header is truncated at every byte. Other journals count."""
     header = checked(header_line())
     write(path.parent, RECORDS[:1])
     for size in range(len(header)):
@@ -188,8 +188,8 @@ def test_a_journal_whose_header_was_torn_is_ignored(path: Path) -> None:
         assert list(history.elapsed) == [JournalFile(WHOLE, 2, path.parent / "journal.1-of-1.2")]
 
 
-def test_a_torn_checksum_of_zeros_is_no_line(tmp_path: Path) -> None:
-    """The checksum of nothing is zero."""
+def test_torn_checksum_of_zeros_is_ignored(tmp_path: Path) -> None:
+    """The checksum of an empty text is zero."""
     path = tmp_path / "journal.1-of-1.1"
     headers = (dataclasses.replace(HEADER, pid=pid) for pid in itertools.count())
     header = next(line for line in map(checked, map(header_line, headers)) if line.startswith(b"00"))
@@ -208,7 +208,7 @@ def test_a_torn_checksum_of_zeros_is_no_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", range(1, len(LINES)))
 @pytest.mark.parametrize("place", [0, 5, 8, 9, 14, -2, -1])
-def test_a_damaged_line_with_others_behind_it_is_refused(number: int, place: int, path: Path) -> None:
+def test_damaged_line_before_others_is_refused(number: int, place: int, path: Path) -> None:
     lines = CONTENT.splitlines(keepends=True)
     damaged = bytearray(lines[number - 1])
     damaged[place] ^= 0x01
@@ -225,8 +225,8 @@ def test_a_damaged_line_with_others_behind_it_is_refused(number: int, place: int
     assert path.read_bytes() == content
 
 
-def test_a_line_that_is_missing_a_piece_is_refused(path: Path) -> None:
-    """As where a file system lost a page of it."""
+def test_line_with_a_hole_is_refused(path: Path) -> None:
+    """A file system may lose a page of a file."""
     first, middle = len(checked(header_line())), len(CONTENT) - 100
     path.write_bytes(CONTENT[: first + 20] + bytes(middle - first - 20) + CONTENT[middle:])
 
@@ -235,7 +235,7 @@ def test_a_line_that_is_missing_a_piece_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", range(1, 1 + len(LINES)))
-def test_a_damaged_journal_may_be_cut_as_the_message_says(kept: int, path: Path) -> None:
+def test_damaged_journal_can_be_truncated_as_the_message_says(kept: int, path: Path) -> None:
     path.write_bytes(b"".join(CONTENT.splitlines(keepends=True)[:kept]))
 
     assert len(states(read(path.parent))) == min(kept - 1, 5)
@@ -271,7 +271,7 @@ def test_a_damaged_journal_may_be_cut_as_the_message_says(kept: int, path: Path)
         [header_line(), "time\t3.5"],
     ],
 )
-def test_a_journal_of_another_version_is_refused(lines: list[str], tmp_path: Path) -> None:
+def test_journal_of_another_version_is_refused(lines: list[str], tmp_path: Path) -> None:
     path = tmp_path / "journal.1-of-1.1"
     path.write_bytes(b"".join(map(checked, [*lines, LINES[-1]])))
 
@@ -282,7 +282,7 @@ def test_a_journal_of_another_version_is_refused(lines: list[str], tmp_path: Pat
 
 @pytest.fixture(params=[1, 2, 3, 1 << 16])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Lines that are looked up together: however many, the same is read."""
+    """The number of lines looked up together; it changes no result."""
     size: int = request.param
     monkeypatch.setattr(history_module, "_CHUNK", size)
     return size
@@ -318,7 +318,7 @@ DONE_LINES = [f"done\tutt1\t49\t1\t1.0000\tembeddings.1-of-1.{number}.ark:4\t\t"
         ([FAILED_IN_MODEL, FAILED_FIRST], FAILED, "failed\tutt1\taudio\tmissing\tno such file"),
     ],
 )
-def test_a_later_line_replaces_an_earlier_one_but_a_failure_never_what_is_done(
+def test_later_line_wins_but_a_failure_never_replaces_a_result(
     said: list[DoneRecord | Failure], state: int, line: str, separate: bool, tmp_path: Path
 ) -> None:
     journals = [[item] for item in said] if separate else [said]
@@ -336,8 +336,8 @@ def test_a_later_line_replaces_an_earlier_one_but_a_failure_never_what_is_done(
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_failure_of_another_shard_does_not_displace_what_is_done(reverse: bool, tmp_path: Path) -> None:
-    """As where a run was gone on with in another number of shards."""
+def test_failure_of_another_shard_does_not_replace_a_result(reverse: bool, tmp_path: Path) -> None:
+    """The run was resumed with another number of shards."""
     first, second = (Shard(2, 1), WHOLE) if reverse else (WHOLE, Shard(2, 1))
     write(tmp_path, [DONE_FIRST], shard=first)
     write(tmp_path, failures=[FAILED_FIRST], shard=second)
@@ -348,7 +348,7 @@ def test_a_failure_of_another_shard_does_not_displace_what_is_done(reverse: bool
     assert line_of(history, "utt1") == DONE_LINES[0]
 
 
-def test_what_shards_and_attempts_say_counts_together(tmp_path: Path) -> None:
+def test_shards_and_attempts_are_combined(tmp_path: Path) -> None:
     write(tmp_path, RECORDS[:1], elapsed=Elapsed(1.0, 0.5, 10.0, 1), shard=Shard(2, 1))
     write(tmp_path, [], FAILURES, Elapsed(2.0, 1.5, 0.0, 2), shard=Shard(2, 1))
     write(tmp_path, RECORDS[1:], elapsed=Elapsed(4.0, 3.5, 20.0, 2), shard=Shard(2, 2))
@@ -363,7 +363,7 @@ def test_what_shards_and_attempts_say_counts_together(tmp_path: Path) -> None:
     }
 
 
-def test_the_last_line_of_time_counts(tmp_path: Path) -> None:
+def test_last_time_line_counts(tmp_path: Path) -> None:
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
         attempt.append(RECORDS[:1], [], Elapsed(1.0, 0.5, 10.0, 1))
         attempt.append(RECORDS[1:], [], Elapsed(2.0, 1.5, 30.0, 3))
@@ -382,17 +382,15 @@ def test_the_last_line_of_time_counts(tmp_path: Path) -> None:
         ("model", "worker died", FAILED),
     ],
 )
-def test_a_failure_of_the_model_keeps_its_place_in_the_batch(
-    stage: Stage, reason: str, state: int, tmp_path: Path
-) -> None:
-    """Unless a worker died over it: then it is not touched any more."""
+def test_model_failure_keeps_its_place_in_the_batch(stage: Stage, reason: str, state: int, tmp_path: Path) -> None:
+    """An utterance that killed a worker loses its place."""
     write(tmp_path, failures=[failed("utt3", stage, reason)])
 
     assert failure_status(stage, reason) == state
     assert states(read(tmp_path)) == {"utt3": state}
 
 
-def test_what_was_done_when_the_list_was_another_is_done_before(tmp_path: Path) -> None:
+def test_utterances_done_with_another_list_are_done_before(tmp_path: Path) -> None:
     write(tmp_path, RECORDS[:2], FAILURES, input_sha256=OTHER_LIST)
     write(tmp_path, RECORDS[2:])
 
@@ -402,7 +400,7 @@ def test_what_was_done_when_the_list_was_another_is_done_before(tmp_path: Path) 
     assert history.done_before.tolist() == [True, True, False, False, False, False]
 
 
-def test_what_had_failed_before_and_was_done_since_is_not_done_before(tmp_path: Path) -> None:
+def test_earlier_failure_that_is_done_now_is_not_done_before(tmp_path: Path) -> None:
     write(tmp_path, [], FAILURES[:1], input_sha256=OTHER_LIST)
     write(tmp_path, [done("utt2")])
 
@@ -412,7 +410,7 @@ def test_what_had_failed_before_and_was_done_since_is_not_done_before(tmp_path: 
     assert not history.done_before.any()
 
 
-def test_utterances_that_the_list_has_not_are_passed_over(tmp_path: Path) -> None:
+def test_utterances_outside_the_list_are_skipped(tmp_path: Path) -> None:
     """Their embeddings are still in the archives."""
     records = [RECORDS[0], done("of a longer list", "embeddings.1-of-1.1.ark:1000")]
     write(tmp_path, records, [failed("of a longer list too"), FAILURES[0]], input_sha256=OTHER_LIST)
@@ -424,21 +422,21 @@ def test_utterances_that_the_list_has_not_are_passed_over(tmp_path: Path) -> Non
     assert [line_of(history, utt_id) for utt_id in ("utt1", "utt2")] == [LINES[0], LINES[3]]
 
 
-def test_the_last_offset_of_each_archive_is_known(tmp_path: Path) -> None:
+def test_last_offset_of_each_archive_is_read(tmp_path: Path) -> None:
     places = ["embeddings.1-of-2.1.ark:300", "embeddings.1-of-2.1.ark:2", "embeddings.2-of-2.1.ark:7", ""]
     write(tmp_path, [done(utt_id, place) for utt_id, place in zip(IDS, places, strict=False)])
 
     assert read(tmp_path).archives == {"embeddings.1-of-2.1.ark": 300, "embeddings.2-of-2.1.ark": 7}
 
 
-def test_of_files_for_each_utterance_the_folder_is_known(tmp_path: Path) -> None:
+def test_folder_of_npy_files_is_read(tmp_path: Path) -> None:
     write(tmp_path, [done("utt1", "embeddings/utt1.npy"), done("utt3", "embeddings/a%3A7.npy")])
 
     assert read(tmp_path).archives == {"embeddings": 0}
 
 
-def test_of_embeddings_that_have_a_size_the_end_of_the_file_is_known(tmp_path: Path) -> None:
-    """As of a format that is no archive of Kaldi's."""
+def test_file_end_of_sized_embeddings_is_read(tmp_path: Path) -> None:
+    """Formats other than Kaldi archives have sizes."""
     places = ["embeddings.1-of-2.1.bin:300:20", "embeddings.1-of-2.1.bin:0:300", "embeddings.2-of-2.1.ark:7"]
     write(tmp_path, [done(utt_id, place) for utt_id, place in zip(IDS, places, strict=False)])
 
@@ -447,15 +445,15 @@ def test_of_embeddings_that_have_a_size_the_end_of_the_file_is_known(tmp_path: P
     assert history.archives == {"embeddings.2-of-2.1.ark": 7}
 
 
-def test_the_end_of_each_file_of_the_timeline_is_known(tmp_path: Path) -> None:
-    """However the utterances are ordered that have rows there, and if some have none."""
+def test_end_of_each_timeline_file_is_read(tmp_path: Path) -> None:
+    """Utterances are in any order, and some have no rows."""
     places = ["timeline.1-of-2.1:300:20", "timeline.1-of-2.1:0:300", "timeline.2-of-2.1:7:0", ""]
     write(tmp_path, [done(utt_id, timeline=place) for utt_id, place in zip(IDS, places, strict=False)])
 
     assert read(tmp_path).timelines == {"timeline.1-of-2.1": 320, "timeline.2-of-2.1": 7}
 
 
-def test_rows_of_the_timeline_of_what_the_list_has_not_count(tmp_path: Path) -> None:
+def test_timeline_rows_outside_the_list_count(tmp_path: Path) -> None:
     """They are still in the files."""
     records = [done("of a longer list", timeline="timeline.1-of-1.1:0:1000"), done("utt1")]
     write(tmp_path, records, input_sha256=OTHER_LIST)
@@ -464,10 +462,8 @@ def test_rows_of_the_timeline_of_what_the_list_has_not_count(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("gap", [0, 1, 400, 1 << 16])
-def test_lines_are_read_back_in_the_order_of_the_list(
-    gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of several journals, in whatever order they stand there, with others in between."""
+def test_lines_are_read_in_list_order(gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines are in several journals, in any order, between other lines."""
     monkeypatch.setattr(history_module, "_GAP", gap)
     ids = [f"utt{number}" for number in range(60)]
     order = sorted(ids, key=hash)
@@ -493,7 +489,7 @@ def has_ended(path: Path) -> bool:
     return any(file.path == path for file in read(path.parent).ended)
 
 
-def test_a_journal_has_ended_when_it_says_so(tmp_path: Path) -> None:
+def test_journal_with_an_end_line_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "journal.1-of-1.1"
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
         assert not has_ended(path)

@@ -18,7 +18,7 @@ from e2v_cli.journal.ids import IdList, read_costs, save_costs, save_ids
 
 
 class List:
-    """The ids of a list, read a few at a time; it may break in the middle."""
+    """The ids of a list, read a few at a time; with ``breaks`` the read fails in the middle."""
 
     def __init__(
         self, ids: Sequence[bytes], breaks: bool = False, recording_groups: Sequence[int] | None = None
@@ -43,7 +43,7 @@ class List:
 IDS = List([b"z", b"my call", "ü\u2028".encode(), b"a", b"../x"])
 
 SEGMENTS = List([b"a", b"b", b"c"], recording_groups=[0, 1, 0])
-"""A list of which the first and the last are decoded together."""
+"""A list whose first and last utterances share a recording."""
 
 
 def remove_other_ids(path: Path, digest: str) -> None:
@@ -52,7 +52,7 @@ def remove_other_ids(path: Path, digest: str) -> None:
     folder.remove_other_results((), (), digest)
 
 
-def test_ids_are_kept_for_who_has_not_the_list(tmp_path: Path) -> None:
+def test_saved_ids_are_read_back(tmp_path: Path) -> None:
     save_ids(tmp_path, IDS)
 
     assert os.listdir(tmp_path) == [f"input.{IDS.digest[:16]}"]
@@ -64,7 +64,7 @@ def test_ids_are_kept_for_who_has_not_the_list(tmp_path: Path) -> None:
     assert found.index.find(hash_keys([b"a", b"nothing", b"z"])).tolist() == [3, -1, 0]
 
 
-def test_many_ids_are_read_some_at_a_time(tmp_path: Path) -> None:
+def test_ids_are_read_in_chunks(tmp_path: Path) -> None:
     ids = List([f"speaker{number % 97}-utt{number}".encode() for number in range(20_000)])
     save_ids(tmp_path, ids)
 
@@ -76,7 +76,7 @@ def test_many_ids_are_read_some_at_a_time(tmp_path: Path) -> None:
     assert [utt_id for keys in chunks for utt_id in keys] == [utt_id for keys in ids.ids() for utt_id in keys]
 
 
-def test_what_is_decoded_together_is_kept_beside_the_ids(tmp_path: Path) -> None:
+def test_recording_groups_are_saved_beside_the_ids(tmp_path: Path) -> None:
     save_ids(tmp_path, SEGMENTS)
 
     name = f"input.{SEGMENTS.digest[:16]}"
@@ -89,7 +89,7 @@ def test_what_is_decoded_together_is_kept_beside_the_ids(tmp_path: Path) -> None
     assert found.recording_groups.tolist() == [0, 1, 0]
 
 
-def test_a_list_of_whole_files_has_no_pieces(tmp_path: Path) -> None:
+def test_list_of_whole_files_has_no_recording_groups(tmp_path: Path) -> None:
     """The same ids in segments are another list."""
     whole = List([b"a", b"b", b"c"])
     for ids in (SEGMENTS, whole):
@@ -101,8 +101,8 @@ def test_a_list_of_whole_files_has_no_pieces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 8 + b"\1" + b"\0" * 14, b"\1" + b"\0" * 23, b"\0" * 32])
-def test_pieces_that_are_damaged_or_gone_are_named_as_their_ids(content: bytes | None, tmp_path: Path) -> None:
-    """Who removes the ids, as the message says, gets both anew."""
+def test_damaged_or_missing_recording_groups_name_the_id_file(content: bytes | None, tmp_path: Path) -> None:
+    """Removing the ids, as the message says, restores both."""
     save_ids(tmp_path, SEGMENTS)
     path = tmp_path / f"input.{SEGMENTS.digest[:16]}"
     recording_groups = path.with_name(f"{path.name}.pieces")
@@ -120,8 +120,8 @@ def test_pieces_that_are_damaged_or_gone_are_named_as_their_ids(content: bytes |
     assert IdList(tmp_path, SEGMENTS.digest).digest == SEGMENTS.digest
 
 
-def test_ids_are_not_there_before_their_pieces(tmp_path: Path) -> None:
-    """Who finds the ids of a list finds both."""
+def test_recording_groups_are_saved_before_the_ids(tmp_path: Path) -> None:
+    """A file of ids implies a file of recording groups."""
     name = f"input.{SEGMENTS.digest[:16]}"
     (tmp_path / f"{name}.pieces").mkdir()
 
@@ -131,8 +131,8 @@ def test_ids_are_not_there_before_their_pieces(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [f"{name}.pieces"]
 
 
-def test_ids_that_are_there_are_not_written_again(tmp_path: Path) -> None:
-    """Whoever reads them at the same time is not disturbed."""
+def test_existing_ids_are_not_rewritten(tmp_path: Path) -> None:
+    """Concurrent readers are not disturbed."""
     save_ids(tmp_path, IDS)
     before = (tmp_path / f"input.{IDS.digest[:16]}").stat()
     save_ids(tmp_path, IDS)
@@ -142,14 +142,14 @@ def test_ids_that_are_there_are_not_written_again(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_ids_that_could_not_be_written_whole_are_not_there(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_ids(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: "):
         save_ids(tmp_path, List([b"a", b"b", b"c", b"d"], breaks=True))
 
     assert os.listdir(tmp_path) == []
 
 
-def test_ids_that_are_missing_are_named(tmp_path: Path) -> None:
+def test_missing_ids_are_named(tmp_path: Path) -> None:
     message = f"{tmp_path}/input.{IDS.digest[:16]}: No such file or directory; run e2v predict again to go on"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         IdList(tmp_path, IDS.digest)
@@ -167,7 +167,7 @@ def test_ids_that_are_missing_are_named(tmp_path: Path) -> None:
         "z\r\nmy call\r\nü\u2028\r\na\r\n../x\r\n".encode(),
     ],
 )
-def test_ids_that_are_damaged_are_named(content: bytes, tmp_path: Path) -> None:
+def test_damaged_ids_are_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"input.{IDS.digest[:16]}"
     path.write_bytes(content)
 
@@ -177,7 +177,7 @@ def test_ids_that_are_damaged_are_named(content: bytes, tmp_path: Path) -> None:
 
 
 def test_ids_of_other_lists_are_removed(tmp_path: Path) -> None:
-    """And nothing else, whatever it is called."""
+    """Files with similar names stay."""
     for ids in (IDS, List([b"another"])):
         save_ids(tmp_path, ids)
     theirs = ["input.scp", "input.txt", "input.0123456789abcdef.bak", "input.0123456789ABCDEF", "inputs"]
@@ -189,7 +189,7 @@ def test_ids_of_other_lists_are_removed(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted([f"input.{IDS.digest[:16]}", *theirs])
 
 
-def test_pieces_of_other_lists_are_removed_with_their_ids(tmp_path: Path) -> None:
+def test_recording_groups_of_other_lists_are_removed(tmp_path: Path) -> None:
     for ids in (IDS, SEGMENTS):
         save_ids(tmp_path, ids)
     own = f"input.{SEGMENTS.digest[:16]}"
@@ -201,7 +201,7 @@ def test_pieces_of_other_lists_are_removed_with_their_ids(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == [f"input.{IDS.digest[:16]}"]
 
 
-def test_costs_are_kept_for_all_who_deal_the_list(tmp_path: Path) -> None:
+def test_saved_costs_are_read_back(tmp_path: Path) -> None:
     costs = np.array([1.5, 0.0, 3.25, 1e9, 7.0], np.float32)
     save_costs(tmp_path, IDS.digest, costs)
 
@@ -213,13 +213,13 @@ def test_costs_are_kept_for_all_who_deal_the_list(tmp_path: Path) -> None:
     assert found.tolist() == [1.5, 0.0, 3.25, 1e9, 7.0]
 
 
-def test_costs_of_another_list_say_nothing(tmp_path: Path) -> None:
+def test_costs_of_another_list_are_ignored(tmp_path: Path) -> None:
     save_costs(tmp_path, SEGMENTS.digest, np.ones(3, np.float32))
 
     assert read_costs(tmp_path, IDS) is None
 
 
-def test_costs_are_replaced_whole(tmp_path: Path) -> None:
+def test_costs_are_replaced_atomically(tmp_path: Path) -> None:
     """Shards that begin at the same time may all write them."""
     path = tmp_path / f"input.{IDS.digest[:16]}.costs"
     save_costs(tmp_path, IDS.digest, np.zeros(5, np.float32))
@@ -233,7 +233,7 @@ def test_costs_are_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("costs", [[], [1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 1, np.nan, 1, 1], [1, 1, 1, 1, np.inf]])
-def test_costs_that_are_damaged_are_named(costs: list[float], tmp_path: Path) -> None:
+def test_damaged_costs_are_named(costs: list[float], tmp_path: Path) -> None:
     path = tmp_path / f"input.{IDS.digest[:16]}.costs"
     np.array(costs, "<f4").tofile(path)
 
@@ -242,7 +242,7 @@ def test_costs_that_are_damaged_are_named(costs: list[float], tmp_path: Path) ->
         read_costs(tmp_path, IDS)
 
 
-def test_costs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_costs_are_named(tmp_path: Path) -> None:
     path = tmp_path / f"input.{IDS.digest[:16]}.costs"
     path.mkdir()
 
@@ -251,7 +251,7 @@ def test_costs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_costs(tmp_path, IDS)
 
 
-def test_costs_of_other_lists_are_removed_with_their_ids(tmp_path: Path) -> None:
+def test_costs_of_other_lists_are_removed(tmp_path: Path) -> None:
     for ids in (IDS, SEGMENTS):
         save_ids(tmp_path, ids)
         save_costs(tmp_path, ids.digest, np.ones(len(ids), np.float32))

@@ -1,4 +1,4 @@
-"""Journals as they are written: byte by byte, a file for each attempt, whole lines on a full disk."""
+"""Writing journals: their bytes, a file for each attempt, and complete lines on a full disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from e2v_cli.journal.journal import Elapsed, Journal
 from e2v_cli.options import Shard
 
 
-def test_a_journal_byte_by_byte(tmp_path: Path) -> None:
+def test_journal_bytes(tmp_path: Path) -> None:
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
         attempt.append(RECORDS, FAILURES, TIME)
         attempt.append([], [], TIME)
@@ -70,15 +70,15 @@ def test_paths_of_any_bytes_are_kept(tmp_path: Path) -> None:
     assert line_of(read(tmp_path), "utt1") == f"failed\tutt1\taudio\tmissing\t{detail}"
 
 
-def test_the_path_of_the_model_may_be_any_bytes(tmp_path: Path) -> None:
+def test_model_path_may_be_any_bytes(tmp_path: Path) -> None:
     header = dataclasses.replace(HEADER, model=os.fsdecode(b"./mod\xe8le"))
     Journal(tmp_path, WHOLE, header).close()
 
     assert read_header(tmp_path / "journal.1-of-1.1") == header
 
 
-def test_every_attempt_writes_a_file_of_its_own(tmp_path: Path) -> None:
-    """Also one that begins while another is at work, as where nothing keeps two runs apart."""
+def test_every_attempt_writes_its_own_journal(tmp_path: Path) -> None:
+    """Attempts may overlap, as on file systems without locks."""
     attempts = [
         Journal(tmp_path, shard, HEADER) for shard in (WHOLE, WHOLE, Shard(3, 2), Shard(3, 1), Shard(3, 2), WHOLE)
     ]
@@ -103,7 +103,7 @@ def test_times_add_up() -> None:
     assert sum([], Elapsed()) == Elapsed(0.0, 0.0, 0.0, 0)
 
 
-def test_a_journal_in_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_journal_in_a_missing_folder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "journal.1-of-1.1"
 
     with pytest.raises(
@@ -113,8 +113,8 @@ def test_a_journal_in_a_folder_that_is_not_there_is_named(tmp_path: Path) -> Non
 
 
 @contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Let no file become larger, as on a disk that is full."""
+def limited_file_size(size: int) -> Iterator[None]:
+    """Limit the size of files until the block ends, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -124,10 +124,10 @@ def room_for(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("missing", [1, 50, 300])
-def test_on_a_full_disk_whole_lines_stay(missing: int, tmp_path: Path) -> None:
+def test_full_disk_keeps_complete_lines(missing: int, tmp_path: Path) -> None:
     path = tmp_path / "journal.1-of-1.1"
     with closing(Journal(tmp_path, WHOLE, HEADER)) as attempt:
-        with room_for(len(CONTENT) - missing):
+        with limited_file_size(len(CONTENT) - missing):
             with pytest.raises(OSError, match=f"^{re.escape(f'[Errno 27] File too large: {str(path)!r}')}$"):
                 attempt.append(RECORDS, FAILURES, TIME)
 

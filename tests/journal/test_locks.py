@@ -1,4 +1,4 @@
-"""Locks of a run folder: one process at each, named to whoever is kept out."""
+"""Locks of a run folder: one holder each, named in the error of a refused process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 
 @contextmanager
 def locked_by_another_process(folder: Path, name: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Have another process take a lock and keep it until its standard input ends."""
+    """Hold a lock in another process until its standard input ends."""
     program = (
         "import sys, pathlib; from e2v_cli.journal.locks import locked\n"
         f"with locked(pathlib.Path({str(folder)!r}), {name!r}):\n"
@@ -48,13 +48,13 @@ def locked_by_another_process(folder: Path, name: str, **environment: str) -> It
 
 
 def conflict(folder: Path, pid: int, task: str = "") -> str:
-    """Match the message of a conflict; when the other one began can't be foretold."""
+    """Return a pattern of the conflict message, with any start time."""
     when = r"\d+-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
     owner = rf"process {pid} on {re.escape(socket.gethostname())} since {when}{task}"
     return rf"^{re.escape(str(folder))}: another e2v is running there \({owner}\); wait for it, or choose another -o$"
 
 
-def test_a_lock_keeps_others_out_and_names_its_owner(tmp_path: Path) -> None:
+def test_held_lock_is_refused_and_names_its_owner(tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, "1-of-1") as other:
         with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid)) as caught:
             with locked(tmp_path, "1-of-1"):
@@ -62,7 +62,7 @@ def test_a_lock_keeps_others_out_and_names_its_owner(tmp_path: Path) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_a_lock_ends_with_its_owner_however_it_ends(tmp_path: Path) -> None:
+def test_killed_owner_releases_its_lock(tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, "1-of-1") as other:
         pass
     assert other.returncode == -9
@@ -76,7 +76,7 @@ def test_a_lock_ends_with_its_owner_however_it_ends(tmp_path: Path) -> None:
         assert (owner.pid, owner.is_dead) == (os.getpid(), False)
 
 
-def test_a_lock_says_who_has_it_and_since_when(tmp_path: Path) -> None:
+def test_lock_names_its_owner_and_start_time(tmp_path: Path) -> None:
     before = datetime.now().astimezone().replace(microsecond=0)
     with locked(tmp_path, "2-of-2"):
         owner = read_owner(tmp_path, SECOND.name)
@@ -87,18 +87,18 @@ def test_a_lock_says_who_has_it_and_since_when(tmp_path: Path) -> None:
     assert owner is not None
     assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
     assert before <= datetime.fromisoformat(owner.since) <= datetime.now().astimezone()
-    assert read_owner(tmp_path, SECOND.name) is None  # who has left owns nothing any more
+    assert read_owner(tmp_path, SECOND.name) is None  # a released lock has no owner
 
 
 OWNER = Owner(17, "host", "2026-01-31T23:59:59+01:00")
 
 
-def test_an_owner_is_written_as_it_is_read() -> None:
+def test_owner_text_round_trips() -> None:
     assert str(OWNER) == "process 17 on host since 2026-01-31T23:59:59+01:00"
     assert Owner.parse(f"{OWNER}\n") == OWNER
 
 
-def test_an_owner_is_written_with_its_task() -> None:
+def test_owner_text_with_slurm_task_round_trips() -> None:
     owner = Owner(17, "host", "2026-01-31T23:59:59+01:00", Task("12_3", 2))
 
     assert str(owner) == "process 17 on host since 2026-01-31T23:59:59+01:00, start 2 of job 12_3"
@@ -112,11 +112,11 @@ def test_an_owner_is_written_with_its_task() -> None:
         *(f"{OWNER}, start 2 of job 12_3", f"{OWNER}, start 2 of job \n", f"{OWNER}, start of job 12_3\n"),
     ],
 )
-def test_what_is_not_whole_names_no_owner(text: str) -> None:
+def test_incomplete_text_has_no_owner(text: str) -> None:
     assert Owner.parse(text) is None
 
 
-def test_who_is_alive_on_another_machine_is_not_known() -> None:
+def test_process_on_another_host_is_not_reported_dead() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
 
@@ -126,7 +126,7 @@ def test_who_is_alive_on_another_machine_is_not_known() -> None:
 
 
 def element(start: int, job: int = 12, number: int = 3) -> dict[str, str]:
-    """Name what an element of a job array finds in its environment when it is started for the so many-th time."""
+    """Return the environment of an array task at this start."""
     return {
         "SLURM_JOB_ID": "15",
         "SLURM_ARRAY_JOB_ID": str(job),
@@ -135,13 +135,13 @@ def element(start: int, job: int = 12, number: int = 3) -> dict[str, str]:
     }
 
 
-def be(task: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def set_environment(task: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in task.items():
         monkeypatch.setenv(name, value)
 
 
-def test_a_task_of_slurm_says_so_in_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    be(element(2), monkeypatch)
+def test_lock_names_the_slurm_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(element(2), monkeypatch)
     with locked(tmp_path, "3-of-4"):
         assert (tmp_path / ".lock.3-of-4").read_text().endswith(", start 2 of job 12_3\n")
         owner = read_owner(tmp_path, "3-of-4")
@@ -151,11 +151,11 @@ def test_a_task_of_slurm_says_so_in_its_lock(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("start", [2, 7])
-def test_a_task_that_was_started_again_goes_on_beside_what_was_cut_off(
+def test_requeued_task_takes_the_lock_of_its_earlier_start(
     start: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On a node that was lost it may still be at work, and hold the lock, without anybody being able to end it."""
-    be(element(start), monkeypatch)
+    """The earlier start may still run on a lost node, and hold the lock."""
+    set_environment(element(start), monkeypatch)
     with locked_by_another_process(tmp_path, "3-of-4", **element(1)):
         before = (tmp_path / ".lock.3-of-4").read_text().removesuffix("\n")
         assert before.endswith(", start 1 of job 12_3")
@@ -172,17 +172,17 @@ def test_a_task_that_was_started_again_goes_on_beside_what_was_cut_off(
 @pytest.mark.parametrize(
     ("theirs", "mine", "named"),
     [
-        # the same start, an earlier one, another element, another job
+        # the same start, an earlier start, another array task, another job
         (element(2), element(2), ", start 2 of job 12_3"),
         (element(3), element(2), ", start 3 of job 12_3"),
         (element(1), element(2, number=4), ", start 1 of job 12_3"),
         (element(1), element(2, job=13), ", start 1 of job 12_3"),
-        # one of both is no task
+        # one of the two is not a Slurm task
         (element(1), {}, ", start 1 of job 12_3"),
         ({}, element(2), ""),
     ],
 )
-def test_any_other_task_is_kept_out(
+def test_other_tasks_are_refused(
     theirs: dict[str, str],
     mine: dict[str, str],
     named: str,
@@ -192,7 +192,7 @@ def test_any_other_task_is_kept_out(
 ) -> None:
     with locked_by_another_process(tmp_path, "3-of-4", **theirs) as other:
         before = (tmp_path / ".lock.3-of-4").read_text()
-        be(mine, monkeypatch)
+        set_environment(mine, monkeypatch)
         with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid, named)):
             with locked(tmp_path, "3-of-4"):
                 pass
@@ -200,9 +200,9 @@ def test_any_other_task_is_kept_out(
     assert caplog.messages == []
 
 
-def test_who_has_not_said_which_task_it_is_keeps_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_without_a_task_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
-    be(element(2), monkeypatch)
+    set_environment(element(2), monkeypatch)
     with locked_by_another_process(tmp_path, "3-of-4", **element(1)):
         (tmp_path / ".lock.3-of-4").write_bytes(b"")
         message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
@@ -211,7 +211,7 @@ def test_who_has_not_said_which_task_it_is_keeps_its_lock(tmp_path: Path, monkey
                 pass
 
 
-def test_a_lock_is_let_go_when_something_goes_wrong(tmp_path: Path) -> None:
+def test_exception_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         with locked(tmp_path, "1-of-1"):
             raise KeyError
@@ -219,7 +219,7 @@ def test_a_lock_is_let_go_when_something_goes_wrong(tmp_path: Path) -> None:
         pass
 
 
-def test_an_owner_that_has_not_said_yet_who_it_is_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conflict_with_an_empty_lock_names_no_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
     with locked(tmp_path, "1-of-1"):
         (tmp_path / ".lock.1-of-1").write_bytes(b"")
@@ -229,29 +229,29 @@ def test_an_owner_that_has_not_said_yet_who_it_is_is_not_named(tmp_path: Path, m
                 pass
 
 
-def test_an_owner_may_take_a_moment_to_say_who_it_is(tmp_path: Path) -> None:
+def test_conflict_waits_for_the_owner_name(tmp_path: Path) -> None:
     path = tmp_path / ".lock.1-of-1"
     with locked(tmp_path, "1-of-1"), ThreadPoolExecutor(1) as pool:
         owner = path.read_text()
         path.write_bytes(b"process 1")
 
-        def say_it() -> None:
+        def write_owner() -> None:
             time.sleep(0.2)
             path.write_text(owner)
 
-        said = pool.submit(say_it)
+        said = pool.submit(write_owner)
         with pytest.raises(OutputConflictError, match=conflict(tmp_path, os.getpid())):
             with locked(tmp_path, "1-of-1"):
                 pass
         said.result()
 
 
-def test_locks_of_different_names_do_not_meet(tmp_path: Path) -> None:
+def test_locks_of_different_names_are_independent(tmp_path: Path) -> None:
     with locked(tmp_path, "1-of-2"), locked(tmp_path, "2-of-2"), locked(tmp_path, "merge"):
         assert sorted(os.listdir(tmp_path)) == [".lock.1-of-2", ".lock.2-of-2", ".lock.merge"]
 
 
-def test_who_waits_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+def test_waiting_process_gets_the_released_lock(tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, "merge") as first:
         with ThreadPoolExecutor(1) as pool:
 
@@ -271,20 +271,20 @@ def test_who_waits_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
     ("theirs", "mine"),
     [(WHOLE, FIRST), (FIRST, WHOLE), (SECOND, Shard(3, 1)), (Shard(12, 2), SECOND), (Shard(22, 1), SECOND)],
 )
-def test_runs_in_other_numbers_of_shards_are_kept_apart(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
+def test_run_with_another_shard_count_is_refused(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, theirs.name) as other, locked(tmp_path, mine.name):
         with pytest.raises(OutputConflictError, match=conflict(tmp_path, other.pid)):
             refuse_held_shards(tmp_path, os.listdir(tmp_path), mine, set())
 
 
 @pytest.mark.parametrize(("theirs", "mine"), [(FIRST, SECOND), (Shard(12, 11), Shard(12, 1))])
-def test_shards_of_the_same_run_may_be_at_work_together(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
+def test_shards_of_one_run_work_at_the_same_time(theirs: Shard, mine: Shard, tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, theirs.name), locked(tmp_path, mine.name):
         refuse_held_shards(tmp_path, os.listdir(tmp_path), mine, set())
 
 
-def test_runs_that_have_ended_are_no_others(tmp_path: Path) -> None:
-    """Their locks are still files."""
+def test_released_locks_refuse_no_run(tmp_path: Path) -> None:
+    """Lock files stay after their release."""
     for name in ("1-of-1", "1-of-2", "2-of-3", "merge"):
         with locked(tmp_path, name):
             pass
@@ -296,17 +296,17 @@ def test_runs_that_have_ended_are_no_others(tmp_path: Path) -> None:
         refuse_held_shards(tmp_path, os.listdir(tmp_path), SECOND, set())
 
 
-def test_who_merges_is_no_other_run(tmp_path: Path) -> None:
+def test_merge_lock_refuses_no_run(tmp_path: Path) -> None:
     with locked(tmp_path, "merge"), locked(tmp_path, "1-of-1"):
         refuse_held_shards(tmp_path, os.listdir(tmp_path), WHOLE, set())
 
 
-def test_nobody_owns_what_was_never_locked(tmp_path: Path) -> None:
+def test_missing_lock_has_no_owner(tmp_path: Path) -> None:
     assert read_owner(tmp_path, WHOLE.name) is None
 
 
-def test_who_had_a_lock_before_and_is_dead_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the moment between taking it and saying so."""
+def test_dead_previous_owner_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulates the moment between locking the file and writing the owner."""
     monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
     with locked_by_another_process(tmp_path, "1-of-1"):
         pass

@@ -1,4 +1,4 @@
-"""How often the real command opens journals and lists OUT: each costs a file server a round, times shards."""
+"""The openings of journals and listings of OUT by the real command: each is a request to a file server."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def note(event, arguments):
 if {command!r} in sys.orig_argv and "--multiprocessing-fork" not in sys.orig_argv and "-c" not in sys.orig_argv:
     sys.addaudithook(note)
 """
-"""Notes openings of journals and listings of OUT in the process of the command itself, not in its workers."""
+"""A hook that notes openings of journals and listings of OUT by the command's own process, not by its workers."""
 
 
-class Counted:
-    """A run of e2v whose openings and listings are counted."""
+class CountedRun:
+    """A run of e2v with counts of its openings and listings."""
 
     def __init__(self, e2v: E2v, folder: Path, out: Path) -> None:
         self.folder, self._e2v, self._out = folder, e2v, out
         self._notes = folder / "notes"
 
     def predict(self, shard: int, *options: str) -> tuple[str, Counter[str], int]:
-        """Run a shard of three: what it says, how often it opened each journal, and how often it listed OUT."""
+        """Run a shard of three; return its messages, the openings of each journal, and the listings of OUT."""
         for path in self.folder.glob("notes.*"):
             path.unlink()
         code = NOTING_HOOK.format(out=str(self._out), notes=str(self._notes), command="predict")
@@ -64,7 +64,7 @@ def lines() -> list[str]:
 
 
 def assert_few(opened: Counter[str], listings: int, limit: int) -> None:
-    """Check that each journal was opened so many times at most, and OUT listed three times."""
+    """Check that each journal was opened at most ``limit`` times, and OUT listed at most three times."""
     assert opened == {name: min(times, limit) for name, times in opened.items()}
     assert sorted(opened) == ["journal.1-of-3.1", "journal.2-of-3.1", "journal.3-of-3.1"]
     assert 0 < listings <= 3
@@ -78,12 +78,12 @@ def assert_few(opened: Counter[str], listings: int, limit: int) -> None:
         ((2, 1, 3), ("--timeline", "1", "--timeline-format", "rttm", "--timeline-format", "textgrid")),
     ],
 )
-def test_journals_are_opened_and_out_is_listed_a_few_times_a_start(
+def test_start_opens_journals_and_lists_out_only_a_few_times(
     order: tuple[int, int, int], options: tuple[str, ...], lines: list[str], tmp_path: Path, real_e2v: E2v
 ) -> None:
     (tmp_path / "wav.scp").write_text("".join(lines))
     out = tmp_path / "out"
-    run = Counted(real_e2v, tmp_path, out)
+    run = CountedRun(real_e2v, tmp_path, out)
     run.predict(order[0], *options)
     run.predict(order[1], *options)
 
@@ -94,7 +94,7 @@ def test_journals_are_opened_and_out_is_listed_a_few_times_a_start(
     assert published["counts"] == {"input": len(lines), "done": len(lines), "failed": 0}
 
     for shard in (order[2], order[0]):
-        said, opened, listings = run.predict(shard, *options)  # has nothing to do
+        said, opened, listings = run.predict(shard, *options)  # finds nothing to do
         assert said.startswith(f"e2v: {out} is complete: nothing to do\n")
         assert_few(opened, listings, limit=2)
     assert json.loads((out / "run.json").read_text()) == published

@@ -1,4 +1,4 @@
-"""The run folder: which run it is of, whether it is published, and which shards have ended."""
+"""The run folder: its run, whether it is published, and its ended shards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from e2v_cli.journal.folder import Run
 from e2v_cli.options import Shard
 
 
-def test_it_is_published_when_run_json_speaks_of_the_list(tmp_path: Path) -> None:
+def test_run_is_published_when_run_json_names_the_list(tmp_path: Path) -> None:
     write(tmp_path, [*done_records(), *FAILURES], header())
     assert not is_published(tmp_path, IDS.digest)
 
@@ -43,8 +43,8 @@ def test_it_is_published_when_run_json_speaks_of_the_list(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "name", [*COMMON, "predictions.tsv", "utt2emo", "embeddings.scp", "timeline.tsv", "timeline.rttm"]
 )
-def test_it_is_not_published_where_a_file_is_gone(name: str, tmp_path: Path) -> None:
-    """And whoever publishes it again has the file again."""
+def test_run_with_a_missing_file_is_not_published(name: str, tmp_path: Path) -> None:
+    """Publishing again restores the file."""
     write(tmp_path, FAILURES, header(GONE, embeddings="ark", timeline=1.0, formats=("rttm",)))
     publish_all(tmp_path, GONE)
     assert is_published(tmp_path, GONE.digest)
@@ -58,8 +58,8 @@ def test_it_is_not_published_where_a_file_is_gone(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("more", [b"00000000\ttorn", b""])
-def test_what_an_attempt_has_written_since_is_not_published(more: bytes, tmp_path: Path) -> None:
-    """Neither at the end of a journal nor in one more."""
+def test_run_with_newer_journal_content_is_not_published(more: bytes, tmp_path: Path) -> None:
+    """The newer content is at the end of a journal, or in one more journal."""
     write(tmp_path, [*done_records(), *FAILURES], header())
     publish_all(tmp_path)
     if more:
@@ -74,7 +74,7 @@ def test_what_an_attempt_has_written_since_is_not_published(more: bytes, tmp_pat
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"null", b'{"input_sha256": 1}', b"\xff"])
-def test_a_run_json_without_a_digest_speaks_of_no_list(content: bytes, tmp_path: Path) -> None:
+def test_run_json_without_a_digest_is_not_published(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "predictions.tsv").touch()
     (tmp_path / "run.json").write_bytes(content)
 
@@ -91,10 +91,10 @@ def test_a_run_json_without_a_digest_speaks_of_no_list(content: bytes, tmp_path:
         (("audacity",), False, False),
     ],
 )
-def test_how_a_timeline_was_to_be_shown_is_known(
+def test_newest_attempt_decides_the_timeline_formats(
     formats: tuple[str, ...], join: bool, alike: bool, tmp_path: Path
 ) -> None:
-    """By the newest attempt; nothing is computed again for another format."""
+    """Another format needs no new computation."""
     write(tmp_path, [], header(timeline=1.0, formats=formats, join=not join))
     write(tmp_path, [], header(timeline=1.0, formats=formats, join=join, started=5))
 
@@ -112,7 +112,7 @@ def test_how_a_timeline_was_to_be_shown_is_known(
         ({"window": 60}, "window was None, is 60"),
     ],
 )
-def test_what_differs_between_runs_is_named(changes: dict[str, str | float], differences: str, tmp_path: Path) -> None:
+def test_differences_between_runs_are_named(changes: dict[str, str | float], differences: str, tmp_path: Path) -> None:
     write(tmp_path, [], header())
     message = (
         f"{tmp_path} holds a different run: {differences}. "
@@ -122,12 +122,12 @@ def test_what_differs_between_runs_is_named(changes: dict[str, str | float], dif
         open_folder(tmp_path).refuse_other_fingerprints({**FINGERPRINT, **changes})
 
 
-def test_the_same_fingerprint_in_another_order_is_the_same_run(tmp_path: Path) -> None:
+def test_fingerprint_order_does_not_matter(tmp_path: Path) -> None:
     write(tmp_path, [], header())
     open_folder(tmp_path).refuse_other_fingerprints({name: FINGERPRINT[name] for name in reversed(list(FINGERPRINT))})
 
 
-def test_a_run_is_what_its_newest_attempt_says(tmp_path: Path) -> None:
+def test_newest_attempt_describes_the_run(tmp_path: Path) -> None:
     longer = List([*(f"utt{number}" for number in range(4)), "utt99"])
     newest = header(longer, started=30)
     write(tmp_path, [], header(started=10), SECOND)
@@ -138,8 +138,8 @@ def test_a_run_is_what_its_newest_attempt_says(tmp_path: Path) -> None:
     assert open_folder(tmp_path).find_run() == Run(newest, 1)
 
 
-def test_the_newest_is_known_across_time_zones(tmp_path: Path) -> None:
-    """An attempt at ten in Berlin comes behind one at nine thirty there, which is half past eight in London."""
+def test_newest_attempt_is_found_across_time_zones(tmp_path: Path) -> None:
+    """10:00 in Berlin is later than 8:30 in London, which is 9:30 in Berlin."""
     early = dataclasses.replace(header(), started="2026-01-31T08:30:00+00:00")
     late = dataclasses.replace(header(), started="2026-01-31T10:00:00+01:00", host="other")
     write(tmp_path, [], early, SECOND)
@@ -148,7 +148,7 @@ def test_the_newest_is_known_across_time_zones(tmp_path: Path) -> None:
     assert open_folder(tmp_path).find_run().header.host == "other"
 
 
-def test_of_attempts_of_the_same_second_the_later_one_counts(tmp_path: Path) -> None:
+def test_later_attempt_of_the_same_second_is_newest(tmp_path: Path) -> None:
     longer = List(["z", "and more"])
     write(tmp_path, [], header())
     write(tmp_path, [], header(longer))
@@ -161,7 +161,7 @@ def find_ended(path: Path, ids: List) -> set[Shard]:
     return folder.find_ended(folder.read_history(ids))
 
 
-def test_shards_have_ended_when_their_newest_attempt_has(tmp_path: Path) -> None:
+def test_shard_has_ended_when_its_newest_attempt_has(tmp_path: Path) -> None:
     write(tmp_path, done_records(), header(), FIRST)
     write(tmp_path, FAILURES, header(), SECOND, end=False)
     assert find_ended(tmp_path, IDS) == {FIRST}
@@ -175,8 +175,8 @@ def test_shards_have_ended_when_their_newest_attempt_has(tmp_path: Path) -> None
     assert find_ended(tmp_path, IDS) == set()
 
 
-def test_headers_are_those_of_journals_that_could_say_who_they_are(tmp_path: Path) -> None:
-    """A torn one is a journal all the same."""
+def test_journal_with_a_torn_header_describes_no_run(tmp_path: Path) -> None:
+    """The file still counts as a journal."""
     (tmp_path / "journal.1-of-2.1").write_bytes(b"torn")
     folder = open_folder(tmp_path)
     assert folder.has_journals

@@ -21,7 +21,7 @@ from e2v_cli.models.folder import Model, read_model
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache for each test alone, and no time in which changes of a file can't be told apart."""
+    """A cache for each test, and a clock tick of 0, so that every change of a file is noticed."""
     monkeypatch.setenv("E2V_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prepared, "CLOCK_TICK", 0)
     return tmp_path / "cache"
@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tiny: Path, tmp_path: Path) -> Path:
-    """A model that a test may change."""
+    """A copy of a model, which the test may change."""
     return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
@@ -61,6 +61,6 @@ def run(environment: dict[str, str], e2v: E2v) -> E2v:
 
 @pytest.fixture(scope="module")
 def rows(tiny: Path) -> str:
-    """What the model says of a clip."""
+    """The printed rows of a clip."""
     command = [sys.executable, "-m", "e2v_cli", "predict", CLIP, "-m", str(tiny)]
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout

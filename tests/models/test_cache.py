@@ -8,10 +8,10 @@ import pytest
 
 from e2v_cli.models.cache import cache_folder
 
-# -- where it is -------------------------------------------------------------------------------------------------------
+# -- place -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_environment_sets_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/xdg")

@@ -1,4 +1,4 @@
-"""Checkpoints: what is understood, and what is refused with which words."""
+"""Checkpoints: supported layouts, and the messages for refused ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUDIO = "modality_encoders.AUDIO."
 
 
 class Boom:
-    """Runs code when it is unpickled by a loader that isn't careful."""
+    """An object that runs code when an unsafe loader unpickles it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ WRAPPERS: dict[str, Callable[[State], Any]] = {
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_wrapped_and_prefixed_checkpoints(
+def test_wrapped_and_prefixed_checkpoints_are_loaded(
     wrapper: str, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_model(tmp_path, wrap=WRAPPERS[wrapper])
@@ -63,7 +63,7 @@ def test_wrapped_and_prefixed_checkpoints(
 @pytest.mark.parametrize(
     "scope_map", [["student.", "none"], "student.,none", ["student.blocks.", "blocks.", "x.", "y."]]
 )
-def test_scope_map_renames(scope_map: object, tiny: Path, tmp_path: Path) -> None:
+def test_scope_map_renames_tensors(scope_map: object, tiny: Path, tmp_path: Path) -> None:
     config = {**make_config(), "scope_map": scope_map}
 
     def rename(state: State) -> State:
@@ -77,13 +77,13 @@ def test_scope_map_renames(scope_map: object, tiny: Path, tmp_path: Path) -> Non
     assert equal(load_state(make_model(tmp_path, config, wrap=rename)), load_state(tiny))
 
 
-def test_old_checkpoints_have_four_dimensional_alibi_scales(tiny: Path, tmp_path: Path) -> None:
+def test_four_dimensional_alibi_scales_are_loaded(tiny: Path, tmp_path: Path) -> None:
     name = AUDIO + "alibi_scale"
     folder = make_model(tmp_path, wrap=lambda state: {**state, name: state[name].squeeze(0)})
     assert equal(load_state(folder), load_state(tiny))
 
 
-def test_checkpoint_of_torch_before_1_6(tiny: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_torch_before_1_6_is_loaded(tiny: Path, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     content = torch.load(folder / "model.pt", weights_only=True)
     torch.save(content, folder / "model.pt", _use_new_zipfile_serialization=False)
@@ -91,9 +91,7 @@ def test_checkpoint_of_torch_before_1_6(tiny: Path, tmp_path: Path) -> None:
     assert equal(load_state(folder), load_state(tiny))
 
 
-def test_tensors_of_more_layers_than_the_config_has_are_spoken_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tensors_of_extra_layers_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = make_model(
         tmp_path, wrap=lambda state: {**state, "blocks.2.norm1.weight": torch.ones(96), "optimizer.lr": torch.ones(1)}
     )
@@ -151,9 +149,7 @@ def test_a_wrong_shape_is_named(name: str, shape: tuple[int, ...], expected: tup
 @pytest.mark.parametrize(
     "make", [torch.Tensor.to_sparse, torch.Tensor.int, lambda tensor: tensor.to("meta"), lambda tensor: tensor * 1j]
 )
-def test_a_tensor_that_holds_no_plain_floats_is_named(
-    make: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
-) -> None:
+def test_tensor_without_plain_floats_is_named(make: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
     folder = make_model(tmp_path, wrap=lambda state: {**state, "proj.weight": make(state["proj.weight"])})
     assert refusal(folder) == (
         f"{folder / 'model.pt'}: tensor 'proj.weight' is no plain tensor of floating-point numbers"
@@ -161,7 +157,7 @@ def test_a_tensor_that_holds_no_plain_floats_is_named(
 
 
 @pytest.mark.parametrize("tokens", [("<unk>",), ("a", "b", "c", "d", "e", "f", "g", "h", "i", "<unk>")])
-def test_tokens_of_another_number_than_the_head_has_classes(tokens: tuple[str, ...], tmp_path: Path) -> None:
+def test_wrong_number_of_tokens_is_named(tokens: tuple[str, ...], tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     (folder / "tokens.txt").write_text("\n".join(tokens))
     number = len(tokens)
@@ -172,7 +168,7 @@ def test_tokens_of_another_number_than_the_head_has_classes(tokens: tuple[str, .
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "d2v_model."])
-def test_a_head_without_tokens(prefix: str, tmp_path: Path) -> None:
+def test_head_without_tokens_is_refused(prefix: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path, wrap=prefixed(prefix))
     (folder / "tokens.txt").unlink()
     assert refusal(folder) == (
@@ -202,6 +198,6 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
     assert refusal(folder).startswith(f"{path} ")
 
 
-def test_a_checkpoint_that_holds_no_names(tmp_path: Path) -> None:
+def test_checkpoint_without_tensor_names_is_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path, wrap=lambda state: list(state.values()))
     assert refusal(folder) == f"{folder / 'model.pt'} holds a list, not tensors by name"

@@ -1,4 +1,4 @@
-"""A model's config: what is parsed, and what is refused with which words."""
+"""A model's config: parsed values, and the messages for refused ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ CODE = '__import__("pathlib").Path("CANARY").touch() or [(64, 10, 5)]'
         "[(64, 10, 5)] " + " " * 2000,
     ],
 )
-def test_a_spec_that_is_no_list_is_not_run(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_feature_encoder_spec_is_not_evaluated(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     folder = make_model(tmp_path)
     config = make_config(audio={"feature_encoder_spec": spec})
@@ -95,9 +97,7 @@ CONFIGS: list[tuple[str, str, object, str]] = [
 
 
 @pytest.mark.parametrize(("section", "key", "value", "message"), CONFIGS)
-def test_a_config_that_cannot_be_is_refused_by_name(
-    section: str, key: str, value: object, message: str, tmp_path: Path
-) -> None:
+def test_invalid_config_value_is_named(section: str, key: str, value: object, message: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     config = make_config()
     place: dict[str, Any] = config
@@ -111,7 +111,7 @@ def test_a_config_that_cannot_be_is_refused_by_name(
     assert refusal(folder) == f"{folder / 'config.yaml'}: {message}"
 
 
-def test_scales_a_layer_need_depths_that_agree(tmp_path: Path) -> None:
+def test_alibi_scales_per_layer_need_matching_depths(tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     config = make_config(audio={"model_depth": 3, "learned_alibi_scale_per_layer": True})
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -119,7 +119,7 @@ def test_scales_a_layer_need_depths_that_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["- a\n- b\n", "", "just text"])
-def test_a_config_that_is_no_mapping(content: str, tmp_path: Path) -> None:
+def test_config_that_is_not_a_mapping_is_refused(content: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     (folder / "config.yaml").write_text(content)
     assert refusal(folder) == f"{folder / 'config.yaml'}: the file is not a mapping of keys to values"

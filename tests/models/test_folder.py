@@ -1,4 +1,4 @@
-"""Model folders: the files of one, its labels, and what is refused with which words."""
+"""Model folders: their files, their labels, and the messages for refused ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2v_cli.models.hub import find_model
 from e2v_cli.options import LabelLanguage, ModelRequest
 
 
-def test_folder_without_configuration_json(tiny: Path, tmp_path: Path) -> None:
+def test_folder_without_configuration_json_is_read(tiny: Path, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     (folder / "configuration.json").unlink()
     assert read_model("test", folder).labels == read_model("test", tiny).labels
@@ -54,9 +54,7 @@ ZH = ("生气", "厌恶", "恐惧", "开心", "中立", "其他", "难过", "吃
 
 
 @pytest.mark.parametrize(("language", "labels"), [("zh", ZH), ("both", TOKENS)])
-def test_labels_are_in_the_language_that_is_asked_for(
-    language: LabelLanguage, labels: tuple[str, ...], tiny: Path
-) -> None:
+def test_labels_are_in_the_requested_language(language: LabelLanguage, labels: tuple[str, ...], tiny: Path) -> None:
     assert read_model("tiny", tiny, language).labels == labels
 
 
@@ -67,7 +65,7 @@ def test_labels_without_a_slash_are_the_same_in_all_languages(tmp_path: Path) ->
     assert read_model("test", folder, "both").labels == ("joy", "/left", "right/", "a/b/c")
 
 
-def test_labels_that_are_the_same_in_one_language_alone(tmp_path: Path) -> None:
+def test_labels_that_coincide_in_one_language_are_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path, tokens=("开心/happy", "开心/joyful", "悲/sad", "难过/sad"))
     assert len(read_model("test", folder, "both").labels) == 4
     for language, label in (("en", "sad"), ("zh", "开心")):
@@ -76,8 +74,8 @@ def test_labels_that_are_the_same_in_one_language_alone(tmp_path: Path) -> None:
         assert str(caught.value) == f"{folder / 'tokens.txt'}: label {label!r} is listed more than once"
 
 
-def test_unknown_is_a_label_like_others(tmp_path: Path) -> None:
-    """In English <unk> is called so; in the others it is not."""
+def test_unk_becomes_unknown_in_english_only(tmp_path: Path) -> None:
+    """An English label ``unknown`` collides with it; other languages keep ``<unk>``."""
     folder = make_model(tmp_path, tokens=("未知/unknown", "<unk>"))
     assert read_model("test", folder, "zh").labels == ("未知", "<unk>")
     with pytest.raises(ModelError, match=r"label 'unknown' is listed more than once$"):
@@ -85,7 +83,7 @@ def test_unknown_is_a_label_like_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_results_in_other_labels_or_precision_are_never_mixed(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+def test_run_with_other_labels_or_precision_is_refused(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(encode(noisy_tone(16_000)))
     command = ("predict", tmp_path / "a.wav", "-m", tiny, "-o", tmp_path / "out", "-j", "1")
     assert e2v(*command, "--labels", "zh").returncode == 0
@@ -125,7 +123,7 @@ def test_unused_classes_have_no_label(tmp_path: Path) -> None:
         ("\xff", ": not a list of labels: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
 )
-def test_bad_tokens(content: str, message: str, tmp_path: Path) -> None:
+def test_invalid_tokens_are_refused(content: str, message: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     (folder / "tokens.txt").write_bytes(content.encode("latin-1"))
     assert refusal(folder) == f"{folder / 'tokens.txt'}{message}"
@@ -145,7 +143,7 @@ def test_bad_tokens(content: str, message: str, tmp_path: Path) -> None:
         (["angry", ""], ":2: '' is no label"),
     ],
 )
-def test_bad_tokens_in_json(content: object, message: str, tmp_path: Path) -> None:
+def test_invalid_tokens_in_json_are_refused(content: object, message: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     metas = {"file_path_metas": {"tokenizer_conf": {"token_list": "tokens.json"}}}
     (folder / "configuration.json").write_text(json.dumps(metas))
@@ -153,20 +151,20 @@ def test_bad_tokens_in_json(content: object, message: str, tmp_path: Path) -> No
     assert refusal(folder) == f"{folder / 'tokens.json'}{message}"
 
 
-def test_a_label_that_would_write_to_a_terminal_is_refused(tmp_path: Path) -> None:
+def test_label_with_control_characters_is_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     (folder / "tokens.txt").write_text("angry\nhappy\x1b]0;title\x07\n")
     assert refusal(folder) == f"{folder / 'tokens.txt'}:2: 'happy\\x1b]0;title\\x07' is no label"
 
 
-def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
+def test_byte_order_mark_is_not_part_of_a_label(tmp_path: Path) -> None:
     folder = make_model(tmp_path, tokens=("angry", "happy"))
     content = (folder / "tokens.txt").read_bytes()
     (folder / "tokens.txt").write_bytes(b"\xef\xbb\xbf" + content)
     assert read_model("test", folder).tokens == ("angry", "happy")
 
 
-def test_yaml_that_would_make_objects_is_refused(tmp_path: Path) -> None:
+def test_yaml_with_python_objects_is_refused(tmp_path: Path) -> None:
     canary = tmp_path / "ran"
     folder = make_model(tmp_path / "model")
     (folder / "config.yaml").write_text(f"model: !!python/object/apply:os.mkdir ['{canary}']\n")

@@ -39,7 +39,7 @@ def test_a_model_is_downloaded_once(hub: HubServer, run: E2v, rows: str, tiny: P
     assert again.stderr.startswith("e2v: 1 utterance: 1 done")
 
 
-def test_with_nothing_but_an_endpoint_set_results_are_those_of_the_folder(
+def test_downloaded_model_gives_the_same_results_as_its_folder(
     base: Path, e2v: E2v, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (CLIP, "-j", "1", "--embeddings", "ark", "-o")
@@ -80,14 +80,14 @@ def test_with_nothing_but_an_endpoint_set_results_are_those_of_the_folder(
         ("my-lab/emotion2vec.v2_tuned", "hf", "my-lab/emotion2vec.v2_tuned"),
     ],
 )
-def test_names_and_ids_mean_the_model_on_the_hub_that_is_asked(name: str, hub_name: HubName, model_id: str) -> None:
+def test_names_and_ids_resolve_on_the_chosen_hub(name: str, hub_name: HubName, model_id: str) -> None:
     assert find_remote(ModelRequest(name, hub_name, "v1.0")) == RemoteModel(hub_name, model_id, "v1.0")
 
 
 @pytest.mark.parametrize(
     "name", ["emotion2vec", "a/b/c", "../model", "/no/such/folder", "./model", "a/../b", "a/..", "-a/b", "a/b c", "a/"]
 )
-def test_other_names_are_refused(name: str) -> None:
+def test_unknown_names_are_refused(name: str) -> None:
     family = "emotion2vec_plus_seed, emotion2vec_plus_base, emotion2vec_plus_large, emotion2vec_base_finetuned"
     message = f"{name}: no such folder, and no model of that name (known: sample, {family}, emotion2vec_base)"
     with pytest.raises(ModelError, match=f"^{re.escape(message)}$"):
@@ -95,14 +95,14 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["emotion2vec_base_finetuned", "iic/emotion2vec_base_finetuned"])
-def test_a_model_that_a_hub_has_not_is_refused(name: str, e2v: E2v) -> None:
+def test_model_missing_from_the_chosen_hub_is_refused(name: str, e2v: E2v) -> None:
     done = e2v("predict", CLIP, "-m", name, "--hub", "hf")
     message = "e2v: emotion2vec_base_finetuned is not on Hugging Face: choose --hub ms\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
 @pytest.mark.parametrize("revision", ["../../x", "v1/../../x", "/etc", "-x", "", "a b", "a\nb", ".."])
-def test_revisions_that_lead_elsewhere_are_refused(revision: str) -> None:
+def test_invalid_revisions_are_refused(revision: str) -> None:
     with pytest.raises(ModelError, match=f"^{re.escape(f'--revision {revision!r} is no branch, tag or commit')}$"):
         find_remote(ModelRequest(NAME, "ms", revision))
 
@@ -135,22 +135,22 @@ def test_a_revision_has_its_own_weights(hub: HubServer, run: E2v, tiny: Path, tm
     assert_refused(run("models", "pull", NAME, "--revision", "v9"), hub, missing[hub.protocol], revision="v9")
 
 
-def test_a_revision_that_is_here_is_not_taken_for_the_newest(hub: HubServer, run: E2v, tiny: Path) -> None:
+def test_cached_revision_is_not_used_as_the_newest(hub: HubServer, run: E2v, tiny: Path) -> None:
     model = hub.repositories[PLUS_BASE[hub.protocol]]
     model.revisions["v1.0"] = {**model.files, "config.yaml": (tiny / "config.yaml").read_bytes() + b"\n"}
     pull(run, "--revision", "v1.0")
     assert_not_here(run("predict", CLIP, "--offline"), hub)
 
 
-# -- what fails --------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_is_not_there(hub: HubServer, run: E2v) -> None:
+def test_missing_model_is_refused(hub: HubServer, run: E2v) -> None:
     problem = {"ms": "there is no such model", "hf": "there is no such model, or it is private: then set HF_TOKEN"}
     assert_refused(run("predict", CLIP, "-m", "my/own"), hub, problem[hub.protocol], model="my/own")
 
 
-def test_a_model_whose_access_is_restricted(hub: HubServer, run: E2v, tiny: Path) -> None:
+def test_gated_model_needs_a_token(hub: HubServer, run: E2v, tiny: Path) -> None:
     model = PLUS_BASE[hub.protocol]
     hub.repositories[model].gated = True
     page, variable = {"ms": ("on its page", "MODELSCOPE_API_TOKEN"), "hf": (f"at {hub.url}/{model}", "HF_TOKEN")}[
@@ -163,7 +163,7 @@ def test_a_model_whose_access_is_restricted(hub: HubServer, run: E2v, tiny: Path
     assert_same(pull(run, **{variable: "sesame"}), tiny)
 
 
-def test_a_connection_that_breaks_off_is_taken_up_again(hub: HubServer, run: E2v, tiny: Path) -> None:
+def test_interrupted_download_resumes(hub: HubServer, run: E2v, tiny: Path) -> None:
     hub.cut_after = 500_000
     assert_same(pull(run), tiny)
     bodies = [request for request in hub.requests if request.path.startswith("/lfs/")]
@@ -172,9 +172,7 @@ def test_a_connection_that_breaks_off_is_taken_up_again(hub: HubServer, run: E2v
         assert bodies[1].range == "bytes=500000-"
 
 
-def test_weights_that_come_damaged_are_refused_and_not_kept(
-    hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
-) -> None:
+def test_corrupt_weights_are_refused_and_deleted(hub: HubServer, run: E2v, tiny: Path, tmp_path: Path) -> None:
     hub.corrupt = True
     done = run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0")
     assert_refused(done, hub, "model.pt: it came damaged: it is not what the hub lists; try again")
@@ -185,17 +183,17 @@ def test_weights_that_come_damaged_are_refused_and_not_kept(
     assert_same(pull(run), tiny)
 
 
-def test_a_hub_that_can_not_be_reached(hub: HubServer, run: E2v, tmp_path: Path) -> None:
+def test_unreachable_hub_is_reported(hub: HubServer, run: E2v, tmp_path: Path) -> None:
     folder = pull(run)
     hub.stop()
-    assert_refused(run("models", "pull", NAME), hub, "Connection refused")  # which is to ask the hub
+    assert_refused(run("models", "pull", NAME), hub, "Connection refused")  # a pull always asks the hub
     (folder / "tokens.txt").unlink()
     assert_refused(run("predict", CLIP), hub, "Connection refused")
     elsewhere = hub.environment(tmp_path / "elsewhere")
     assert_refused(run("models", "pull", NAME, **elsewhere), hub, "Connection refused")
 
 
-def test_a_hub_with_a_bad_day(hub: HubServer, run: E2v, tiny: Path) -> None:
+def test_server_error_is_reported(hub: HubServer, run: E2v, tiny: Path) -> None:
     hub.status = 503
     assert_refused(run("models", "pull", NAME), hub, "the answer was 503")
     hub.status = None
@@ -203,8 +201,8 @@ def test_a_hub_with_a_bad_day(hub: HubServer, run: E2v, tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("hub", ["ms"], indirect=True)
-def test_a_download_that_stands_still_says_so_in_english(hub: HubServer, run: E2v) -> None:
-    """Hugging Face's package says "timed out" after half a minute of trying again."""
+def test_stalled_download_is_reported_in_english(hub: HubServer, run: E2v) -> None:
+    """Only ModelScope's: Hugging Face's package retries for half a minute before "timed out"."""
     hub.delay = 1e6
     done = run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0")
     assert (done.returncode, done.stdout) == (1, "")
@@ -221,7 +219,7 @@ for name in ("huggingface_hub", "modelscope", "modelscope.hub", "modelscope.hub.
 """
 
 
-def test_a_package_that_can_not_be_imported_is_spoken_of_once(hub: HubServer, run: E2v, tmp_path: Path) -> None:
+def test_broken_hub_package_is_reported_once(hub: HubServer, run: E2v, tmp_path: Path) -> None:
     broken = hook(tmp_path / "hook", MISSING_PACKAGES)
     module = {"ms": "modelscope.hub.snapshot_download", "hf": "huggingface_hub"}[hub.protocol]
     problem = f"its package can't be imported: import of {module} halted; None in sys.modules; install it again"
@@ -239,7 +237,7 @@ def test_a_package_that_can_not_be_imported_is_spoken_of_once(hub: HubServer, ru
     ],
 )
 @pytest.mark.usefixtures("hub")
-def test_an_endpoint_that_is_none(endpoint: str, reason: str, environment: dict[str, str], e2v: E2v) -> None:
+def test_invalid_endpoint_is_reported(endpoint: str, reason: str, environment: dict[str, str], e2v: E2v) -> None:
     done = e2v("models", "pull", NAME, **{**environment, "HF_ENDPOINT": endpoint})
     assert (done.returncode, done.stdout) == (1, "")
     said = f"can't be had from Hugging Face ({endpoint}): its package failed: ValueError: {reason}\n"
@@ -249,13 +247,13 @@ def test_an_endpoint_that_is_none(endpoint: str, reason: str, environment: dict[
 
 @pytest.mark.parametrize("hub", ["hf"], indirect=True)
 @pytest.mark.usefixtures("hub")
-def test_an_endpoint_that_is_set_to_nothing_is_the_usual_one(run: E2v) -> None:
+def test_empty_endpoint_means_the_default(run: E2v) -> None:
     done = run("models", "pull", NAME, HF_ENDPOINT="", https_proxy="http://127.0.0.1:9", NO_PROXY="")
     assert done.returncode == 1
     assert "can't be had from Hugging Face (https://huggingface.co): Connection refused\n" in done.stderr
 
 
-def test_a_file_is_no_name_of_a_model(tiny: Path, e2v: E2v) -> None:
+def test_file_as_a_model_is_refused(tiny: Path, e2v: E2v) -> None:
     done = e2v("predict", CLIP, "-m", "model.pt", cwd=tiny)
     message = "e2v: model.pt is a file: name the model's folder\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
@@ -263,7 +261,7 @@ def test_a_file_is_no_name_of_a_model(tiny: Path, e2v: E2v) -> None:
 
 @pytest.mark.parametrize("hub", ["hf"], indirect=True)
 @pytest.mark.parametrize("start", ["console script", "python -c"])
-def test_modules_in_the_current_folder_are_not_taken_for_those_of_a_package(
+def test_modules_in_the_current_folder_are_not_imported(
     start: str, environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
     here, ran, script = tmp_path / "here", tmp_path / "ran", tmp_path / "bin" / "e2v"
@@ -271,7 +269,7 @@ def test_modules_in_the_current_folder_are_not_taken_for_those_of_a_package(
     script.parent.mkdir()
     code = "from e2v_cli.__main__ import main; main()"
     script.write_text(code)
-    names = ["huggingface_hub", "tqdm", "requests"]  # what e2v itself doesn't import
+    names = ["huggingface_hub", "tqdm", "requests"]  # modules that e2v itself doesn't import
     if start == "console script":
         names += ["json", "logging", "yaml", "sitecustomize", "usercustomize", "e2v_cli"]
     for name in names:
@@ -293,7 +291,7 @@ def test_modules_in_the_current_folder_are_not_taken_for_those_of_a_package(
 
 
 @pytest.mark.parametrize("hub", ["hf"], indirect=True)
-def test_hugging_face_s_own_offline_switch_is_heeded(hub: HubServer, run: E2v) -> None:
+def test_hf_hub_offline_is_respected(hub: HubServer, run: E2v) -> None:
     assert_refused(run("predict", CLIP, HF_HUB_OFFLINE="1"), hub, "HF_HUB_OFFLINE is set")
     assert hub.requests == []
 
@@ -309,7 +307,7 @@ mount -o remount,size=64m "$1"
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs tmpfs")
-def test_a_disk_that_is_full(environment: dict[str, str], tmp_path: Path) -> None:
+def test_full_disk_is_reported(environment: dict[str, str], tmp_path: Path) -> None:
     become_root = [] if os.geteuid() == 0 else ["--map-root-user"]
     command = ["unshare", *become_root, "--mount", "bash", "-c", FULL_DISK, "bash", str(tmp_path), sys.executable]
     env = {**os.environ, "PYTHONPATH": f"{ROOT}", **environment}

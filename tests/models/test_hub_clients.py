@@ -18,12 +18,10 @@ from support.processes import E2v, kill, start_e2v, wait_until
 pytestmark = pytest.mark.e2e
 
 
-# -- what is in the cache of the hub's package -------------------------------------------------------------------------
+# -- the cache of the hub's package ------------------------------------------------------------------------------------
 
 
-def test_what_a_hub_s_package_has_is_used_without_a_request(
-    hub: HubServer, run: E2v, rows: str, tmp_path: Path
-) -> None:
+def test_model_in_the_package_cache_needs_no_request(hub: HubServer, run: E2v, rows: str, tmp_path: Path) -> None:
     pull(run)
     forget(tmp_path)
     hub.stop()
@@ -31,7 +29,7 @@ def test_what_a_hub_s_package_has_is_used_without_a_request(
     assert (done.returncode, done.stdout) == (0, rows), done.stderr
 
 
-def test_what_a_hub_s_package_has_in_part_is_not_taken_for_whole(
+def test_incomplete_model_in_the_package_cache_is_not_used(
     hub: HubServer, run: E2v, tiny: Path, tmp_path: Path
 ) -> None:
     folder = pull(run)
@@ -47,10 +45,10 @@ def test_what_a_hub_s_package_has_in_part_is_not_taken_for_whole(
 
 
 @pytest.mark.parametrize("hub", ["ms"], indirect=True)
-def test_what_an_older_modelscope_has_is_used_but_not_for_a_revision(
+def test_cache_of_an_older_modelscope_is_used_except_for_revisions(
     hub: HubServer, run: E2v, rows: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """Until 1.37 it kept one state of each model."""
+    """Until 1.37 its package kept one revision of each model."""
     old = make_model(tmp_path / "old", seed=1)
     hub.repositories[PLUS_BASE["ms"]].revisions["v1.0"] = publish(old)
     folder = shutil.copytree(tiny, tmp_path / "modelscope" / "models" / "iic" / NAME)
@@ -65,10 +63,8 @@ def test_what_an_older_modelscope_has_is_used_but_not_for_a_revision(
 
 
 @pytest.mark.parametrize("hub", ["ms"], indirect=True)
-def test_a_new_state_that_comes_in_part_is_not_mixed_with_the_old_one(
-    hub: HubServer, run: E2v, rows: str, tmp_path: Path
-) -> None:
-    """ModelScope's package replaces file after file; Hugging Face's has a folder for each state."""
+def test_partial_update_is_not_mixed_with_the_old_files(hub: HubServer, run: E2v, rows: str, tmp_path: Path) -> None:
+    """ModelScope's package replaces files one by one; Hugging Face's has a folder for each commit."""
     pull(run)
     new = make_model(tmp_path / "new", tokens=TOKENS[::-1], seed=1)
     hub.repositories[PLUS_BASE["ms"]].files = publish(new)
@@ -100,7 +96,7 @@ def is_downloading(hub: HubServer) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_a_download_is_stopped_at_once_and_taken_up_again(
+def test_stopped_download_ends_at_once_and_resumes(
     hub: HubServer, environment: dict[str, str], run: E2v, tiny: Path, tmp_path: Path
 ) -> None:
     hub.delay = 1e6
@@ -129,10 +125,10 @@ def test_a_download_is_stopped_at_once_and_taken_up_again(
     assert_same(pull(run), tiny)
 
 
-def test_two_that_pull_the_same_model_at_once(
+def test_simultaneous_pulls_of_a_model_both_succeed(
     hub: HubServer, environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
-    hub.delay = 0.5  # seconds for each MB, so that they meet
+    hub.delay = 0.5  # seconds per MB, so that the two overlap
     command = ("models", "pull", NAME, "--to", tmp_path / "carried")
     pair = [start_e2v(*command, **environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "60"}) for _ in range(2)]
     for process in pair:

@@ -1,4 +1,4 @@
-"""The prepared copy of weights: made once, mapped into memory, and not trusted once anything has changed."""
+"""The prepared copy of weights: made once, mapped into memory, and renewed after changes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,10 @@ from e2v_cli.models.weights import hash_weights, load_network, prepare_weights
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-# -- what it is --------------------------------------------------------------------------------------------------------
+# -- content -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_start_reads_neither_the_checkpoint_nor_the_copy(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_start_reads_neither_checkpoint_nor_copy(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare_weights(model)
     refuse_to_read(monkeypatch)
 
@@ -41,7 +39,7 @@ def test_a_second_start_reads_neither_the_checkpoint_nor_the_copy(
     assert hash_weights(model) == first.sha256
 
 
-def test_the_copy_has_the_numbers_of_the_checkpoint_to_the_bit(model: Model) -> None:
+def test_copy_equals_the_checkpoint_bit_for_bit(model: Model) -> None:
     weights, copy = prepare(model)
 
     assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
@@ -49,7 +47,7 @@ def test_the_copy_has_the_numbers_of_the_checkpoint_to_the_bit(model: Model) -> 
     assert drafts(copy.parent) == []
 
 
-def test_what_is_not_of_the_network_is_not_in_the_copy(tmp_path: Path) -> None:
+def test_copy_holds_only_tensors_of_the_network(tmp_path: Path) -> None:
     decoder = {"modality_encoders.AUDIO.decoder.blocks.0.0.weight": torch.zeros(500_000)}
     model = read_model("model", make_model(tmp_path / "model", wrap=lambda state: {"model": {**state, **decoder}}))
 
@@ -60,7 +58,7 @@ def test_what_is_not_of_the_network_is_not_in_the_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_the_copy_is_mapped_into_memory(model: Model) -> None:
+def test_copy_is_mapped_into_memory(model: Model) -> None:
     weights, copy = prepare(model)
 
     network = load_network(model, weights)
@@ -74,8 +72,8 @@ def test_the_copy_is_mapped_into_memory(model: Model) -> None:
     assert all(any(first <= start < end for first, end in ranges) for start in starts)
 
 
-def test_half_precision_weights_are_prepared_in_full(tmp_path: Path) -> None:
-    """They are float32 in the copy, so that they can be mapped."""
+def test_half_precision_weights_are_copied_as_float32(tmp_path: Path) -> None:
+    """The copy is float32, so that it can be mapped."""
     model = read_model("m", make_model(tmp_path / "m", wrap=lambda state: {k: v.half() for k, v in state.items()}))
 
     _, copy = prepare(model)
@@ -86,7 +84,7 @@ def test_half_precision_weights_are_prepared_in_full(tmp_path: Path) -> None:
 
 
 def tied(state: State) -> State:
-    """Let two layers share their weights, as one tensor or as parts of one."""
+    """Tie weights of two layers: as one tensor, and as parts of one."""
     both = torch.stack([state["blocks.0.mlp.fc1.bias"], state["blocks.1.mlp.fc1.bias"]])
     return {
         **state,
@@ -97,7 +95,7 @@ def tied(state: State) -> State:
     }
 
 
-def test_tensors_that_share_their_memory_are_prepared_as_others_are(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_are_prepared_like_others(tmp_path: Path) -> None:
     model = read_model("tied", make_model(tmp_path / "tied", wrap=tied))
     noise = torch.randn(16_000, generator=torch.Generator().manual_seed(0)) / 10
 
@@ -114,7 +112,7 @@ def test_tensors_that_share_their_memory_are_prepared_as_others_are(tmp_path: Pa
     np.testing.assert_allclose(result.embedding, features.mean(dim=0).numpy(), rtol=0, atol=1e-6)
 
 
-def test_a_tensor_that_is_part_of_another_is_prepared_alone(tmp_path: Path) -> None:
+def test_part_of_a_larger_tensor_is_copied_alone(tmp_path: Path) -> None:
     def cut(state: State) -> State:
         large = torch.zeros(2_000_000)
         part = large[1000:1096].copy_(state["blocks.0.mlp.fc2.bias"])
@@ -129,7 +127,7 @@ def test_a_tensor_that_is_part_of_another_is_prepared_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("has_copy", [True, False])
-def test_a_tensor_with_its_columns_in_a_row_is_as_others_are(has_copy: bool, tmp_path: Path, cache: Path) -> None:
+def test_transposed_tensor_is_made_contiguous(has_copy: bool, tmp_path: Path, cache: Path) -> None:
     name = "blocks.0.attn.proj.weight"
     usual = read_model("m", make_model(tmp_path / "usual"))
     model = read_model("m", make_model(tmp_path / "m", wrap=lambda state: {**state, name: state[name].T.clone().T}))
@@ -143,8 +141,8 @@ def test_a_tensor_with_its_columns_in_a_row_is_as_others_are(has_copy: bool, tmp
     network.pack()
 
 
-def test_tensors_begin_on_lines_of_the_cache(model: Model) -> None:
-    """As those have that PyTorch makes in memory: of others, MKL rounds some products differently."""
+def test_tensors_are_aligned_to_cache_lines(model: Model) -> None:
+    """PyTorch aligns its own tensors so; MKL rounds some products of others differently."""
     weights, _ = prepare(model)
 
     starts = [tensor.data_ptr() for tensor in load_network(model, weights).state_dict().values()]
@@ -152,7 +150,7 @@ def test_tensors_begin_on_lines_of_the_cache(model: Model) -> None:
     assert [start % 64 for start in starts] == [0] * len(starts)
 
 
-def test_the_copy_is_the_same_whenever_it_is_written(model: Model) -> None:
+def test_copy_is_reproducible(model: Model) -> None:
     _, copy = prepare(model)
     content = copy.read_bytes()
     shutil.rmtree(copy.parent)
@@ -164,7 +162,7 @@ def test_the_copy_is_the_same_whenever_it_is_written(model: Model) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
-def test_the_copy_is_for_those_who_may_read_other_files(umask: int, model: Model, cache: Path) -> None:
+def test_permissions_of_the_copy_follow_the_umask(umask: int, model: Model, cache: Path) -> None:
     before = os.umask(umask)
     try:
         prepare(model)
@@ -192,13 +190,11 @@ def test_another_checkpoint_of_the_same_size_and_time_is_noticed(model: Model, t
         load_network(model, before)
 
 
-def test_a_checkpoint_that_was_only_touched_is_not_prepared_again(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_touched_checkpoint_is_not_prepared_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     before, copy = prepare(model)
     state = FileState.of(copy)
     model.weights.touch()
-    monkeypatch.setattr(prepared, "make_network", None)  # it is not asked
+    monkeypatch.setattr(prepared, "make_network", None)  # it must not be called
 
     after = prepare_weights(model)
 
@@ -210,8 +206,8 @@ def test_a_checkpoint_that_was_only_touched_is_not_prepared_again(
     assert prepare_weights(model) == after
 
 
-def test_a_checkpoint_that_changed_a_moment_ago_is_read_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second change within a tick of the clock would not be seen."""
+def test_recently_changed_checkpoint_is_read_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second change within one tick of the clock would go unnoticed."""
     monkeypatch.setattr(prepared, "CLOCK_TICK", 3600 * 10**9)
     first = prepare_weights(model)
     hashed: list[Path] = []
@@ -226,7 +222,7 @@ def test_a_checkpoint_that_changed_a_moment_ago_is_read_again(model: Model, monk
     assert hashed == [model.weights, first.copy]
 
 
-def test_a_moved_folder_is_another_place(model: Model, tmp_path: Path) -> None:
+def test_moved_folder_gets_another_copy(model: Model, tmp_path: Path) -> None:
     _, copy = prepare(model)
 
     _, other = prepare(read_model("model", model.folder.rename(tmp_path / "moved")))
@@ -258,9 +254,7 @@ def change_scope_map(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [change_shape, drop_head, change_scope_map])
-def test_a_change_of_what_is_taken_from_the_checkpoint_makes_the_copy_anew(
-    change: Callable[[Path], None], model: Model
-) -> None:
+def test_changed_config_renews_the_copy(change: Callable[[Path], None], model: Model) -> None:
     before, _ = prepare(model)
     change(model.folder)
     changed = read_model("model", model.folder)
@@ -273,7 +267,7 @@ def test_a_change_of_what_is_taken_from_the_checkpoint_makes_the_copy_anew(
     assert load_network(changed, after).config == changed.config
 
 
-def test_other_names_of_labels_leave_the_copy_as_it_is(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_labels_keep_the_copy(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare_weights(model)
     (model.folder / "tokens.txt").write_text("".join(f"label{number}\n" for number in range(len(TOKENS))))
     refuse_to_read(monkeypatch)
@@ -281,7 +275,7 @@ def test_other_names_of_labels_leave_the_copy_as_it_is(model: Model, monkeypatch
     assert prepare_weights(read_model("model", model.folder)) == first
 
 
-def test_a_checkpoint_that_changes_while_it_is_prepared_is_refused(
+def test_checkpoint_that_changes_while_read_is_refused(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = other_weights(tmp_path / "other")
@@ -301,7 +295,7 @@ def test_a_checkpoint_that_changes_while_it_is_prepared_is_refused(
     assert equal(load_network(model, prepare_weights(model)).state_dict(), make_network(model).state_dict())
 
 
-def test_a_checkpoint_that_has_changed_since_the_run_began_is_refused(model: Model, tmp_path: Path) -> None:
+def test_checkpoint_that_changed_during_the_run_is_refused(model: Model, tmp_path: Path) -> None:
     weights, copy = prepare(model)
     copy.unlink()
     assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
@@ -315,7 +309,7 @@ def test_a_checkpoint_that_has_changed_since_the_run_began_is_refused(model: Mod
     )
 
 
-def test_a_worker_needs_the_copy_alone(model: Model) -> None:
+def test_worker_needs_only_the_copy(model: Model) -> None:
     expected = make_network(model).state_dict()
     weights = prepare_weights(model)
     expected = {name: tensor.clone() for name, tensor in expected.items()}
@@ -324,7 +318,7 @@ def test_a_worker_needs_the_copy_alone(model: Model) -> None:
     assert equal(load_network(model, weights).state_dict(), expected)
 
 
-def test_a_checkpoint_that_is_gone_is_named(model: Model) -> None:
+def test_missing_checkpoint_is_named(model: Model) -> None:
     weights, copy = prepare(model)
     copy.unlink()
     model.weights.unlink()
@@ -335,7 +329,7 @@ def test_a_checkpoint_that_is_gone_is_named(model: Model) -> None:
         assert str(caught.value) == f"{model.weights}: No such file or directory"
 
 
-def test_a_checkpoint_that_is_refused_leaves_no_copy(tmp_path: Path, cache: Path) -> None:
+def test_refused_checkpoint_leaves_no_copy(tmp_path: Path, cache: Path) -> None:
     model = read_model("m", make_model(tmp_path / "m", wrap=lambda state: {"proj.bias": state["proj.bias"]}))
 
     for _ in range(2):
@@ -345,7 +339,7 @@ def test_a_checkpoint_that_is_refused_leaves_no_copy(tmp_path: Path, cache: Path
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
 
 
-def test_the_numbers_are_the_same_with_and_without_a_copy(model: Model) -> None:
+def test_features_are_the_same_with_and_without_a_copy(model: Model) -> None:
     waveform = torch.from_numpy(noisy_tone(16_000).astype(np.float32))
     with torch.inference_mode():
         (mapped,) = load_network(model, prepare_weights(model))([waveform])

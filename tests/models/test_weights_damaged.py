@@ -1,4 +1,4 @@
-"""Changes of the prepared copy and of its record: they are noticed, and it is made anew."""
+"""Damage to the prepared copy or to its record is noticed, and the copy is renewed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from e2v_cli.models.weights import load_network, prepare_weights
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def cut(copy: Path) -> None:
+def cut_in_half(copy: Path) -> None:
     os.truncate(copy, copy.stat().st_size // 2)
 
 
-def spoil(copy: Path) -> None:
+def overwrite_with_text(copy: Path) -> None:
     copy.write_bytes(b"no weights")
 
 
-def take_another(copy: Path) -> None:
-    """Put the sound copy of another model in its place."""
+def replace_by_another_model(copy: Path) -> None:
+    """Replace the copy by a valid copy of another model."""
     other = prepare_weights(read_model("other", make_model(copy.parents[3] / "other", seed=1)))
     assert other.copy is not None
     shutil.copyfile(other.copy, copy)
 
 
-@pytest.mark.parametrize("damage", [flip_byte, cut, spoil, take_another])
-def test_a_damaged_copy_is_noticed_and_made_anew(
+@pytest.mark.parametrize("damage", [flip_byte, cut_in_half, overwrite_with_text, replace_by_another_model])
+def test_damaged_copy_is_noticed_and_renewed(
     damage: Callable[[Path], None], model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, copy = prepare(model)
@@ -48,10 +48,10 @@ def test_a_damaged_copy_is_noticed_and_made_anew(
     assert after == replace(before, was_damaged=True)
     assert equal(load_network(model, after).state_dict(), make_network(model).state_dict())
     refuse_to_read(monkeypatch)
-    assert prepare_weights(model) == before  # damage is spoken of once
+    assert prepare_weights(model) == before  # damage is logged once
 
 
-def test_a_copy_that_is_gone_is_made_again_without_a_word(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_copy_is_renewed_silently(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     before, copy = prepare(model)
     copy.unlink()
 
@@ -60,9 +60,9 @@ def test_a_copy_that_is_gone_is_made_again_without_a_word(model: Model, caplog: 
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("damage", [cut, spoil, take_another, Path.unlink])
-def test_a_copy_that_is_damaged_after_a_run_began_is_not_used(damage: Callable[[Path], None], model: Model) -> None:
-    """As far as its head tells; the checkpoint is still there."""
+@pytest.mark.parametrize("damage", [cut_in_half, overwrite_with_text, replace_by_another_model, Path.unlink])
+def test_copy_damaged_during_the_run_is_not_used(damage: Callable[[Path], None], model: Model) -> None:
+    """If its header shows the damage; the checkpoint is read instead."""
     weights, copy = prepare(model)
     damage(copy)
 
@@ -72,7 +72,7 @@ def test_a_copy_that_is_damaged_after_a_run_began_is_not_used(damage: Callable[[
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", "{}", '{"source": 3}', '{"source": {}, "copy": {}}', "\0", "[" * 100_000]
 )
-def test_a_record_that_says_nothing_is_made_anew(content: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_record_is_renewed(content: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     before, copy = prepare(model)
     copy.with_name("record.json").write_text(content)
 
@@ -82,7 +82,7 @@ def test_a_record_that_says_nothing_is_made_anew(content: str, model: Model, mon
 
 
 @pytest.mark.parametrize("key", ["source", "shape", "copy"])
-def test_a_record_of_other_files_is_not_believed(key: str, model: Model) -> None:
+def test_record_of_other_files_is_not_used(key: str, model: Model) -> None:
     before, copy = prepare(model)
     path = copy.with_name("record.json")
     record = json.loads(path.read_text())

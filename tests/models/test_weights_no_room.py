@@ -22,7 +22,7 @@ from e2v_cli.models.weights import hash_weights, load_network, prepare_weights
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def assert_goes_on_without(model: Model, caplog: pytest.LogCaptureFixture, message: str) -> None:
+def assert_runs_without_a_copy(model: Model, caplog: pytest.LogCaptureFixture, message: str) -> None:
     caplog.set_level(logging.INFO)
     weights = prepare_weights(model)
 
@@ -32,33 +32,33 @@ def assert_goes_on_without(model: Model, caplog: pytest.LogCaptureFixture, messa
     assert equal(load_network(model, weights).state_dict(), make_network(model).state_dict())
 
 
-def test_a_cache_that_is_a_file(model: Model, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_that_is_a_file_gets_no_copy(model: Model, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache.write_text("")
     place = prepared._place_of(model)
 
-    assert_goes_on_without(model, caplog, f"{place}: Not a directory: {EVERY_TIME}")
+    assert_runs_without_a_copy(model, caplog, f"{place}: Not a directory: {EVERY_TIME}")
 
 
-def test_a_place_that_is_a_file(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_copy_folder_that_is_a_file_gets_no_copy(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     place = prepared._place_of(model)
     place.parent.mkdir(parents=True)
     place.write_text("")
 
-    assert_goes_on_without(model, caplog, f"{place}: File exists: {EVERY_TIME}")
+    assert_runs_without_a_copy(model, caplog, f"{place}: File exists: {EVERY_TIME}")
 
 
-def test_a_copy_that_is_a_folder(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_copy_that_is_a_folder_is_not_used(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     _, copy = prepare(model)
     copy.unlink()
     copy.mkdir()
 
-    assert_goes_on_without(model, caplog, f"{copy}: Is a directory: {EVERY_TIME}")
+    assert_runs_without_a_copy(model, caplog, f"{copy}: Is a directory: {EVERY_TIME}")
 
 
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded")]
 )
-def test_a_full_cache(
+def test_full_cache_gets_no_copy(
     error: OSError,
     model: Model,
     cache: Path,
@@ -71,27 +71,25 @@ def test_a_full_cache(
     copy = prepared._copy_in(prepared._place_of(model))
     monkeypatch.setattr(os, "fsync", fail)
 
-    assert_goes_on_without(model, caplog, f"{copy}: {error.strerror}: {EVERY_TIME}")
+    assert_runs_without_a_copy(model, caplog, f"{copy}: {error.strerror}: {EVERY_TIME}")
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit for files that fails a write")
-def test_a_cache_that_is_full_while_the_copy_is_written(
-    model: Model, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Here it is a limit for the size of a file."""
+def test_failed_write_leaves_no_copy(model: Model, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A limit for the size of a file stands in for a full disk."""
     copy = prepared._copy_in(prepared._place_of(model))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:
-        assert_goes_on_without(model, caplog, f"{copy}: File too large: {EVERY_TIME}")
+        assert_runs_without_a_copy(model, caplog, f"{copy}: File too large: {EVERY_TIME}")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
 
 
-def test_without_a_copy_the_checkpoint_must_stay_what_it_was(model: Model, cache: Path, tmp_path: Path) -> None:
+def test_changed_checkpoint_without_a_copy_is_refused(model: Model, cache: Path, tmp_path: Path) -> None:
     cache.write_text("")
     weights = prepare_weights(model)
     overwrite(model.weights, other_weights(tmp_path / "other"))
@@ -102,10 +100,10 @@ def test_without_a_copy_the_checkpoint_must_stay_what_it_was(model: Model, cache
     assert str(caught.value).startswith(f"{model.weights} has changed since the run began; ")
 
 
-def test_a_user_without_a_home_has_a_run_without_a_copy(
+def test_user_without_a_home_runs_without_a_copy(
     model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As in a container that runs under some number."""
+    """As in a container with an arbitrary user id."""
     for name in ("HOME", "E2V_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])

@@ -26,7 +26,7 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_two_runs_that_begin_together_prepare_one_copy(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
+def test_simultaneous_runs_prepare_one_copy(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
     outs = [wav.with_name(f"out{number}") for number in range(2)]
     runs = [start_e2v("predict", wav, "-m", folder, "-j", "1", "-o", out) for out in outs]
     for run in runs:
@@ -44,7 +44,7 @@ os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_run_that_is_killed_while_it_prepares_leaves_nothing_that_stays(
+def test_draft_of_a_killed_run_is_removed_by_the_next_run(
     e2v: E2v, folder: Path, wav: Path, cache: Path, tmp_path: Path
 ) -> None:
     killed = e2v("predict", wav, "-m", folder, "-j", "1", **hook(tmp_path / "hook", KILL_WHILE_SAVING))
@@ -71,14 +71,14 @@ sys.meta_path.insert(0, Notes)
 """
 
 
-def test_the_second_start_imports_little_and_says_the_same(
+def test_second_start_imports_less_and_prints_the_same(
     real_e2v: E2v, folder: Path, wav: Path, tmp_path: Path, cache: Path
 ) -> None:
     first = real_e2v("predict", wav, "-m", folder, "-j", "1")
     record = next(cache.rglob("record.json"))
     record.write_text(
         json.dumps({**json.loads(record.read_text()), "checked": time.time_ns() + 10**10})
-    )  # as if it had been a while ago
+    )  # as if the files had been written long before
     noted = tmp_path / "imports"
     environment = hook(tmp_path / "hook", NOTE_IMPORTS.format(path=str(noted)))
 
@@ -113,7 +113,7 @@ def test_no_room_for_a_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path,
     assert f"Not a directory: {EVERY_TIME}" in second.stderr.splitlines()[0]
 
 
-def test_a_checkpoint_that_changed_a_run_is_another_run(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
+def test_run_with_a_changed_checkpoint_is_refused(e2v: E2v, folder: Path, wav: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert e2v("predict", wav, "-m", folder, "-j", "1", "-o", out).returncode == 0
     overwrite(folder / "model.pt", other_weights(tmp_path / "other"))

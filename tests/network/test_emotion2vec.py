@@ -1,4 +1,4 @@
-"""The network's parts against plain formulas, and each way to compute against the other."""
+"""The network's parts against plain formulas, and its ways of computing against each other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_network_config(**values: Any) -> NetworkConfig:
 
 
 def make_network(**values: Any) -> Emotion2vec:
-    """Make a network of random weights, every one of which matters."""
+    """Make a network of random weights that all affect the result."""
     torch.manual_seed(0)
     made = Emotion2vec(make_network_config(**values), 0).eval().requires_grad_(False)
     for name, weight in made.named_parameters():
@@ -64,7 +64,7 @@ def test_packed_weights_give_the_same_features(shape: str) -> None:
     before = encode(made, LENGTHS)
     made.pack()
     assert all(module.packed for module in made.modules() if isinstance(module, (_ConvBlock, _Linear)))
-    # what is packed is all that they use
+    # only the packed weights are used
     for module in made.modules():
         if isinstance(module, (_ConvBlock, _Linear)):
             module.weight.fill_(torch.nan)
@@ -75,7 +75,7 @@ def test_packed_weights_give_the_same_features(shape: str) -> None:
 def make_block(
     kernel: int, stride: int, channels_in: int, packed: bool, norm: nn.Module | None = None, channels: int = 24
 ) -> _ConvBlock:
-    """Make a convolution of random weights; packed, it has no others."""
+    """Make a convolution of random weights, packed or not."""
     torch.manual_seed(0)
     block = _ConvBlock(channels_in, ConvLayer(channels, kernel, stride), norm or nn.Identity()).requires_grad_(False)
     block.weight.normal_(std=(kernel * channels_in) ** -0.5)
@@ -90,7 +90,7 @@ def convolve(block: _ConvBlock, x: Tensor) -> Tensor:
     return F.conv1d(x.T[None].double(), block.weight.transpose(1, 2).double(), stride=block.stride)[0].T
 
 
-FORMS = [pytest.param(False, id="as they are"), pytest.param(True, id="packed", marks=has_mkl)]
+FORMS = [pytest.param(False, id="unpacked"), pytest.param(True, id="packed", marks=has_mkl)]
 CONVOLUTIONS = [
     (3, 2, 20),
     (3, 2, 1),
@@ -120,7 +120,7 @@ def test_convolution_is_exact(kernel: int, stride: int, channels_in: int, steps:
 
 
 @pytest.mark.parametrize("packed", FORMS)
-def test_convolution_in_pairs_of_a_part_of_a_signal(packed: bool) -> None:
+def test_paired_convolution_of_part_of_a_signal_is_exact(packed: bool) -> None:
     block = make_block(3, 2, 20, packed)
     whole = torch.randn(20, 300)
     for x in (whole.T, whole.T[7:], whole.T.contiguous()[7:]):
@@ -128,8 +128,8 @@ def test_convolution_in_pairs_of_a_part_of_a_signal(packed: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", FORMS)
-def test_taps_of_pairs_are_each_their_own(packed: bool) -> None:
-    """A signal that is 0 but in one place shows where each of them goes."""
+def test_paired_convolution_of_an_impulse_is_exact(packed: bool) -> None:
+    """A signal with one nonzero sample shows the position of each tap."""
     block = make_block(3, 2, 5, packed)
     for place in range(11):
         x = torch.zeros(11, 5)
@@ -139,10 +139,10 @@ def test_taps_of_pairs_are_each_their_own(packed: bool) -> None:
 
 @pytest.mark.parametrize("packed", FORMS)
 @pytest.mark.parametrize("offset", [100.0, -100.0])
-def test_an_offset_does_not_cost_the_signal(offset: float, packed: bool) -> None:
-    """Pairs add and subtract rows before they multiply."""
+def test_offset_does_not_cost_precision(offset: float, packed: bool) -> None:
+    """Paired products add and subtract rows first."""
     block = make_block(3, 2, 64, packed)
-    block.weight.sub_(block.weight.mean(dim=(1, 2), keepdim=True))  # so that what comes out is the signal
+    block.weight.sub_(block.weight.mean(dim=(1, 2), keepdim=True))  # so that the offset does not reach the output
     if packed:
         block.packed = pack_weights(block.factors()) or ()
     x = torch.randn(601, 64) + offset
@@ -154,7 +154,7 @@ def test_an_offset_does_not_cost_the_signal(offset: float, packed: bool) -> None
 @pytest.mark.parametrize("packed", FORMS)
 @pytest.mark.parametrize("steps", [2, 513, 1025])
 @pytest.mark.parametrize("norm", [nn.LayerNorm(24), _ChannelNorm(24)], ids=["layer", "group"])
-def test_norm_of_a_convolution(norm: nn.Module, steps: int, packed: bool) -> None:
+def test_convolution_with_norm_is_exact(norm: nn.Module, steps: int, packed: bool) -> None:
     block = make_block(3, 2, 20, packed, norm)
     x = torch.randn(2 * steps + 1, 20)
     y = convolve(block, x)
@@ -187,7 +187,7 @@ GROUPS = {"equal": 1, "padded": 1, "one": 1, "one token": 1, "several groups": 4
 
 
 class Attention:
-    """The attention of some utterances, in every way, with random numbers."""
+    """Attention of utterances of random numbers, computed in every way."""
 
     def __init__(self, alibi: str, frames: str) -> None:
         torch.manual_seed(0)
@@ -239,7 +239,7 @@ def check_all(attended: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 @pytest.mark.parametrize("frames", FRAMES)
 @pytest.mark.parametrize("alibi", ALIBI)
-def test_attention_in_tiles_and_with_padding(alibi: str, frames: str) -> None:
+def test_tiled_and_padded_attention_match_the_formula(alibi: str, frames: str) -> None:
     attention = Attention(alibi, frames)
     tiled, padded = attention.tiled(), attention.padded()
     check_all(tiled, attention.plain())
@@ -249,7 +249,7 @@ def test_attention_in_tiles_and_with_padding(alibi: str, frames: str) -> None:
 @pytest.mark.parametrize("scores", [1, 700, 3_000])
 @pytest.mark.parametrize("frames", ["equal", "padded", "several groups"])
 @pytest.mark.parametrize("alibi", ALIBI)
-def test_attention_with_padding_block_by_block(
+def test_padded_attention_in_blocks_matches_the_formula(
     alibi: str, frames: str, scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attention = Attention(alibi, frames)
@@ -272,7 +272,9 @@ def test_attention_with_padding_block_by_block(
 @pytest.mark.parametrize("cached", [0, 25, 4096])
 @pytest.mark.parametrize("scores", [1, 100, 2_000])
 @pytest.mark.parametrize("alibi", ALIBI)
-def test_attention_in_small_tiles(alibi: str, scores: int, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_in_small_tiles_matches_the_formula(
+    alibi: str, scores: int, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attention = Attention(alibi, "several groups")
     expected = attention.plain()
     monkeypatch.setattr(attention_module, "CPU_TILE_SCORES", scores)
@@ -283,7 +285,7 @@ def test_attention_in_small_tiles(alibi: str, scores: int, cached: int, monkeypa
 @pytest.mark.parametrize("cached", [0, 25])
 @pytest.mark.parametrize("scores", [1, 1 << 28])
 @pytest.mark.parametrize("alibi", ALIBI)
-def test_attention_with_padding_whose_bias_is_not_kept(
+def test_padded_attention_without_cached_bias_matches_the_formula(
     alibi: str, scores: int, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attention = Attention(alibi, "several groups")
@@ -294,7 +296,7 @@ def test_attention_with_padding_whose_bias_is_not_kept(
 
 
 @pytest.mark.parametrize("frames", FRAMES)
-def test_groups_are_as_many_as_expected(frames: str) -> None:
+def test_number_of_groups_is_as_expected(frames: str) -> None:
     layout = Attention("as published", frames).layout
     groups = list(layout.group())
     assert len(groups) == GROUPS[frames]
@@ -317,11 +319,11 @@ def test_groups_have_little_padding_and_keep_the_order(seed: int) -> None:
     assert [count for group in groups for count in group] == sorted(count + config.num_extra_tokens for count in frames)
     for group, following in zip(groups, [*groups[1:], [10**9]], strict=True):
         assert len(group) * max(group) <= layouts.PADDING * sum(group)
-        # one more would have been too much
+        # one more would exceed the limit of padding
         assert (len(group) + 1) * following[0] > layouts.PADDING * (sum(group) + following[0])
 
 
-def test_bfloat16_on_the_cpu_goes_with_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_on_the_cpu_uses_padded_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_network()
     lengths = (16_000, 400, 16_000, 17_000, 40_000)
     expected = encode(made, lengths)
@@ -335,7 +337,7 @@ def test_bfloat16_on_the_cpu_goes_with_padding(monkeypatch: pytest.MonkeyPatch) 
         assert not torch.equal(one, other)
 
 
-def test_bfloat16_is_multiplied_without_pairs() -> None:
+def test_bfloat16_convolution_uses_no_pairs() -> None:
     """Sums of taps, and differences of rows, would be rounded once more."""
     block = make_block(3, 2, 20, packed=False)
     x = torch.randn(101, 20)
@@ -347,7 +349,7 @@ def test_bfloat16_is_multiplied_without_pairs() -> None:
 
 
 @pytest.mark.parametrize("tile", [1, 7, 100_000])
-def test_tiles_of_rows_and_tokens_do_not_matter(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_of_tiles_do_not_matter(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_network()
     expected = encode(made, LENGTHS)
     monkeypatch.setattr(network, "CPU_TILE_ROWS", tile)

@@ -1,4 +1,4 @@
-"""Products with packed weights against PyTorch's own, and what MKL never gets to see."""
+"""Products with packed weights against PyTorch's own, and matrices that must not reach MKL."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check(out: Tensor, x: Tensor, weight: Tensor, before: Tensor | None = None) 
 @has_mkl
 @pytest.mark.parametrize(("columns", "depth"), [(1, 1), (3, 5), (61, 97), (512, 1024), (768, 3072)])
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 256, 257, 300])
-def test_product_is_that_of_the_weight(rows: int, columns: int, depth: int) -> None:
+def test_packed_product_matches_float64(rows: int, columns: int, depth: int) -> None:
     torch.manual_seed(0)
     weight, x, before = torch.randn(columns, depth), torch.randn(rows, depth), torch.randn(rows, columns)
     (packed,) = pack(weight)
@@ -58,7 +58,7 @@ def test_product_is_that_of_the_weight(rows: int, columns: int, depth: int) -> N
 @has_mkl
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("rows", [1, 7, 300])
-def test_rows_with_others_between_them(rows: int, add: bool) -> None:
+def test_product_of_strided_rows_writes_no_other_rows(rows: int, add: bool) -> None:
     torch.manual_seed(0)
     weight, whole = torch.randn(33, 65), torch.randn(2 * rows, 70)
     (packed,) = pack(weight)
@@ -73,12 +73,12 @@ def test_rows_with_others_between_them(rows: int, add: bool) -> None:
 
     check(out, x, weight, before)
     out.fill_(torch.nan)
-    assert around.isnan().all()  # nothing beside it was written
+    assert around.isnan().all()  # nothing beside the rows was written
 
 
 @has_mkl
-def test_rows_that_are_written_two_at_a_time() -> None:
-    """As those of pairs are: every second row, with no gap to the next one."""
+def test_product_is_written_to_every_second_row() -> None:
+    """As in a paired convolution: there is no gap between the rows."""
     torch.manual_seed(0)
     weight, x = torch.randn(16, 8), torch.randn(5, 8)
     steps = torch.full((5, 2, 16), torch.nan)
@@ -100,7 +100,7 @@ def test_a_single_row_may_have_any_stride(stride: int) -> None:
 
 
 @has_mkl
-def test_weights_that_are_part_of_others() -> None:
+def test_parts_of_larger_weights_are_packed() -> None:
     torch.manual_seed(0)
     whole, x = torch.randn(20, 50), torch.randn(7, 9)
     parts = [whole[:, 3:12], whole[::2, 41:], whole[4:5, :9]]
@@ -109,8 +109,8 @@ def test_weights_that_are_part_of_others() -> None:
 
 
 @has_mkl
-def test_packed_weights_stand_for_themselves() -> None:
-    """What becomes of the weights, and of the other packed ones, does not matter to them."""
+def test_packed_weights_are_independent() -> None:
+    """Later changes of the weights and of other packed ones have no effect."""
     torch.manual_seed(0)
     weights = [torch.randn(columns, 64) for columns in (1, 700, 3, 512)]
     kept = [weight.clone() for weight in weights]
@@ -130,7 +130,7 @@ def test_packed_weights_stand_for_themselves() -> None:
 
 @has_mkl
 @pytest.mark.parametrize(("packing", "multiplying"), [(1, 2), (2, 1)])
-def test_threads_may_be_others_than_those_that_packed(packing: int, multiplying: int) -> None:
+def test_number_of_threads_may_change_after_packing(packing: int, multiplying: int) -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(512, 768), torch.randn(300, 768)
     threads = torch.get_num_threads()
@@ -164,7 +164,7 @@ REFUSED = {
 @has_mkl
 @pytest.mark.parametrize("place", ["x", "out", "weight"])
 @pytest.mark.parametrize("refused", REFUSED)
-def test_what_is_no_such_matrix_is_refused(refused: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsuitable_matrix_is_refused(refused: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (packed,) = pack(torch.zeros(8, 8))
     good, bad = torch.zeros(8, 8), REFUSED[refused]
     ask: dict[str, Callable[[], None]] = {
@@ -190,19 +190,19 @@ def no_library(*_: Any) -> None:
 
 
 class OtherLibrary:
-    """One that can multiply, but has nothing packed."""
+    """A library with matrix products, but without packed ones."""
 
     def __init__(self, *_: Any) -> None:
         self.cblas_sgemm = None
 
 
 @pytest.mark.parametrize("library", [no_library, OtherLibrary])
-def test_a_library_without_mkl(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_without_mkl_is_recognised(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", library)
     assert mkl._mkl.__wrapped__() is None
 
 
-def test_network_without_mkl_is_as_it_was(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_without_mkl_stays_unpacked(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mkl, "_mkl", lambda: None)
     assert pack_weights([torch.zeros(8, 8)]) is None
     network = make_network(read_model("tiny", tiny))

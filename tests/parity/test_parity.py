@@ -38,11 +38,11 @@ FEATURES = 1e-4
 PROBABILITIES = 1e-5
 
 MIXED = (400, 719, 720, 16_000, 401, 5_000, 16_000, 480_000, 1_039, 23_456, 16_001, 400, 80_000)
-"""Samples: one frame, two frames, equal lengths that don't stand together, 30 s."""
+"""Samples: one frame, two frames, equal lengths that are not neighbours, 30 s."""
 
 
 class Reference:
-    """A model folder in FunASR's hands."""
+    """A model folder, loaded by FunASR."""
 
     def __init__(self, folder: Path) -> None:
         from funasr import AutoModel
@@ -53,7 +53,7 @@ class Reference:
 
     @torch.inference_mode()
     def features(self, waveform: NDArray[np.float32], normalize: bool = True) -> NDArray[np.float32]:
-        """Features of one utterance, (frames, dim)."""
+        """Return the features of one utterance, (frames, dim)."""
         source = torch.from_numpy(waveform)
         if normalize:
             source = F.layer_norm(source, source.shape)
@@ -61,12 +61,12 @@ class Reference:
         return features
 
     def scores(self, waveform: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float64]]:
-        """Labels and probabilities that ``generate`` gives."""
+        """Return the labels and probabilities of ``generate``."""
         (result,) = self.model.generate(waveform, granularity="utterance", extract_embedding=False)
         return result["labels"], np.array(result["scores"])
 
 
-def place(folder: Path) -> Emotion2vec:
+def load_network(folder: Path) -> Emotion2vec:
     """Load our network as users get it, with packed weights."""
     model = read_model("test", folder)
     return place_network(model, prepare_weights(model), "cpu", ComputeOptions())
@@ -105,10 +105,10 @@ def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
+def test_features_match_for_every_shape(shape: str, tmp_path: Path) -> None:
     config = make_config(**SHAPES[shape])
     folder = make_model(tmp_path, config)
-    reference, network = Reference(folder), place(folder)
+    reference, network = Reference(folder), load_network(folder)
     waveforms = make_waveforms(MIXED)
     normalize = config["model_conf"]["normalize"]
     for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
@@ -119,18 +119,18 @@ def test_every_shape_that_a_config_can_say(shape: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def base_pair(base: Path) -> tuple[Reference, Emotion2vec]:
-    return Reference(base), place(base)
+    return Reference(base), load_network(base)
 
 
-def test_base_shape_mixed_lengths_in_one_batch(base_pair: tuple[Reference, Emotion2vec]) -> None:
+def test_features_of_base_match_for_mixed_lengths(base_pair: tuple[Reference, Emotion2vec]) -> None:
     reference, network = base_pair
     waveforms = make_waveforms(MIXED)
     for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
         np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
 
 
-def test_base_shape_with_weights_as_they_are(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
-    """As they are multiplied where no MKL packs them."""
+def test_features_of_base_match_with_unpacked_weights(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
+    """As on a machine without MKL."""
     reference, _ = base_pair
     waveforms = make_waveforms([400, 16_000, 719, 16_000, 41_000])
     for waveform, features in zip(waveforms, encode(make_network(read_model("base", base)), waveforms), strict=True):
@@ -138,8 +138,8 @@ def test_base_shape_with_weights_as_they_are(base: Path, base_pair: tuple[Refere
 
 
 @pytest.mark.parametrize("is_packed", [True, False])
-def test_an_utterance_whose_attention_is_computed_in_tiles(is_packed: bool, tiny: Path) -> None:
-    network = place(tiny) if is_packed else make_network(read_model("tiny", tiny))
+def test_features_match_with_attention_in_tiles(is_packed: bool, tiny: Path) -> None:
+    network = load_network(tiny) if is_packed else make_network(read_model("tiny", tiny))
     waveforms = make_waveforms([16_000, 40 * 16_000])
     features = encode(network, waveforms)
     assert len(features[1]) ** 2 > attention.CPU_TILE_SCORES
@@ -148,7 +148,7 @@ def test_an_utterance_whose_attention_is_computed_in_tiles(is_packed: bool, tiny
 
 
 @pytest.mark.parametrize("others", [0, 1, 59])
-def test_base_shape_in_company_of(others: int, base_pair: tuple[Reference, Emotion2vec]) -> None:
+def test_features_of_base_match_beside_other_utterances(others: int, base_pair: tuple[Reference, Emotion2vec]) -> None:
     reference, network = base_pair
     (waveform,) = make_waveforms([21_000])
     company = make_waveforms([400 + 250 * index for index in range(others)], seed=1)
@@ -166,7 +166,7 @@ def test_order_in_a_batch_does_not_matter(base_pair: tuple[Reference, Emotion2ve
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
 
 
-def test_probabilities_of_base_shape(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
+def test_probabilities_of_base_match(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
     reference, _ = base_pair
     waveforms = make_waveforms([400, 16_000, 40_000, 16_000, 160_000])
     for waveform, prediction in zip(waveforms, predict(base, waveforms), strict=True):
@@ -186,7 +186,7 @@ def test_probabilities_of_base_shape(base: Path, base_pair: tuple[Reference, Emo
         ("calm", "tense", "<unk>"),
     ],
 )
-def test_probabilities_of_heads_with_other_labels(tokens: tuple[str, ...], tmp_path: Path) -> None:
+def test_probabilities_match_for_other_labels(tokens: tuple[str, ...], tmp_path: Path) -> None:
     folder = make_model(tmp_path, tokens=tokens)
     reference = Reference(folder)
     waveforms = make_waveforms([16_000, 400, 24_000])
@@ -197,7 +197,7 @@ def test_probabilities_of_heads_with_other_labels(tokens: tuple[str, ...], tmp_p
         np.testing.assert_allclose(prediction.posteriors, scores, rtol=0, atol=PROBABILITIES)
 
 
-def test_model_without_head(tmp_path: Path) -> None:
+def test_features_match_without_a_head(tmp_path: Path) -> None:
     folder = make_model(tmp_path, make_config(tokenizer=False))
     reference = Reference(folder)
     waveforms = make_waveforms([16_000, 400])
@@ -224,8 +224,8 @@ def test_funasr_engine_gives_upstreams_numbers(shape: str, granularity: Granular
 
 
 @pytest.mark.parametrize("engine", ["e2v", "funasr"])
-def test_an_mlp_whose_ratio_no_float_can_say(engine: str, tmp_path: Path) -> None:
-    """It is upstream's int(56 · 1.1) = 61 wide, and int(56 · (61 / 56)) is 60."""
+def test_features_match_with_an_inexact_mlp_ratio(engine: str, tmp_path: Path) -> None:
+    """Upstream's MLP is int(56 · 1.1) = 61 wide, but int(56 · (61 / 56)) is 60."""
     assert int(56 * (61 / 56)) == 60
     config = make_config(embed_dim=56, model={"mlp_ratio": 1.1}, audio={"conv_pos_groups": 8})
     folder = make_model(tmp_path, config)
@@ -236,7 +236,7 @@ def test_an_mlp_whose_ratio_no_float_can_say(engine: str, tmp_path: Path) -> Non
 
 
 def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
-    """However long it is: upstream knows no windows."""
+    """Upstream has no windows."""
     (waveform,) = make_waveforms([70 * 16_000])
     spooled = DiskWaveform()
     spooled.append(waveform)
@@ -247,8 +247,8 @@ def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
     assert embedding_of(predictions[0]).tobytes() == embedding_of(predictions[1]).tobytes()
 
 
-def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = place(tiny)
+def test_attention_bias_is_the_same_in_rows_and_cached(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network(tiny)
     waveforms = make_waveforms([400, 32_000, 32_000, 50_000])
     measured: list[tuple[int, int]] = []
     measure = Alibi._measure
@@ -273,14 +273,14 @@ def test_attention_bias_made_in_rows_is_the_one_that_is_kept(tiny: Path, monkeyp
 
 
 def test_a_waveform_shorter_than_a_frame_is_refused(tiny: Path) -> None:
-    network = place(tiny)
+    network = load_network(tiny)
     with pytest.raises(
         UtteranceTooShortError, match=r"^399 samples; the shortest utterance that gives a frame has 400$"
     ):
         encode(network, make_waveforms([16_000, 399]))
 
 
-def test_alone_and_in_a_batch_is_bit_equal_when_repeated(base_pair: tuple[Reference, Emotion2vec]) -> None:
+def test_repeated_batch_is_bit_equal(base_pair: tuple[Reference, Emotion2vec]) -> None:
     _, network = base_pair
     waveforms = make_waveforms([4_000, 16_000, 9_000])
     for one, other in zip(encode(network, waveforms), encode(network, waveforms), strict=True):
@@ -297,7 +297,7 @@ def test_funasr_engine_is_upstreams_class(tiny: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 100_000])
 def test_chunks_of_the_local_encoder_do_not_matter(chunk: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = place(tiny)
+    network = load_network(tiny)
     waveforms = make_waveforms([400, 9_000, 16_001, 30_000])
     expected = encode(network, waveforms)
     monkeypatch.setattr(network_module, "CPU_CHUNK_FRAMES", chunk)
@@ -329,7 +329,7 @@ def test_both_engines_take_checkpoints_of_other_prefixes(prefix: str, engine: st
 
 @pytest.mark.parametrize("name", ["proj.bias", "blocks.1.norm2.weight", "modality_encoders.AUDIO.extra_tokens"])
 def test_funasr_engine_has_no_random_weights(name: str, tiny: Path, tmp_path: Path) -> None:
-    """Upstream's own loading leaves in silence what a checkpoint lacks."""
+    """Upstream's own loader keeps random weights in silence where a checkpoint lacks some."""
     folder = make_model(tmp_path, wrap=lambda state: {key: state[key] for key in state if key != name})
     model = read_model("test", folder)
     weights = prepare_weights(read_model("tiny", tiny))
@@ -340,7 +340,7 @@ def test_funasr_engine_has_no_random_weights(name: str, tiny: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("language", ["en", "zh", "both"])
-def test_labels_in_another_language_are_of_the_same_numbers(language: LabelLanguage, tiny: Path) -> None:
+def test_language_of_labels_does_not_change_probabilities(language: LabelLanguage, tiny: Path) -> None:
     (waveform,) = make_waveforms([16_000])
     expected = predict(tiny, [waveform])[0].posteriors
     model = read_model("tiny", tiny, language)

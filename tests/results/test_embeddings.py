@@ -1,4 +1,4 @@
-"""Embeddings on disk are what the engine gave, to the bit, under names that stay within OUT."""
+"""Embeddings on disk: the bits of the engine, under names within OUT."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ WHOLE = Shard(1, 1)
 PLAIN = ResultOptions()
 HALF = ResultOptions(dtype="fp16")
 COMPRESSED = ResultOptions(Path("OUT"), granularity="frame", embeddings="ark", compress=True)
-"""The writers are given OUT by itself."""
+"""Writers ignore this path: they get OUT separately."""
 
 
 def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
-    """What is to be written, in memory."""
+    """Return the expected embedding, in memory."""
     embedding = prediction.embedding
     return embedding.read() if isinstance(embedding, DiskArray) else embedding
 
 
 def spooled(prediction: Prediction) -> Prediction:
-    """Make the same prediction of a matrix that is not in memory."""
+    """Return the same prediction with its matrix on disk."""
     matrix = embedding_of(prediction)
     spool = DiskArray(matrix.shape[1:])
     for first in range(0, len(matrix), 7):
@@ -75,7 +75,7 @@ def test_npy_files_hold_the_embeddings(dtype: EmbeddingDtype, shape: tuple[int, 
 
 
 def test_npy_files_stay_within_out(tmp_path: Path) -> None:
-    """Whatever the ids are, there is a file for each, and none elsewhere."""
+    """Each id has a file, and no file is elsewhere."""
     out = tmp_path / "out"
     out.mkdir()
     predictions = make_predictions(NASTY_IDS, (4,))
@@ -89,7 +89,7 @@ def test_npy_files_stay_within_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(out / place.file), embedding_of(prediction))
 
 
-def test_a_second_attempt_writes_npy_files_again(tmp_path: Path) -> None:
+def test_second_attempt_rewrites_npy_files(tmp_path: Path) -> None:
     first, second = (make_predictions(["a"], (dimension,)) for dimension in (8, 4))
 
     for predictions in (first, second):
@@ -98,8 +98,8 @@ def test_a_second_attempt_writes_npy_files_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "embeddings/a.npy"), embedding_of(second[0]))
 
 
-def test_npy_files_are_replaced_whole(tmp_path: Path) -> None:
-    """Who has the old file open goes on reading the old one."""
+def test_npy_files_are_replaced_atomically(tmp_path: Path) -> None:
+    """A reader of the old file keeps the old content."""
     first, second = (make_predictions(["a"], (dimension,)) for dimension in (8, 4))
     NpyWriter(tmp_path, PLAIN, WHOLE).write(first)
     with (tmp_path / "embeddings/a.npy").open("rb") as old:
@@ -108,8 +108,8 @@ def test_npy_files_are_replaced_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(old), embedding_of(first[0]))
 
 
-def test_two_workers_may_write_the_same_utterances_as_npy(tmp_path: Path) -> None:
-    """As they do where a block is done again: neither spoils what the other has begun."""
+def test_two_workers_write_the_same_npy_files_without_damage(tmp_path: Path) -> None:
+    """Two workers may compute the same block."""
     predictions = make_predictions(["a", "b"], (8,))
 
     def write(writer: NpyWriter) -> list[list[Place]]:
@@ -127,7 +127,7 @@ def test_two_workers_may_write_the_same_utterances_as_npy(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["embeddings"]
 
 
-def test_an_npy_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_npy_write_error_names_the_file(tmp_path: Path) -> None:
     writer = NpyWriter(tmp_path, PLAIN, WHOLE)
     (tmp_path / "embeddings/a.npy").mkdir()
 
@@ -138,7 +138,7 @@ def test_an_npy_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(8,), (768,), (1, 8), (49, 96)])
-def test_archives_hold_the_embeddings_as_kaldi_reads_them(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_kaldi_reads_the_embeddings_of_archives(shape: tuple[int, ...], tmp_path: Path) -> None:
     predictions = make_predictions(["a", "ü", "a b", "x" * 300, "z"], shape)
     writer = ArkWriter(tmp_path, PLAIN, WHOLE)
 
@@ -155,8 +155,8 @@ def test_archives_hold_the_embeddings_as_kaldi_reads_them(shape: tuple[int, ...]
         assert [key for key, _ in reader] == ["a", "ü", "a%20b", "x" * 300, "z"]
 
 
-def test_places_in_archives_are_offsets_behind_the_key(tmp_path: Path) -> None:
-    """As in a Kaldi scp; a record is its key, a blank, a mark of 2 bytes, its kind, 4 or so of its size, and floats."""
+def test_archive_offsets_point_behind_the_key(tmp_path: Path) -> None:
+    """Offsets are those of a Kaldi scp. A record is a key, a blank, 2 bytes of mark, its kind, its size, and floats."""
     writer = ArkWriter(tmp_path, PLAIN, WHOLE)
     places = writer.write(make_predictions(["a", "ü"], (3,)))
 
@@ -188,8 +188,8 @@ def test_archives_hold_half_precision_as_rounded_floats(shape: tuple[int, ...], 
     assert (embedding != embedding_of(prediction)).any()
 
 
-def test_every_worker_of_every_attempt_writes_an_archive_of_its_own(tmp_path: Path) -> None:
-    """So that what the first one wrote stays as it is."""
+def test_every_worker_writes_its_own_archive(tmp_path: Path) -> None:
+    """Earlier archives never change."""
     places = []
     for utt_id in ("a", "b", "c"):
         writer = ArkWriter(tmp_path, PLAIN, WHOLE)
@@ -213,15 +213,15 @@ def test_archives_are_named_after_their_shard(tmp_path: Path) -> None:
     assert places == ["embeddings.2-of-3.1.ark:2", "embeddings.10-of-12.1.ark:2", "embeddings.2-of-3.2.ark:2"]
 
 
-def test_an_archive_that_nothing_is_written_to_is_not_made(tmp_path: Path) -> None:
-    """As by a worker whose utterances have all failed."""
+def test_empty_archive_is_not_created(tmp_path: Path) -> None:
+    """All utterances of a worker may fail."""
     writer = ArkWriter(tmp_path, PLAIN, WHOLE)
     assert writer.write([]) == []
 
     assert os.listdir(tmp_path) == []
 
 
-def test_an_archive_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_archive_write_error_names_the_file(tmp_path: Path) -> None:
     writer = ArkWriter(tmp_path, PLAIN, WHOLE)
     writer.write(make_predictions(["a"], (8,)))
     archive = tmp_path / "embeddings.1-of-1.1.ark"
@@ -236,13 +236,13 @@ def test_an_archive_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 NUMBERS = np.array(
     [[0.0, 1.0, -1.0, 100.0, 1e-30, -0.0], [1 / 3, np.pi, 16_777_217.0, 3.4e38, 1e-45, 123_456.789]], np.float32
 )
-"""Some of which print without a point, and some that need nine digits."""
+"""Some of these print without a point, and some need nine digits."""
 
 
 @pytest.mark.parametrize("dtype", get_args(EmbeddingDtype))
 @pytest.mark.parametrize("dimensions", [1, 2])
-def test_archives_of_text_are_read_to_the_bit(dimensions: int, dtype: EmbeddingDtype, tmp_path: Path) -> None:
-    """By kaldiio and by Kaldi's own code, of what is written and of what stands in a scp."""
+def test_text_archives_are_read_exactly(dimensions: int, dtype: EmbeddingDtype, tmp_path: Path) -> None:
+    """Whole archives and the places of a scp are read by kaldiio and by Kaldi's own code."""
     numbers = NUMBERS if dtype == "fp32" else np.where(np.abs(NUMBERS) < 60_000, NUMBERS, 0)
     ones = np.ones_like(numbers)
     predictions = [
@@ -270,7 +270,7 @@ def test_archives_of_text_are_read_to_the_bit(dimensions: int, dtype: EmbeddingD
         assert_same_bits(read_with_kaldi(f"{tmp_path}/{place}", dimensions), array)
 
 
-def test_an_archive_of_text_byte_by_byte(tmp_path: Path) -> None:
+def test_text_archive_bytes(tmp_path: Path) -> None:
     vector, matrix = make_predictions(["a", "b"], (1,))
     writer = ArkWriter(tmp_path, PLAIN, WHOLE, text=True)
 
@@ -289,8 +289,8 @@ def test_an_archive_of_text_byte_by_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (5, 8), (300, 96)])
-def test_compressed_archives_are_read_alike_and_near(shape: tuple[int, int], tmp_path: Path) -> None:
-    """Within a step of what 8 bits can tell of a column, or 16 where there are few rows."""
+def test_compressed_archives_are_read_approximately(shape: tuple[int, int], tmp_path: Path) -> None:
+    """The error is at most one step of 8 bits in a column, or of 16 bits if rows are few."""
     (prediction,) = make_predictions(["a"], shape)
     matrix = embedding_of(prediction)
     (place,) = ArkWriter(tmp_path, COMPRESSED, WHOLE).write([prediction])
@@ -304,7 +304,7 @@ def test_compressed_archives_are_read_alike_and_near(shape: tuple[int, int], tmp
     np.testing.assert_allclose(by_kaldi, matrix, rtol=0, atol=(matrix.max() - matrix.min()) / steps)
 
 
-def test_compressed_archives_take_a_quarter(tmp_path: Path) -> None:
+def test_compressed_archive_takes_a_quarter_of_the_space(tmp_path: Path) -> None:
     predictions = make_predictions(["a"], (3000, 96))
     sizes = {}
     for options in (PLAIN, COMPRESSED):
@@ -322,10 +322,10 @@ def all_writers(folder: Path, dtype: EmbeddingDtype) -> list[EmbeddingWriter]:
 
 
 @pytest.mark.parametrize("dtype", get_args(EmbeddingDtype))
-def test_a_matrix_that_is_not_in_memory_is_written_as_one_that_is(
+def test_matrix_on_disk_is_written_like_one_in_memory(
     dtype: EmbeddingDtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Byte by byte, in all formats."""
+    """All formats have the same bytes."""
     monkeypatch.setattr("e2v_cli.system.spool._BLOCK_BYTES", 10 * 4 * 96)
     predictions = make_predictions(["a", "b/c", "ü"], (61, 96))
     contents = []
@@ -340,7 +340,7 @@ def test_a_matrix_that_is_not_in_memory_is_written_as_one_that_is(
     assert contents[0] == contents[1]
 
 
-def test_an_npy_file_is_as_numpy_writes_it(tmp_path: Path) -> None:
+def test_npy_file_equals_that_of_numpy(tmp_path: Path) -> None:
     (prediction,) = make_predictions(["a"], (49, 96))
 
     NpyWriter(tmp_path, PLAIN, WHOLE).write([prediction])

@@ -14,7 +14,7 @@ from e2v_cli.results.newest_run import find_newest_run, note_run, read_speed
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that is not there yet."""
+    """A cache folder that does not exist yet."""
     monkeypatch.setenv("E2V_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

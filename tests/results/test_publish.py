@@ -1,4 +1,4 @@
-"""The final files, byte by byte, from journals made by hand."""
+"""The bytes of final files, from journals made by hand."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from e2v_cli.results.publish import sum_elapsed
 from e2v_cli.system.process import HOST
 
 DEAD = 1 << 22
-"""No process has this number."""
+"""A process id that is never in use."""
 
 
 def test_final_files_of_a_model_with_a_head(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_paths_of_embeddings_are_absolute(
     assert Path("out", name).read_text() == f"z{gap}{tmp_path}/real/embeddings/z.npy\n"
 
 
-def test_paths_of_any_bytes_are_given_back(tmp_path: Path) -> None:
+def test_paths_of_any_bytes_are_published(tmp_path: Path) -> None:
     out = tmp_path / os.fsdecode(b"caf\xe9")
     out.mkdir()
     ids = List(["gone", "z"])
@@ -139,8 +139,8 @@ def test_paths_of_any_bytes_are_given_back(tmp_path: Path) -> None:
     assert (out / "embeddings.scp").read_bytes() == b"z " + bytes(tmp_path) + b"/caf\xe9/e.ark:2\n"
 
 
-def test_the_path_of_the_model_may_be_any_bytes(tmp_path: Path) -> None:
-    """JSON has none but those of Unicode; here the byte is spelt out."""
+def test_model_path_may_be_any_bytes(tmp_path: Path) -> None:
+    """JSON holds only Unicode, so the byte is escaped."""
     ids = List(["z"])
     head = dataclasses.replace(header(ids), model=os.fsdecode(b"./mod\xe8le"))
     write(tmp_path, [done("z")], head)
@@ -150,8 +150,8 @@ def test_the_path_of_the_model_may_be_any_bytes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["model"]["sha256"] == "abc"
 
 
-def test_labels_become_keys_of_kaldi(tmp_path: Path) -> None:
-    """Which have no white space."""
+def test_labels_become_kaldi_keys(tmp_path: Path) -> None:
+    """Kaldi keys have no white space."""
     ids = List(["my call", "z"])
     labels = ("难过", "very sad")
     records = [done("my call", labels=labels), done("z", (1.0, 0.0), labels=labels)]
@@ -165,7 +165,7 @@ def test_labels_become_keys_of_kaldi(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frame_shift", "content"), [(0.02, "0.02\n"), (320 / 16_000, "0.02\n"), (0.01, "0.01\n"), (0.0125, "0.0125\n")]
 )
-def test_the_shift_of_frames_is_that_of_the_model(frame_shift: float, content: str, tmp_path: Path) -> None:
+def test_frame_shift_is_that_of_the_model(frame_shift: float, content: str, tmp_path: Path) -> None:
     write(tmp_path, FAILURES, header(GONE, frame_shift=frame_shift))
 
     publish_all(tmp_path, GONE)
@@ -173,8 +173,8 @@ def test_the_shift_of_frames_is_that_of_the_model(frame_shift: float, content: s
     assert (tmp_path / "frame_shift").read_text() == content
 
 
-def test_files_are_replaced_whole(tmp_path: Path) -> None:
-    """Who has the old file open goes on reading the old one."""
+def test_files_are_replaced_atomically(tmp_path: Path) -> None:
+    """A reader of the old file keeps the old content."""
     write(tmp_path, [*done_records(), *FAILURES], header())
     publish_all(tmp_path)
     shorter = List(["ü", "../x", "broken"])
@@ -189,8 +189,8 @@ def test_files_are_replaced_whole(tmp_path: Path) -> None:
     )
 
 
-def test_run_json_speaks_of_the_list_that_was_published(tmp_path: Path) -> None:
-    """Also where the clock of another machine makes an older attempt the newest."""
+def test_run_json_names_the_published_list(tmp_path: Path) -> None:
+    """The clock of another machine may make an older attempt the newest."""
     shorter = List(["ü", "../x", "broken"])
     write(tmp_path, [*done_records(), *FAILURES], header())
 
@@ -200,7 +200,7 @@ def test_run_json_speaks_of_the_list_that_was_published(tmp_path: Path) -> None:
     assert is_published(tmp_path, shorter.digest)
 
 
-def test_a_run_of_failures_alone_has_all_its_files(tmp_path: Path) -> None:
+def test_run_of_only_failures_has_all_files(tmp_path: Path) -> None:
     ids = List(["gone"])
     write(tmp_path, FAILURES[1:], header(ids, embeddings="ark"))
 
@@ -218,7 +218,7 @@ def test_a_run_of_failures_alone_has_all_its_files(tmp_path: Path) -> None:
     }
 
 
-def test_run_json_says_what_was_run_and_how_it_went(tmp_path: Path) -> None:
+def test_run_json_content(tmp_path: Path) -> None:
     write(tmp_path, [*done_records(), *FAILURES], header(), elapsed=Elapsed(40.0, 36.0, 3614.37, 6))
 
     publish_all(tmp_path)
@@ -276,7 +276,7 @@ def test_run_json_says_what_was_run_and_how_it_went(tmp_path: Path) -> None:
     )
 
 
-def test_drafts_of_writers_that_were_killed_are_removed(tmp_path: Path) -> None:
+def test_drafts_of_dead_writers_are_removed(tmp_path: Path) -> None:
     names = [
         "predictions.tsv",
         "failures.tsv",
@@ -302,8 +302,8 @@ def test_drafts_of_writers_that_were_killed_are_removed(tmp_path: Path) -> None:
     assert final_files(tmp_path).keys() == {*COMMON, "predictions.tsv", "utt2emo", *theirs}
 
 
-def test_what_cannot_be_published_leaves_what_there_is(tmp_path: Path) -> None:
-    """Neither a file of the new list, nor a draft."""
+def test_failed_publication_changes_no_file(tmp_path: Path) -> None:
+    """It leaves no file of the new list, and no draft."""
     write(tmp_path, [*done_records(), *FAILURES], header())
     publish_all(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
@@ -316,7 +316,7 @@ def test_what_cannot_be_published_leaves_what_there_is(tmp_path: Path) -> None:
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
-def test_times_of_shards_are_those_of_the_slowest_and_what_they_did_adds_up() -> None:
+def test_elapsed_takes_the_slowest_shard_and_sums_the_work() -> None:
     def file(shard: Shard, attempt: int) -> JournalFile:
         return JournalFile(shard, attempt, Path(f"journal.{shard.name}.{attempt}"))
 

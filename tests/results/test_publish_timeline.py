@@ -1,4 +1,4 @@
-"""Timelines as they are published: in input order, joined, and in other formats."""
+"""Published timelines: input order, joined spans, and other formats."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ROWS = {
     "my call": "my call\t0.0000\t0.9000\tsad\t0.500000\t0.500000\t0.500000\n",
     "ü": "",
 }
-"""Rows of the timeline; of the last one there are none."""
+"""Rows of the timeline by utterance; the last one has none."""
 
 
 def write_timeline(
     folder: Path, formats: tuple[str, ...] = (), join: bool = False
 ) -> tuple[List, dict[str, tuple[int, int]]]:
-    """Leave what a run with a timeline does: its list, and where the rows of each are and how many bytes they have."""
+    """Write the files of a run with a timeline; return its list, and the offset and size of each utterance's rows."""
     ids = List(["ü", "my call", "gone", "../x"])
     durations = {"../x": 2.5, "my call": 0.9, "ü": 0.03}
     content, places = b"", {}
@@ -48,7 +48,7 @@ def write_timeline(
     return ids, places
 
 
-def test_the_timeline_is_in_the_order_of_the_list(tmp_path: Path) -> None:
+def test_timeline_is_in_list_order(tmp_path: Path) -> None:
     write_timeline(tmp_path)
 
     merge(tmp_path)
@@ -58,7 +58,7 @@ def test_the_timeline_is_in_the_order_of_the_list(tmp_path: Path) -> None:
     assert {name for name in files if name.startswith("timeline")} == {"timeline.tsv", "timeline.1-of-1.1"}
 
 
-def test_the_timeline_is_joined_where_that_was_asked_for(tmp_path: Path) -> None:
+def test_join_option_joins_the_timeline(tmp_path: Path) -> None:
     write_timeline(tmp_path, join=True)
 
     merge(tmp_path)
@@ -69,7 +69,7 @@ def test_the_timeline_is_joined_where_that_was_asked_for(tmp_path: Path) -> None
     )
 
 
-def test_the_timeline_in_other_formats(tmp_path: Path) -> None:
+def test_timeline_in_other_formats(tmp_path: Path) -> None:
     write_timeline(tmp_path, formats=("audacity", "rttm", "textgrid"))
 
     merge(tmp_path)
@@ -89,8 +89,8 @@ def test_the_timeline_in_other_formats(tmp_path: Path) -> None:
     ]
 
 
-def test_formats_that_nobody_asks_for_any_more_are_removed(tmp_path: Path) -> None:
-    """They would show another timeline than the table."""
+def test_files_of_unused_timeline_formats_are_removed(tmp_path: Path) -> None:
+    """They would differ from the table."""
     write_timeline(tmp_path, formats=("audacity", "rttm", "textgrid"))
     merge(tmp_path)
     (tmp_path / "audacity/readme").touch()
@@ -112,7 +112,7 @@ def test_formats_that_nobody_asks_for_any_more_are_removed(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.glob("timeline.[a-z]*")) == ["timeline.tsv"]
 
 
-def test_folders_that_no_run_wrote_to_are_somebody_elses(tmp_path: Path) -> None:
+def test_foreign_timeline_folders_are_kept(tmp_path: Path) -> None:
     (tmp_path / "textgrid").mkdir()
     (tmp_path / "textgrid/mine.TextGrid").touch()
     write_timeline(tmp_path)
@@ -122,7 +122,7 @@ def test_folders_that_no_run_wrote_to_are_somebody_elses(tmp_path: Path) -> None
     assert os.listdir(tmp_path / "textgrid") == ["mine.TextGrid"]
 
 
-def test_rows_of_the_timeline_that_are_gone_are_named(tmp_path: Path) -> None:
+def test_missing_timeline_rows_are_named(tmp_path: Path) -> None:
     ids, _ = write_timeline(tmp_path)
     path = tmp_path / "timeline.1-of-1.1"
     size = path.stat().st_size

@@ -44,7 +44,7 @@ def test_formats_have_their_names_in_the_tables() -> None:
     )
 
 
-def test_what_a_run_may_leave_is_known() -> None:
+def test_names_of_result_and_data_files() -> None:
     assert result_names() == (
         *("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "frame_shift"),
         *("embeddings.tsv", "embeddings.scp", "utt2emo", "timeline.tsv", "timeline.rttm"),
@@ -58,8 +58,8 @@ def test_what_a_run_may_leave_is_known() -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("shape", [(8,), (49, 96)])
 @pytest.mark.parametrize("name", EMBEDDING_FORMATS)
-def test_sizes_are_those_of_the_files(name: str, shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
-    """To the byte; of text they are an upper limit, since not all numbers have a sign."""
+def test_predicted_sizes_equal_file_sizes(name: str, shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
+    """Sizes of text are upper bounds, since not all numbers have a sign."""
     form = EMBEDDING_FORMATS[name]
     results = ResultOptions(tmp_path, embeddings=name, dtype="fp16" if dtype == "fp16" else "fp32")
 
@@ -72,7 +72,7 @@ def test_sizes_are_those_of_the_files(name: str, shape: tuple[int, ...], dtype: 
     assert size <= expected <= size * 1.1 if name == "ark,t" else size == expected
 
 
-def test_tables_are_read_without_what_takes_time_to_import() -> None:
+def test_format_tables_import_no_heavy_packages() -> None:
     program = "import sys, e2v_cli.results.formats; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
@@ -117,7 +117,7 @@ def predict(script: Path, out: Path, *args: str) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
-def test_a_new_embedding_format_end_to_end(granularity: str, script: Path, tmp_path: Path) -> None:
+def test_new_embedding_format_end_to_end(granularity: str, script: Path, tmp_path: Path) -> None:
     """Written by two workers, listed, resumed, checked, removed with --overwrite."""
     out, reference = tmp_path / "out", tmp_path / "reference"
     predict(script, out, "--granularity", granularity, "--embeddings", "csv")
@@ -152,15 +152,15 @@ def test_a_new_embedding_format_end_to_end(granularity: str, script: Path, tmp_p
 
 
 @pytest.mark.e2e
-def test_a_new_embedding_format_is_planned(script: Path) -> None:
+def test_new_embedding_format_is_planned(script: Path) -> None:
     planned = run(script, "plan", "sample_data/wav/f1-0001.wav", "-m", "sample", "--embeddings", "csv")
 
     assert re.search(r"^embeddings +1\.3 kB, as vectors in archives$", planned, re.MULTILINE), planned  # 96 × 14 bytes
 
 
 @pytest.mark.e2e
-def test_a_new_timeline_format_end_to_end(script: Path, tmp_path: Path) -> None:
-    """Written when the run is published, and removed when it is published without it."""
+def test_new_timeline_format_end_to_end(script: Path, tmp_path: Path) -> None:
+    """Publishing writes its files, and publishing without the format removes them."""
     predict(script, tmp_path, "--timeline", "1", "--timeline-format", "srt", "--timeline-format", "rttm")
 
     rows = [line.split("\t") for line in (tmp_path / "timeline.tsv").read_text().splitlines()[1:]]

@@ -1,4 +1,4 @@
-"""What the launcher commits: rows on standard output in input order, or lines of the journal."""
+"""Sinks of the launcher: rows on standard output in input order, or lines of the journal."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def failure_at(index: int, utt_id: str) -> Failure:
     return dataclasses.replace(failure, utterance=dataclasses.replace(failure.utterance, index=index))
 
 
-def test_rows_are_printed_when_those_before_them_are(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_are_printed_in_input_order(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     sink = StdoutSink(LABELS, 5, iter([0, 1, 3, 4]), started=0.0)
     header_line = "utt_id\tlabel\tscore\tduration\twindows\tangry\tsad\n"
     assert capsys.readouterr().out == header_line
@@ -44,7 +42,7 @@ def test_rows_are_printed_when_those_before_them_are(
     assert (sink.elapsed.audio_seconds, sink.elapsed.finished) == (3.0, 3)
 
 
-def test_the_journal_has_what_is_committed(tmp_path: Path) -> None:
+def test_journal_has_the_committed_results(tmp_path: Path) -> None:
     status = np.full(len(IDS), LEFT, dtype=np.uint8)
     with closing(Journal(tmp_path, WHOLE, header())) as journal:
         sink = JournalSink(journal, status, started=0.0)

@@ -1,4 +1,4 @@
-"""Rows of tables to the byte, and ids as keys of Kaldi and as file names."""
+"""Rows of tables, and ids as Kaldi keys and as file names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_model_without_a_head_has_fewer_columns() -> None:
 
 
 def test_probabilities_are_those_of_the_network_to_six_decimals() -> None:
-    """Printed from the record, or composed of its line in a journal; the score is the greatest."""
+    """Rows come from a record, or from its journal line. The score is the greatest probability."""
     random = np.random.default_rng(0)
     labels = tuple("abcdefghi")
     for sharpness in (0.01, 0.3, 1, 100):
@@ -86,7 +86,7 @@ def test_long_ids_are_cut_between_characters_and_get_a_digest(utt_id: str, kept:
 
 
 def test_no_two_ids_share_a_file_name() -> None:
-    """Not even one that is made to look like the name of another."""
+    """Some ids look like the file name of another id."""
     utt_ids = {*NASTY_IDS, *map(file_name, NASTY_IDS)}
 
     assert len({file_name(utt_id) for utt_id in utt_ids}) == len(utt_ids)

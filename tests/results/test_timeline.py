@@ -1,4 +1,4 @@
-"""Emotions over time: posteriors become rows and spans, byte by byte."""
+"""Timelines: posteriors become spans and rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_rows_of_an_utterance() -> None:
     assert rows(POSTERIORS, 0.5, DURATION, "my call") == ROWS
 
 
-def test_rows_are_read_back_and_written_again() -> None:
+def test_rows_round_trip() -> None:
     assert parse_rows(ROWS.encode()) == SPANS
     assert "".join(span_rows("my call", SPANS)) == ROWS
     assert parse_rows(b"") == []
 
 
-def test_neighbours_of_the_same_label_are_joined() -> None:
-    """Half a second counts for more than a shorter one."""
+def test_neighbouring_spans_of_the_same_label_are_joined() -> None:
+    """Longer spans have more weight in the mean."""
     joined = join_spans(SPANS)
 
     angry = (0.5 * 0.5 + 0.2346 * 1.0) / 0.7346
@@ -40,8 +40,8 @@ def test_neighbours_of_the_same_label_are_joined() -> None:
     assert join_spans([]) == []
 
 
-def test_spans_without_such_neighbours_stay_as_they_are() -> None:
-    """To the last bit: 0.7 × 0.1 / 0.1 is not 0.7."""
+def test_single_spans_are_not_changed_by_joining() -> None:
+    """Every bit is kept, although 0.7 × 0.1 / 0.1 is not 0.7."""
     span = Span(0.0, 0.1, "angry", 0.7, (0.7, 0.3))
     assert join_spans([span]) == [span]
 
@@ -49,13 +49,13 @@ def test_spans_without_such_neighbours_stay_as_they_are() -> None:
     assert join_spans(joined) == joined
 
 
-def test_all_of_the_same_label_are_one() -> None:
+def test_spans_of_one_label_become_one_span() -> None:
     joined = join_spans(spans_of([[0.25, 0.75]] * 40, 0.1, 4.0))
 
     assert joined == [Span(0.0, 4.0, "sad", 0.75, (0.25, 0.75))]
 
 
-def test_the_score_is_the_probability_of_the_label() -> None:
+def test_score_is_the_probability_of_the_label() -> None:
     for span in join_spans(odd_spans(0)):
         assert span.score == max(span.posteriors) == span.posteriors[ODD_LABELS.index(span.label)]
         assert sum(span.posteriors) == pytest.approx(1, abs=1e-5)
@@ -64,32 +64,30 @@ def test_the_score_is_the_probability_of_the_label() -> None:
 @pytest.mark.parametrize(
     ("hop", "duration", "expected"),
     [
-        (2.0, 0.7, [(0, 0.7)]),  # shorter than a hop
+        (2.0, 0.7, [(0, 0.7)]),  # shorter than a span
         (2.0, 2.0, [(0, 2.0)]),
-        (0.5, 1.5, [(0, 0.5), (0.5, 1.0), (1.0, 1.5)]),  # a multiple of it
-        (0.1, 0.3, [(0, 0.1), (0.1, 0.2), (0.2, 0.3)]),  # where 3 × 0.1 is more than 0.3
-        (0.5, 1.9, [(0, 0.5), (0.5, 1.0), (1.0, 1.9)]),  # a rest that has no span of its own
+        (0.5, 1.5, [(0, 0.5), (0.5, 1.0), (1.0, 1.5)]),  # a multiple of the span
+        (0.1, 0.3, [(0, 0.1), (0.1, 0.2), (0.2, 0.3)]),  # 3 × 0.1 is more than 0.3
+        (0.5, 1.9, [(0, 0.5), (0.5, 1.0), (1.0, 1.9)]),  # the rest belongs to the last span
     ],
 )
-def test_the_last_span_ends_with_the_utterance(
-    hop: float, duration: float, expected: list[tuple[float, float]]
-) -> None:
+def test_last_span_ends_with_the_utterance(hop: float, duration: float, expected: list[tuple[float, float]]) -> None:
     assert times(spans_of([[0.5, 0.5]] * len(expected), hop, duration)) == expected
 
 
 @pytest.mark.parametrize("duration", [1.00003, 1.0, 0.99998])
-def test_no_row_is_without_length(duration: float) -> None:
-    """As rounded to what the table shows."""
+def test_every_row_has_a_length(duration: float) -> None:
+    """Lengths are those of rounded times."""
     assert rows(POSTERIORS[:3], 0.5, duration) == (
         "u\t0.0000\t0.5000\tangry\t0.750000\t0.750000\t0.250000\nu\t0.5000\t1.0000\tsad\t0.875000\t0.125000\t0.875000\n"
     )
 
 
-def test_spans_behind_the_end_are_left_out() -> None:
+def test_spans_after_the_end_are_left_out() -> None:
     assert times(spans_of(POSTERIORS, 0.5, 0.8)) == [(0, 0.5), (0.5, 0.8)]
 
 
-def test_hops_do_not_drift_in_an_hour() -> None:
+def test_span_times_do_not_drift_in_an_hour() -> None:
     spans = rows([[0.5, 0.5]] * 36_000, 0.1, 3600.0).splitlines()
 
     edges = [f"{Decimal(number) / 10:.4f}" for number in range(36_001)]

@@ -1,4 +1,4 @@
-"""The timeline in other formats: byte by byte, and read back by a tool of its field."""
+"""The timeline in other formats: their bytes, and reading by a tool of each field."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ ODD_IDS = ("../x", "my call", "ü/喂", "a\u2003b", "x" * 300, "utt1")
 def write(
     folder: Path, utterances: dict[str, tuple[float, Sequence[Span]]], formats: Sequence[str] = EVERY
 ) -> dict[str, bytes]:
-    """Write utterances, and read all files there are."""
+    """Write utterances, and return the content of all files."""
     with ExitStack() as stack:
 
         def create(name: str) -> BinaryIO:
@@ -88,7 +88,7 @@ def write(
 
 
 def read_text_grid(path: Path) -> tuple[float, list[tuple[float, float, str]]]:
-    """Read a TextGrid as its users do: its end and the intervals of its tier."""
+    """Read a TextGrid with praatio; return its end and the intervals of its tier."""
     grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
     assert grid.tierNames == ("emotion",)
     assert grid.minTimestamp == 0
@@ -99,12 +99,12 @@ def read_text_grid(path: Path) -> tuple[float, list[tuple[float, float, str]]]:
 
 def read_rttm(text: bytes) -> Iterator[tuple[str, str, Decimal, Decimal, str, str]]:
     for line in text.decode().split("\n")[:-1]:
-        kind, utt_id, channel, start, length, *nothing, label, score, _ = line.split()  # at white space of any kind
+        kind, utt_id, channel, start, length, *nothing, label, score, _ = line.split()  # splits at any white space
         assert (kind, nothing) == ("SPEAKER", ["<NA>", "<NA>"])
         yield utt_id, channel, Decimal(start), Decimal(length), label, score
 
 
-def test_every_format_byte_by_byte(tmp_path: Path) -> None:
+def test_bytes_of_every_format(tmp_path: Path) -> None:
     assert {name: content.decode() for name, content in write(tmp_path, {"my call": (DURATION, SPANS)}).items()} == {
         "timeline.rttm": RTTM,
         "audacity/my call.txt": AUDACITY,
@@ -122,20 +122,20 @@ def test_every_format_byte_by_byte(tmp_path: Path) -> None:
         (("textgrid", "rttm"), {"textgrid", "timeline.rttm"}),
     ],
 )
-def test_only_what_is_asked_for_is_written(formats: tuple[str, ...], names: set[str], tmp_path: Path) -> None:
+def test_only_chosen_formats_are_written(formats: tuple[str, ...], names: set[str], tmp_path: Path) -> None:
     write(tmp_path, {"u": (DURATION, SPANS)}, formats)
 
     assert set(os.listdir(tmp_path)) == names
 
 
-def test_utterances_follow_each_other_in_lists(tmp_path: Path) -> None:
+def test_list_formats_hold_all_utterances(tmp_path: Path) -> None:
     files = write(tmp_path, {"my call": (DURATION, SPANS), "b": (2.0, [Span(0.0, 2.0, "sad", 1.0, (0.0, 1.0))])})
 
     assert files["timeline.rttm"].decode() == RTTM + "SPEAKER b 1 0.0000 2.0000 <NA> <NA> sad 1.000000 <NA>\n"
     assert files["audacity/b.txt"] == b"0.000000\t2.000000\tsad\n"
 
 
-def test_ids_are_keys_and_safe_file_names(tmp_path: Path) -> None:
+def test_ids_become_kaldi_keys_and_safe_file_names(tmp_path: Path) -> None:
     files = write(tmp_path, dict.fromkeys(ODD_IDS, (DURATION, SPANS[:1])))
 
     keys = ["../x", "my%20call", "ü/喂", "a%E2%80%83b", "x" * 300, "utt1"]
@@ -148,8 +148,8 @@ def test_ids_are_keys_and_safe_file_names(tmp_path: Path) -> None:
     assert len(long) <= 200
 
 
-def test_long_names_leave_no_room_for_those_of_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of machines are long too, and those of files end at 255 bytes."""
+def test_long_ids_and_host_names_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a draft holds that of the host, and file names end at 255 bytes."""
     monkeypatch.setattr(durable, "HOST", "h" * 64)
 
     assert len(write(tmp_path, {"x" * 300: (DURATION, SPANS)})) == 3
@@ -169,7 +169,7 @@ def test_praat_reads_text_grids(seed: int, join: bool, tmp_path: Path) -> None:
     )
 
 
-def test_a_text_grid_of_one_interval(tmp_path: Path) -> None:
+def test_text_grid_of_one_interval(tmp_path: Path) -> None:
     write(tmp_path, {"u": (0.025, [Span(0.0, 0.025, '"', 1.0, (0.0, 1.0))])})
 
     assert b'\n            text = """" \n' in (tmp_path / "textgrid/u.TextGrid").read_bytes()
@@ -197,7 +197,7 @@ def test_diarisation_tools_read_rttm(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_lengths_lead_to_the_next_start_exactly(seed: int, tmp_path: Path) -> None:
+def test_start_plus_length_is_exactly_the_next_start(seed: int, tmp_path: Path) -> None:
     spans = odd_spans(seed)
 
     files = write(tmp_path, {"u": (spans[-1].end, spans)})
@@ -210,8 +210,8 @@ def test_lengths_lead_to_the_next_start_exactly(seed: int, tmp_path: Path) -> No
     assert [line[5] for line in rttm] == [f"{span.score:.6f}" for span in spans]
 
 
-def test_lengths_are_those_of_rounded_times(tmp_path: Path) -> None:
-    """Each of these thirds is 0.3333 long, but one is to be longer if they are to meet."""
+def test_lengths_are_differences_of_rounded_times(tmp_path: Path) -> None:
+    """A third rounds to 0.3333, so one length is 0.3334 to leave no gap."""
     thirds = [Span(k / 3, (k + 1) / 3, "sad", 1.0, (0.0, 1.0)) for k in range(3)]
 
     files = write(tmp_path, {"u": (1.0, thirds)})
@@ -236,9 +236,7 @@ def test_audacity_reads_labels(seed: int, tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_cannot_be_written_is_named_and_leaves_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_error_names_the_file_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -260,8 +258,8 @@ def test_files_of_an_earlier_publication_are_replaced(tmp_path: Path) -> None:
     assert files["audacity/u.txt"].count(b"\n") == 3
 
 
-def test_an_hour_of_tenths_takes_no_time(tmp_path: Path) -> None:
-    """36,000 spans of nine classes: far below a second a step on any machine."""
+def test_an_hour_of_short_spans_is_fast(tmp_path: Path) -> None:
+    """Each step with 36,000 spans of nine classes takes far below a second."""
     labels = tuple(f"class {number}" for number in range(9))
     posteriors = np.random.default_rng(0).dirichlet(np.ones(9), 36_000).astype(np.float32)
     began = time.process_time()

@@ -1,4 +1,4 @@
-"""Predictions become records, and what is too much for a journal is on disk when they do."""
+"""Predictions become done records after their embeddings and timelines are on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = ("happy", "sad")
 
 
 def make_timelines(*spans: int | None) -> list[Prediction]:
-    """Make predictions of seconds with a timeline of so many spans; None: without one."""
+    """Make predictions with timelines of these numbers of one-second spans; None: no timeline."""
     return [
         dataclasses.replace(
             prediction,
@@ -34,8 +34,8 @@ def make_timelines(*spans: int | None) -> list[Prediction]:
     ]
 
 
-def test_rows_of_the_timeline_are_where_their_places_say(tmp_path: Path) -> None:
-    """From a byte on, and so many of them."""
+def test_timeline_places_match_the_rows(tmp_path: Path) -> None:
+    """A place has an offset and a size in bytes."""
     writer = TimelineWriter(tmp_path, 1.0, LABELS, WHOLE)
     predictions = make_timelines(2, 1, 3)
 
@@ -57,7 +57,7 @@ def test_rows_of_the_timeline_are_where_their_places_say(tmp_path: Path) -> None
     ]
 
 
-def test_every_worker_of_every_attempt_writes_a_timeline_of_its_own(tmp_path: Path) -> None:
+def test_every_worker_writes_its_own_timeline(tmp_path: Path) -> None:
     places = []
     for shard in (WHOLE, WHOLE, Shard(3, 2)):
         writer = TimelineWriter(tmp_path, 1.0, LABELS, shard)
@@ -71,13 +71,13 @@ def test_every_worker_of_every_attempt_writes_a_timeline_of_its_own(tmp_path: Pa
     ]
 
 
-def test_a_timeline_that_nothing_is_written_to_is_not_made(tmp_path: Path) -> None:
+def test_empty_timeline_is_not_created(tmp_path: Path) -> None:
     assert TimelineWriter(tmp_path, 1.0, LABELS, WHOLE).write([]) == []
 
     assert os.listdir(tmp_path) == []
 
 
-def test_a_timeline_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_timeline_write_error_names_the_file(tmp_path: Path) -> None:
     writer = TimelineWriter(tmp_path, 1.0, LABELS, WHOLE)
     writer.write(make_timelines(1))
     path = tmp_path / "timeline.1-of-1.1"
@@ -98,7 +98,7 @@ def test_a_timeline_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("span", [None, 1.0])
-def test_results_are_written_as_they_were_asked_for(
+def test_options_decide_the_written_results(
     span: float | None, kind: str, place: Place | None, left: list[str], tmp_path: Path
 ) -> None:
     writer = ResultWriter(LABELS, ResultOptions(tmp_path, embeddings=kind, timeline=span), WHOLE)
@@ -110,13 +110,13 @@ def test_results_are_written_as_they_were_asked_for(
     assert sorted(os.listdir(tmp_path)) == [*left, *(["timeline.1-of-1.1"] if span else [])]
 
 
-def test_embeddings_of_text_are_text(tmp_path: Path) -> None:
+def test_text_embeddings_are_written_as_text(tmp_path: Path) -> None:
     ResultWriter(LABELS, ResultOptions(tmp_path, embeddings="ark,t"), WHOLE).write(make_timelines(1))
 
     assert (tmp_path / "embeddings.1-of-1.1.ark").read_bytes().startswith(b"utt0  [ ")
 
 
-def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_without_a_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     (record,) = ResultWriter(LABELS, ResultOptions(), WHOLE).write(make_timelines(1))
@@ -127,7 +127,7 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize(("span", "ends"), [(0.51, ["0.5100", "1.0200"]), (0.02003, ["0.0200", "0.0400"])])
 def test_spans_are_a_whole_number_of_samples(span: float, ends: list[str], tmp_path: Path) -> None:
-    """0.02003 s are 320 of them and a bit."""
+    """0.02003 s are 320.48 samples."""
     (prediction,) = make_timelines(2)
 
     TimelineWriter(tmp_path, span, LABELS, WHOLE).write([dataclasses.replace(prediction, duration=float(ends[-1]))])
@@ -140,7 +140,7 @@ UTTERANCE = Utterance(3, "z", "z.wav")
 PLACES = Place("embeddings.1-of-1.1.ark", 2), Place("timeline.1-of-1.1", 0, 512)
 
 
-def test_a_record_has_of_a_prediction_what_the_tables_show() -> None:
+def test_record_has_the_values_of_the_prediction() -> None:
     posteriors = np.array([0.24999963, 0.75000037], np.float32)
     prediction = Prediction(UTTERANCE, 1.23456789, 61, 2, posteriors, np.zeros(8, np.float32))
 
@@ -151,13 +151,13 @@ def test_a_record_has_of_a_prediction_what_the_tables_show() -> None:
     assert {type(number) for number in record.posteriors} == {float}
 
 
-def test_of_equal_probabilities_the_first_counts() -> None:
+def test_first_of_equal_probabilities_gives_the_label() -> None:
     prediction = Prediction(UTTERANCE, 1.0, 49, 1, np.array([0.5, 0.5], np.float32), np.zeros(8, np.float32))
 
     assert make_done_record(prediction, LABELS, None, None).label == "happy"
 
 
-def test_a_record_of_a_model_without_a_head() -> None:
+def test_record_of_a_model_without_a_head() -> None:
     prediction = Prediction(UTTERANCE, 1.0, 49, 1, None, np.zeros(8, np.float32))
 
     record = make_done_record(prediction, (), Place("embeddings/z.npy"), None)

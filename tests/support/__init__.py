@@ -1,1 +1,1 @@
-"""What the tests make and run: checkpoints, corpora, hubs, a Slurm, commands."""
+"""Helpers of the tests: checkpoints, corpora, hubs, a Slurm cluster, commands."""

@@ -1,4 +1,4 @@
-"""Makes Kaldi archives of which only places matter."""
+"""Kaldi archives with vectors at given offsets."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def write_archive(path: Path, *offsets: int) -> None:
     with path.open("wb") as file:
         for offset in offsets:
             file.seek(offset)
-            file.write(record.getvalue()[2:])  # the place of a vector is behind its key
+            file.write(record.getvalue()[2:])  # the offset of a vector is behind its key

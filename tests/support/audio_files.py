@@ -1,4 +1,4 @@
-"""Makes audio: of known samples, in any format that soundfile writes, whole or broken."""
+"""Audio of known samples, in any format that soundfile writes, valid or broken."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def as_float(samples: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def encode(samples: NDArray[Any], kind: str = "WAV", subtype: str = "PCM_16", rate: int = RATE) -> bytes:
-    """Make the content of an audio file; ``kind`` and ``subtype`` are soundfile's words."""
+    """Make the content of an audio file; ``kind`` and ``subtype`` are soundfile's names."""
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=kind, subtype=subtype)
     return file.getvalue()
@@ -45,7 +45,7 @@ def encode_mp3(samples: NDArray[Any], mode: str, rate: int = RATE) -> bytes:
 
 
 def without_length(mp3: bytes) -> bytes:
-    """Cut off the first frame of an MP3 file, which holds no audio but says how long the file is."""
+    """Cut off the first frame of an MP3 file, which holds the length of the file and no audio."""
     assert b"Info" in mp3[:200] or b"Xing" in mp3[:200]
     return mp3[mp3.index(mp3[:2], 4) :]
 

@@ -1,4 +1,4 @@
-"""Makes model folders in FunASR's format: the true architecture at any shape, random weights."""
+"""Model folders in FunASR's format: the true architecture at any shape, random weights."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def make_config(
 
 
 def random_state(config: dict[str, Any], num_classes: int, seed: int = 0) -> State:
-    """Make random weights with upstream's own names and shapes, so that every one of them matters."""
+    """Make random weights with upstream's own names and shapes, all of them with an effect."""
     from funasr.models.emotion2vec.model import Emotion2vec
 
     model_conf = copy.deepcopy(config["model_conf"])
@@ -132,10 +132,10 @@ def make_model(
     wrap: Callable[[State], Any] = lambda state: {"model": state},
     seed: int = 0,
 ) -> Path:
-    """Make a model folder; ``wrap`` makes of the weights what is saved as ``model.pt``."""
+    """Make a model folder; ``wrap`` converts the weights to the content of ``model.pt``."""
     config = config or make_config()
     folder.mkdir(parents=True, exist_ok=True)
-    # upstream's configs say 1e-05, which YAML 1.1 takes for a text
+    # upstream's configs have 1e-05, which is a text in YAML 1.1
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False).replace("'1e-05'", "1e-05"))
     metas: dict[str, Any] = {"init_param": "model.pt", "config": "config.yaml"}
     if "tokenizer" in config:
@@ -158,7 +158,7 @@ def equal(one: State, other: State) -> bool:
 
 
 def refusal(folder: Path) -> str:
-    """Load a model that can't be used, and return the message."""
+    """Load an invalid model, and return the message of the error."""
     with pytest.raises(ModelError) as caught:
         load_state(folder)
     return str(caught.value)

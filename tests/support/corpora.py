@@ -1,4 +1,4 @@
-"""Makes lists and data directories in the current folder, and reads what a corpus makes of them."""
+"""Lists and data directories in the current folder, and the utterances that a corpus reads from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that is pulled from a stand-in of a hub, and the messages where that fails."""
+"""A model that is pulled from a stand-in for a hub, and the messages if that fails."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TITLES = {"ms": "ModelScope", "hf": "Hugging Face"}
 
 
 def forget(folder: Path) -> None:
-    """Forget what e2v itself noted; what the hub's package has stays."""
+    """Delete e2v's own notes; the cache of the hub's package stays."""
     shutil.rmtree(folder / "e2v")
 
 
 def pull(run: E2v, *options: str, name: str = NAME, **environment: str) -> Path:
-    """Pull a model that can be had, and give its folder."""
+    """Pull an available model, and return its folder."""
     done = run("models", "pull", name, *options, **environment)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.removesuffix("\n"))
@@ -43,7 +43,7 @@ def remedy(hub: HubServer, model: str, revision: str = "") -> str:
 def assert_refused(
     done: subprocess.CompletedProcess[str], hub: HubServer, problem: str, model: str = "", revision: str = ""
 ) -> None:
-    """Check the one statement: what, from where, why, and the ways out."""
+    """Check the message: the model, the hub, the problem and the remedies."""
     model = model or PLUS_BASE[hub.protocol]
     full = f"{model}@{revision}" if revision else model
     place = f"{TITLES[hub.protocol]} ({hub.url})"

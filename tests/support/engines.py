@@ -1,4 +1,4 @@
-"""Engines of small networks, batches of noise, and what plain formulas give for them."""
+"""Engines of small networks, batches of noise, and their results by plain formulas."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_engine(
 
 
 def make_batch(seconds: Sequence[float]) -> Batch:
-    """Make noise of so many seconds."""
+    """Make a batch of noise of these lengths in seconds."""
     generator = np.random.default_rng(0)
     return Batch(
         tuple(
@@ -50,8 +50,10 @@ def make_batch(seconds: Sequence[float]) -> Batch:
     )
 
 
-def cramp(network: Emotion2vec, fits: Callable[[Sequence[Tensor]], bool], monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let a network have no memory for what doesn't fit, and note how many waveforms it is given at a time."""
+def limit_memory(
+    network: Emotion2vec, fits: Callable[[Sequence[Tensor]], bool], monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """Make a network run out of memory unless ``fits``; return the sizes of its batches, as they come."""
     given: list[int] = []
     forward = network.forward
 
@@ -107,7 +109,7 @@ def encode_one(engine: E2vEngine, waveform: Waveform | NDArray[np.float32]) -> P
 
 @torch.inference_mode()
 def encode_in_windows(network: Emotion2vec, samples: NDArray[np.float32], window: float) -> tuple[Tensor, int]:
-    """Encode each window of the normalised whole, and join the frames that are kept: (frames, dim), and how many."""
+    """Encode the normalised whole in windows: return the kept frames, (frames, dim), and the number of windows."""
     whole = torch.from_numpy(samples)
     normalised = F.layer_norm(whole, whole.shape)
     num_frames = network.config.num_frames(len(samples))

@@ -1,8 +1,8 @@
 """A process that has imported PyTorch and e2v, and forks for every command: a tenth of a second instead of two.
 
 The child gets arguments, environment, folder and standard streams of its own, and its workers are forked from it. The
-server has computed nothing before: PyTorch's threads do not survive a fork. What depends on a start of Python itself
-(signals at start, ``--help``, spawned workers, ``kill -9``) is tested with the real command.
+server computes nothing itself: PyTorch's threads do not survive a fork. Tests that depend on a start of Python itself
+(signals at start, ``--help``, spawned workers, ``kill -9``) use the real command.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ READY = "ready"
 
 
 class ForkServer:
-    """The server, and the commands that it was asked to run."""
+    """The server, and requests to it."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="e2v-fork-")
@@ -51,7 +51,7 @@ class ForkServer:
     def run(
         self, args: list[str], cwd: Path, stdin: str, environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end: its exit code, and what it wrote."""
+        """Run a command to its end, and return its exit code and output."""
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin.encode())
             given.seek(0)
@@ -85,7 +85,7 @@ class ForkServer:
 
 def serve(address: str) -> None:
     """Fork for every request, and answer with the child's pid and, when it has ended, its exit code."""
-    import torch  # noqa: F401 — what takes long
+    import torch  # noqa: F401 — the slow import
 
     import e2v_cli.commands.check
     import e2v_cli.commands.merge
@@ -150,7 +150,7 @@ def _be_command(request: dict[str, Any], streams: list[int]) -> None:
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
-        tempfile.tempdir = None  # as TMPDIR says
+        tempfile.tempdir = None  # so that TMPDIR is read again
         for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
             setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8", errors="surrogateescape"))  # noqa: SIM115
         sys.argv = ["e2v", *request["args"]]
@@ -172,7 +172,7 @@ def _be_command(request: dict[str, Any], streams: list[int]) -> None:
 
 
 def _fork_workers() -> None:
-    """Have workers forked instead of spawned."""
+    """Fork workers instead of spawning them."""
     import multiprocessing
 
     launcher: Any = importlib.import_module("e2v_cli.workers.launcher")

@@ -1,4 +1,4 @@
-"""Stand-ins on loopback for Hugging Face and ModelScope, for the clients that are used with the real ones."""
+"""Stand-ins on loopback for Hugging Face and ModelScope, used by the same clients as the real ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATE = datetime(2024, 6, 1, tzinfo=timezone.utc)
 Files = Mapping[str, bytes | Path]
 
 PLUS_BASE = {"ms": "iic/emotion2vec_plus_base", "hf": "emotion2vec/emotion2vec_plus_base"}
-"""What emotion2vec_plus_base is called on each hub."""
+"""The id of emotion2vec_plus_base on each hub."""
 
 IMPATIENCE = {
     "HF_HUB_DOWNLOAD_TIMEOUT": "1",
@@ -34,16 +34,16 @@ IMPATIENCE = {
     "MODELSCOPE_DOWNLOAD_TIMEOUT": "1",
     "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
 }
-"""Lets the clients give up soon."""
+"""Short timeouts and few retries for the clients."""
 
 
 @dataclass
 class Repository:
-    """A model on a hub; its files may be replaced at any time, as if somebody had pushed.
+    """A model on a hub; its files may be replaced at any time, as by a push.
 
     Attributes:
-        files: What the main branch has (``main`` on Hugging Face, ``master`` on ModelScope).
-        revisions: What other branches and tags have, by name.
+        files: Files of the main branch (``main`` on Hugging Face, ``master`` on ModelScope).
+        revisions: Files of other branches and tags, by name.
         gated: Files need the server's token.
     """
 
@@ -53,7 +53,7 @@ class Repository:
 
 
 def publish(model: Path) -> dict[str, bytes | Path]:
-    """Make what a hub has of a model: its files, and all that publishers put beside them."""
+    """Return the files of a model on a hub: its own, and others that publishers add."""
     others = {
         "README.md": b"# emotion2vec",
         "requirements.txt": b"left-pad",
@@ -64,7 +64,7 @@ def publish(model: Path) -> dict[str, bytes | Path]:
 
 
 class Request(NamedTuple):
-    """A request that came; the path has its query, nothing in it is quoted."""
+    """A request; the path has its query, and nothing in it is quoted."""
 
     method: str
     path: str
@@ -72,17 +72,16 @@ class Request(NamedTuple):
 
 
 class HubServer:
-    """Serves repositories as one of the hubs does; use it as a context manager.
+    """A server of repositories that works like one of the hubs; use it as a context manager.
 
-    ``.pt``, ``.bin`` and the like are LFS files, which come from a second host name by a redirect; all others are git
-    blobs.
+    ``.pt``, ``.bin`` and the like are LFS files, which are redirected to a second host name; all others are git blobs.
 
     Attributes:
-        requests: All requests that came.
-        cut_after: The next body of an LFS file ends, and so does its connection, after so many bytes. Once.
-        corrupt: One byte of each LFS file is wrong; digests and sizes are told as they should be.
+        requests: All requests so far.
+        cut_after: The next body of an LFS file, and its connection, end after this many bytes. Once.
+        corrupt: One byte of each LFS file is wrong; digests and sizes are right.
         status: All requests are answered with this status.
-        token: What opens gated repositories.
+        token: The token that opens gated repositories.
         delay: Seconds that each MB of an LFS file takes; its first 64 KiB come at once.
     """
 
@@ -110,7 +109,7 @@ class HubServer:
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """Make what leads the hub's client here, with its caches in a folder, and away from those of the user."""
+        """Return variables that lead the hub's client here, with its caches in a folder instead of the user's."""
         common = {"HOME": f"{folder}", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
         if self.protocol == "hf":
             return common | {
@@ -134,7 +133,7 @@ class HubServer:
         return _commit(repository.files if revision is None else repository.revisions[revision])
 
     def stop(self) -> None:
-        """Refuse connections from now on, and end those that are open. Nothing happens the second time."""
+        """Refuse connections from now on, and end those that are open. A second call does nothing."""
         if not self.stopping.is_set():
             self.stopping.set()
             self._server.shutdown()
@@ -150,7 +149,7 @@ class HubServer:
 
 
 class _Server(ThreadingHTTPServer):
-    """Handles requests in threads, and is silent about clients that leave."""
+    """A server that handles requests in threads, and ignores clients that disconnect."""
 
     request_queue_size = 64
 
@@ -176,7 +175,7 @@ class _File:
         return _is_lfs(self.name)
 
     def chunks(self, start: int, stop: int, wrong: bool) -> Iterator[bytes]:
-        """Read a range; perhaps with a wrong byte in the middle of the file."""
+        """Read a range; ``wrong``: with a wrong byte in the middle of the file."""
         with _open(self.content) as file:
             file.seek(start)
             for at in range(start, stop, CHUNK):
@@ -196,7 +195,7 @@ def _is_lfs(name: str) -> bool:
 
 @functools.lru_cache(64)
 def _digest(content: bytes | Path, _changed: int = 0) -> str:
-    """SHA-256; a file is read again when the time of its last change is another."""
+    """SHA-256; a file is read again if its time of modification has changed."""
     digest = hashlib.sha256()
     with _open(content) as file:
         while chunk := file.read(1 << 20):
@@ -226,7 +225,7 @@ def _pointer(sha256: str, size: int) -> bytes:
 
 
 def _commit(files: Files) -> str:
-    """Make the hash of a commit: as with git, it follows from what is in it."""
+    """Compute the hash of a commit from its content, as git does."""
     lines = [f"{file.oid} {file.name}\n" for file in (_describe(*item) for item in sorted(files.items()))]
     return _git_oid("".join(lines).encode(errors="surrogateescape"))
 
@@ -236,7 +235,7 @@ def _folders(names: list[str]) -> list[str]:
 
 
 class _Refusal(Exception):  # noqa: N818
-    """An answer that isn't what was asked for."""
+    """An answer with an error."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -245,7 +244,7 @@ class _Refusal(Exception):  # noqa: N818
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """What both hubs have in common."""
+    """A handler of requests: the common part of both hubs."""
 
     protocol_version = "HTTP/1.1"
     main: ClassVar[str]
@@ -276,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def refuse(self, refusal: _Refusal) -> None:
-        """Answer with an error as the hub words it."""
+        """Answer with an error in the hub's form."""
         raise NotImplementedError
 
     def find(self, repo_id: str) -> Repository:
@@ -284,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def find_files(self, repository: Repository, revision: str) -> dict[str, _File]:
-        """Find what is in a branch, tag or commit."""
+        """Find the files of a branch, tag or commit."""
         known = {self.main: repository.files, **repository.revisions}
         files = known.get(revision)
         if files is None:
@@ -298,7 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             return self.find_files(repository, revision)[name]
         except KeyError:
-            raise _Refusal(404, "EntryNotFound", "DoneRecord not found") from None
+            raise _Refusal(404, "EntryNotFound", "Entry not found") from None
 
     def find_commit(self, repository: Repository, revision: str) -> str:
         """Find the hash of a revision."""
@@ -312,12 +311,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def redirect(self, repo_id: str, commit: str, file: _File, **headers: str) -> None:
-        """Send the client to the second host, where LFS files are."""
+        """Redirect the client to the second host, which has the LFS files."""
         url = f"http://localhost:{self.hub.port}/lfs/{repo_id}/{commit}/{quote(file.name)}"
         self.start(302, Location=url, Content_Length="0", **headers)
 
     def send_file(self, file: _File, **headers: str) -> None:
-        """Send a file or what is asked for of it, with all that is to go wrong."""
+        """Send a file or the requested range, with the faults that are set."""
         hub = self.hub
         if file.lfs:
             headers = {"X_Linked_ETag": f'"{file.sha256}"', "X_Linked_Size": str(file.size), **headers}
@@ -353,16 +352,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class HuggingFace(_Handler):
-    """Speaks as huggingface.co does."""
+    """The protocol of huggingface.co."""
 
     main = "main"
 
     def route(self, path: str) -> None:
-        if path == "/api/agent-harnesses":  # the client asks once a day who runs it
+        if path == "/api/agent-harnesses":  # the client asks for this once a day
             self.send_json({"standardEnvVars": [], "harnesses": {}})
             return
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/([a-z-]+)/([^/]+).*)?", path):
@@ -395,7 +394,7 @@ class HuggingFace(_Handler):
         raise _Refusal(404, "", "Sorry, we can't find the page you are looking for.")
 
     def find(self, repo_id: str) -> Repository:
-        """Find a repository; who isn't logged in isn't told that there is none."""
+        """Find a repository; without a login, a missing one looks like a private one."""
         if repo_id in self.hub.repositories:
             return self.hub.repositories[repo_id]
         if self.headers.get("Authorization"):
@@ -420,7 +419,7 @@ class HuggingFace(_Handler):
         self.send_json({"error": str(refusal)}, refusal.status, **headers)
 
     def about(self, repo_id: str, repository: Repository, commit: str, names: list[str]) -> dict[str, Any]:
-        """Make what is said of a model."""
+        """Make the description of a model."""
         return {
             "_id": "621ffdc036468d709f17434d",
             "id": repo_id,
@@ -448,7 +447,7 @@ class HuggingFace(_Handler):
 
 
 class ModelScope(_Handler):
-    """Speaks as modelscope.cn does."""
+    """The protocol of modelscope.cn."""
 
     main = "master"
 
@@ -500,11 +499,11 @@ class ModelScope(_Handler):
         self.send_json(answer, refusal.status)
 
     def send_data(self, data: object) -> None:
-        """Answer with what is asked for."""
+        """Answer with data."""
         self.send_json({"Code": 200, "Data": data, "Message": "success", "RequestId": "0b1c9a2e", "Success": True})
 
     def entries(self, repository: Repository, revision: str, root: str) -> list[dict[str, Any]]:
-        """Make the list of what is in a folder; of a revision that isn't there it is empty, and no error."""
+        """List the entries of a folder; of a missing revision there are none, without an error."""
         try:
             files = self.find_files(repository, revision)
         except _Refusal:

@@ -1,4 +1,4 @@
-"""A journal of all kinds of lines, as objects and as bytes, and what is read of it."""
+"""A journal of all kinds of lines, as objects and as bytes, and the history read from it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ IN_ORDER = ("utt1", "ü 笑\u2028", "utt3", "utt2", "utt4")
 
 
 def checked(line: str) -> bytes:
-    """Make a line of a journal as it is on disk."""
+    """Format a line of a journal as on disk."""
     content = f"\t{line}\n".encode(errors="surrogateescape")
     return f"{zlib.crc32(content):08x}".encode() + content
 
@@ -127,7 +127,7 @@ class HashedIds:
 
 
 def list_folder(path: Path) -> RunFolder:
-    """Open a run folder of which no results are known, and list it."""
+    """Open a run folder without names of result files, and list it."""
     folder = RunFolder(path, (), ())
     folder.refresh()
     return folder

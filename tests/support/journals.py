@@ -1,4 +1,4 @@
-"""Journals made by hand: of a run of six utterances, two of which failed, on a model of two labels."""
+"""Journals made by hand, of a run with six utterances, two failures and two labels."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def failed(utt_id: str, stage: Stage, reason: str, detail: str) -> Failure:
 
 
 def done_records(places: Sequence[str] = ("", "", "", "")) -> list[DoneRecord]:
-    """Make what is done, in another order than that of the list."""
+    """Make the done records, in another order than that of the list."""
     return [
         done("../x", (0.5, 0.5), duration=12.3457, num_frames=616, windows=2, embedding=places[0]),
         done("ü", (0.0, 1.0), duration=0.025, num_frames=1, embedding=places[1]),
@@ -139,7 +139,7 @@ def header(
     join: bool = False,
     frame_shift: float = 0.02,
 ) -> Header:
-    """Make the header of an attempt that began some seconds after ten."""
+    """Make the header of an attempt that began ``started`` seconds after ten."""
     return Header(
         format=JOURNAL_FORMAT,
         fingerprint={**FINGERPRINT, "embeddings": embeddings, "model": model, "timeline": timeline},
@@ -186,7 +186,7 @@ def write_run(folder: Path, embeddings: str = "none", places: Sequence[str] = ("
 
 
 def open_folder(path: Path) -> RunFolder:
-    """Open a run folder, and look what is there."""
+    """Open a run folder, and list it."""
     folder = open_run_folder(path)
     folder.refresh()
     return folder
@@ -198,7 +198,7 @@ def is_published(path: Path, input_sha256: str) -> bool:
 
 
 def publish_all(path: Path, ids: Ids = IDS) -> Summary:
-    """Publish what the journals say of a list."""
+    """Publish the results of a list from the journals."""
     folder = open_folder(path)
     return publish(folder, ids, folder.read_history(ids), folder.find_run().header)
 

@@ -1,4 +1,4 @@
-"""Makes audio that differs from second to second and Kaldi data directories of it; reads what e2v makes of them."""
+"""Audio that differs from second to second, Kaldi data directories of it, and the reading of e2v's output."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def read(self, *args, **kwargs):
     return samples
 soundfile.SoundFile.read = read
 """
-"""Run as ``sitecustomize``: writes down how much audio each process decodes, beside the path in COUNT."""
+"""Run as ``sitecustomize``: records the number of frames that each process decodes, beside the path in COUNT."""
 
 
 def count_frames(path: Path) -> int:
-    """Add up what COUNT_FRAMES wrote down."""
+    """Add up the numbers that COUNT_FRAMES recorded."""
     return sum(int(line) for part in path.parent.glob(f"{path.name}.*") for line in part.read_text().split())
 
 
@@ -63,7 +63,7 @@ def cut(samples: NDArray[np.int16], rate: int, start: float, end: float | None) 
 
 
 def write_folder(folder: Path, recordings: Mapping[str, str | Path], **files: str | Iterable[str]) -> Path:
-    """Make a data directory of a ``wav.scp``, and of other files by name: their text, or their lines."""
+    """Make a data directory with a ``wav.scp``, and with other files by name: their text, or their lines."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "wav.scp").write_text("".join(f"{key} {value}\n" for key, value in recordings.items()))
     for name, content in files.items():
@@ -74,7 +74,7 @@ def write_folder(folder: Path, recordings: Mapping[str, str | Path], **files: st
 def run_e2v(
     *args: str | Path, cwd: Path = ROOT, stdin: bytes = b"", environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own; what is on its standard input may be audio."""
+    """Run the real command in a process of its own; its standard input may be audio."""
     done = subprocess.run(
         [sys.executable, "-m", "e2v_cli", *map(str, args)],
         cwd=cwd,
@@ -108,7 +108,7 @@ def read_embeddings(out: Path) -> dict[str, bytes]:
 
 
 def read_encoded(out: Path) -> list[str]:
-    """Read in the logs of the workers which utterances were encoded, by whatever attempt."""
+    """Read the ids of encoded utterances from the logs of the workers, of all attempts."""
     logs = "".join(log.read_text() for log in sorted(out.glob("log/worker.*.log")))
     return [
         key for line in logs.splitlines() if " INFO encoding " in line for key in line.split(" encoding ")[1].split()

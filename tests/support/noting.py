@@ -1,4 +1,4 @@
-"""An engine, a writer and a launcher that take notes, and a dozen short utterances for them."""
+"""Stand-ins for engine, writer and launcher that record their calls, and a dozen short utterances for them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BATCH_SECONDS = 4.0
 
 
 class NotingEngine:
-    """Notes which utterances it was given together; some of them it can't do.
+    """An engine that records its batches, and fails for some utterances.
 
     Args:
-        fails: utterances that it can't do.
+        fails: utterances that fail.
         at_start: called with the number of a batch when it is begun.
-        at_end: called with it when its results are waited for.
+        at_end: called with that number when its results are requested.
     """
 
     device = torch.device("cpu")
@@ -68,7 +68,7 @@ class NotingEngine:
 
 
 class NotingWriter:
-    """Notes what it was given; for some utterances there is no room."""
+    """A writer that records its predictions, and has no room for some utterances."""
 
     def __init__(self, full: Container[int] = ()) -> None:
         self.written: list[list[int]] = []
@@ -86,11 +86,11 @@ class NotingWriter:
 
 
 Report = tuple[list[int], list[int]] | int
-"""Those that are done and those that failed; or the number of a block."""
+"""Indexes of done and of failed utterances; or the number of a block."""
 
 
 class NotingReporter:
-    """Notes what it is told, and says when to stop."""
+    """A launcher that records reports, and decides when to stop."""
 
     def __init__(self, stop: Callable[[], bool] = lambda: False) -> None:
         self.messages: list[Results | BlockDone] = []
@@ -126,4 +126,4 @@ REPORTS: list[Report] = [
 ]
 
 PLACES = [place for place, report in enumerate(REPORTS) if isinstance(report, tuple)]
-"""Where each batch stands in the reports."""
+"""The index of each batch in the reports."""

@@ -1,4 +1,4 @@
-"""Predictions with random embeddings, and ids that no file system likes."""
+"""Predictions with random embeddings, and ids that are difficult for file systems."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ EVERY_TIME = "the weights are prepared anew at every start; E2V_CACHE can be ano
 
 
 def prepare(model: Model) -> tuple[Weights, Path]:
-    """Prepare a model whose copy there is room for."""
+    """Prepare a model, and return its weights and their copy."""
     weights = prepare_weights(model)
     assert weights.copy is not None
     return weights, weights.copy
@@ -33,7 +33,7 @@ def drafts(folder: Path) -> list[str]:
 
 
 def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be hashed, and no checkpoint be read."""
+    """Fail the test if anything is hashed, or a checkpoint is read."""
 
     def fail(*_: object) -> None:
         raise AssertionError("it was read again")
@@ -48,7 +48,7 @@ def other_weights(path: Path) -> bytes:
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Give a file another content and its old size and time of modification."""
+    """Replace the content of a file; its size and time of modification stay."""
     before = path.stat()
     assert len(content) == before.st_size
     path.write_bytes(content)
@@ -56,7 +56,7 @@ def overwrite(path: Path, content: bytes) -> None:
 
 
 def flip_byte(path: Path) -> None:
-    """Change one byte in the middle, and the time of modification not at all."""
+    """Change one byte in the middle; the time of modification stays."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x40
     overwrite(path, bytes(content))

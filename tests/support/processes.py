@@ -1,4 +1,4 @@
-"""Starts the real command in a process group of its own, and finds and kills what belongs to it."""
+"""The real command in a process group of its own, and the processes that belong to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 E2v = Callable[..., "subprocess.CompletedProcess[str]"]
-"""Runs the real command: the fixture of that name."""
+"""The type of the fixture ``e2v``, which runs the command."""
 
 
 def start_e2v(*args: str | Path, **environment: str) -> subprocess.Popen[str]:
@@ -32,7 +32,7 @@ def start_e2v(*args: str | Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def hook(folder: Path, code: str) -> dict[str, str]:
-    """Make Python run some code when it starts: the environment for that."""
+    """Return an environment in which Python runs some code when it starts."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": f"{folder}:{ROOT}"}
@@ -51,12 +51,12 @@ soundfile.SoundFile.__init__ = opened
 
 
 def on_opening(folder: Path, name: str, action: str) -> dict[str, str]:
-    """Do something whenever audio of a name is opened."""
+    """Return an environment in which opening audio of a name runs an action."""
     return hook(folder, ON_OPENING.format(name=name, action=action))
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"

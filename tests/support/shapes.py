@@ -1,4 +1,4 @@
-"""Shapes of networks that a config can say, and waveforms to encode with them."""
+"""Shapes of networks that a config can have, and waveforms to encode with them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def make_waveforms(lengths: Sequence[int], seed: int = 0) -> list[NDArray[np.float32]]:
-    """Make waveforms that are no plain noise: loud and quiet, with an offset, of changing pitch."""
+    """Make waveforms of tones with noise: loud and quiet, with an offset, of changing pitch."""
     rng = np.random.default_rng(seed)
     waveforms = []
     for length in lengths:

@@ -1,4 +1,4 @@
-"""Timelines of an utterance: as posteriors, as rows and as spans; and such as no format likes."""
+"""Timelines of an utterance: as posteriors, as rows and as spans; and some that are difficult for formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POSTERIORS = [[0.75, 0.25], [0.125, 0.875], [0.5, 0.5], [0.99999964, 0.00000036]
 ROWS = (
     "my call\t0.0000\t0.5000\tangry\t0.750000\t0.750000\t0.250000\n"
     "my call\t0.5000\t1.0000\tsad\t0.875000\t0.125000\t0.875000\n"
-    "my call\t1.0000\t1.5000\tangry\t0.500000\t0.500000\t0.500000\n"  # of equal probabilities the first counts
+    "my call\t1.0000\t1.5000\tangry\t0.500000\t0.500000\t0.500000\n"  # the first of equal probabilities counts
     "my call\t1.5000\t1.7346\tangry\t1.000000\t1.000000\t0.000000\n"
 )
 DURATION = 1.73456789
@@ -44,7 +44,7 @@ def times(spans: Sequence[Span]) -> list[tuple[float, float]]:
 
 
 def odd_spans(seed: int) -> list[Span]:
-    """Make spans of random length, with labels that no format likes."""
+    """Make spans of random length, with labels that are difficult for formats."""
     random = np.random.default_rng(seed)
     posteriors = random.dirichlet(np.ones(len(ODD_LABELS)), 50)
     hop = random.uniform(0.02, 3)

@@ -1,4 +1,4 @@
-"""What is asked of the C library."""
+"""Calls of the C library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from e2v_cli.system.process import keep_heap
 
 
-def test_heap_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heap_is_kept_if_mallopt_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: dict[int, int] = {}
 
     def mallopt(parameter: int, value: int) -> int:
@@ -23,8 +23,8 @@ def test_heap_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> 
     assert calls[m_trim_threshold] >= calls[m_mmap_threshold] >= 1 << 20
 
 
-def test_heap_is_as_it_is_where_the_library_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A threshold that is set switches off what the library would find out by itself."""
+def test_heap_is_unchanged_if_mallopt_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A threshold that is set switches off the library's own adjustment."""
     calls: list[int] = []
 
     def mallopt(parameter: int, _: int) -> int:
@@ -36,7 +36,7 @@ def test_heap_is_as_it_is_where_the_library_refuses(monkeypatch: pytest.MonkeyPa
     assert calls == [-3]
 
 
-def test_heap_is_as_it_is_where_the_library_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heap_is_unchanged_without_mallopt(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load(name: str | None) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""What a run shows of how far it is."""
+"""The progress that a run shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def show(style: ProgressStyle, capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err
 
 
-def test_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_show_count_speed_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lines = show("lines", capsys).splitlines()
     assert [re.sub(r"[\d.]+× real time, \d\d:\d\d", "S× real time, T", line) for line in lines] == [
@@ -32,8 +34,8 @@ def test_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     ]
 
 
-def test_lines_reckon_with_what_is_done(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarter in twenty seconds: another minute."""
+def test_time_left_depends_on_speed_so_far(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter takes twenty seconds, the rest another minute."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     shown = Progress(1000, "lines")
     shown.started -= 20.0
@@ -42,14 +44,14 @@ def test_lines_reckon_with_what_is_done(capsys: pytest.CaptureFixture[str], monk
     assert capsys.readouterr().err == "e2v: 250/1000 utterances (25%), 5.0× real time, 01:00 left\n"
 
 
-def test_lines_come_half_a_minute_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_30_seconds_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert progress.LINE_SECONDS == 30
     assert show("lines", capsys) == ""
 
 
-def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bar_shows_count_speed_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"\| 2/4 utterances, [\d.]+× real time, 00:00 gone, ", show("bar", capsys)) is not None
 
 
-def test_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_style_none_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert show("none", capsys) == ""

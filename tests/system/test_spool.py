@@ -1,4 +1,4 @@
-"""Arrays on disk are read back as they were written, in any parts, and nothing is left of them."""
+"""Arrays on disk are read back as written, in any parts; no file remains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def noise(*shape: int) -> NDArray[np.float32]:
 
 
 def filled(rows: NDArray[np.float32], *sizes: int) -> DiskArray:
-    """Append rows in parts of such sizes, and what is left in the end."""
+    """Make an array of rows, appended in parts of these sizes, then the rest."""
     array = DiskArray(rows.shape[1:])
     first = 0
     for size in (*sizes, len(rows)):
@@ -35,7 +35,7 @@ def filled(rows: NDArray[np.float32], *sizes: int) -> DiskArray:
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """Limit the size of files, as on a disk that is full."""
+    """Limit the size of files, like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -58,13 +58,13 @@ def test_rows_are_read_as_they_were_appended(shape: tuple[int, ...], sizes: tupl
 
 @pytest.mark.parametrize("part", [slice(0, 3), slice(2, 2), slice(17, 30), slice(29, 99), slice(-5, None), slice(None)])
 @pytest.mark.parametrize("shape", [(30,), (30, 5)])
-def test_some_rows_are_read_as_from_an_array(part: slice, shape: tuple[int, ...]) -> None:
+def test_slices_match_those_of_an_array(part: slice, shape: tuple[int, ...]) -> None:
     rows = noise(*shape)
 
     np.testing.assert_array_equal(filled(rows, 11).read(part), rows[part])
 
 
-def test_rows_may_be_read_between_appending_them() -> None:
+def test_rows_may_be_read_between_appends() -> None:
     array = DiskArray((2,))
     rows = noise(6, 2)
     for number in range(6):
@@ -77,7 +77,7 @@ def test_rows_may_be_read_between_appending_them() -> None:
 @pytest.mark.parametrize(
     "rows", [noise(8, 6).T, noise(12, 8)[::2, ::2], noise(6, 4).astype(np.float64)], ids=["turned", "every other", "64"]
 )
-def test_rows_need_not_lie_in_memory_as_on_disk(rows: NDArray[np.float32]) -> None:
+def test_rows_of_any_memory_layout_are_stored(rows: NDArray[np.float32]) -> None:
     array = DiskArray((rows.shape[1],))
     array.append(rows)
 
@@ -87,8 +87,8 @@ def test_rows_need_not_lie_in_memory_as_on_disk(rows: NDArray[np.float32]) -> No
 @pytest.mark.parametrize(
     ("size", "lengths"), [(1, [1] * 7), (4 * 5, [1] * 7), (4 * 5 * 3, [3, 3, 1]), (4 * 5 * 7, [7]), (1 << 24, [7])]
 )
-def test_blocks_are_all_rows_some_at_a_time(size: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as have so many bytes, and at least one."""
+def test_blocks_split_all_rows_by_size(size: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block has as many rows as fit its bytes, at least one."""
     monkeypatch.setattr(spool_module, "_BLOCK_BYTES", size)
     rows = noise(7, 5)
 
@@ -98,12 +98,12 @@ def test_blocks_are_all_rows_some_at_a_time(size: int, lengths: list[int], monke
     np.testing.assert_array_equal(np.concatenate(blocks), rows)
 
 
-def test_of_nothing_there_are_no_blocks() -> None:
+def test_empty_array_has_no_blocks() -> None:
     assert list(DiskArray((5,)).blocks()) == []
 
 
 @pytest.mark.parametrize("sizes", [(), (1,), (10_000, 7, 5_000)])
-def test_samples_know_their_mean_and_variance(sizes: tuple[int, ...]) -> None:
+def test_waveform_has_mean_and_variance_of_its_samples(sizes: tuple[int, ...]) -> None:
     samples = noise(40_000)
     waveform, first = DiskWaveform(), 0
     for size in (*sizes, len(samples)):
@@ -126,8 +126,8 @@ def test_the_variance_of_silence_is_not_below_zero(value: float) -> None:
     assert 0 <= waveform.variance <= 1e-9 * value**2
 
 
-def test_nothing_is_left_and_nothing_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file has no name, also while it is used, and is closed with its user."""
+def test_file_has_no_name_and_is_closed_with_its_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while it is in use."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = os.listdir("/dev/fd")
     array = filled(noise(100, 4))
@@ -150,9 +150,7 @@ def test_a_full_disk_is_named(make: type[DiskArray], tmp_path: Path, monkeypatch
         array.append(noise(1000, *array.shape[1:]))
 
 
-def test_without_a_folder_for_temporary_files_there_is_no_array(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_folder_for_temporary_files_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
 
     with pytest.raises(FileNotFoundError):

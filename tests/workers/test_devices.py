@@ -1,4 +1,4 @@
-"""Which devices workers get, and how many."""
+"""The devices of workers, and the number of workers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def _three_cores_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """A machine with three cores, without a GPU or a quota."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 7}, raising=False)
     monkeypatch.setattr(devices, "_CPU_QUOTA", tmp_path / "cpu.max")
-    put_in_gpus(0, monkeypatch, driver=False)
+    set_gpus(0, monkeypatch, driver=False)
 
 
-def put_in_gpus(count: int, monkeypatch: pytest.MonkeyPatch, driver: bool = True) -> None:
+def set_gpus(count: int, monkeypatch: pytest.MonkeyPatch, driver: bool = True) -> None:
     monkeypatch.setattr(devices, "_GPU_NODES", ("/nothing", os.devnull) if driver else ("/nothing",))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
@@ -41,7 +41,7 @@ def check(precision: Precision, device: str) -> None:
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 @pytest.mark.parametrize(("jobs", "workers"), [(None, 3), (1, 1), (2, 2), (50, 50)])
-def test_without_a_gpu_there_is_a_worker_for_each_core(device: str, jobs: int | None, workers: int) -> None:
+def test_machine_without_gpu_gets_a_worker_for_each_core(device: str, jobs: int | None, workers: int) -> None:
     assert choose(device, jobs) == ["cpu"] * workers
 
 
@@ -58,24 +58,24 @@ def test_without_a_gpu_there_is_a_worker_for_each_core(device: str, jobs: int | 
         ("cpu", None, ["cpu", "cpu", "cpu"]),
     ],
 )
-def test_with_gpus_there_is_a_worker_for_each_that_is_meant(
+def test_each_chosen_gpu_gets_a_worker(
     device: str, jobs: int | None, chosen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_in_gpus(4, monkeypatch)
+    set_gpus(4, monkeypatch)
 
     assert choose(device, jobs) == chosen
 
 
 def test_more_jobs_than_gpus_are_not_started(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    put_in_gpus(2, monkeypatch)
+    set_gpus(2, monkeypatch)
 
     assert choose("auto", 16) == ["cuda:0", "cuda:1"]
     assert caplog.messages == ["--jobs 16: 2 workers, one for each GPU, are the most that help"]
 
 
-def test_a_driver_without_a_gpu_that_pytorch_sees_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a CPU build of PyTorch does on a machine with GPUs."""
-    put_in_gpus(0, monkeypatch)
+def test_driver_without_a_visible_gpu_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a CPU build of PyTorch on a machine with GPUs."""
+    set_gpus(0, monkeypatch)
 
     assert choose("auto", None) == ["cpu", "cpu", "cpu"]
 
@@ -93,10 +93,8 @@ def test_unknown_devices_are_refused(device: str) -> None:
     ("device", "count", "seen"),
     [("cuda", 0, "no GPU"), ("cuda:0", 0, "no GPU"), ("cuda:2", 2, "2 GPUs"), ("cuda:0,7", 4, "4 GPUs")],
 )
-def test_gpus_that_are_not_there_are_refused(
-    device: str, count: int, seen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put_in_gpus(count, monkeypatch, driver=count > 0)
+def test_missing_gpus_are_refused(device: str, count: int, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_gpus(count, monkeypatch, driver=count > 0)
 
     message = f"--device {device}: PyTorch {torch.__version__} sees {seen} here; use --device cpu, or a CUDA build"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
@@ -105,7 +103,7 @@ def test_gpus_that_are_not_there_are_refused(
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_the_cpu_is_chosen_without_pytorch(device: str) -> None:
-    """Its import would cost a second before anything is said."""
+    """Its import would delay the first message by a second."""
     script = (
         "import sys; from e2v_cli.options import ComputeOptions; from e2v_cli.workers import devices; "
         f"devices._GPU_NODES = (); devices.choose_devices(ComputeOptions(device={device!r})); "
@@ -128,7 +126,7 @@ def test_the_cpu_is_chosen_without_pytorch(device: str) -> None:
         ("", 3),
     ],
 )
-def test_cores_are_those_of_the_affinity_within_the_quota(quota: str, cores: int, tmp_path: Path) -> None:
+def test_cores_are_limited_by_affinity_and_quota(quota: str, cores: int, tmp_path: Path) -> None:
     assert count_cores() == 3
 
     (tmp_path / "cpu.max").write_text(quota)
@@ -137,9 +135,7 @@ def test_cores_are_those_of_the_affinity_within_the_quota(quota: str, cores: int
 
 
 @pytest.mark.parametrize(("count", "cores"), [(5, 5), (None, 1)])
-def test_where_there_is_no_affinity_all_cores_count(
-    count: int | None, cores: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_cores_count_without_affinity(count: int | None, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: count)
 
@@ -153,7 +149,7 @@ def test_where_there_is_no_affinity_all_cores_count(
     ("environment", "cores"),
     [
         ({"SLURM_CPUS_PER_TASK": "2"}, 2),
-        # what is given to a process by its affinity may be less
+        # the affinity of the process may allow fewer
         ({"SLURM_CPUS_PER_TASK": "8"}, 3),
         ({"SLURM_CPUS_ON_NODE": "2"}, 2),
         ({"SLURM_CPUS_ON_NODE": "64"}, 3),
@@ -162,9 +158,7 @@ def test_where_there_is_no_affinity_all_cores_count(
         ({"SLURM_CPUS_PER_TASK": "two"}, 3),
     ],
 )
-def test_cores_are_those_that_slurm_gave(
-    environment: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cores_are_limited_by_slurm(environment: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
@@ -173,7 +167,7 @@ def test_cores_are_those_that_slurm_gave(
     assert choose("cpu", 5) == ["cpu"] * 5
 
 
-def test_cores_are_no_more_than_the_quota_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_of_a_job_are_limited_by_its_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
     (tmp_path / "cpu.max").write_text("100000 100000\n")
 
@@ -187,7 +181,7 @@ def test_cores_are_no_more_than_the_quota_of_a_job(tmp_path: Path, monkeypatch: 
         ("auto", None, 1, 4, ["cuda:1", "cuda:3"]),
         ("cuda", None, 1, 4, ["cuda:1", "cuda:3"]),
         ("auto", 1, 1, 4, ["cuda:1"]),
-        # which ones was said, or Slurm shows a task no others than its own
+        # the user has chosen, or Slurm shows a task only its own GPUs
         ("cuda:2", None, 1, 4, ["cuda:2"]),
         ("auto", None, 1, 2, ["cuda:0", "cuda:1"]),
         ("cpu", None, 1, 4, ["cpu", "cpu"]),
@@ -197,8 +191,8 @@ def test_cores_are_no_more_than_the_quota_of_a_job(tmp_path: Path, monkeypatch: 
 def test_tasks_on_a_node_share_its_gpus(
     device: str, jobs: int | None, rank: int, seen: int, chosen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two tasks on a node with four."""
-    put_in_gpus(seen, monkeypatch)
+    """Two tasks on a node with four GPUs."""
+    set_gpus(seen, monkeypatch)
     for name, value in {
         "SLURM_PROCID": str(rank),
         "SLURM_LOCALID": str(rank),
@@ -213,8 +207,8 @@ def test_tasks_on_a_node_share_its_gpus(
     assert choose(device, jobs) == chosen
 
 
-def test_a_node_whose_job_has_no_gpus_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    put_in_gpus(0, monkeypatch)
+def test_job_without_gpus_gets_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_gpus(0, monkeypatch)
     for name, value in {
         "SLURM_LOCALID": "1",
         "SLURM_NODEID": "0",
@@ -230,12 +224,12 @@ def test_a_node_whose_job_has_no_gpus_leaves_the_cpu(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_float32_is_for_all_devices(device: str) -> None:
+def test_float32_is_allowed_on_all_devices(device: str) -> None:
     check("fp32", device)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
-def test_what_a_gpu_can_is_not_asked_of_the_cpu(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_on_a_gpu_does_not_depend_on_the_cpu(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_CPU_INFO", None)
     check(precision, "cuda:1")
 
@@ -256,7 +250,7 @@ def test_precisions_for_gpus_are_refused_on_a_cpu(precision: Precision) -> None:
         "Features\t: fp asimd sve bf16 i8mm",
     ],
 )
-def test_bfloat16_is_for_cpus_that_have_instructions_for_it(
+def test_bfloat16_is_allowed_on_cpus_with_instructions_for_it(
     flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{flags}\n")
@@ -268,7 +262,7 @@ def test_bfloat16_is_for_cpus_that_have_instructions_for_it(
     "info", [None, "", "flags\t\t: fpu avx2 avx512f amx_tile\n", "flags\t\t: fpu nobf16 avx512_bf16x\n"]
 )
 def test_bfloat16_is_refused_on_other_cpus(info: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where there is no /proc to ask."""
+    """Also without ``/proc``."""
     if info is not None:
         (tmp_path / "cpuinfo").write_text(info)
     monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")

@@ -1,4 +1,4 @@
-"""Workers that die, utterances that kill them, and signals: what a run survives, and what it says."""
+"""Workers that die, utterances that kill them, and signals: the survival of the run, and its messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLE_SCP = ROOT / "sample_data" / "wav.scp"
 
 @pytest.fixture
 def scp(tmp_path: Path) -> Path:
-    """Fourteen clips, the tenth of which can be told apart."""
+    """Fourteen clips; the tenth has a name of its own."""
     lines = SAMPLE_SCP.read_text().splitlines()[:14]
     link = tmp_path / "killer.flac"
     link.symlink_to(ROOT / lines[9].split()[1])
@@ -39,7 +39,7 @@ def scp(tmp_path: Path) -> Path:
         ("os.kill(os.getpid(), 40)", "killed by signal 40"),
     ],
 )
-def test_an_utterance_that_kills_its_worker_fails_alone(
+def test_only_the_utterance_that_kills_its_worker_fails(
     action: str, cause: str, scp: Path, tmp_path: Path, e2v: E2v
 ) -> None:
     out = tmp_path / "out"
@@ -54,9 +54,7 @@ def test_an_utterance_that_kills_its_worker_fails_alone(
     assert (out / "predictions.tsv").read_text().count("\n") == 14
 
 
-def test_an_utterance_that_killed_workers_is_left_alone_until_it_is_retried(
-    scp: Path, tmp_path: Path, e2v: E2v
-) -> None:
+def test_utterance_that_killed_workers_waits_for_retry_failed(scp: Path, tmp_path: Path, e2v: E2v) -> None:
     out, alone = tmp_path / "out", tmp_path / "alone"
     environment = on_opening(tmp_path / "hook", "killer", "os.kill(os.getpid(), signal.SIGKILL)")
     command = ("predict", scp, "-m", "sample", "--embeddings", "ark", "-o")
@@ -72,7 +70,7 @@ def test_an_utterance_that_killed_workers_is_left_alone_until_it_is_retried(
     assert (out / "predictions.tsv").read_text().count("\n") == 15
 
 
-def test_a_worker_may_die_where_rows_are_printed(scp: Path, tmp_path: Path, e2v: E2v) -> None:
+def test_run_that_prints_rows_survives_a_dead_worker(scp: Path, tmp_path: Path, e2v: E2v) -> None:
     environment = on_opening(tmp_path / "hook", "killer", "os.kill(os.getpid(), signal.SIGKILL)")
     done = e2v("predict", scp, "-m", "sample", "-j", "2", **environment)
     assert done.returncode == 3
@@ -81,8 +79,8 @@ def test_a_worker_may_die_where_rows_are_printed(scp: Path, tmp_path: Path, e2v:
     assert "e2v: bad: model: worker died: " in done.stderr
 
 
-def test_many_that_kill_their_workers_at_once_are_all_found(tmp_path: Path, e2v: E2v) -> None:
-    """More of them than workers may die for nothing."""
+def test_many_utterances_that_kill_workers_are_all_found(tmp_path: Path, e2v: E2v) -> None:
+    """More of them than workers may die without a result."""
     lines = SAMPLE_SCP.read_text().splitlines()
     scp, out = tmp_path / "wav.scp", tmp_path / "out"
     entries = []
@@ -97,8 +95,8 @@ def test_many_that_kill_their_workers_at_once_are_all_found(tmp_path: Path, e2v:
     assert (out / "predictions.tsv").read_text().count("\n") == 13
 
 
-def test_a_block_that_kills_although_no_utterance_alone_does_is_named(tmp_path: Path, real_e2v: E2v) -> None:
-    """Of sixteen utterances the first two are a block, and each of the others is one."""
+def test_block_that_kills_only_as_a_whole_is_named(tmp_path: Path, real_e2v: E2v) -> None:
+    """The first two of sixteen utterances are one block; each of the others is its own."""
     scp = tmp_path / "wav.scp"
     scp.write_text("".join(SAMPLE_SCP.read_text().splitlines(keepends=True)[:16]))
     command = ("predict", scp, "-m", "sample", "-o", tmp_path / "out", "--batch-seconds", "60")
@@ -155,10 +153,10 @@ def test_a_dead_worker_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "whole_group"), [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGUSR1, False)]
 )
-def test_a_run_stops_within_seconds_even_where_a_worker_does_not_listen(
+def test_run_stops_within_seconds_despite_a_hanging_worker(
     number: signal.Signals, whole_group: bool, scp: Path, tmp_path: Path
 ) -> None:
-    """As Ctrl-C and Slurm do, also to workers; and more than once."""
+    """Ctrl-C and Slurm send signals to workers, too, and more than once."""
     out = tmp_path / "out"
     environment = on_opening(tmp_path / "hook", "killer", "time.sleep(600)")
     process = start_e2v("predict", scp, "-m", "sample", "-o", out, "-j", "2", **environment)
@@ -183,13 +181,13 @@ def test_a_run_stops_within_seconds_even_where_a_worker_does_not_listen(
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.7, 1.0])
-def test_a_signal_while_workers_start_leaves_no_noise(delay: float, scp: Path, tmp_path: Path) -> None:
+def test_signal_while_workers_start_prints_no_traceback(delay: float, scp: Path, tmp_path: Path) -> None:
     process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2")
     wait_until(lambda: (tmp_path / "out").exists())
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode in (75, 0)  # it may have been at its very end
+    assert process.returncode in (75, 0)  # it may have been about to end
     assert "Traceback" not in errors
     wait_until(lambda: not find_group(process.pid), seconds=5)
 

@@ -1,4 +1,4 @@
-"""The worker's loop, with an engine, a writer and a launcher that take notes."""
+"""The worker's loop, with stand-ins for engine, writer and launcher that record their calls."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from e2v_cli.workers.pipeline import FINISHING, work
 from e2v_cli.workers.worker import LauncherGoneError
 
 
-def breaks_at(broken: int) -> Callable[[int], None]:
-    """Break at a batch."""
+def raise_at(broken: int) -> Callable[[int], None]:
+    """Return a hook that raises at a batch."""
 
     def hook(number: int) -> None:
         if number == broken:
@@ -49,7 +49,7 @@ def run(
     batch_seconds: float = BATCH_SECONDS,
     audio: AudioOptions = AUDIO,
 ) -> tuple[NotingEngine, NotingReporter, NotingWriter]:
-    """Run the loop; no thread of it stays."""
+    """Run the loop, and check that its threads have ended."""
     engine, reporter, writer = engine or NotingEngine(), reporter or NotingReporter(), writer or NotingWriter()
     try:
         work(blocks, engine, writer, reporter, audio, batch_seconds, 2)
@@ -59,7 +59,7 @@ def run(
 
 
 def test_blocks_are_batched_by_length_and_reported(utterances: list[Utterance]) -> None:
-    """What can't be decoded is reported once, with the batch that comes next."""
+    """Audio that can't be decoded is reported once, with the next batch."""
     engine, reporter, writer = run(cut(utterances))
 
     assert engine.batches == BATCHES
@@ -67,7 +67,7 @@ def test_blocks_are_batched_by_length_and_reported(utterances: list[Utterance]) 
     assert reporter.reports == REPORTS
 
 
-def test_no_blocks_are_no_work() -> None:
+def test_no_blocks_mean_no_work() -> None:
     engine, reporter, _ = run([])
 
     assert (engine.batches, reporter.messages) == ([], [])
@@ -80,13 +80,13 @@ def test_done_records_are_reported_as_the_writer_made_them(utterances: list[Utte
     assert reporter.messages == [Results((record,), ()), BlockDone(7)]
 
 
-def test_batches_are_as_long_as_told(utterances: list[Utterance]) -> None:
+def test_batches_have_the_requested_length(utterances: list[Utterance]) -> None:
     engine, _, _ = run(cut(utterances), batch_seconds=100.0)
 
     assert engine.batches == [[0, 1, 4, 2], [6, 9, 7, 5, 8], [11]]
 
 
-def test_what_gives_no_frame_fails(utterances: list[Utterance]) -> None:
+def test_utterance_without_a_frame_fails(utterances: list[Utterance]) -> None:
     """One second is too short for a model that needs more."""
     engine, reporter, _ = run(cut(utterances), audio=dataclasses.replace(AUDIO, min_samples=16_001))
 
@@ -95,9 +95,7 @@ def test_what_gives_no_frame_fails(utterances: list[Utterance]) -> None:
 
 
 @pytest.mark.parametrize("finished_batches", range(len(BATCHES) + 1))
-def test_finished_batches_are_not_computed_again_and_others_are_the_same(
-    finished_batches: int, utterances: list[Utterance]
-) -> None:
+def test_finished_batches_are_skipped_and_others_unchanged(finished_batches: int, utterances: list[Utterance]) -> None:
     finished = [index for batch in BATCHES[:finished_batches] for index in batch]
 
     engine, reporter, writer = run(cut(utterances, [*finished, 3]))
@@ -108,7 +106,7 @@ def test_finished_batches_are_not_computed_again_and_others_are_the_same(
     assert [report for report in reporter.reports if isinstance(report, int)] == [0, 1, 2]
 
 
-def test_of_a_batch_that_is_partly_finished_only_the_rest_is_reported(utterances: list[Utterance]) -> None:
+def test_only_the_rest_of_a_partly_finished_batch_is_reported(utterances: list[Utterance]) -> None:
     everything_but_9 = set(range(12)) - {9}
 
     engine, reporter, writer = run(cut(utterances, everything_but_9))
@@ -118,7 +116,7 @@ def test_of_a_batch_that_is_partly_finished_only_the_rest_is_reported(utterances
     assert reporter.reports == [0, ([9], []), 1, 2]
 
 
-def test_a_block_of_failures_alone_is_reported(utterances: list[Utterance]) -> None:
+def test_block_of_only_failures_is_reported(utterances: list[Utterance]) -> None:
     engine, reporter, writer = run([Block(5, (utterances[3], utterances[10]), frozenset())])
 
     assert (engine.batches, writer.written) == ([], [])
@@ -134,10 +132,10 @@ def test_a_block_of_failures_alone_is_reported(utterances: list[Utterance]) -> N
     ]
 
 
-def test_a_failure_behind_the_last_batch_is_reported_before_the_end_of_its_block(
+def test_failure_after_the_last_batch_comes_before_the_end_of_its_block(
     utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a block is decoded in portions, and the last of them holds nothing sound."""
+    """A block is decoded in portions, and the last one may hold only failures."""
     monkeypatch.setattr("e2v_cli.inference.batches.PORTION_SECONDS", 1.0)
 
     _, reporter, _ = run([Block(0, tuple(utterances[index] for index in (0, 10, 1, 3)), frozenset())])
@@ -155,8 +153,8 @@ def test_failures_of_the_model_are_reported_once(utterances: list[Utterance]) ->
     assert reporter.reports == [([6, 7], [9]), ([], [5]), ([8], []), 1]
 
 
-def test_failures_that_were_finished_are_not_reported_again(utterances: list[Utterance]) -> None:
-    """Neither of audio nor of the model; the latter still keep their places in batches."""
+def test_finished_failures_are_not_reported_again(utterances: list[Utterance]) -> None:
+    """Neither those of audio nor those of the model; the latter still take part in batches."""
     engine, reporter, _ = run(cut(utterances, [3, 9, 5]), NotingEngine(fails=[9, 5]))
 
     assert engine.batches == [batch for batch in BATCHES if batch != [5]]
@@ -167,7 +165,7 @@ def test_failures_that_were_finished_are_not_reported_again(utterances: list[Utt
     ]
 
 
-def test_audio_of_a_finished_one_that_is_gone_since_is_no_failure(utterances: list[Utterance]) -> None:
+def test_missing_audio_of_a_finished_utterance_is_no_failure(utterances: list[Utterance]) -> None:
     Path(utterances[4].source).unlink()
 
     engine, reporter, _ = run(cut(utterances, [4, 3])[:1])
@@ -176,7 +174,7 @@ def test_audio_of_a_finished_one_that_is_gone_since_is_no_failure(utterances: li
     assert reporter.reports == [([0, 1], []), ([2], []), 0]
 
 
-def test_of_a_probe_nothing_is_kept(utterances: list[Utterance]) -> None:
+def test_results_of_a_probe_are_discarded(utterances: list[Utterance]) -> None:
     engine, reporter, writer = run(cut(utterances, probe=True), NotingEngine(fails=[9]))
 
     assert engine.batches == BATCHES
@@ -184,7 +182,7 @@ def test_of_a_probe_nothing_is_kept(utterances: list[Utterance]) -> None:
     assert reporter.reports == [0, 1, 2]
 
 
-def test_probes_and_others_are_told_apart(utterances: list[Utterance]) -> None:
+def test_probes_are_told_from_blocks(utterances: list[Utterance]) -> None:
     block, probe, other = cut(utterances)
     probe = Block(-1, probe.utterances, probe.finished, probe=True)
 
@@ -195,8 +193,8 @@ def test_probes_and_others_are_told_apart(utterances: list[Utterance]) -> None:
     assert reporter.reports == [*REPORTS[:4], -1, *REPORTS[8:]]
 
 
-def test_several_small_blocks_are_in_hand_and_each_is_told_apart(utterances: list[Utterance]) -> None:
-    """Decoding is blocks ahead; what is finished, probed or done is still that of the right one."""
+def test_small_blocks_decoded_ahead_are_kept_apart(utterances: list[Utterance]) -> None:
+    """Decoding is blocks ahead; finished, probed and done utterances stay with their blocks."""
     blocks = [
         Block(20, (utterances[0],), frozenset()),
         Block(21, (utterances[1],), frozenset([1])),
@@ -213,8 +211,8 @@ def test_several_small_blocks_are_in_hand_and_each_is_told_apart(utterances: lis
 
 
 @pytest.mark.parametrize("stop_after", range(len(BATCHES) + 1))
-def test_it_stops_behind_the_batch_that_it_was_told_to_stop_in(stop_after: int, utterances: list[Utterance]) -> None:
-    """That batch is kept, although it is still computed then, but no block is said to be done any more."""
+def test_loop_stops_after_the_current_batch(stop_after: int, utterances: list[Utterance]) -> None:
+    """Results of that batch are kept, but no block is reported as done any more."""
     stopped = threading.Event()
     engine = NotingEngine(at_end=lambda number: number + 1 < stop_after or stopped.wait(10))
 
@@ -236,8 +234,8 @@ def test_it_stops_behind_the_batch_that_it_was_told_to_stop_in(stop_after: int, 
     ]
 
 
-def test_it_stops_while_it_decodes(utterances: list[Utterance]) -> None:
-    """What fails then is found to fail again."""
+def test_loop_stops_while_decoding(utterances: list[Utterance]) -> None:
+    """The next run finds the failures again."""
     decoded: list[int] = []
 
     def stop() -> bool:
@@ -249,7 +247,7 @@ def test_it_stops_while_it_decodes(utterances: list[Utterance]) -> None:
     assert (engine.batches, reporter.messages, writer.written) == ([], [], [])
 
 
-def test_a_full_disk_ends_it_and_nothing_is_reported(utterances: list[Utterance]) -> None:
+def test_full_disk_ends_the_loop_without_a_report(utterances: list[Utterance]) -> None:
     reporter = NotingReporter()
 
     message = "[Errno 28] No space left on device: 'embeddings.ark'"
@@ -260,8 +258,8 @@ def test_a_full_disk_ends_it_and_nothing_is_reported(utterances: list[Utterance]
 
 
 @pytest.mark.parametrize("full", range(len(BATCHES)))
-def test_behind_results_that_there_is_no_room_for_nothing_is_reported(full: int, utterances: list[Utterance]) -> None:
-    """Neither smaller ones, for which there may be room, nor the end of their block."""
+def test_nothing_is_reported_after_results_without_room(full: int, utterances: list[Utterance]) -> None:
+    """Neither smaller results, which might have room, nor the end of their block."""
     reporter, writer = NotingReporter(), NotingWriter(full=BATCHES[full])
 
     with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: 'embeddings.ark'$"):
@@ -272,9 +270,9 @@ def test_behind_results_that_there_is_no_room_for_nothing_is_reported(full: int,
 
 
 @pytest.mark.parametrize("broken", range(len(BATCHES)))
-def test_an_error_in_the_engine_ends_it(broken: int, utterances: list[Utterance]) -> None:
-    """What was begun before is kept."""
-    engine, reporter = NotingEngine(at_start=breaks_at(broken)), NotingReporter()
+def test_error_of_the_engine_ends_the_loop(broken: int, utterances: list[Utterance]) -> None:
+    """Results of earlier batches are kept."""
+    engine, reporter = NotingEngine(at_start=raise_at(broken)), NotingReporter()
 
     with pytest.raises(RuntimeError, match=r"^broken$"):
         run(cut(utterances), engine, reporter)
@@ -284,9 +282,9 @@ def test_an_error_in_the_engine_ends_it(broken: int, utterances: list[Utterance]
 
 
 @pytest.mark.parametrize("broken", range(len(BATCHES)))
-def test_an_error_that_shows_when_results_are_waited_for_ends_it(broken: int, utterances: list[Utterance]) -> None:
-    """As that of a GPU does: the block is not said to be done, and so it is done again."""
-    engine, reporter = NotingEngine(at_end=breaks_at(broken)), NotingReporter()
+def test_late_error_of_the_engine_ends_the_loop(broken: int, utterances: list[Utterance]) -> None:
+    """As on a GPU: the block is not reported as done, and so it is computed again."""
+    engine, reporter = NotingEngine(at_end=raise_at(broken)), NotingReporter()
 
     with pytest.raises(RuntimeError, match=r"^broken$"):
         run(cut(utterances), engine, reporter)
@@ -295,17 +293,17 @@ def test_an_error_that_shows_when_results_are_waited_for_ends_it(broken: int, ut
     assert reporter.reports == REPORTS[: PLACES[broken]]
 
 
-def test_a_probe_with_an_error_that_shows_late_is_not_passed(utterances: list[Utterance]) -> None:
+def test_probe_with_a_late_error_does_not_pass(utterances: list[Utterance]) -> None:
     reporter = NotingReporter()
 
     with pytest.raises(RuntimeError, match=r"^broken$"):
-        run([Block(-1, (utterances[0],), frozenset(), probe=True)], NotingEngine(at_end=breaks_at(0)), reporter)
+        run([Block(-1, (utterances[0],), frozenset(), probe=True)], NotingEngine(at_end=raise_at(0)), reporter)
 
     assert reporter.messages == []
 
 
 @pytest.mark.parametrize("last", [Results, BlockDone])
-def test_without_a_launcher_it_ends(
+def test_loop_ends_without_a_launcher(
     last: type[Results | BlockDone], utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = NotingReporter()
@@ -320,8 +318,8 @@ def test_without_a_launcher_it_ends(
         run(cut(utterances)[:1], reporter=reporter)
 
 
-def test_results_are_waited_for_while_the_next_batch_is_computed(utterances: list[Utterance]) -> None:
-    """Also that of the next block; they are reported in the order of their batches nevertheless."""
+def test_next_batch_is_computed_while_results_are_pending(utterances: list[Utterance]) -> None:
+    """Also across blocks; results are still reported in the order of their batches."""
     begun = [threading.Event() for _ in BATCHES]
 
     def wait_for_next(number: int) -> None:
@@ -336,7 +334,7 @@ def test_results_are_waited_for_while_the_next_batch_is_computed(utterances: lis
     assert reporter.reports == REPORTS
 
 
-def test_only_so_many_batches_wait_for_being_on_disk(utterances: list[Utterance]) -> None:
+def test_number_of_pending_batches_is_limited(utterances: list[Utterance]) -> None:
     """Their results take memory."""
     begun = [threading.Event() for _ in utterances]
 
@@ -353,8 +351,8 @@ def test_only_so_many_batches_wait_for_being_on_disk(utterances: list[Utterance]
     assert reporter.reports == [([0], [3, 10]), *(([index], []) for index in (6, 9, 1, 4, 7, 2, 5, 8, 11)), 0]
 
 
-def test_the_next_block_is_asked_for_while_one_is_in_hand(utterances: list[Utterance]) -> None:
-    """Its audio is decoded meanwhile; but it is not taken too early from others who could do it."""
+def test_next_block_is_requested_while_one_is_computed(utterances: list[Utterance]) -> None:
+    """Its audio is decoded meanwhile. It is not requested too early: another worker may be free."""
     engine = NotingEngine()
     asked: list[int] = []
 
@@ -380,7 +378,7 @@ def cut_segments(source: str, *times: tuple[float, float], first: int = 0) -> tu
 def test_segments_of_a_recording_are_decoded_together(
     utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a block there may be several recordings, and whole files between them; batches are by length as ever."""
+    """A block may hold several recordings and whole files; batches are still by length."""
     opened: list[str] = []
     real = soundfile.SoundFile.__init__
 
@@ -407,7 +405,7 @@ def test_segments_of_a_recording_are_decoded_together(
     assert sorted(opened) == ["0.wav", "2.wav", "2.wav", "5.wav"]
 
 
-def test_what_is_longer_than_a_window_is_encoded_alone(utterances: list[Utterance]) -> None:
+def test_utterance_longer_than_a_window_is_encoded_alone(utterances: list[Utterance]) -> None:
     engine, reporter, _ = run(
         cut(utterances), batch_seconds=100.0, audio=dataclasses.replace(AUDIO, compute=ComputeOptions(window=2.0))
     )

@@ -1,4 +1,4 @@
-"""Which utterance kills workers: the state machine alone, and against a model of workers that some utterances kill."""
+"""Crash triage: the state machine alone, and in a simulation of workers that some utterances kill."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_block(number: int, *places: int) -> PendingBlock:
 
 
 def crash(triage: Triage, *blocks: PendingBlock, cause: str = "killed by SIGKILL") -> None:
-    """Report a worker that crashed with blocks of which nothing is done."""
+    """Report a worker that crashed before any result of its blocks."""
     triage.worker_crashed([(block, block.places) for block in blocks], cause)
 
 
@@ -43,7 +43,7 @@ def release(triage: Triage) -> list[int]:
     return [block.number for block in triage.release()]
 
 
-def test_without_crashes_there_is_nothing_to_probe_or_to_release() -> None:
+def test_no_crash_means_no_probe_and_no_release() -> None:
     triage = make_triage()
 
     assert next_probe(triage) is None
@@ -51,7 +51,7 @@ def test_without_crashes_there_is_nothing_to_probe_or_to_release() -> None:
     assert not triage.holds_blocks()
 
 
-def test_what_is_left_of_a_block_is_probed_and_the_block_is_held_back_meanwhile() -> None:
+def test_block_is_held_back_while_its_rest_is_probed() -> None:
     triage, block = make_triage(), make_block(7, 10, 11, 12, 13)
 
     triage.worker_crashed([(block, np.array([12, 13]))], "exit code 9")
@@ -60,7 +60,7 @@ def test_what_is_left_of_a_block_is_probed_and_the_block_is_held_back_meanwhile(
     assert release(triage) == []
     assert next_probe(triage) == [12, 13]
     assert next_probe(triage) is None
-    assert release(triage) == []  # it is under way
+    assert release(triage) == []  # the probe is under way
     assert triage.holds_blocks()
     triage.probe_ended()
     assert triage.release() == [block]
@@ -68,7 +68,7 @@ def test_what_is_left_of_a_block_is_probed_and_the_block_is_held_back_meanwhile(
     assert release(triage) == []
 
 
-def test_the_blocks_of_a_worker_are_probed_apart_and_released_together() -> None:
+def test_blocks_of_a_worker_are_probed_apart_and_released_together() -> None:
     triage = make_triage()
 
     crash(triage, make_block(3, 0, 1), make_block(4, 2, 3))
@@ -81,8 +81,8 @@ def test_the_blocks_of_a_worker_are_probed_apart_and_released_together() -> None
     assert release(triage) == [3, 4]
 
 
-def test_a_block_with_nothing_left_is_not_held_back() -> None:
-    """Its worker died just before it could say so."""
+def test_finished_block_is_not_held_back() -> None:
+    """Its worker died just before it reported the end."""
     triage = make_triage()
 
     triage.worker_crashed([(make_block(3, 0, 1), np.array([], dtype=np.int64))], "exit code 9")
@@ -120,7 +120,7 @@ def test_halves_come_before_other_candidates() -> None:
     assert [next_probe(triage) for _ in range(4)] == [[0], [1], [2, 3], None]
 
 
-def test_an_utterance_is_to_blame_after_two_crashes_under_it_alone() -> None:
+def test_utterance_is_blamed_after_two_crashes_alone() -> None:
     assert CRASHES_TO_BLAME == 2
     triage = make_triage()
     crash(triage, make_block(5, 3))
@@ -135,8 +135,8 @@ def test_an_utterance_is_to_blame_after_two_crashes_under_it_alone() -> None:
     assert release(triage) == [5]
 
 
-def test_one_crash_under_an_utterance_alone_is_not_enough() -> None:
-    """As where the machine is short of memory for a moment."""
+def test_one_crash_alone_is_not_enough_for_blame() -> None:
+    """The machine may be short of memory for a moment."""
     triage = make_triage()
     crash(triage, make_block(5, 3))
     assert next_probe(triage) == [3]
@@ -149,7 +149,7 @@ def test_one_crash_under_an_utterance_alone_is_not_enough() -> None:
     assert release(triage) == [5]
 
 
-def test_crashes_under_an_utterance_alone_are_remembered() -> None:
+def test_crashes_of_an_utterance_alone_are_remembered() -> None:
     """It survived its second probe, and then its block killed a worker again."""
     triage = make_triage()
     for survives in (True, False):
@@ -166,14 +166,14 @@ def test_crashes_under_an_utterance_alone_are_remembered() -> None:
 
 
 def test_several_workers_probe_at_once() -> None:
-    """Blocks wait for the last probe, whatever happens to the others; a worker may crash meanwhile."""
+    """Blocks wait for the last probe; a worker may crash meanwhile."""
     triage = make_triage(3)
     crash(triage, make_block(0, 0, 1, 2, 3), make_block(1, 4, 5))
     assert [next_probe(triage) for _ in range(3)] == [[0, 1, 2, 3], [4, 5], None]
     assert probe_crashed(triage, 0, 1, 2, 3) is None
     assert next_probe(triage) == [0, 1]
     crash(triage, make_block(2, 6))
-    triage.probe_ended()  # that of 4, 5
+    triage.probe_ended()  # the probe of 4, 5
     assert release(triage) == []
     assert [next_probe(triage) for _ in range(3)] == [[2, 3], [6], None]
     triage.probe_ended()
@@ -215,7 +215,7 @@ def test_progress_resets_the_crashes_without_a_block() -> None:
         crash(triage)
 
 
-def test_crashes_with_a_block_are_none_without() -> None:
+def test_crashes_with_a_block_do_not_count_as_idle() -> None:
     triage = make_triage()
     for number in range(20):
         crash(triage, make_block(number, number))
@@ -232,7 +232,7 @@ def survive_probes(triage: Triage) -> None:
         triage.probe_ended()
 
 
-def test_a_block_that_kills_although_no_utterance_alone_does_is_named() -> None:
+def test_block_that_kills_only_as_a_whole_is_named() -> None:
     assert MAX_BLOCK_CRASHES == 5
     triage, block = make_triage(), make_block(2, 8, 9, 10)
     for _ in range(4):
@@ -272,7 +272,7 @@ def test_progress_elsewhere_does_not_reset_the_crashes_of_a_block() -> None:
         crash(triage, block)
 
 
-# -- against a model ---------------------------------------------------------------------------------------------------
+# -- simulation --------------------------------------------------------------------------------------------------------
 
 
 class Simulation:
@@ -302,9 +302,9 @@ class Simulation:
 
     @property
     def most_crashes(self) -> int:
-        """For each killer one of a worker with blocks, one of each larger group it is probed in, and two of it alone.
+        """Each killer causes a crash with blocks, one in each larger group it is probed in, and two alone.
 
-        A stray crash adds one; the groups that it makes are survived.
+        A stray crash adds one: its groups of candidates survive their probes.
         """
         largest = max(len(block.places) for block in self.blocks)
         return len(self.killers) * (1 + math.ceil(math.log2(largest)) + CRASHES_TO_BLAME)
@@ -379,7 +379,7 @@ class Simulation:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_every_killer_is_found_nobody_else_is_blamed_and_all_others_are_computed(seed: int) -> None:
+def test_only_killers_are_blamed_and_all_others_computed(seed: int) -> None:
     simulation = Simulation(seed, stray_crashes=0)
 
     simulation.run()
@@ -390,8 +390,8 @@ def test_every_killer_is_found_nobody_else_is_blamed_and_all_others_are_computed
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_stray_crash_blames_nobody_and_costs_no_more_than_itself(seed: int) -> None:
-    """One of a process that the system kills for another's memory, while utterances kill others."""
+def test_stray_crash_blames_no_utterance_and_costs_one_crash(seed: int) -> None:
+    """The system may kill a worker for lack of memory while utterances kill others."""
     simulation = Simulation(seed, stray_crashes=1)
 
     simulation.run()

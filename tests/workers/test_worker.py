@@ -35,7 +35,7 @@ def receive(connection: Connection) -> object:
 BLOCKS = [Block(number, (Utterance(number, f"utt{number}", f"{number}.wav"),), frozenset()) for number in range(3)]
 
 
-def test_a_block_comes_when_it_is_asked_for(pipe: tuple[LauncherLine, Connection]) -> None:
+def test_request_is_answered_with_a_block(pipe: tuple[LauncherLine, Connection]) -> None:
     line, launcher = pipe
     launcher.send(BLOCKS[0])
     launcher.send(None)
@@ -46,7 +46,7 @@ def test_a_block_comes_when_it_is_asked_for(pipe: tuple[LauncherLine, Connection
     assert [receive(launcher), receive(launcher)] == ["first", "next"]
 
 
-def test_that_there_is_no_next_block_is_no_reason_to_stop(pipe: tuple[LauncherLine, Connection]) -> None:
+def test_missing_next_block_does_not_mean_stop(pipe: tuple[LauncherLine, Connection]) -> None:
     line, launcher = pipe
     launcher.send(None)
     assert line.ask("next") is None
@@ -56,8 +56,8 @@ def test_that_there_is_no_next_block_is_no_reason_to_stop(pipe: tuple[LauncherLi
     assert line.ask("first") == BLOCKS[1]
 
 
-def test_what_was_not_asked_for_tells_to_stop(pipe: tuple[LauncherLine, Connection]) -> None:
-    """From then on nothing is wished for, but what was done can still be said."""
+def test_answer_without_a_request_means_stop(pipe: tuple[LauncherLine, Connection]) -> None:
+    """From then on the worker requests nothing, but it can still report results."""
     line, launcher = pipe
     assert not line.stopping()
 
@@ -72,7 +72,7 @@ def test_what_was_not_asked_for_tells_to_stop(pipe: tuple[LauncherLine, Connecti
     assert receive(launcher) == BlockDone(3)
 
 
-def test_a_launcher_that_is_gone_is_noticed(pipe: tuple[LauncherLine, Connection]) -> None:
+def test_end_of_the_launcher_is_noticed(pipe: tuple[LauncherLine, Connection]) -> None:
     line, launcher = pipe
     launcher.close()
 
@@ -81,7 +81,7 @@ def test_a_launcher_that_is_gone_is_noticed(pipe: tuple[LauncherLine, Connection
         line.report(BlockDone(0))
 
 
-def test_a_launcher_that_goes_while_it_is_asked_is_noticed(pipe: tuple[LauncherLine, Connection]) -> None:
+def test_end_of_the_launcher_during_a_request_is_noticed(pipe: tuple[LauncherLine, Connection]) -> None:
     line, launcher = pipe
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(line.ask, "first")
@@ -91,7 +91,7 @@ def test_a_launcher_that_goes_while_it_is_asked_is_noticed(pipe: tuple[LauncherL
             asked.result(10)
 
 
-def test_two_threads_may_speak_at_once() -> None:
+def test_two_threads_may_send_at_once() -> None:
     """One asks for blocks while the other reports results, which may be longer than a pipe holds."""
     here, there = Pipe()
     line = LauncherLine(there)
@@ -108,7 +108,7 @@ def test_two_threads_may_speak_at_once() -> None:
             line.report(message)
 
     def listen() -> list[object]:
-        with here:  # so that nobody waits for a listener that has given up
+        with here:  # so that no thread waits for a listener that has failed
             return [receive(here) for _ in range(40)]
 
     with there, ThreadPoolExecutor(3) as pool:
@@ -134,7 +134,7 @@ def test_two_threads_may_speak_at_once() -> None:
         Crash("RuntimeError: broken"),
     ],
 )
-def test_messages_arrive_as_they_are(
+def test_messages_arrive_unchanged(
     message: Results | BlockDone | Fatal | Crash, pipe: tuple[LauncherLine, Connection]
 ) -> None:
     line, launcher = pipe
@@ -151,7 +151,7 @@ def test_messages_arrive_as_they_are(
 
 
 def serve(launcher: Connection, blocks: Iterator[Block], stop_after: int | None = None) -> list[object]:
-    """Be a launcher that answers what it is asked, and may tell to stop behind so many results."""
+    """Answer requests as a launcher does, and send a stop after ``stop_after`` results."""
     heard: list[object] = []
     while True:
         try:
@@ -172,7 +172,7 @@ def serve(launcher: Connection, blocks: Iterator[Block], stop_after: int | None 
 
 
 def work_for(launcher: Connection, engine: NotingEngine) -> None:
-    """Ask for blocks and work on them, as the process does."""
+    """Request blocks and compute them, as the worker process does."""
     line = LauncherLine(launcher)
     with launcher:
         while block := line.ask("first"):
@@ -180,7 +180,7 @@ def work_for(launcher: Connection, engine: NotingEngine) -> None:
             work(blocks, engine, NotingWriter(), line, AUDIO, BATCH_SECONDS, 2)
 
 
-def test_a_worker_asks_for_what_comes_next_and_ends_when_there_is_nothing(utterances: list[Utterance]) -> None:
+def test_worker_requests_blocks_until_there_are_no_more(utterances: list[Utterance]) -> None:
     here, there = Pipe()
     engine = NotingEngine()
     with here, ThreadPoolExecutor(1) as pool:
@@ -190,23 +190,21 @@ def test_a_worker_asks_for_what_comes_next_and_ends_when_there_is_nothing(uttera
         assert engine.batches == BATCHES
         messages = heard.result(10)
         wishes = [message for message in messages if isinstance(message, str)]
-        assert wishes == ["first", "next", "next", "next", "first"]  # a few utterances ahead; the last next is in vain
+        assert wishes == ["first", "next", "next", "next", "first"]  # a few utterances ahead; the last "next" gets none
         assert (messages[:2], messages[-1]) == (["first", "next"], "first")
         reports = [message for message in messages if not isinstance(message, str)]
         assert reports == [*([0, 1], [4], [2], 0), *([6, 9, 7], [5], [8], 1), *([11], 2)]
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 6])
-def test_a_worker_that_is_told_to_stop_does_one_batch_more_at_most(
-    stop_after: int, utterances: list[Utterance]
-) -> None:
+def test_stopped_worker_computes_at_most_one_more_batch(stop_after: int, utterances: list[Utterance]) -> None:
     here, there = Pipe()
-    engine = NotingEngine(at_start=lambda number: number < stop_after or there.poll(10))  # until word of it is there
+    engine = NotingEngine(at_start=lambda number: number < stop_after or there.poll(10))  # until the stop has arrived
     with here, ThreadPoolExecutor(1) as pool:
         heard = pool.submit(serve, here, iter(cut(utterances)), stop_after)
         work_for(there, engine)
 
         assert engine.batches == BATCHES[: len(engine.batches)]
         assert stop_after <= len(engine.batches) <= stop_after + 1
-        # it may have found the missing one already, which is behind the sixth batch
+        # the missing file after the sixth batch may have been reported, too
         assert [item for item in heard.result(10) if isinstance(item, list) and item] == engine.batches
