@@ -140,14 +140,15 @@ def test_run_survives_cancel_requeue_and_controller_restart(
     cluster.kill("slurmctld")
     cluster.start()
     cluster.run("scancel", jobs.element(2))
-    cluster.run("scontrol", "requeue", jobs.element(3))
+    # After its restart the controller may have put the job into the queue itself, and then refuses until it runs again.
+    ask(lambda: cluster.try_run("scontrol", "requeue", jobs.element(3)).returncode == 0)
     ask(lambda: cluster.states(jobs.array)[jobs.element(3)] == "PENDING")
     brake.release()
 
     ended = cluster.wait(jobs.array, jobs.merge)
     assert ended[jobs.element(2)] == "CANCELLED"
     assert {ended[jobs.element(shard)] for shard in (1, 3, 4)} == {"COMPLETED"}
-    assert len(list(out.glob("journal.3-of-4.*"))) == 2, "it went on"
+    assert len(list(out.glob("journal.3-of-4.*"))) >= 2, "it went on"
     assert ended[jobs.merge] == "FAILED"
     log = f"{out}/log/slurm-{jobs.element(2)}.log"
     said = (out / "log" / f"slurm-{jobs.merge}-merge.log").read_text()
