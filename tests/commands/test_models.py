@@ -188,7 +188,7 @@ def test_incomplete_copy_in_current_folder_is_not_used(hub: HubServer, run: E2v,
         assert digest(half / "model.pt") == digest(tiny / "model.pt")
 
 
-OFFLINE = "To pull is to ask a hub, and --offline (or E2V_OFFLINE) says not to."
+OFFLINE = "A pull asks a hub, and --offline (or E2V_OFFLINE) forbids that."
 EMPTY = "NAME or --to is empty: is a variable of the shell not set?"
 
 
@@ -211,7 +211,7 @@ def test_contradictory_pull_is_refused(
         assert done.returncode == 0, done.stderr
         return
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1] == f"Error: {message}"
+    assert done.stderr == f"e2v: {message} (see: e2v models pull --help)\n"
     assert hub.requests == []
 
 
