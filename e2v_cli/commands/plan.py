@@ -220,7 +220,7 @@ def _find_shape(model: ModelRequest) -> NetworkConfig:
 
 
 def _format_plan(options: PlanOptions, size: int, speakers: tuple[int, int] | None, counts: _PlanCounts) -> str:
-    """Lay out the estimate, and the command that fits."""
+    """Format the estimate, and the command that fits."""
     least = "at least " if counts.unknown else ""
     found = [
         ("utterances", str(size)),
