@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.forkserver import ForkedCommand, ForkServer
 from support.processes import ROOT, E2v, hook, kill, on_opening, start_e2v, wait_until
 
 pytestmark = pytest.mark.faults
@@ -218,15 +219,23 @@ def test_run_with_a_truncated_journal_ends_with_the_same_bytes(scp: Path, tmp_pa
         assert digest(tmp_path) == whole
 
 
-def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None:
-    """Fifty pairs of runs start in one OUT. Each working run is killed, and the next pair resumes."""
+def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v, fork_server: ForkServer) -> None:
+    """Fifty pairs of runs start in one OUT, every tenth with the real command. Each working run is killed, and the next
+    pair resumes.
+    """
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
     scp, out, whole = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "whole"
     scp.write_text("".join(f"take{take}-{line}\n" for take in range(4) for line in lines))
     command = ("predict", scp, "-m", "sample", "--embeddings", "npy", "-o")
     slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # keeps every run from ending
-    for _ in range(50):
-        pair = [start_e2v(*command, out, **slow), start_e2v(*command, out, **slow)]
+
+    def start(number: int) -> subprocess.Popen[str] | ForkedCommand:
+        if number % 10 == 0:
+            return start_e2v(*command, out, **slow)
+        return fork_server.start([*map(str, command), str(out)], ROOT, {**os.environ, **slow})
+
+    for number in range(50):
+        pair = [start(number), start(number)]
         wait_until(lambda pair=pair: any(process.poll() is not None for process in pair))  # type: ignore[misc]
         refused, owner = sorted(pair, key=lambda process: process.poll() is None)
         _, message = refused.communicate()

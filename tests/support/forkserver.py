@@ -21,11 +21,49 @@ import tempfile
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from support.processes import ROOT
 
 READY = "ready"
+
+
+class ForkedCommand:
+    """A command that was forked, with what the tests need of ``subprocess.Popen``."""
+
+    def __init__(self, connection: socket.socket, streams: list[IO[bytes]]) -> None:
+        self.returncode = -1
+        self._connection, self._streams = connection, streams
+        self._answers = connection.makefile()
+        self.pid = int(self._answers.readline())
+        self._has_ended = False
+
+    def poll(self) -> int | None:
+        """Return the exit code of a command that has ended, else None."""
+        if not self._has_ended and not select.select([self._connection], [], [], 0)[0]:
+            return None
+        return self._wait()
+
+    def communicate(self, timeout: float = 300.0) -> tuple[str, str]:
+        """Wait for the end, and return what was written to standard output and standard error."""
+        if not self._has_ended and not select.select([self._connection], [], [], timeout)[0]:
+            os.killpg(self.pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired("e2v", timeout)
+        self._wait()
+        written = []
+        for stream in self._streams:
+            stream.seek(0)
+            written.append(stream.read().decode())
+            stream.close()
+        return written[0], written[1]
+
+    def _wait(self) -> int:
+        if not self._has_ended:
+            self.returncode = int(self._answers.readline())
+            self._has_ended = True
+            self._answers.close()
+            self._connection.close()
+        return self.returncode
 
 
 class ForkServer:
@@ -51,28 +89,23 @@ class ForkServer:
     def run(
         self, args: list[str], cwd: Path, stdin: str, environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, and return its exit code and output."""
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            given.write(stdin.encode())
-            given.seek(0)
-            request = {"args": args, "cwd": str(cwd), "environment": environment}
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(timeout)
-                connection.connect(self._address)
-                streams = [given.fileno(), out.fileno(), err.fileno()]
-                socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], streams)
-                with connection.makefile() as answers:
-                    pid = int(answers.readline())
-                    try:
-                        code = int(answers.readline())
-                    except TimeoutError:
-                        os.killpg(pid, signal.SIGKILL)
-                        raise subprocess.TimeoutExpired(args, timeout) from None
-            written = []
-            for file in (out, err):
-                file.seek(0)
-                written.append(file.read().decode())
-        return subprocess.CompletedProcess(args, code, *written)
+        """Run a command to its end: its exit code, and what it wrote."""
+        command = self.start(args, cwd, environment, stdin)
+        out, err = command.communicate(timeout)
+        return subprocess.CompletedProcess(args, command.returncode, out, err)
+
+    def start(self, args: list[str], cwd: Path, environment: dict[str, str], stdin: str = "") -> ForkedCommand:
+        """Start a command in a session of its own."""
+        streams: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115 — the command's
+        streams[0].write(stdin.encode())
+        streams[0].seek(0)
+        request = {"args": args, "cwd": str(cwd), "environment": environment}
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self._address)
+        descriptors = [stream.fileno() for stream in streams]
+        socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], descriptors)
+        streams.pop(0).close()
+        return ForkedCommand(connection, streams)
 
     def close(self) -> None:
         """End the server."""
