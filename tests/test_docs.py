@@ -205,14 +205,16 @@ def test_options_exist(path: Path) -> None:
 
 
 def reference() -> str:
-    """Format the reference of all commands: their ``--help``."""
+    """Format the reference of all commands: what the real ones print for ``--help``."""
     parts = [
         "# The commands\n\nWhat `--help` prints, kept here by `make docs`. Every option can be set by the environment:"
         " `E2V_MODEL` for `--model`.\n"
     ]
-    for path, command in [("e2v", cli), *commands(cli)]:
-        context = click.Context(command, info_name=path, max_content_width=100, help_option_names=["-h", "--help"])
-        parts.append(f"## {path}\n\n```\n{command.get_help(context)}\n```\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    for path in ["e2v", *(path for path, _ in commands(cli))]:
+        words = [sys.executable, "-m", "e2v_cli", *path.split()[1:], "--help"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        parts.append(f"## {path}\n\n```\n{done.stdout}```\n")
     return "\n".join(parts)
 
 
