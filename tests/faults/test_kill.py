@@ -1,4 +1,7 @@
-"""``kill -9`` of workers, launcher or both at random moments: the repeated command gives the same bytes."""
+"""``kill -9`` of workers, launcher or both at random moments: the repeated command gives the same bytes.
+
+Half of the cases start real processes; the others fork them from a warm one, so that more of the kills meet work.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import kaldiio
 import numpy as np
 import pytest
+from support.forkserver import ForkedCommand, ForkServer
 from support.processes import ROOT, E2v, find_group, find_workers, kill, start_e2v, wait_until
 
 pytestmark = [
@@ -24,9 +28,13 @@ pytestmark = [
 KILLS = 7
 """Kills in each of six cases; with three in each of three shards of two cases, 60 in all."""
 
+Process = subprocess.Popen[str] | ForkedCommand
+Start = Callable[..., Process]
+"""Start a command with these arguments."""
+
 OPTIONS = {
-    "utterance": ("--embeddings", "npy"),
-    "frame": ("--granularity", "frame", "--embeddings", "ark"),
+    "utterance": ("-m", "sample", "--embeddings", "npy"),
+    "frame": ("-m", "sample", "--granularity", "frame", "--embeddings", "ark"),
 }
 
 
@@ -44,14 +52,24 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def references(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Uninterrupted runs with one job."""
+    """Uninterrupted real runs with one job."""
     outs = {}
     for granularity, options in OPTIONS.items():
         outs[granularity] = tmp_path_factory.mktemp(granularity)
-        process = start_e2v("predict", corpus, "-m", "sample", "-o", outs[granularity], "-j", "1", *options)
+        process = start_e2v("predict", corpus, "-o", outs[granularity], "-j", "1", *options)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 3, errors
     return outs
+
+
+@pytest.fixture
+def start(granularity: str, fork_server: ForkServer) -> Start:
+    """Real processes where embeddings are vectors, forked ones where they are matrices."""
+
+    def fork(*args: str | Path) -> ForkedCommand:
+        return fork_server.start(list(map(str, args)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT)})
+
+    return start_e2v if granularity == "utterance" else fork
 
 
 class Watch:
@@ -86,15 +104,15 @@ class Watch:
         return {row[2] for row in rows if row[1] in ("done", "failed")}
 
 
-def kill_and_resume(command: Sequence[str], out: Path, kills: int, total: int, seed: int) -> None:
+def kill_and_resume(start: Start, command: list[str | Path], kills: int, total: int, seed: int) -> None:
     """Start a command repeatedly, and kill it or its workers at random moments, until it ends by itself.
 
     Most kills come after a random number of finished utterances. One of four comes soon after the start.
     """
     generator = random.Random(seed)
-    watch = Watch(out)
+    watch = Watch(Path(command[command.index("-o") + 1]))
     before = watch.count_finished()
-    process = start_e2v(*command)
+    process = start(*command)
     for count in sorted(generator.sample(range(total), kills)):
         if generator.random() < 0.25:
             time.sleep(generator.uniform(0, 1.5))
@@ -111,18 +129,18 @@ def kill_and_resume(command: Sequence[str], out: Path, kills: int, total: int, s
             os.killpg(process.pid, signal.SIGKILL)
         wait_for_end(process)
         watch.note()
-        process = start_e2v(*command)
+        process = start(*command)
     _, errors = process.communicate(timeout=120)
     assert process.returncode in (0, 3), errors
     watch.check()
 
 
-def wait_for(process: subprocess.Popen[str], watch: Watch, finished: int) -> None:
+def wait_for(process: Process, watch: Watch, finished: int) -> None:
     """Wait until this number of utterances is finished, or the run has ended."""
     wait_until(lambda: watch.count_finished() >= finished or process.poll() is not None)
 
 
-def wait_for_end(process: subprocess.Popen[str]) -> None:
+def wait_for_end(process: Process) -> None:
     """Wait until a killed launcher and its workers are gone."""
     process.communicate(timeout=10)
     wait_until(lambda: not find_group(process.pid), seconds=5)
@@ -148,32 +166,20 @@ def read_embeddings(out: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("granularity", list(OPTIONS))
 @pytest.mark.parametrize("jobs", [1, 2, 4])
 def test_killed_runs_end_with_the_same_bytes(
-    jobs: int, granularity: str, corpus: Path, references: dict[str, Path], tmp_path: Path
+    jobs: int, granularity: str, start: Start, corpus: Path, references: dict[str, Path], tmp_path: Path
 ) -> None:
-    command = ["predict", str(corpus), "-m", "sample", "-o", str(tmp_path), "-j", str(jobs), *OPTIONS[granularity]]
-    kill_and_resume(command, tmp_path, KILLS, 162, seed=jobs)
+    command: list[str | Path] = ["predict", corpus, "-o", tmp_path, "-j", str(jobs), *OPTIONS[granularity]]
+    kill_and_resume(start, command, KILLS, 162, seed=jobs)
     assert_same_results(tmp_path, references[granularity])
 
 
 @pytest.mark.parametrize("granularity", list(OPTIONS))
 def test_killed_shards_are_merged_to_the_same_bytes(
-    granularity: str, corpus: Path, references: dict[str, Path], tmp_path: Path, e2v: E2v
+    granularity: str, start: Start, corpus: Path, references: dict[str, Path], tmp_path: Path, e2v: E2v
 ) -> None:
     for index in (2, 3, 1):
-        shard = ("--shard", f"{index}/3")
-        command = [
-            "predict",
-            str(corpus),
-            "-m",
-            "sample",
-            "-o",
-            str(tmp_path),
-            "-j",
-            "2",
-            *shard,
-            *OPTIONS[granularity],
-        ]
-        kill_and_resume(command, tmp_path, 3, 50, seed=index)
+        command: list[str | Path] = ["predict", corpus, "-o", tmp_path, "-j", "2", "--shard", f"{index}/3"]
+        kill_and_resume(start, [*command, *OPTIONS[granularity]], 3, 50, seed=index)
     assert_same_results(tmp_path, references[granularity])
 
     for name in ("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "utt2emo"):

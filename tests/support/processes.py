@@ -64,8 +64,8 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def find_workers(pid: int) -> list[int]:
-    """Find the worker processes of an e2v."""
-    return [child for child in _read_children(pid) if b"spawn_main" in _read_command(child)]
+    """Find the worker processes of an e2v, spawned or forked."""
+    return [child for child in _read_children(pid) if b"resource_tracker" not in _read_command(child)]
 
 
 def find_group(group: int) -> list[int]:
