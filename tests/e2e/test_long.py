@@ -175,14 +175,14 @@ def test_thousands_of_segments_of_a_command_run_it_once(
     assert_same_rows(rows, reference_rows)
 
 
-def test_ten_hours_in_one_file_need_little_memory(tmp_path: Path) -> None:
-    """The file is mostly silent, at 8 kHz. Its timeline has no gaps and reaches its end."""
+def test_hours_in_one_file_need_little_memory(tmp_path: Path) -> None:
+    """The file is mostly silent, at 8 kHz. Its samples alone are 690 MB at 16 kHz. Its timeline has no gaps."""
     config = make_config(embed_dim=32, num_heads=2, depth=1, channels=16)
-    model = make_model(tmp_path / "model", config)  # computes for a minute in all
-    rate, duration = 8000, 36_000
+    model = make_model(tmp_path / "model", config)
+    rate, duration = 8000, 3 * 3600
     minute = np.zeros(60 * rate, np.int16)
     minute[: 10 * rate] = make_speech(10.0, rate)
-    path = tmp_path / "day.flac"
+    path = tmp_path / "long.flac"
     with soundfile.SoundFile(path, "w", rate, 1, "PCM_16") as file:
         for _ in range(duration // 60):
             file.write(minute)
@@ -191,21 +191,21 @@ def test_ten_hours_in_one_file_need_little_memory(tmp_path: Path) -> None:
     done = run_and_watch("predict", path, "-m", model, "-o", out, "--timeline", "1", "--window", "20", "-q")
 
     assert (done.returncode, done.errors) == (0, "")
-    assert max(done.peaks.values()) < 1.5e9, done.peaks
+    assert max(done.peaks.values()) < 7e8, done.peaks
     (row,) = read_rows((out / "predictions.tsv").read_text()).values()
-    assert float(row[2]) == duration == 36_000
+    assert float(row[2]) == duration
     network = read_model(str(model), model).config
     num_frames = network.num_frames(duration * RATE)
     assert int(row[3]) == len(list(cut_windows(num_frames, *window_frames(network, 20.0)))) > duration / 20
-    assert (out / "utt2num_frames").read_text() == f"day {num_frames}\n"
+    assert (out / "utt2num_frames").read_text() == f"long {num_frames}\n"
 
     lines = [line.split("\t") for line in (out / "timeline.tsv").read_text().splitlines()[1:]]
     spans = [(Decimal(start), Decimal(end)) for _, start, end, *_ in lines]
-    assert all(key == "day" for key, *_ in lines)
+    assert all(key == "long" for key, *_ in lines)
     assert spans[0][0] == 0
     assert all(before[1] == after[0] for before, after in pairwise(spans))
     assert abs(float(spans[-1][1]) - duration) <= 0.02
-    assert len(spans) == 36_000
+    assert len(spans) == duration
     labels = json.loads((out / "run.json").read_text())["model"]["labels"]
     probabilities = np.array([line[5:] for line in lines], dtype=np.float64)
     assert [line[3] for line in lines] == [labels[best] for best in probabilities.argmax(axis=1)]
