@@ -55,6 +55,11 @@ class MaxFailures:
     def __str__(self) -> str:
         return f"{self.limit:g}%" if self.percent else f"{self.limit:.0f}"
 
+    @property
+    def word(self) -> str:
+        """The limit with all its digits, as the command line reads it; messages leave some out."""
+        return f"{str(self.limit).removesuffix('.0')}{'%' if self.percent else ''}"
+
     def allows(self, failed: int, of: int) -> bool:
         """Return True if ``failed`` failures of ``of`` utterances are few enough."""
         return failed <= (of * self.limit / 100 if self.percent else self.limit)

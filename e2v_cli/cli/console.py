@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from e2v_cli.errors import EXIT_TOO_MANY_FAILURES
+
 if TYPE_CHECKING:
+    from e2v_cli.options import MaxFailures
     from e2v_cli.records import Summary
 
 
@@ -69,3 +72,11 @@ def describe_summary(summary: Summary) -> str:
         f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s "
         f"({summary.speed:.1f}× real time once the model was loaded)"
     )
+
+
+def judge_failures(summary: Summary, allowed: MaxFailures, reasons: str) -> int:
+    """Return the exit code for the failures of a run; if they are too many, show where the reasons are."""
+    if allowed.allows(summary.failed, summary.input):
+        return 0
+    show_message(f"{summary.failed} failed, more than --max-failures {allowed} allows: {reasons}")
+    return EXIT_TOO_MANY_FAILURES

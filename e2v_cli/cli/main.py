@@ -14,6 +14,7 @@ from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import (
     describe_summary,
     drop_standard_output,
+    judge_failures,
     open_standard_streams,
     print_result,
     show_message,
@@ -21,7 +22,7 @@ from e2v_cli.cli.console import (
 from e2v_cli.cli.predict import predict
 from e2v_cli.cli.submit import submit
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
-from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions, RunOptions
 from e2v_cli.system.logs import log_to_stderr
 from e2v_cli.system.signals import StopSignals
 
@@ -124,9 +125,10 @@ def status(output_dir: Path, watch: bool) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-@cli.command()
+@cli.command(cls=opts.GroupedCommand)
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def merge(output_dir: Path) -> None:
+@opts.run_options(opts.MAX_FAILURES)
+def merge(output_dir: Path, run: RunOptions) -> int:
     """Merge the shards of a run.
 
     Writes predictions.tsv and all other final files. The last shard to end does it by itself, unless it can't see yet
@@ -135,12 +137,20 @@ def merge(output_dir: Path) -> None:
     \b
     Example:
       e2v merge exp/emotion
+
+    \b
+    Exit codes:
+      0   merged                3   merged, but more failures than allowed
+      1   could not go on       4   OUT holds different runs, or another process is merging
     """  # noqa: D301
     from e2v_cli.commands.merge import merge as merge_shards
 
     log_to_stderr(logging.WARNING)
-    summary = merge_shards(output_dir)
-    show_message(describe_summary(summary) if summary else f"{output_dir} is complete: nothing to do")
+    merged = merge_shards(output_dir)
+    if not merged.is_new:
+        show_message(f"{output_dir} is complete: nothing to do")
+    show_message(describe_summary(merged.summary))
+    return judge_failures(merged.summary, run.max_failures, f"see {output_dir}/failures.tsv")
 
 
 @cli.command(cls=opts.GroupedCommand, no_args_is_help=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -18,7 +17,6 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from e2v_cli.cluster.task import shard_of_task
 from e2v_cli.options import (
     PIPE_SECONDS,
     Channel,
@@ -358,7 +356,7 @@ SHARD = _option(
     "--shard",
     metavar="I/N",
     callback=_parse_shard,
-    show_default="its place in a Slurm array or among the tasks of an srun, else 1/1",
+    show_default="with -o, its place in a Slurm array or among the tasks of an srun; else 1/1",
     help="Compute only part I of N, counted from 1; the last part to end, or e2v merge, merges them.",
 )
 OVERWRITE = _option(
@@ -367,16 +365,17 @@ OVERWRITE = _option(
     is_flag=True,
     help="Delete what OUT holds of an earlier run, also of the same command.",
 )
+MAX_FAILURES = _option(
+    "Run",
+    "--max-failures",
+    metavar="N|P%",
+    callback=_parse_max_failures,
+    default=str(RunOptions.max_failures),
+    help="Failed utterances that still count as success; more end in exit code 3.",
+)
 RETRY_AND_MESSAGES = (
     _option("Run", "--retry-failed", is_flag=True, help="Try the utterances again that failed in an earlier run."),
-    _option(
-        "Run",
-        "--max-failures",
-        metavar="N|P%",
-        callback=_parse_max_failures,
-        default=str(RunOptions.max_failures),
-        help="Failed utterances that still count as success; more end in exit code 3.",
-    ),
+    MAX_FAILURES,
     _option(
         "Run",
         "--progress/--no-progress",
@@ -390,7 +389,7 @@ RETRY_AND_MESSAGES = (
 
 
 def run_options(*options: Decorator[Any]) -> Decorator[Any]:
-    """Those of the options of ``RunOptions`` that a command has; without ``--shard``, Slurm's variables don't count."""
+    """Those of the options of ``RunOptions`` that a command has."""
 
     def make(
         max_failures: MaxFailures,
@@ -404,7 +403,6 @@ def run_options(*options: Decorator[Any]) -> Decorator[Any]:
         if quiet and verbose:
             raise click.UsageError("--quiet and --verbose exclude each other.")
         level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
-        placed = shard or shard_of_task(os.environ) or Shard(1, 1)
-        return RunOptions(placed, overwrite, retry_failed, max_failures, progress, level)
+        return RunOptions(shard or RunOptions.shard, overwrite, retry_failed, max_failures, progress, level)
 
     return option_group("run", make, options)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from e2v_cli.cli import options as opts
-from e2v_cli.cli.console import describe_summary, drop_standard_output, show_message
+from e2v_cli.cli.console import describe_summary, drop_standard_output, judge_failures, show_message
 from e2v_cli.cluster.task import shard_of_task
-from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES
-from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, PredictOptions, ResultOptions, RunOptions
+from e2v_cli.errors import EXIT_STOPPED
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, PredictOptions, ResultOptions, RunOptions, Shard
 from e2v_cli.system.logs import log_to_stderr
 from e2v_cli.system.signals import StopSignals
 
@@ -58,11 +60,14 @@ def predict(
 
     Every option can be set by environment: E2V_MODEL for --model, and so on.
     """  # noqa: D301 — Click's mark for a paragraph that keeps its lines is a backspace
+    shard = _find_shard(results.output_dir)
+    if shard:
+        run = replace(run, shard=shard)
     options = PredictOptions(input, model, compute, results, run)
     if results.output_dir is None and sys.stdout is None:
         raise click.UsageError("Standard output is closed, and there is no other place for results: add -o OUT.")
     log_to_stderr(run.log_level)
-    if click.get_current_context().params["shard"] is None and shard_of_task(os.environ) and not run.quiet:
+    if shard and not run.quiet:
         show_message(f"shard {run.shard}, by its place among the tasks of Slurm")
     if run.quiet:
         os.environ["TQDM_DISABLE"] = "1"  # for the bars of the hubs' packages
@@ -73,8 +78,15 @@ def predict(
         summary = compute_predictions(options, stop)
     except BrokenPipeError:  # the reader has closed the pipe
         drop_standard_output()
-        return 0
+        return EXIT_STOPPED if stop.received else 0  # Ctrl-C ends both
     return _finish(options, summary)
+
+
+def _find_shard(output_dir: Path | None) -> Shard | None:
+    """Return the shard of this task of Slurm's; None if one was asked for, or without OUT, where shards can't meet."""
+    if output_dir is None or click.get_current_context().params["shard"] is not None:
+        return None
+    return shard_of_task(os.environ)
 
 
 def _finish(options: PredictOptions, summary: Summary) -> int:
@@ -84,12 +96,9 @@ def _finish(options: PredictOptions, summary: Summary) -> int:
         show_message(describe_summary(summary))
     if summary.stopped:
         return EXIT_STOPPED
-    if run.max_failures.allows(summary.failed, summary.input):
-        return 0
     if results.output_dir:
         later = " once all shards are" if run.shard.count > 1 else ""
         reasons = f"see {results.output_dir}/failures.tsv{later}; --retry-failed tries again"
     else:
         reasons = "run it without --quiet to see why" if run.quiet else "see above"
-    show_message(f"{summary.failed} failed, more than --max-failures {run.max_failures} allows: {reasons}")
-    return EXIT_TOO_MANY_FAILURES
+    return judge_failures(summary, run.max_failures, reasons)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from e2v_cli.options import PIPE_SECONDS, Channel, InputOptions, MaxFailures, PredictOptions
+from e2v_cli.options import PIPE_SECONDS, Channel, InputOptions, PredictOptions
 
 
 def format_words(options: PredictOptions) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
             *(compute.engine, compute.device, compute.precision, compute.batch_seconds, compute.window),
             *(results.granularity, results.embeddings, results.dtype, results.compress, results.timeline, results.join),
             *(_format_channel(of.input.channel), of.input.allow_pipes, of.input.pipe_seconds or PIPE_SECONDS),
-            *(of.run.retry_failed, _format_max_failures(of.run.max_failures), of.run.quiet),
+            *(of.run.retry_failed, of.run.max_failures.word, of.run.quiet),
             of.run.log_level == logging.INFO,
         ]
 
@@ -53,11 +53,6 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
 def _format_channel(channel: Channel) -> str:
     """Format a channel as the command line counts it."""
     return channel if isinstance(channel, str) else str(channel + 1)
-
-
-def _format_max_failures(allowed: MaxFailures) -> str:
-    """Format a limit with all its digits, which messages leave out."""
-    return f"{_format_number(allowed.limit)}{'%' if allowed.percent else ''}"
 
 
 def _format_number(number: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,22 @@ from e2v_cli.journal.journal import LEFT
 from e2v_cli.journal.locks import MERGE, locked
 from e2v_cli.options import Shard
 from e2v_cli.records import Summary
-from e2v_cli.results.publish import open_run_folder, publish
+from e2v_cli.results.publish import open_run_folder, publish, read_summary
 
 
-def merge(output_dir: Path) -> Summary | None:
-    """Run ``e2v merge``; None if the final files are there.
+@dataclass(frozen=True)
+class Merged:
+    """The merged run, and whether it was merged now."""
+
+    summary: Summary
+    is_new: bool
+
+
+def merge(output_dir: Path) -> Merged:
+    """Run ``e2v merge``; nothing is written if the final files are there.
 
     Raises:
-        OutputError: there is no run, or parts of it are missing.
+        OutputError: there is no run, or parts of it are missing, or its ``run.json`` is damaged.
         OutputConflictError: parts are of different runs, or another process is merging.
     """
     folder = open_run_folder(output_dir)
@@ -32,12 +41,12 @@ def merge(output_dir: Path) -> Summary | None:
         folder.refresh()
         run = folder.find_run()
         if folder.is_published(run.header.input_sha256):
-            return None
+            return Merged(read_summary(output_dir), is_new=False)
         ids = IdList(output_dir, run.header.input_sha256)
         history = folder.read_history(ids)
         if missing := describe_missing(folder, history, run.num_shards, ids):
             raise OutputError(f"{output_dir} is not complete: {missing}")
-        return publish(folder, ids, history, run.header)
+        return Merged(publish(folder, ids, history, run.header), is_new=True)
 
 
 def describe_missing(folder: RunFolder, history: History, num_shards: int, ids: Ids) -> str:

@@ -141,7 +141,10 @@ def _predict_to_stdout(run: _Run) -> Summary:
     if corpus.recording_groups is not None:  # segments are not computed in the order of the list
         order = sorted(order)
     sink = StdoutSink(run.model.labels, len(corpus), iter(order), run.started)
-    _run_workers(run, plan, sink)
+    try:
+        _run_workers(run, plan, sink)
+    finally:
+        sink.end()
     return _summarise(run, plan, sink.status, sink.elapsed)
 
 

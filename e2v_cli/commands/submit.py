@@ -47,7 +47,7 @@ from e2v_cli.journal.journal import DONE, LEFT
 from e2v_cli.journal.locks import locked
 from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import prepare_weights
-from e2v_cli.options import Fingerprint, JobOptions, PredictOptions, ResultOptions, Shard, make_fingerprint
+from e2v_cli.options import Fingerprint, JobOptions, PredictOptions, ResultOptions, RunOptions, Shard, make_fingerprint
 from e2v_cli.records import SAMPLE_RATE, Utterance
 from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.files import published, remove_drafts
@@ -273,6 +273,8 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, Slur
     here = Path.cwd()
     log = str(folder / "log").replace("%", "%%")
     variables = {name: value for name, value in os.environ.items() if name == CACHE_VARIABLE}
+    allowed = options.run.run.max_failures
+    limit = () if allowed == RunOptions.max_failures else ("--max-failures", allowed.word)
     predict = SlurmJob(
         name=f"e2v-{folder.name}",
         words=(*_command(), "predict", *options.words, "--offline"),
@@ -283,7 +285,7 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, Slur
     )
     merge = SlurmJob(
         name=f"e2v-{folder.name}-merge",
-        words=(*_command(), "merge", str(folder)),
+        words=(*_command(), "merge", str(folder), *limit),
         folder=here,
         log=f"{log}/slurm-%j-merge.log",
         resources=replace(options.resources, gpus="", cpus=None, mem=MERGE_MEMORY),

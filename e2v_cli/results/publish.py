@@ -210,3 +210,24 @@ def _count_facts(summary: Summary) -> dict[str, Any]:
         "encode_seconds": round(summary.encode_seconds, 3),
         "speed": round(summary.speed, 3),
     }
+
+
+def read_summary(output_dir: Path) -> Summary:
+    """Read the counts and times of a run back from its ``run.json``.
+
+    Raises:
+        OutputError: they are missing.
+    """
+    path = output_dir / "run.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return Summary(
+            input=int(facts["counts"]["input"]),
+            done=int(facts["counts"]["done"]),
+            failed=int(facts["counts"]["failed"]),
+            audio_seconds=float(facts["audio_seconds"]),
+            wall_seconds=float(facts["wall_seconds"]),
+            encode_seconds=float(facts["encode_seconds"]),
+        )
+    except (OSError, ValueError, TypeError, LookupError):
+        raise OutputError(f"{path}: no counts can be read from it; remove it and run the same command again") from None

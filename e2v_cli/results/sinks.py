@@ -74,6 +74,13 @@ class StdoutSink:
                 self._next = next(self._order, None)
             sys.stdout.flush()
 
+    def end(self) -> None:
+        """Print the rows that wait for others before them: a run that was stopped leaves gaps."""
+        with naming(Path("standard output")):
+            for index in sorted(self._lines):
+                sys.stdout.write(self._lines.pop(index))
+            sys.stdout.flush()
+
 
 class JournalSink:
     """The journal of OUT; embeddings are on disk before a commit."""

@@ -243,16 +243,19 @@ def test_unmerged_run_is_reported_and_merged(tmp_path: Path, e2v: E2v) -> None:
     assert status.stdout.startswith(
         f"{tmp_path}: not merged yet: e2v merge does it\n2 utterances: 1 done, 1 failed, 0 left\nshard  done  failed  "
     )
-    merged = e2v("merge", tmp_path)
+    merged = e2v("merge", tmp_path, "--max-failures", "1")
     assert (merged.returncode, merged.stdout) == (0, "")
-    assert merged.stderr.startswith("e2v: 2 utterances: 1 done, 1 failed; 1.5 s of audio in ")
+    counts = "e2v: 2 utterances: 1 done, 1 failed; 1.5 s of audio in "
+    assert merged.stderr.startswith(counts)
     assert (tmp_path / "predictions.tsv").read_bytes() == predictions
     status = e2v("status", tmp_path)
     assert (status.returncode, status.stderr) == (0, "")
     assert status.stdout.startswith(f"{tmp_path}: complete\n")
     assert shell(f"e2v status {tmp_path} | true; exit ${{PIPESTATUS[0]}}").returncode == 0
-    again = e2v("merge", tmp_path)
-    assert (again.returncode, again.stdout, again.stderr) == (0, "", f"e2v: {tmp_path} is complete: nothing to do\n")
+    again = e2v("merge", tmp_path, E2V_MAX_FAILURES="49%")
+    assert (again.returncode, again.stdout) == (3, "")
+    assert again.stderr.startswith(f"e2v: {tmp_path} is complete: nothing to do\n{counts}")
+    assert again.stderr.endswith(f"e2v: 1 failed, more than --max-failures 49% allows: see {tmp_path}/failures.tsv\n")
 
 
 WATCH = "from e2v_cli.cli import main as cli; cli.WATCH_SECONDS = 0.2; from e2v_cli.__main__ import main; main()"

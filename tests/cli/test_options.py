@@ -230,7 +230,7 @@ DESCRIBED = {
     "--jobs": "(all cores, or all GPUs)",
     "--batch-seconds": "(10 on CPU, 300 on a GPU)",
     "--output-dir": "(rows on standard output)",
-    "--shard": "(its place in a Slurm array or among the tasks of an srun, else 1/1)",
+    "--shard": "(with -o, its place in a Slurm array or among the tasks of an srun; else 1/1)",
     "--progress": "(on a terminal; elsewhere a line every 30 s)",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from support.journals import (
 )
 
 from e2v_cli.cluster.submissions import Submission, note_submission
-from e2v_cli.commands.merge import describe_missing, merge
+from e2v_cli.commands.merge import Merged, describe_missing, merge
 from e2v_cli.corpus import blocks as batching
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.journal.folder import plan_blocks
@@ -39,6 +40,9 @@ from e2v_cli.journal.journal import Elapsed
 from e2v_cli.journal.locks import locked
 from e2v_cli.options import Shard
 from e2v_cli.records import DoneRecord
+
+SLOWEST = dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
+"""Of ``write_run``, whose shards took different times."""
 
 LONG_LIST = List([f"utt{number}" for number in range(18)])
 """In blocks of four: the first of three shards has 0 to 3 and 12 to 15, the second 4 to 7 and 16 to 17."""
@@ -55,9 +59,9 @@ def test_shards_are_merged(tmp_path: Path) -> None:
     """Their time is that of the slowest shard; times of attempts at a shard add up."""
     write_run(tmp_path)
 
-    summary = merge(tmp_path)
+    merged = merge(tmp_path)
 
-    assert summary == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
+    assert merged == Merged(SLOWEST, is_new=True)
     assert final_files(tmp_path) == {**COMMON, "predictions.tsv": PREDICTIONS, "utt2emo": UTT2EMO}
 
 
@@ -65,17 +69,18 @@ def test_merged_run_is_unchanged(tmp_path: Path) -> None:
     """Until a final file is missing, or a journal is added."""
     write_run(tmp_path)
     merge(tmp_path)
+    complete = Merged(dataclasses.replace(SLOWEST, audio_seconds=round(SLOWEST.audio_seconds, 3)), is_new=False)
     before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.glob("[a-z]*")}
 
-    assert merge(tmp_path) is None
+    assert merge(tmp_path) == complete
     assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.glob("[a-z]*")} == before
 
     (tmp_path / "utt2dur").unlink()
-    assert merge(tmp_path) == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
+    assert merge(tmp_path).is_new
     assert (tmp_path / "utt2dur").read_text() == COMMON["utt2dur"]
     write(tmp_path, [], header(started=9), SECOND, Elapsed(1.0, 0.5, 1.0, 0))
-    assert merge(tmp_path) == dataclasses.replace(SUMMARY, wall_seconds=7.0, encode_seconds=3.5)
-    assert merge(tmp_path) is None
+    assert merge(tmp_path).is_new
+    assert merge(tmp_path) == complete
 
 
 def test_ids_of_other_lists_are_removed(tmp_path: Path) -> None:
@@ -121,9 +126,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     write(tmp_path, records_of([6, 7]), header(LONG_LIST), Shard(3, 2))
     write(tmp_path, records_of([8, 9, 10, 11]), header(LONG_LIST), Shard(3, 3))
 
-    summary = merge(tmp_path)
-    assert summary is not None
-    assert summary.done == 18
+    assert merge(tmp_path).summary.done == 18
 
 
 def test_shards_exclude_utterances_done_with_another_list(tmp_path: Path) -> None:
@@ -292,9 +295,7 @@ def test_only_one_merge_runs_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(OutputConflictError, match=f"^{message}or choose another -o$"):
             merge(tmp_path)
 
-    summary = merge(tmp_path)
-    assert summary is not None
-    assert summary.done == 4
+    assert merge(tmp_path).summary.done == 4
 
 
 def test_grown_list_is_merged_from_both_journals(tmp_path: Path) -> None:
@@ -305,10 +306,20 @@ def test_grown_list_is_merged_from_both_journals(tmp_path: Path) -> None:
     for ids in (shorter, longer):
         save_ids(tmp_path, ids)
 
-    summary = merge(tmp_path)
-    assert summary is not None
-    assert summary.done == 2
+    assert merge(tmp_path).summary.done == 2
 
     head, *rows = PREDICTIONS.splitlines(keepends=True)
     assert final_files(tmp_path)["predictions.tsv"] == head + "".join(rows[:2])
     assert not (tmp_path / f"input.{shorter.digest[:16]}").exists()
+
+
+def test_unreadable_counts_are_reported(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    merge(tmp_path)
+    facts = json.loads((tmp_path / "run.json").read_text())
+    del facts["counts"]["done"]
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+
+    message = f"{tmp_path}/run.json: no counts can be read from it; remove it and run the same command again"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        merge(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.checkpoints import make_config, make_model
-from support.processes import ROOT, E2v, start_e2v, wait_until
+from support.processes import ROOT, E2v, on_opening, start_e2v, wait_until
 
 from e2v_cli.journal.history import read_header
 
@@ -460,6 +461,37 @@ def test_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
     assert e2v(*command, "--retry-failed").returncode == 0
     assert len(read_rows((out / "predictions.tsv").read_text())) == 400
     assert (out / "failures.tsv").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("reader", ["reads", "has ended, as by the same Ctrl-C"])
+def test_stopped_run_prints_what_is_done(reader: str, tmp_path: Path) -> None:
+    """One worker waits for the first clip; rows of the other are printed in order, and counted."""
+    lines = SAMPLE_SCP.read_text().splitlines()[:20]
+    (tmp_path / "wav.scp").write_text("".join(f"{line}\n" for line in lines))
+    first, last = (line.split("/")[-1] for line in (lines[0], lines[-1]))
+    mark = tmp_path / "opened"
+    name = "os.fsencode(file)"
+    action = f"time.sleep(600) if b'{first}' in {name} else b'{last}' in {name} and open({str(mark)!r}, 'w').close()"
+    environment = {**os.environ, **on_opening(tmp_path / "hook", "", action)}
+    command = [sys.executable, "-m", "e2v_cli", "predict", str(tmp_path / "wav.scp"), "-m", "sample", "-j", "2"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        wait_until(mark.exists)
+        if reader != "reads":
+            process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        output = process.stdout.read() if reader == "reads" else ""
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert process.returncode == 75
+    if reader != "reads":
+        assert errors == ""
+        return
+    rows = [row.split("\t")[0] for row in output.splitlines()[1:]]
+    ids = [line.split()[0] for line in lines[1:]]
+    assert rows == [utt_id for utt_id in ids if utt_id in rows] != []
+    assert errors.startswith(f"e2v: 20 utterances: {len(rows)} done, 0 failed, {20 - len(rows)} left; ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

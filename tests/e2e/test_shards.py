@@ -68,12 +68,13 @@ def test_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
     assert again.stderr.startswith(f"e2v: {tmp_path} is complete: nothing to do\n")
     merged = e2v("merge", tmp_path)
     assert (merged.returncode, merged.stdout) == (0, "")
-    assert merged.stderr == f"e2v: {tmp_path} is complete: nothing to do\n"
+    counts = "e2v: 40 utterances: 40 done, 0 failed; 150.2 s of audio in "
+    assert merged.stderr.startswith(f"e2v: {tmp_path} is complete: nothing to do\n{counts}")
     before = (tmp_path / "predictions.tsv").read_bytes()
     (tmp_path / "predictions.tsv").unlink()
     merged = e2v("merge", tmp_path)
     assert merged.returncode == 0
-    assert merged.stderr.startswith("e2v: 40 utterances: 40 done, 0 failed; 150.2 s of audio in ")
+    assert merged.stderr.startswith(counts)
     assert (tmp_path / "predictions.tsv").read_bytes() == before
 
 
@@ -119,13 +120,30 @@ def test_shards_on_standard_output_add_up_to_the_whole(whole: Path, e2v: E2v) ->
     assert header == table[0]
 
 
+def test_slurm_deals_no_shards_without_out(e2v: E2v) -> None:
+    """Rows on standard output can't be merged: each task computes its whole input."""
+    command = ("predict", *(line.split()[1] for line in LINES[:5]), "-m", "sample", "-q")
+    variables = [element(2, 3), {"SLURM_JOB_ID": "7", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}]
+    whole = e2v(*command)
+    assert whole.stdout.count("\n") == 6
+    for environment in ({}, *variables, {**element(3, 2), "SLURM_ARRAY_TASK_MAX": "7"}):
+        done = e2v(*command, **environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, whole.stdout, "")
+    part = e2v(*command, "--shard", "2/3", **variables[0])
+    assert 1 < part.stdout.count("\n") < 6
+
+
 def test_failures_of_a_shard_count_only_for_that_shard(tmp_path: Path, e2v: E2v) -> None:
     scp = tmp_path / "wav.scp"
     scp.write_text("".join([*LINES[:8], "gone nowhere.wav\n"]))  # blocks of one: the ninth is shard 1's
     out = tmp_path / "out"
     assert e2v(*predict(out, "--shard", "1/2", scp=scp)).returncode == 3
     assert e2v(*predict(out, "--shard", "2/2", scp=scp)).returncode == 0
-    assert e2v("merge", out).returncode == 0
+    merged = e2v("merge", out)
+    assert merged.returncode == 3
+    assert merged.stderr.endswith(f"e2v: 1 failed, more than --max-failures 0 allows: see {out}/failures.tsv\n")
+    assert e2v("merge", out, "--max-failures", "10%").returncode == 3
+    assert e2v("merge", out, "--max-failures", "1").returncode == 0
     assert (out / "failures.tsv").read_text().splitlines()[1:] == ["gone\taudio\tmissing\tnowhere.wav: no such file"]
     shutil.copy(ROOT / LINES[0].split()[1], tmp_path / "there.wav")
     scp.write_text("".join([*LINES[:8], f"gone {tmp_path}/there.wav\n"]))

@@ -42,6 +42,18 @@ def test_rows_are_printed_in_input_order(capsys: pytest.CaptureFixture[str], cap
     assert (sink.elapsed.audio_seconds, sink.elapsed.finished) == (3.0, 3)
 
 
+def test_rows_over_a_gap_are_printed_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    sink = StdoutSink(LABELS, 5, iter(range(5)), started=0.0)
+    sink.commit([record_at(4, "e"), record_at(1, "b"), record_at(3, "d")], [])
+    capsys.readouterr()
+
+    sink.end()
+
+    assert [row.split("\t")[0] for row in capsys.readouterr().out.splitlines()] == ["b", "d", "e"]
+    sink.end()
+    assert capsys.readouterr().out == ""
+
+
 def test_journal_has_the_committed_results(tmp_path: Path) -> None:
     status = np.full(len(IDS), LEFT, dtype=np.uint8)
     with closing(Journal(tmp_path, WHOLE, header())) as journal:
