@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,7 @@ from e2v_cli.corpus.blocks import BlockPlan
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.journal.history import History, read_header
 from e2v_cli.journal.ids import IDS_PATTERNS, Ids, names_of_ids
-from e2v_cli.journal.journal import Header, Journal, JournalFile
+from e2v_cli.journal.journal import Header, Journal, JournalFile, start_order
 from e2v_cli.journal.locks import refuse_held_shards
 from e2v_cli.options import Fingerprint, Shard
 from e2v_cli.system.files import dead_drafts
@@ -164,7 +163,7 @@ class RunFolder:
         """
         if not self._headers:
             raise OutputError(f"{self.path} holds no run: name the folder that was e2v predict's -o")
-        newest = max(sorted(self._headers, reverse=True), key=self._started)
+        newest = max(self._headers, key=lambda file: start_order(file, self._headers[file]))
         header = self._headers[newest]
         self.refuse_other_fingerprints(header.fingerprint)
         return Run(header, newest.shard.count)
@@ -312,11 +311,8 @@ class RunFolder:
         self.refresh()
 
     def _newest(self) -> dict[Shard, JournalFile]:
-        """Find the newest attempt at each shard whose header is whole."""
+        """Find the newest attempt at each shard whose header is whole: attempts at a shard have ascending numbers."""
         return {file.shard: file for file in sorted(self._headers)}
-
-    def _started(self, file: JournalFile) -> datetime:
-        return datetime.fromisoformat(self._headers[file].started)
 
 
 def plan_blocks(history: History, ids: Ids, costs: NDArray[np.float32] | None) -> BlockPlan:

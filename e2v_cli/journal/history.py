@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from e2v_cli.journal.journal import (
     Header,
     JournalFile,
     failure_status,
+    start_order,
     with_checksum,
 )
 from e2v_cli.records import Place
@@ -91,6 +93,8 @@ class History:
         self._read_to: dict[JournalFile, int] = {}
         """The end of the last complete line read from each journal."""
         self._journals: list[JournalFile] = []
+        self._starts: list[tuple[float, int, JournalFile]] = []
+        """By ``start_order``, of each of the journals."""
         self._journal_of: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
         self._offset: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
         self._length: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
@@ -101,6 +105,8 @@ class History:
 
     def add(self, journal: JournalFile, header: Header | None, size: int) -> None:
         """Read the new lines of a journal up to ``size`` bytes; a failure never replaces a result.
+
+        Of two results or two failures, that of the attempt that began later counts, whatever its shard.
 
         Raises:
             OutputError: it is damaged before its end, or written by another version.
@@ -113,6 +119,7 @@ class History:
         if journal not in self._read_to:
             self._read_to[journal] = 0
             self._journals.append(journal)
+            self._starts.append(start_order(journal, header))
         number = self._journals.index(journal)
         is_other_list = header.input_sha256 != self.input_sha256
         keys: list[bytes] = []
@@ -203,8 +210,8 @@ class History:
         known = places >= 0
         places, numbers = places[known], np.array(lines, dtype=np.int64)[known]
         done, status, journal_of = numbers[:, 0] == DONE, self.status[places], self._journal_of[places]
-        later = [other for other in np.unique(journal_of).tolist() if self._journals[other] > self._journals[number]]
-        is_last = (status == LEFT) | ~np.isin(journal_of, later)  # no line of a later journal is known
+        later = [other for other in np.unique(journal_of).tolist() if self._starts[other] > self._starts[number]]
+        is_last = (status == LEFT) | ~np.isin(journal_of, later)  # no line of a later attempt is known
         for chosen in (~done & (status != DONE) & is_last, done & ((status != DONE) | is_last)):
             at, chosen_numbers = places[chosen], numbers[chosen]
             self.status[at] = chosen_numbers[:, 0]
@@ -251,6 +258,7 @@ def read_header(path: Path) -> Header | None:
         header = Header(**json.loads(content))
         if kind != b"run" or header.format != JOURNAL_FORMAT:
             raise other_version(path)
+        datetime.fromisoformat(header.started)  # attempts are ordered by it
         return replace(header, labels=tuple(header.labels), timeline_formats=tuple(header.timeline_formats))
     except StopIteration:
         return None

@@ -18,6 +18,7 @@ import json
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 from e2v_cli.options import Fingerprint, Shard
@@ -57,6 +58,12 @@ class Header:
     host: str
     pid: int
     started: str
+    """When, in ISO format with the time zone, to the microsecond."""
+
+    @property
+    def start_time(self) -> float:
+        """When the attempt began, in seconds since the epoch, by the clock of its machine."""
+        return datetime.fromisoformat(self.started).timestamp()
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,11 @@ class JournalFile:
     shard: Shard
     attempt: int
     path: Path
+
+
+def start_order(file: JournalFile, header: Header) -> tuple[float, int, JournalFile]:
+    """Return the sort key of an attempt among those at all shards, of any number: the newest one has the largest."""
+    return header.start_time, file.attempt, file
 
 
 def failure_status(stage: str, reason: str) -> int:

@@ -153,6 +153,23 @@ def test_failures_of_a_shard_count_only_for_that_shard(tmp_path: Path, e2v: E2v)
     assert (out / "failures.tsv").read_text().count("\n") == 1
 
 
+@pytest.mark.parametrize(("first", "second"), [(["1/2", "2/2"], ["1/1"]), (["1/1"], ["1/2", "2/2"])])
+def test_retry_with_another_shard_count_publishes_the_newer_reason(
+    first: list[str], second: list[str], tmp_path: Path, e2v: E2v
+) -> None:
+    scp, out, audio = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "late.wav"
+    scp.write_text("".join([*LINES[:8], f"late {audio}\n"]))
+    for shard in first:
+        assert e2v(*predict(out, "--shard", shard, scp=scp)).returncode in (0, 3)
+    assert (out / "failures.tsv").read_text().splitlines()[1:] == [f"late\taudio\tmissing\t{audio}: no such file"]
+    audio.touch()
+
+    for shard in second:
+        assert e2v(*predict(out, "--shard", shard, "--retry-failed", scp=scp)).returncode in (0, 3)
+
+    assert (out / "failures.tsv").read_text().splitlines()[1:] == [f"late\taudio\tempty\t{audio}: 0 bytes"]
+
+
 def test_grown_list_computes_only_new_utterances(tmp_path: Path, e2v: E2v) -> None:
     """The list grows in the middle. Merging waits until all shards have seen the new list."""
     scp, out = tmp_path / "wav.scp", tmp_path / "out"

@@ -67,7 +67,8 @@ def count_opens(opened: list[Path]) -> dict[str, int]:
 def make_content(rng: random.Random, shard: Shard) -> bytes:
     """Make a journal of random lines; its utterances overlap with those of other journals."""
     digest = rng.choice([LIST, LIST, OTHER_LIST])
-    lines = [header_line(dataclasses.replace(HEADER, input_sha256=digest, pid=rng.randrange(10_000)))]
+    started = f"2026-01-31T10:00:0{rng.randrange(4)}+01:00"
+    lines = [header_line(dataclasses.replace(HEADER, input_sha256=digest, pid=rng.randrange(10_000), started=started))]
     for number in range(rng.randrange(12)):
         utt_id = rng.choice([*IDS, "of a longer list"])
         archive = f"embeddings.{shard.name}.{number % 2}.ark:{rng.randrange(1000)}"

@@ -20,11 +20,13 @@ from support.journal_lines import (
     RECORDS,
     TIME,
     WHOLE,
+    HashedIds,
     checked,
     done,
     failed,
     header_line,
     line_of,
+    list_folder,
     read,
     states,
     write,
@@ -251,6 +253,7 @@ def test_damaged_journal_can_be_truncated_as_the_message_says(kept: int, path: P
         ["run\t{"],
         ['run\t{"fingerprint": {}}'],
         [header_line().replace('"host"', '"machine"')],
+        [header_line(dataclasses.replace(HEADER, started="yesterday"))],
         [header_line().replace('"format": 2, ', "")],
         [header_line().replace('"format": 2, ', '"format": 1, ')],
         [header_line().replace('"format": 2, ', '"format": 3, ')],
@@ -346,6 +349,46 @@ def test_failure_of_another_shard_does_not_replace_a_result(reverse: bool, tmp_p
 
     assert states(history) == {"utt1": DONE}
     assert line_of(history, "utt1") == DONE_LINES[0]
+
+
+OLD, NEW = "2026-01-31T10:00:00.000001+01:00", "2026-01-31T09:30:00+00:00"
+"""Half an hour apart, of machines of different time zones."""
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("older", "newer"), [(Shard(3, 3), WHOLE), (WHOLE, Shard(3, 3)), (Shard(3, 3), Shard(3, 1))])
+def test_result_or_reason_of_the_attempt_that_began_later_counts(
+    older: Shard, newer: Shard, order: tuple[int, int], tmp_path: Path
+) -> None:
+    """Neither its shard nor the order of reading matters."""
+    attempts = [
+        ([DONE_FIRST], [failed("utt2", reason="missing")], older, OLD),
+        ([DONE_LATER], [failed("utt2", reason="truncated")], newer, NEW),
+    ]
+    folder = list_folder(tmp_path)
+    for records, failures, shard, started in (attempts[place] for place in order):
+        write(tmp_path, records, failures, shard=shard, started=started)
+        folder.refresh()
+        history = folder.read_history(HashedIds())
+
+    assert line_of(history, "utt1") == DONE_LINES[1]
+    assert line_of(history, "utt2").startswith("failed\tutt2\taudio\ttruncated\t")
+
+
+@pytest.mark.parametrize(("older", "newer"), [(Shard(3, 3), WHOLE), (WHOLE, Shard(3, 3))])
+def test_result_counts_over_a_newer_failure(older: Shard, newer: Shard, tmp_path: Path) -> None:
+    write(tmp_path, [DONE_FIRST], shard=older, started=OLD)
+    write(tmp_path, failures=[FAILED_LATER], shard=newer, started=NEW)
+
+    assert line_of(read(tmp_path), "utt1") == DONE_LINES[0]
+
+
+def test_attempt_number_decides_between_attempts_that_began_at_once(tmp_path: Path) -> None:
+    write(tmp_path, shard=WHOLE, started=OLD)
+    write(tmp_path, failures=[FAILED_LATER], shard=WHOLE, started=NEW)
+    write(tmp_path, failures=[FAILED_FIRST], shard=Shard(3, 3), started=NEW)
+
+    assert line_of(read(tmp_path), "utt1").startswith("failed\tutt1\taudio\ttruncated\t")
 
 
 def test_shards_and_attempts_are_combined(tmp_path: Path) -> None:

@@ -103,9 +103,11 @@ def write(
     elapsed: Elapsed = TIME,
     shard: Shard = WHOLE,
     input_sha256: str = LIST,
+    started: str = HEADER.started,
 ) -> Path:
     """Write a journal, and return its path."""
-    with closing(Journal(folder, shard, dataclasses.replace(HEADER, input_sha256=input_sha256))) as attempt:
+    header = dataclasses.replace(HEADER, input_sha256=input_sha256, started=started)
+    with closing(Journal(folder, shard, header)) as attempt:
         attempt.append(records, failures, elapsed)
     return attempt.file.path
 
