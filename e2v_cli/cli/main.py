@@ -94,7 +94,7 @@ cli.add_command(submit)
 
 @cli.command()
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--watch", is_flag=True, help=f"Report every {WATCH_SECONDS} s, until no process is at work.")
+@click.option("--watch", is_flag=True, help=f"Report every {WATCH_SECONDS} s, until the exit code is no longer 4.")
 def status(output_dir: Path, watch: bool) -> int:
     """Show how far a run is.
 
@@ -109,7 +109,7 @@ def status(output_dir: Path, watch: bool) -> int:
     \b
     Exit codes:
       0   complete              4   in progress: a process is at work, or a job in the queue
-      1   can't be read         75  incomplete, and no process at work: run, submit or merge again
+      1   can't be read         75  incomplete, and neither: run, submit or merge again
     """  # noqa: D301
     from e2v_cli.commands.status import State, describe_run
 

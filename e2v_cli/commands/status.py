@@ -1,31 +1,36 @@
-"""``e2v status``: the progress of a run, from its journals and from the states of its jobs in Slurm."""
+"""``e2v status``: the progress of a run, from its journals, its locks and the states of its jobs in Slurm."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
-from e2v_cli.cluster.slurm import JobState, ask_states
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.cluster.slurm import JobState, ask_states, ranges
 from e2v_cli.cluster.submissions import Submission, read_submissions
-from e2v_cli.cluster.task import Task
 from e2v_cli.errors import OutputError, SlurmError
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
 from e2v_cli.journal.ids import IdList, read_costs
 from e2v_cli.journal.journal import DONE, LEFT, Elapsed
-from e2v_cli.journal.locks import MERGE, Owner, read_owner
+from e2v_cli.journal.locks import MERGE, LockState, read_locks
 from e2v_cli.options import Shard
 from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.text import clock, columns
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "who")
+COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "state")
+
+SILENT_SECONDS = 600
+"""Where locks don't work: seconds without a result after which a process counts as ended."""
 
 
 class State(Enum):
@@ -34,9 +39,9 @@ class State(Enum):
     COMPLETE = "complete"
     """The final files are there."""
     UNDER_WAY = "under way"
-    """A process is at work, or waits in Slurm's queue."""
+    """A process is at work, or a job in the queue."""
     WAITING = "waiting for you"
-    """Something is left to be done, and no process will do it by itself."""
+    """Something is left to be done, and no process or job is there to do it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _ShardStatus:
-    """A shard: how far it is, and which process computes it."""
+    """A shard: how far it is, and its process or job."""
 
     shard: Shard
     done: int
@@ -57,8 +62,10 @@ class _ShardStatus:
     left: int
     newest: Elapsed
     """Time taken and utterances finished by the newest attempt."""
-    who: str
+    state: str
+    """Of its process or job; empty where it needs none."""
     is_under_way: bool
+    """Whether a process is at work, or a job in the queue."""
 
     @property
     def speed(self) -> float:
@@ -76,34 +83,67 @@ class _ShardStatus:
         """Format it as a row of the table."""
         ready_in = "–" if self.ready_in is None else clock(self.ready_in) if self.left else ""
         counts = map(str, (self.done, self.failed, self.left))
-        return (str(self.shard), *counts, f"{self.speed:.1f}×" if self.speed else "–", ready_in, self.who)
+        return (str(self.shard), *counts, f"{self.speed:.1f}×" if self.speed else "–", ready_in, self.state)
 
 
 @dataclass(frozen=True)
 class _Processes:
-    """The processes that are, or were, at work in OUT, and the states of their jobs in Slurm."""
+    """The processes that are, or were, at work in OUT, and the jobs that were submitted for it."""
 
     output_dir: Path
     submissions: Sequence[Submission]
-    owners: Mapping[str, Owner]
-    """Of locks, by their name."""
     states: Mapping[str, JobState] | None
     """Of jobs, by their name; None: Slurm can't be asked."""
+    locks: Mapping[str, LockState]
+    """By their name."""
+    last_results: Mapping[str, float]
+    """When the newest attempt at a shard had its last result, in seconds since the epoch, by the name of the lock."""
 
     def is_at_work(self, name: str) -> bool:
-        """Whether a process holds the lock NAME, as far as can be told."""
-        owner = self.owners.get(name)
-        if owner is None or owner.is_dead:
+        """Whether a process holds the lock NAME; where locks don't work, whether its last result is new enough."""
+        lock = self.locks.get(name)
+        if lock is None:
             return False
-        if owner.task is None or self.states is None:
-            return True
-        job = self.states.get(_job_of(owner.task))
-        return job is not None and job.is_at_work
+        if lock.is_held is None:
+            return lock.owner is not None and not lock.owner.is_dead and self._silence(name) < SILENT_SECONDS
+        return lock.is_held
+
+    def describe_process(self, name: str) -> str:
+        """Describe the process at work that has the lock NAME."""
+        lock = self.locks[name]
+        text = "an unnamed process"
+        if lock.owner is not None and not lock.owner.is_dead:
+            text = str(lock.owner)
+        if name in self.last_results:
+            text += f", last result {self._age(self.last_results[name]):.0f} s ago"
+        return text if lock.is_held else f"{text} (locks don't work here, so judged by age)"
+
+    def describe_dead(self, name: str) -> str:
+        """Describe why no process is at work at the lock NAME, and the next move."""
+        lock = self.locks.get(name)
+        if lock is None or lock.owner is None:
+            return "not running: run it again"
+        if lock.is_held is None and not lock.owner.is_dead:
+            silence = f"no result for {self._silence(name):.0f} s (locks don't work here, so judged by age)"
+            return f"not running: {lock.owner}, {silence}; run it again"
+        return f"not running: {lock.owner} was killed; run it again"
+
+    def find_submission(self, shard: Shard) -> Submission | None:
+        """Find the newest submission of a shard, if that is of the same number of shards."""
+        newest = next((item for item in reversed(self.submissions) if shard.index in item.shards), None)
+        return newest if newest is not None and newest.count == shard.count else None
 
     def find_merge(self) -> JobState | None:
         """Find the job that merges the shards, if it waits or runs."""
         merge = self.states.get(self.submissions[-1].merge) if self.submissions and self.states else None
         return merge if merge is not None and merge.is_alive else None
+
+    def _silence(self, name: str) -> float:
+        """Return the seconds since the last result or, before that, since the start."""
+        return self._age(max(self.locks[name].written, self.last_results.get(name, 0.0)))
+
+    def _age(self, when: float) -> float:
+        return max(0.0, time.time() - when)
 
 
 def describe_run(output_dir: Path) -> Report:
@@ -112,53 +152,39 @@ def describe_run(output_dir: Path) -> Report:
     Raises:
         OutputError: there is none, or it can't be read.
     """
-    folder = open_run_folder(output_dir)
-    folder.refresh()
     submissions = read_submissions(output_dir)
+    states, locks = _ask_for_jobs(submissions), read_locks(output_dir)
+    folder = open_run_folder(output_dir)
+    folder.refresh()  # afterwards: what a process did that is gone by now counts
     digest, num_shards = _find_list(folder, submissions)
-    shards = [Shard(num_shards, index) for index in range(1, num_shards + 1)]
-    processes = _find_processes(output_dir, submissions, [*(shard.name for shard in shards), MERGE])
     ids = IdList(output_dir, digest)
     history = folder.read_history(ids)
-    plan = plan_blocks(history, ids, read_costs(output_dir, ids))
-    status = history.status
-    done, left = int((status == DONE).sum()), int((status == LEFT).sum())
-    members = status[plan.members]
-    counts = [
-        plan.count_by_shard(chosen, num_shards).tolist()
-        for chosen in (members == DONE, (members != DONE) & (members != LEFT), members == LEFT)
-    ]
-    parts = []
-    for shard, shard_done, shard_failed, shard_left in zip(shards, *counts, strict=True):
-        who, is_under_way = _find_who(processes, shard, history) if shard_left else ("", False)
-        parts.append(
-            _ShardStatus(shard, shard_done, shard_failed, shard_left, _find_newest(history, shard), who, is_under_way)
-        )
-    state = _judge(folder.is_published(ids.digest), parts, processes)
+    processes = _Processes(output_dir, submissions, states, locks, _find_last_results(history))
+    parts = _find_parts(history, ids, read_costs(output_dir, ids), processes, num_shards)
+    is_published = folder.is_published(ids.digest)
+    others = set(locks) - {part.shard.name for part in parts}
+    others_at_work = [name for name in sorted(others) if processes.is_at_work(name)]
+    state = _judge(is_published, parts, bool(others_at_work or processes.find_merge()))
+    done, left = int((history.status == DONE).sum()), int((history.status == LEFT).sum())
     plural = "" if len(ids) == 1 else "s"
-    head = [
+    lines = [
         f"{output_dir}: {_describe_state(state, left, processes)}",
         f"{len(ids)} utterance{plural}: {done} done, {len(ids) - done - left} failed, {left} left{_sum_up(parts)}",
+        columns([COLUMNS, *(part.row() for part in parts)]).removesuffix("\n"),
+        *(f"also at work ({name}): {processes.describe_process(name)}" for name in others_at_work),
     ]
-    return Report("\n".join(head) + "\n" + columns([COLUMNS, *(part.row() for part in parts)]), state)
+    if state is State.UNDER_WAY:
+        lines += _name_forgotten(parts, processes)
+    return Report("\n".join(lines) + "\n", state)
 
 
-def _find_processes(output_dir: Path, submissions: Sequence[Submission], names: Iterable[str]) -> _Processes:
-    """Read the holders of locks in OUT, and ask Slurm for the states of their jobs."""
-    owners = {name: owner for name in names if (owner := read_owner(output_dir, name))}
-    jobs = [job for item in submissions for job in (item.array, item.merge) if job]
-    jobs += [_job_of(owner.task) for owner in owners.values() if owner.task]
-    states = None
+def _ask_for_jobs(submissions: Sequence[Submission]) -> Mapping[str, JobState] | None:
+    """Ask Slurm for the states of the jobs of submissions; None if it can't be asked."""
     try:
-        states = ask_states(jobs)
+        return ask_states([job for item in submissions for job in (item.array, item.merge) if job])
     except SlurmError as error:
         logger.warning("%s", error)
-    return _Processes(output_dir, submissions, owners, states)
-
-
-def _job_of(task: Task) -> str:
-    """Return the job of a task; the tasks of an ``srun`` share one."""
-    return task.job.partition(".")[0]
+        return None
 
 
 def _find_list(folder: RunFolder, submissions: Sequence[Submission]) -> tuple[str, int]:
@@ -169,54 +195,64 @@ def _find_list(folder: RunFolder, submissions: Sequence[Submission]) -> tuple[st
         if not submissions:
             raise
     else:
-        begun = datetime.fromisoformat(run.header.started)
-        if not submissions or datetime.fromisoformat(submissions[-1].submitted) <= begun:
+        submitted = datetime.fromisoformat(submissions[-1].submitted).timestamp() if submissions else 0.0
+        if submitted <= run.header.start_time:
             return run.header.input_sha256, run.num_shards
     return submissions[-1].input_sha256, submissions[-1].count
 
 
-def _find_newest(history: History, shard: Shard) -> Elapsed:
-    """Return time taken and utterances finished by the newest attempt at a shard."""
-    attempts = [elapsed for journal, elapsed in history.elapsed.items() if journal.shard == shard]
-    return attempts[-1] if attempts else Elapsed()
+def _find_last_results(history: History) -> dict[str, float]:
+    """Find when the newest attempt at each shard had its last result."""
+    journals = {journal.shard.name: journal.path for journal in history.elapsed}  # the newest is the last
+    return {name: path.stat().st_mtime for name, path in journals.items()}
 
 
-def _find_who(processes: _Processes, shard: Shard, history: History) -> tuple[str, bool]:
-    """Describe the process or job of a shard, and return whether there is one."""
-    owner = processes.owners.get(shard.name)
-    if owner is not None and processes.is_at_work(shard.name):
-        return _describe_owner(owner, history, shard), True
-    submission = next((item for item in reversed(processes.submissions) if shard.index in item.shards), None)
-    if submission is None or submission.count != shard.count:
-        return ("nobody: run it (again)" if owner is None else f"{owner}, which is dead: run it again"), False
+def _find_parts(
+    history: History, ids: IdList, costs: NDArray[np.float32] | None, processes: _Processes, num_shards: int
+) -> list[_ShardStatus]:
+    """Find how far each shard is."""
+    plan = plan_blocks(history, ids, costs)
+    members = history.status[plan.members]
+    counts = [
+        plan.count_by_shard(chosen, num_shards).tolist()
+        for chosen in (members == DONE, (members != DONE) & (members != LEFT), members == LEFT)
+    ]
+    newest = {journal.shard: elapsed for journal, elapsed in history.elapsed.items()}
+    parts = []
+    for index, (done, failed, left) in enumerate(zip(*counts, strict=True), 1):
+        shard = Shard(num_shards, index)
+        state = _find_state(processes, shard, left)
+        parts.append(_ShardStatus(shard, done, failed, left, newest.get(shard, Elapsed()), *state))
+    return parts
+
+
+def _find_state(processes: _Processes, shard: Shard, left: int) -> tuple[str, bool]:
+    """Describe the process or job of a shard, and return whether that is at work or in the queue."""
+    if processes.is_at_work(shard.name):
+        return processes.describe_process(shard.name), True
+    if not left:
+        return "", False
+    submission = processes.find_submission(shard)
+    if submission is None:
+        return processes.describe_dead(shard.name), False
     name = submission.name_of(shard)
     if processes.states is None:
-        return f"job {name}, of which Slurm can't be asked", True
+        return f"job {name}, whose state is not known", True
     job = processes.states.get(name)
     if job is not None and job.is_waiting:
         return f"job {name} waits ({job.reason})", True
     if job is not None and job.is_at_work:
-        return f"job {name} begins on {job.node}", True
+        return f"job {name} is {job.state} on {job.node}", True
     end = f"is {job.state}" if job else "is gone"
-    return f"nobody: job {name} {end}, see {processes.output_dir / submission.log_of(shard)}; e2v submit again", False
+    log = processes.output_dir / submission.log_of(shard)
+    return f"not running: job {name} {end}, see {log}; run e2v submit again", False
 
 
-def _describe_owner(owner: Owner, history: History, shard: Shard) -> str:
-    paths = [journal.path for journal in history.elapsed if journal.shard == shard]
-    if not paths:
-        return str(owner)
-    return f"{owner}, last result {time.time() - paths[-1].stat().st_mtime:.0f} s ago"
-
-
-def _judge(published: bool, parts: Sequence[_ShardStatus], processes: _Processes) -> State:
-    """Judge the state of a run: under way only if every shard with something left has a process or a job."""
+def _judge(published: bool, parts: Sequence[_ShardStatus], others_under_way: bool) -> State:
+    """Judge the state of a run."""
     if published:
         return State.COMPLETE
-    left = [part for part in parts if part.left]
-    if left:
-        return State.UNDER_WAY if all(part.is_under_way for part in left) else State.WAITING
-    merging = processes.find_merge() is not None or any(map(processes.is_at_work, processes.owners))
-    return State.UNDER_WAY if merging else State.WAITING
+    return State.UNDER_WAY if others_under_way or any(part.is_under_way for part in parts) else State.WAITING
 
 
 def _describe_state(state: State, left: int, processes: _Processes) -> str:
@@ -226,8 +262,23 @@ def _describe_state(state: State, left: int, processes: _Processes) -> str:
         return "not complete"
     if state is State.WAITING:
         return "not merged yet: e2v merge does it"
-    merge = processes.find_merge()
-    return f"not merged yet: job {merge.name} will do it" if merge else "not merged yet: somebody is at it"
+    if merge := processes.find_merge():
+        return f"not merged yet: job {merge.name} will do it"
+    is_merging = processes.is_at_work(MERGE)
+    return f"not merged yet: another process is {'merging' if is_merging else 'at work'}"
+
+
+def _name_forgotten(parts: Sequence[_ShardStatus], processes: _Processes) -> list[str]:
+    """Name the shards that no process or job will complete, and the next move, in a line, if there are any."""
+    forgotten = [part.shard for part in parts if part.left and not part.is_under_way]
+    if not forgotten:
+        return []
+    several = len(forgotten) > 1
+    move = f"run {'them' if several else 'it'} again"
+    if any(map(processes.find_submission, forgotten)):
+        move = "run e2v submit again"
+    indexes = ranges([shard.index for shard in forgotten])
+    return [f"not running: shard{'s' if several else ''} {indexes} of {forgotten[0].count}; {move}"]
 
 
 def _sum_up(parts: Sequence[_ShardStatus]) -> str:

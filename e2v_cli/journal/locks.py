@@ -25,8 +25,14 @@ logger = logging.getLogger(__name__)
 MERGE = "merge"
 """Name of the lock for merging; a shard's lock has the name of the shard."""
 
+_PREFIX = ".lock."
+"""Begins the file name of a lock."""
+
 _OWNER_SECONDS = 1.0
 """Seconds to wait for the new holder of a lock to write its name into it."""
+
+_READERS_SECONDS = 10.0
+"""Seconds to wait for processes that only read a lock."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,18 @@ class Owner:
         return is_dead(self.host, self.pid)
 
 
+@dataclass(frozen=True)
+class LockState:
+    """A lock as another process finds it."""
+
+    owner: Owner | None
+    """The holder; of a lock that is not held, its last holder if that was killed. None: it has no name in it."""
+    is_held: bool | None
+    """Whether a process holds it; None where locks don't work."""
+    written: float
+    """When a name was last written into it or removed, in seconds since the epoch."""
+
+
 @contextmanager
 def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock NAME of the run folder until the block ends.
@@ -70,10 +88,10 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
     Raises:
         OutputConflictError: another process holds it, and ``wait`` is false.
     """
-    path = output_dir / f".lock.{name}"
+    path = output_dir / f"{_PREFIX}{name}"
     with path.open("a+b", buffering=0) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _acquire(file, wait)
         except BlockingIOError:
             holder, task = _read_holder(file), Task.of_this_process(os.environ)
             if holder is None or holder.task is None or task is None or not task.follows(holder.task):
@@ -92,6 +110,61 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
                 file.seek(0)
                 if file.read() == own:  # not of a restarted task beside it
                     file.truncate(0)
+
+
+def _acquire(file: FileIO, wait: bool) -> None:
+    """Acquire a lock, exclusively.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is false. Processes that read it don't count.
+        OSError: locks don't work here.
+    """
+    deadline = time.monotonic() + _READERS_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if _is_held(file) or time.monotonic() > deadline:
+                raise
+        fcntl.flock(file, fcntl.LOCK_UN)  # only readers had it
+        time.sleep(0.001)
+
+
+def _is_held(file: BinaryIO | FileIO) -> bool | None:
+    """Whether a process holds a lock exclusively; None where locks don't work.
+
+    If none does, this process shares the lock with other readers from then on, so that no process acquires it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def read_locks(output_dir: Path) -> dict[str, LockState]:
+    """Read the states of all locks of the run folder, by their names.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    names = (name.removeprefix(_PREFIX) for name in sorted(os.listdir(output_dir)) if name.startswith(_PREFIX))
+    return {name: read_lock(output_dir, name) for name in names}
+
+
+def read_lock(output_dir: Path, name: str) -> LockState:
+    """Read the state of the lock NAME of the run folder; no process that wants it is refused because of that.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with (output_dir / f"{_PREFIX}{name}").open("rb") as file:  # closing it ends the share
+        is_held = _is_held(file)
+        owner = Owner.parse(file.read().decode(errors="replace"))
+        return LockState(owner, is_held, os.fstat(file.fileno()).st_mtime)
 
 
 def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, at_other_lists: Set[Shard]) -> None:
@@ -114,24 +187,8 @@ def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, at_
         same_run = other.count == shard.count and other not in at_other_lists
         if other != shard and not same_run:
             with (output_dir / name).open("rb") as file:
-                _refuse_if_held(output_dir, file)
-
-
-def _refuse_if_held(output_dir: Path, file: BinaryIO) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _conflict(output_dir, _read_holder(file)) from None
-    except OSError:
-        pass  # no locks here: concurrent writers give correct results
-
-
-def read_owner(output_dir: Path, name: str) -> Owner | None:
-    """Read the holder of the lock NAME, or its last holder if that was killed; None if it is free."""
-    try:
-        return Owner.parse((output_dir / f".lock.{name}").read_text(encoding="utf-8"))
-    except OSError:
-        return None
+                if _is_held(file):  # where locks don't work, concurrent writers give correct results
+                    raise _conflict(output_dir, _read_holder(file))
 
 
 def _read_holder(file: BinaryIO | FileIO) -> Owner | None:

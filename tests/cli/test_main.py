@@ -14,7 +14,7 @@ from e2v_cli import __version__
 
 pytestmark = pytest.mark.e2e
 
-CLIP = "sample_data/wav/f1-0001.wav"
+CLIP, OTHER_CLIP = "sample_data/wav/f1-0001.wav", "sample_data/wav/f1-0002.ogg"
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:
@@ -263,10 +263,10 @@ WATCH = "from e2v_cli.cli import main as cli; cli.WATCH_SECONDS = 0.2; from e2v_
 
 
 def test_watch_ends_when_no_process_is_at_work(tmp_path: Path) -> None:
-    """The run is killed here."""
+    """A shard is at work until it is killed here, and the other one was never begun."""
     out = tmp_path / "out"
     slow = on_opening(tmp_path / "hook", "f1-0001", "time.sleep(600)")
-    run = start_e2v("predict", CLIP, "-m", "sample", "-o", out, **slow)
+    run = start_e2v("predict", CLIP, OTHER_CLIP, "-m", "sample", "-o", out, "--shard", "1/2", **slow)
     wait_until(lambda: any(path.stat().st_size for path in out.glob("journal.*")))
     command = [sys.executable, "-c", WATCH, "status", str(out), "--watch"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watch:
@@ -274,14 +274,18 @@ def test_watch_ends_when_no_process_is_at_work(tmp_path: Path) -> None:
             assert watch.stdout is not None
             for _ in range(2):
                 assert watch.stdout.readline() == f"{out}: not complete\n"
-                assert re.fullmatch(r"1 utterances?: 0 done, 0 failed, 1 left\n", watch.stdout.readline())
+                assert watch.stdout.readline() == "2 utterances: 0 done, 0 failed, 2 left\n"
                 assert watch.stdout.readline().startswith("shard  ")
-                assert re.fullmatch(rf"1/1 .*  process {run.pid} on \S+ since .*\n", watch.stdout.readline())
+                assert re.fullmatch(rf"1/2 .*  process {run.pid} on \S+ since .*\n", watch.stdout.readline())
+                assert (
+                    watch.stdout.readline() == "2/2    0     0       1     –      –         not running: run it again\n"
+                )
+                assert watch.stdout.readline() == "not running: shard 2 of 2; run it again\n"
             assert shell(f"e2v status {out}").returncode == 4
         finally:
             run.kill()
             run.communicate()
-        assert watch.stdout.read().endswith(", which is dead: run it again\n")
+        assert re.search(r"^1/2 .* was killed; run it again\n2/2 .*\n\Z", watch.stdout.read(), re.MULTILINE)
         assert watch.wait(timeout=60) == 75
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,8 +130,8 @@ def test_new_run_has_all_utterances_left(tmp_path: Path) -> None:
     assert describe(tmp_path) == [
         "not complete",
         "10 utterances: 0 done, 0 failed, 10 left",
-        "shard  done  failed  left  speed  ready in  who",
-        "1/1    0     0       10    –      –         nobody: run it (again)",
+        "shard  done  failed  left  speed  ready in  state",
+        "1/1    0     0       10    –      –         not running: run it again",
     ]
 
 
@@ -140,8 +142,8 @@ def test_incomplete_run_shows_counts_speed_and_time_left(tmp_path: Path) -> None
     assert describe(tmp_path) == [
         "not complete",
         "10 utterances: 3 done, 1 failed, 6 left",
-        "shard  done  failed  left  speed  ready in  who",
-        "1/1    3     1       6     25.2×  0:15:00   nobody: run it (again)",
+        "shard  done  failed  left  speed  ready in  state",
+        "1/1    3     1       6     25.2×  0:15:00   not running: run it again",
     ]
 
 
@@ -154,8 +156,8 @@ def test_each_shard_has_a_row(tmp_path: Path) -> None:
     assert describe(tmp_path) == [
         "not complete",
         "10 utterances: 6 done, 1 failed, 3 left",
-        "shard  done  failed  left  speed   ready in  who",
-        "1/2    3     0       3     2.0×    0:00:27   nobody: run it (again)",
+        "shard  done  failed  left  speed   ready in  state",
+        "1/2    3     0       3     2.0×    0:00:27   not running: run it again",
         "2/2    3     1       0     100.0×",
     ]
 
@@ -164,9 +166,9 @@ def test_shard_that_has_not_begun_has_a_row(tmp_path: Path) -> None:
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
 
     assert describe(tmp_path)[2:] == [
-        "shard  done  failed  left  speed  ready in  who",
+        "shard  done  failed  left  speed  ready in  state",
         "1/2    6     0       0     1.0×",
-        "2/2    0     0       4     –      –         nobody: run it (again)",
+        "2/2    0     0       4     –      –         not running: run it again",
     ]
 
 
@@ -186,7 +188,7 @@ def test_complete_shards_without_final_files_are_not_merged(tmp_path: Path) -> N
     assert describe(tmp_path) == [
         "not merged yet: e2v merge does it",
         "10 utterances: 10 done, 0 failed, 0 left",
-        "shard  done  failed  left  speed  ready in  who",
+        "shard  done  failed  left  speed  ready in  state",
         "1/2    6     0       0     1.0×",
         "2/2    4     0       0     1.0×",
     ]
@@ -202,7 +204,7 @@ def test_run_with_final_files_is_complete(tmp_path: Path) -> None:
     assert describe(tmp_path, State.COMPLETE) == [
         "complete",
         "10 utterances: 9 done, 1 failed, 0 left",
-        "shard  done  failed  left  speed  ready in  who",
+        "shard  done  failed  left  speed  ready in  state",
         "1/1    9     1       0     1.0×",
     ]
 
@@ -215,9 +217,9 @@ def test_utterances_of_an_earlier_list_belong_to_no_shard(tmp_path: Path) -> Non
     assert describe(tmp_path) == [
         "not complete",
         "10 utterances: 3 done, 1 failed, 6 left",
-        "shard  done  failed  left  speed  ready in  who",
-        "1/2    1     1       2     1.0×   0:00:05   nobody: run it (again)",
-        "2/2    0     0       4     –      –         nobody: run it (again)",
+        "shard  done  failed  left  speed  ready in  state",
+        "1/2    1     1       2     1.0×   0:00:05   not running: run it again",
+        "2/2    0     0       4     –      –         not running: run it again",
     ]
 
 
@@ -230,7 +232,7 @@ def test_process_at_work_is_named_with_age_of_its_last_result(tmp_path: Path, mo
         assert owner.startswith(f"process {os.getpid()} on {HOST} since ")
         assert describe(tmp_path, State.UNDER_WAY)[-1].endswith(f"  {owner}, last result 7 s ago")
 
-    assert describe(tmp_path)[-1].endswith("  nobody: run it (again)")
+    assert describe(tmp_path)[-1].endswith("  not running: run it again")
 
 
 def test_process_without_results_is_named(tmp_path: Path) -> None:
@@ -241,14 +243,30 @@ def test_process_without_results_is_named(tmp_path: Path) -> None:
         assert describe(tmp_path, State.UNDER_WAY)[-1] == f"1/1    0     0       10    –      –         {owner}"
 
 
-def test_killed_process_is_reported_dead(tmp_path: Path) -> None:
-    write(tmp_path, WHOLE, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
+FAR = "process 1 on far.example.org since 2026-01-31T10:00:00+01:00"
+"""The owner of a lock, on another machine."""
+
+
+@contextmanager
+def held(folder: Path, *shards: Shard, owner: str = FAR) -> Iterator[None]:
+    """Hold the locks of shards as a process of another name."""
+    with ExitStack() as stack:
+        for shard in shards:
+            stack.enter_context(locked(folder, shard.name))
+            write_owner(folder, shard, owner)
+        yield
+
+
+def write_owner(folder: Path, shard: Shard, owner: str) -> None:
+    """Write an owner into a lock, without holding it."""
+    (folder / f".lock.{shard.name}").write_text(f"{owner}\n")
+
+
+def end_process() -> int:
+    """Return the number of a process that has ended."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    owner = f"process {ended.pid} on {HOST} since 2026-01-31T10:00:00+01:00"
-    (tmp_path / ".lock.1-of-1").write_text(f"{owner}\n")
-
-    assert describe(tmp_path)[-1].endswith(f"  0:00:45   {owner}, which is dead: run it again")
+    return ended.pid
 
 
 def test_process_on_another_machine_is_named_with_its_last_result(
@@ -258,41 +276,130 @@ def test_process_on_another_machine_is_named_with_its_last_result(
     write(tmp_path, FIRST, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
     os.utime(path, (1000.0, 1000.0))
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: 4600.0))
-    owner = "process 1 on far.example.org since 2026-01-31T10:00:00+01:00"
-    (tmp_path / ".lock.2-of-2").write_text(f"{owner}\n")
+    with held(tmp_path, SECOND):
+        row = describe(tmp_path, State.UNDER_WAY)[4]
 
-    assert describe(tmp_path)[-1].endswith(f"  0:00:15   {owner}, last result 3600 s ago")
-
-
-def write_owner(folder: Path, shard: Shard, text: str) -> str:
-    """Write the lock of a process on another machine, which may be alive or dead, and return its owner."""
-    owner = f"process 1 on far.example.org since 2026-01-31T10:00:00+01:00{text}"
-    (folder / f".lock.{shard.name}").write_text(f"{owner}\n")
-    return owner
+    assert row.endswith(f"  0:00:15   {FAR}, last result 3600 s ago")
 
 
-def test_run_is_under_way_if_every_incomplete_shard_has_a_process(tmp_path: Path) -> None:
-    """It waits if one of them has none."""
-    write(tmp_path, FIRST, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
-    write(tmp_path, SECOND, [4], [], Elapsed(10.0, 5.0, 5.0, 1))
-    write_owner(tmp_path, FIRST, "")
+@pytest.mark.parametrize("whose", ["ended", "alive again", "far"])
+def test_killed_process_is_not_at_work(whose: str, tmp_path: Path) -> None:
+    """Its lock is free, though its number may be that of a living process, or of another machine."""
+    write(tmp_path, WHOLE, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
+    pids = {"ended": end_process(), "alive again": os.getppid()}
+    owner = f"process {pids[whose]} on {HOST} since 2026-01-31T10:00:00+01:00" if whose in pids else FAR
+    write_owner(tmp_path, WHOLE, owner)
 
-    assert describe(tmp_path, State.WAITING)[-1].endswith("  nobody: run it (again)")
-    write_owner(tmp_path, SECOND, "")
-    describe(tmp_path, State.UNDER_WAY)
-    write(tmp_path, SECOND, [5, 6, 7], [], Elapsed(10.0, 5.0, 5.0, 3), started=1)
-    (tmp_path / ".lock.2-of-2").unlink()
-    describe(tmp_path, State.UNDER_WAY)
+    assert describe(tmp_path)[-1].endswith(f"  0:00:45   not running: {owner} was killed; run it again")
+
+
+@pytest.mark.parametrize("text", ["", f"process {{dead}} on {HOST} since 2026-01-31T10:00:00+01:00\n"])
+def test_process_that_has_not_written_its_name_is_at_work(text: str, tmp_path: Path) -> None:
+    """The name may be that of an earlier process, which was killed."""
+    write(tmp_path, WHOLE)
+    with locked(tmp_path, WHOLE.name):
+        (tmp_path / ".lock.1-of-1").write_text(text.format(dead=end_process()))
+
+        assert describe(tmp_path, State.UNDER_WAY)[-1].endswith("  –      –         an unnamed process")
+
+
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, error: int = errno.ENOLCK) -> None:
+    """Let no lock work from now on."""
+
+    def flock(_file: object, _operation: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+@pytest.mark.parametrize("has_result", [True, False])
+def test_age_decides_where_locks_do_not_work(
+    error: int, has_result: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is that of the last result or, before that, of the start."""
+    refuse_locks(monkeypatch, error)
+    write_owner(tmp_path, WHOLE, FAR)
+    os.utime(tmp_path / ".lock.1-of-1", (1000.0, 1000.0))
+    path = write(tmp_path, WHOLE, [0], [], Elapsed(10.0, 5.0, 5.0, 1) if has_result else None)
+    os.utime(path, (2000.0, 2000.0))
+    last = 2000.0 if has_result else 1000.0
+    result = ", last result 599 s ago" if has_result else ""
+
+    monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: last + 599))
+    row = describe(tmp_path, State.UNDER_WAY)[-1]
+    assert row.endswith(f"   {FAR}{result} (locks don't work here, so judged by age)")
+    monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: last + 600))
+    assert describe(tmp_path)[-1].endswith(
+        f"   not running: {FAR}, no result for 600 s (locks don't work here, so judged by age); run it again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("", "not running: run it again"),
+        (
+            f"process {{dead}} on {HOST} since now\n",
+            "not running: process {dead} on {host} since now was killed; run it again",
+        ),
+    ],
+)
+def test_released_lock_or_dead_process_is_not_at_work_without_locks(
+    text: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_locks(monkeypatch)
+    write(tmp_path, WHOLE, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
+    dead = end_process()
+    (tmp_path / ".lock.1-of-1").write_text(text.format(dead=dead))
+
+    assert describe(tmp_path)[-1].endswith(f"  0:00:45   {state.format(dead=dead, host=HOST)}")
+
+
+def test_run_is_under_way_while_any_shard_has_a_process(tmp_path: Path) -> None:
+    """The last line names the other shards."""
+    shards = [Shard(5, index) for index in range(1, 6)]
+    for shard in shards:
+        write(tmp_path, shard)  # three blocks: two shards have none
+    with held(tmp_path, shards[1]):
+        *_, rest = describe(tmp_path, State.UNDER_WAY)
+    assert rest == "not running: shards 1,3 of 5; run them again"
+    with held(tmp_path, shards[0], shards[1]):
+        *_, rest = describe(tmp_path, State.UNDER_WAY)
+    assert rest == "not running: shard 3 of 5; run it again"
+    with held(tmp_path, *shards[:3]):
+        assert describe(tmp_path, State.UNDER_WAY)[-1].startswith("5/5 ")
+    assert describe(tmp_path, State.WAITING)[-1].startswith("5/5 ")
+
+
+def test_complete_shard_at_work_is_named(tmp_path: Path) -> None:
+    """It may be trying the failed ones again."""
+    write(tmp_path, WHOLE, range(9), [9], Elapsed(10.0, 5.0, 5.0, 10))
+    with held(tmp_path, WHOLE):
+        lines = describe(tmp_path, State.UNDER_WAY)
+
+    assert lines[0] == "not merged yet: another process is at work"
+    assert lines[-1] == f"1/1    9     1       0     1.0×             {FAR}, last result 0 s ago"
+
+
+def test_process_at_another_number_of_shards_is_named(slurm: dict[str, JobState], tmp_path: Path) -> None:
+    """The jobs of a newer submission were refused because of it."""
+    write(tmp_path, FIRST)
+    submit(tmp_path, shards=[1], count=1, submitted=SUBMITTED_LATER)
+    set_job_state(slurm, "12_1", "FAILED", "n1")
+    with held(tmp_path, SECOND):
+        lines = describe(tmp_path, State.UNDER_WAY)
+
+    assert lines[3].startswith("1/1    0     0       10    –      –         not running: job 12_1 is FAILED, see ")
+    assert lines[4:] == [f"also at work (2-of-2): {FAR}", "not running: shard 1 of 1; run e2v submit again"]
 
 
 def test_totals_cover_all_shards_at_work(tmp_path: Path) -> None:
     """The first shard takes 9 s for each of its four utterances left, the second 4 s for each of two."""
     write(tmp_path, FIRST, [0, 1], [], Elapsed(20.0, 18.0, 45.0, 2))
     write(tmp_path, SECOND, [4, 5], [], Elapsed(8.0, 8.0, 800.0, 2))
-    for shard in (FIRST, SECOND):
-        write_owner(tmp_path, shard, "")
-
-    totals, _, first, second = describe(tmp_path, State.UNDER_WAY)[1:]
+    with held(tmp_path, FIRST, SECOND):
+        totals, _, first, second = describe(tmp_path, State.UNDER_WAY)[1:]
 
     assert totals == "10 utterances: 4 done, 0 failed, 6 left; 102.5× real time, ready in 0:00:36"
     assert first.startswith("1/2    2     0       4     2.5×    0:00:36   process 1 on ")
@@ -302,18 +409,18 @@ def test_totals_cover_all_shards_at_work(tmp_path: Path) -> None:
 def test_ended_shards_do_not_count_for_total_speed(tmp_path: Path) -> None:
     write(tmp_path, FIRST, [0, 1], [], Elapsed(20.0, 18.0, 45.0, 2))
     write(tmp_path, SECOND, [4, 5, 6, 7], [], Elapsed(8.0, 8.0, 800.0, 4))
-    write_owner(tmp_path, FIRST, "")
+    with held(tmp_path, FIRST):
+        totals = describe(tmp_path, State.UNDER_WAY)[1]
 
-    totals = describe(tmp_path, State.UNDER_WAY)[1]
     assert totals == "10 utterances: 6 done, 0 failed, 4 left; 2.5× real time, ready in 0:00:36"
 
 
 def test_time_left_is_unknown_until_all_shards_have_begun(tmp_path: Path) -> None:
     write(tmp_path, FIRST, [0, 1], [], Elapsed(20.0, 18.0, 45.0, 2))
-    for shard in (FIRST, SECOND):
-        write_owner(tmp_path, shard, "")
+    with held(tmp_path, FIRST, SECOND):
+        totals = describe(tmp_path, State.UNDER_WAY)[1]
 
-    assert describe(tmp_path, State.UNDER_WAY)[1] == "10 utterances: 2 done, 0 failed, 8 left; 2.5× real time"
+    assert totals == "10 utterances: 2 done, 0 failed, 8 left; 2.5× real time"
 
 
 def test_status_changes_no_file(tmp_path: Path) -> None:
@@ -387,7 +494,7 @@ def test_pending_jobs_are_listed(slurm: dict[str, JobState], tmp_path: Path) -> 
     assert describe(tmp_path, State.UNDER_WAY) == [
         "not complete",
         "10 utterances: 0 done, 0 failed, 10 left",
-        "shard  done  failed  left  speed  ready in  who",
+        "shard  done  failed  left  speed  ready in  state",
         "1/2    0     0       6     –      –         job 12_1 waits (Resources)",
         "2/2    0     0       4     –      –         job 12_2 waits (Priority)",
     ]
@@ -399,21 +506,23 @@ def test_running_jobs_are_listed(slurm: dict[str, JobState], tmp_path: Path, mon
     set_job_state(slurm, "12_1", "RUNNING", "n1")
     set_job_state(slurm, "12_2", "CONFIGURING", "n2")
     path = write(tmp_path, FIRST, [0], [], Elapsed(10.0, 5.0, 5.0, 1))
-    owner = write_owner(tmp_path, FIRST, ", start 1 of job 12_1")
+    owner = f"{FAR}, start 1 of job 12_1"
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: path.stat().st_mtime + 7.4))
+    with held(tmp_path, FIRST, owner=owner):
+        lines = describe(tmp_path, State.UNDER_WAY)
 
-    assert describe(tmp_path, State.UNDER_WAY) == [
+    assert lines == [
         "not complete",
         "10 utterances: 1 done, 0 failed, 9 left; 1.0× real time",
-        "shard  done  failed  left  speed  ready in  who",
+        "shard  done  failed  left  speed  ready in  state",
         f"1/2    1     0       5     1.0×   0:00:25   {owner}, last result 7 s ago",
-        "2/2    0     0       4     –      –         job 12_2 begins on n2",
+        "2/2    0     0       4     –      –         job 12_2 is CONFIGURING on n2",
     ]
 
 
 @pytest.mark.parametrize("ended", ["FAILED", "OUT_OF_MEMORY", "TIMEOUT", "CANCELLED", "NODE_FAIL", "COMPLETED"])
 def test_ended_job_of_an_incomplete_shard_is_reported(ended: str, slurm: dict[str, JobState], tmp_path: Path) -> None:
-    """No process continues its shard, though the other job runs, and the merge waits for that."""
+    """No process continues its shard, while the other job runs, and the merge waits for that."""
     submit(tmp_path)
     set_job_state(slurm, "12_1", "RUNNING", "n1")
     set_job_state(slurm, "12_2", ended, "n2")
@@ -421,12 +530,14 @@ def test_ended_job_of_an_incomplete_shard_is_reported(ended: str, slurm: dict[st
     write(tmp_path, SECOND, [4], [], Elapsed(10.0, 5.0, 5.0, 1))
 
     log = tmp_path / "log/slurm-12_2.log"
-    assert describe(tmp_path, State.WAITING) == [
+    assert describe(tmp_path, State.UNDER_WAY) == [
         "not complete",
         "10 utterances: 1 done, 0 failed, 9 left",
-        "shard  done  failed  left  speed  ready in  who",
-        "1/2    0     0       6     –      –         job 12_1 begins on n1",
-        f"2/2    1     0       3     1.0×   0:00:15   nobody: job 12_2 is {ended}, see {log}; e2v submit again",
+        "shard  done  failed  left  speed  ready in  state",
+        "1/2    0     0       6     –      –         job 12_1 is RUNNING on n1",
+        f"2/2    1     0       3     1.0×   0:00:15   not running: job 12_2 is {ended}, see {log}; "
+        "run e2v submit again",
+        "not running: shard 2 of 2; run e2v submit again",
     ]
 
 
@@ -434,85 +545,95 @@ def test_jobs_unknown_to_slurm_are_gone(tmp_path: Path) -> None:
     submit(tmp_path)
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
 
+    log = tmp_path / "log/slurm-12_2.log"
     assert describe(tmp_path, State.WAITING)[3:] == [
         "1/2    6     0       0     1.0×",
-        f"2/2    0     0       4     –      –         nobody: job 12_2 is gone, see {tmp_path}/log/slurm-12_2.log; "
-        "e2v submit again",
+        f"2/2    0     0       4     –      –         not running: job 12_2 is gone, see {log}; run e2v submit again",
     ]
 
 
-@pytest.mark.parametrize(
-    ("state", "reason", "who", "run"),
-    [
-        ("RUNNING", "None", "{owner}, last result 60 s ago", State.UNDER_WAY),
-        ("COMPLETING", "None", "{owner}, last result 60 s ago", State.UNDER_WAY),
-        # it was requeued, and the owner of the lock was cut off
-        ("PENDING", "BeginTime", "job 12_2 waits (BeginTime)", State.UNDER_WAY),
-        ("NODE_FAIL", "None", "nobody: job 12_2 is NODE_FAIL, see {log}; e2v submit again", State.WAITING),
-        # Slurm has forgotten it
-        ("", "", "nobody: job 12_2 is gone, see {log}; e2v submit again", State.WAITING),
-    ],
-)
-def test_lock_owner_on_another_node_is_checked_with_slurm(
-    state: str,
-    reason: str,
-    who: str,
-    run: State,
-    slurm: dict[str, JobState],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING", "PENDING", "NODE_FAIL", ""])
+def test_held_lock_counts_whatever_slurm_says(
+    state: str, slurm: dict[str, JobState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Slurm may have lost the node, requeued the job or forgotten it, and the process still works."""
     submit(tmp_path)
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
     path = write(tmp_path, SECOND, [4], [], Elapsed(10.0, 5.0, 5.0, 1), started=1)
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: path.stat().st_mtime + 60))
-    owner = write_owner(tmp_path, SECOND, ", start 1 of job 12_2")
+    if state:
+        set_job_state(slurm, "12_2", state, "far")
+    with held(tmp_path, SECOND, owner=f"{FAR}, start 1 of job 12_2"):
+        row = describe(tmp_path, State.UNDER_WAY)[-1]
+
+    assert row == f"2/2    1     0       3     1.0×   0:00:15   {FAR}, start 1 of job 12_2, last result 60 s ago"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "described", "run"),
+    [
+        ("RUNNING", "None", "job 12_2 is RUNNING on far", State.UNDER_WAY),
+        ("PENDING", "BeginTime", "job 12_2 waits (BeginTime)", State.UNDER_WAY),
+        ("NODE_FAIL", "None", "not running: job 12_2 is NODE_FAIL, see {log}; run e2v submit again", State.WAITING),
+        # Slurm has forgotten it
+        ("", "", "not running: job 12_2 is gone, see {log}; run e2v submit again", State.WAITING),
+    ],
+)
+def test_job_is_described_where_no_process_holds_the_lock(
+    state: str, reason: str, described: str, run: State, slurm: dict[str, JobState], tmp_path: Path
+) -> None:
+    """A process that was killed, perhaps on another node, has left its name."""
+    submit(tmp_path)
+    write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
+    write(tmp_path, SECOND, [4], [], Elapsed(10.0, 5.0, 5.0, 1), started=1)
+    write_owner(tmp_path, SECOND, f"{FAR}, start 1 of job 12_2")
     if state:
         set_job_state(slurm, "12_2", state, "far", reason)
 
-    described = who.format(owner=owner, log=tmp_path / "log/slurm-12_2.log")
-    assert describe(tmp_path, run)[-1] == f"2/2    1     0       3     1.0×   0:00:15   {described}"
+    row = f"2/2    1     0       3     1.0×   0:00:15   {described.format(log=tmp_path / 'log/slurm-12_2.log')}"
+    assert describe(tmp_path, run)[-1] == row
 
 
 def refuse(_: Sequence[str]) -> dict[str, JobState]:
     raise SlurmError("squeue: no such command here")
 
 
-def test_lock_is_trusted_if_slurm_is_unavailable(
+def test_locks_are_asked_if_slurm_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(status, "ask_states", refuse)
     submit(tmp_path)
     write(tmp_path, FIRST)
-    owner = write_owner(tmp_path, FIRST, ", start 1 of job 12_1")
+    with held(tmp_path, FIRST, owner=f"{FAR}, start 1 of job 12_1"):
+        rows = describe(tmp_path, State.UNDER_WAY)[3:]
 
-    assert describe(tmp_path, State.UNDER_WAY)[3:] == [
-        f"1/2    0     0       6     –      –         {owner}",
-        "2/2    0     0       4     –      –         job 12_2, of which Slurm can't be asked",
+    assert rows == [
+        f"1/2    0     0       6     –      –         {FAR}, start 1 of job 12_1",
+        "2/2    0     0       4     –      –         job 12_2, whose state is not known",
     ]
     assert caplog.messages == ["squeue: no such command here"]
 
 
-@pytest.mark.parametrize("name", ["1-of-1", "merge"])
-def test_merging_process_is_waited_for(name: str, tmp_path: Path) -> None:
+def test_merging_process_is_waited_for(tmp_path: Path) -> None:
     write(tmp_path, WHOLE, range(10), [], Elapsed(10.0, 5.0, 5.0, 10))
 
-    with locked(tmp_path, name):
-        assert describe(tmp_path, State.UNDER_WAY)[0] == "not merged yet: somebody is at it"
+    with locked(tmp_path, "merge"):
+        owner = (tmp_path / ".lock.merge").read_text().removesuffix("\n")
+        head, *_, last = describe(tmp_path, State.UNDER_WAY)
+    assert (head, last) == ("not merged yet: another process is merging", f"also at work (merge): {owner}")
     assert describe(tmp_path, State.WAITING)[0] == "not merged yet: e2v merge does it"
 
 
 def test_process_killed_in_a_job_is_reported_with_its_log(slurm: dict[str, JobState], tmp_path: Path) -> None:
     submit(tmp_path, shards=[1], count=1)
     set_job_state(slurm, "12_1", "OUT_OF_MEMORY", HOST)
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    owner = f"process {ended.pid} on {HOST} since 2026-01-31T10:00:00+01:00, start 1 of job 12_1"
-    (tmp_path / ".lock.1-of-1").write_text(f"{owner}\n")
+    write_owner(
+        tmp_path, WHOLE, f"process {end_process()} on {HOST} since 2026-01-31T10:00:00+01:00, start 1 of job 12_1"
+    )
 
     log = tmp_path / "log/slurm-12_1.log"
     assert describe(tmp_path, State.WAITING)[-1].endswith(
-        f"  nobody: job 12_1 is OUT_OF_MEMORY, see {log}; e2v submit again"
+        f"  not running: job 12_1 is OUT_OF_MEMORY, see {log}; run e2v submit again"
     )
 
 
@@ -524,7 +645,7 @@ def test_newest_job_of_each_shard_counts(slurm: dict[str, JobState], tmp_path: P
         set_job_state(slurm, name, state, "n1", "Resources")
 
     assert describe(tmp_path, State.UNDER_WAY)[3:] == [
-        "1/2    0     0       6     –      –         job 12_1 begins on n1",
+        "1/2    0     0       6     –      –         job 12_1 is RUNNING on n1",
         "2/2    0     0       4     –      –         job 14_2 waits (Resources)",
     ]
 
@@ -551,19 +672,21 @@ def test_merge_job_is_named_while_pending_or_running(
     assert describe(tmp_path, run) == [
         head,
         "10 utterances: 10 done, 0 failed, 0 left",
-        "shard  done  failed  left  speed  ready in  who",
+        "shard  done  failed  left  speed  ready in  state",
         "1/2    6     0       0     1.0×",
         "2/2    4     0       0     1.0×",
     ]
 
 
-def test_pending_merge_does_not_continue_a_lost_shard(slurm: dict[str, JobState], tmp_path: Path) -> None:
+def test_lost_shard_is_named_while_the_merge_is_pending(slurm: dict[str, JobState], tmp_path: Path) -> None:
+    """The merge does not continue it."""
     submit(tmp_path)
     write(tmp_path, FIRST, [0, 1, 2, 3, 8, 9], [], Elapsed(10.0, 5.0, 5.0, 6))
     set_job_state(slurm, "12_2", "FAILED", "n1")
     set_job_state(slurm, "13", "PENDING", reason="Dependency")
 
-    assert describe(tmp_path, State.WAITING)[0] == "not complete"
+    head, *_, last = describe(tmp_path, State.UNDER_WAY)
+    assert (head, last) == ("not complete", "not running: shard 2 of 2; run e2v submit again")
 
 
 def test_merge_job_submitted_alone_is_named(slurm: dict[str, JobState], tmp_path: Path) -> None:
@@ -583,6 +706,18 @@ SUBMITTED_LATER = "2026-01-31T09:30:00+00:00"
 SUBMITTED_EARLIER = "2026-01-31T10:30:00+02:00"
 
 
+def test_results_of_a_job_that_ends_while_slurm_is_asked_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise --watch would end at the moment of completion as if something were left."""
+    submit(tmp_path, shards=[1], count=1)
+
+    def ask_states(_: Sequence[str]) -> dict[str, JobState]:
+        write(tmp_path, WHOLE, range(10), [], Elapsed(10.0, 5.0, 5.0, 10))
+        return {"12_1": JobState("12_1", "COMPLETED", "n1", "None"), "13": JobState("13", "PENDING", "", "Dependency")}
+
+    monkeypatch.setattr(status, "ask_states", ask_states)
+    assert describe(tmp_path, State.UNDER_WAY)[0] == "not merged yet: job 13 will do it"
+
+
 def test_submission_newer_than_all_journals_sets_number_of_shards(slurm: dict[str, JobState], tmp_path: Path) -> None:
     """In blocks of four: the first of three shards has 0 to 3, the second 4 to 7, the third 8 to 9."""
     write(tmp_path, WHOLE, [0, 1, 2, 4], [], Elapsed(10.0, 5.0, 5.0, 4))
@@ -593,7 +728,7 @@ def test_submission_newer_than_all_journals_sets_number_of_shards(slurm: dict[st
     assert describe(tmp_path, State.UNDER_WAY) == [
         "not complete",
         "10 utterances: 4 done, 0 failed, 6 left",
-        "shard  done  failed  left  speed  ready in  who",
+        "shard  done  failed  left  speed  ready in  state",
         "1/3    3     0       1     –      –         job 12_1 waits (Priority)",
         "2/3    1     0       3     –      –         job 12_2 waits (Priority)",
         "3/3    0     0       2     –      –         job 12_3 waits (Priority)",
@@ -606,8 +741,8 @@ def test_submission_older_than_a_journal_is_ignored(slurm: dict[str, JobState], 
     write(tmp_path, WHOLE, [0, 1, 2, 4], [], Elapsed(10.0, 4.0, 4.0, 4))
 
     assert describe(tmp_path, State.WAITING)[2:] == [
-        "shard  done  failed  left  speed  ready in  who",
-        "1/1    4     0       6     1.0×   0:00:06   nobody: run it (again)",
+        "shard  done  failed  left  speed  ready in  state",
+        "1/1    4     0       6     1.0×   0:00:06   not running: run it again",
     ]
 
 
@@ -621,7 +756,7 @@ def test_submission_of_a_grown_list_covers_new_utterances(slurm: dict[str, JobSt
     assert describe(tmp_path, State.UNDER_WAY) == [
         "not complete",
         "10 utterances: 2 done, 0 failed, 8 left",
-        "shard  done  failed  left  speed  ready in  who",
+        "shard  done  failed  left  speed  ready in  state",
         "1/2    0     0       4     –      –         job 12_1 waits (Priority)",
         "2/2    0     0       4     –      –         job 12_2 waits (Priority)",
     ]
@@ -634,8 +769,8 @@ def test_shards_follow_saved_costs(tmp_path: Path) -> None:
     write(tmp_path, SECOND, [0, 9], [], Elapsed(10.0, 5.0, 5.0, 2))
 
     assert describe(tmp_path)[3:] == [
-        "1/2    1     0       3     1.0×   0:00:15   nobody: run it (again)",
-        "2/2    2     0       4     1.0×   0:00:10   nobody: run it (again)",
+        "1/2    1     0       3     1.0×   0:00:15   not running: run it again",
+        "2/2    2     0       4     1.0×   0:00:10   not running: run it again",
     ]
 
 

@@ -680,7 +680,7 @@ def test_unknown_queue_is_not_taken_for_empty(slurm: Slurm, call: Call, tmp_path
     status = call("status", out)
     assert (status.returncode, status.stdout.splitlines()[-1].split(maxsplit=6)[-1]) == (
         4,
-        "job 100_3, of which Slurm can't be asked",
+        "job 100_3, whose state is not known",
     )
 
 
@@ -755,12 +755,14 @@ def test_second_submit_submits_lost_shards(slurm: Slurm, call: Call, tmp_path: P
 
     slurm.answer("100_1|PENDING||Resources", "100_2|RUNNING|n1|None", "100_3|FAILED|n1|None", "101|PENDING||Dependency")
     status = call("status", out)
-    assert status.returncode == 75
-    assert [line.split(maxsplit=6)[-1] for line in status.stdout.splitlines()[3:]] == [
+    assert status.returncode == 4
+    *rows, last = status.stdout.splitlines()[3:]
+    assert [row.split(maxsplit=6)[-1] for row in rows] == [
         "job 100_1 waits (Resources)",
-        "job 100_2 begins on n1",
-        f"nobody: job 100_3 is FAILED, see {out}/log/slurm-100_3.log; e2v submit again",
+        "job 100_2 is RUNNING on n1",
+        f"not running: job 100_3 is FAILED, see {out}/log/slurm-100_3.log; run e2v submit again",
     ]
+    assert last == "not running: shard 3 of 3; run e2v submit again"
     second = call(*words)
     assert (second.returncode, second.stderr) == (0, "")
     assert second.stdout == f"job 102: shards 3 of 3\njob 103: merge, when they have ended\n{watch}"
@@ -794,7 +796,7 @@ def test_second_submit_submits_lost_shards(slurm: Slurm, call: Call, tmp_path: P
     status = call("status", out)
     assert status.returncode == 75
     assert status.stdout.splitlines()[-1].endswith(
-        f"nobody: job 106_2 is gone, see {out}/log/slurm-106_2.log; e2v submit again"
+        f"not running: job 106_2 is gone, see {out}/log/slurm-106_2.log; run e2v submit again"
     )
 
 
@@ -822,7 +824,7 @@ def test_complete_shards_are_not_submitted(slurm: Slurm, call: Call, tmp_path: P
     assert (
         call("status", out)
         .stdout.splitlines()[-2]
-        .endswith(f"nobody: job 102_2 is gone, see {out}/log/slurm-102_2.log; e2v submit again")
+        .endswith(f"not running: job 102_2 is gone, see {out}/log/slurm-102_2.log; run e2v submit again")
     )
 
 
@@ -986,14 +988,15 @@ def test_sizes_of_a_long_list_are_not_measured(call: Call, tmp_path: Path, monke
 # -- status ------------------------------------------------------------------------------------------------------------
 
 
-def test_watch_ends_when_a_job_is_lost(
+def test_watch_goes_on_after_a_lost_job_until_all_have_ended(
     slurm: Slurm, call: Call, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished / "out", out)
     assert call(*words_of_submit(write_scp(tmp_path, 11), out, jobs=2)).returncode == 0
     alive = ["100_1|PENDING||Resources", "100_2|RUNNING|n1|None", "101|PENDING||Dependency"]
-    answers = [alive, ["100_1|OUT_OF_MEMORY|n1|None", *alive[1:]]]
+    lost = "100_1|OUT_OF_MEMORY|n1|None"
+    answers = [[lost, *alive[1:]], [lost, alive[2]], [lost]]
     slurm.answer(*alive)
     waits = []
 
@@ -1005,9 +1008,10 @@ def test_watch_ends_when_a_job_is_lost(
     assert call("status", out).returncode == 4
     done = call("status", out, "--watch")
 
-    assert (done.returncode, waits, answers) == (75, [10, 10], [])
-    assert done.stdout.count(f"{out}: not complete\n") == 3
-    assert f"nobody: job 100_1 is OUT_OF_MEMORY, see {out}/log/slurm-100_1.log; e2v submit again\n" in done.stdout
+    assert (done.returncode, waits, answers) == (75, [10, 10, 10], [])
+    assert done.stdout.count(f"{out}: not complete\n") == 4
+    why = f"not running: job 100_1 is OUT_OF_MEMORY, see {out}/log/slurm-100_1.log; run e2v submit again\n"
+    assert done.stdout.count(why) == 3
     assert call("status", finished / "out", "--watch").returncode == 0
 
 

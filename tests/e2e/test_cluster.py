@@ -160,7 +160,7 @@ def test_run_survives_cancel_requeue_and_controller_restart(
     assert "e2v: stopped; " in Path(log).read_text()
     code, text = status(cluster, out)
     assert code == 75
-    assert f"nobody: job {jobs.element(2)} is CANCELLED, see {log}; e2v submit again" in text
+    assert f"not running: job {jobs.element(2)} is CANCELLED, see {log}; run e2v submit again" in text
     assert not (out / "predictions.tsv").exists()
 
     second = submit(cluster, corpus, out, "--jobs", "4")
@@ -247,7 +247,7 @@ def test_shard_out_of_memory_is_resubmitted_with_more(
     assert "COMPLETED" not in ended.values()
     code, text = status(cluster, out)
     assert (code, f"{NUM_UTTERANCES} utterances: " in text) == (75, True)
-    assert f"nobody: job {jobs.element(1)} is {ended[jobs.element(1)]}, see " in text
+    assert f"not running: job {jobs.element(1)} is {ended[jobs.element(1)]}, see " in text
 
     jobs = submit(cluster, corpus, out, "--jobs", "2", "--mem", "2G")
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from e2v_cli.cluster.task import Task
 from e2v_cli.errors import OutputConflictError
-from e2v_cli.journal.locks import Owner, locked, read_owner, refuse_held_shards
+from e2v_cli.journal.locks import LockState, Owner, locked, read_lock, refuse_held_shards
 from e2v_cli.options import Shard
 
 WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
@@ -66,20 +70,21 @@ def test_killed_owner_releases_its_lock(tmp_path: Path) -> None:
     with locked_by_another_process(tmp_path, "1-of-1") as other:
         pass
     assert other.returncode == -9
-    dead = read_owner(tmp_path, WHOLE.name)
-    assert dead is not None
-    assert (dead.pid, dead.host, dead.is_dead) == (other.pid, socket.gethostname(), True)
+    lock = read_lock(tmp_path, WHOLE.name)
+    assert lock.owner is not None
+    assert (lock.owner.pid, lock.owner.host, lock.owner.is_dead) == (other.pid, socket.gethostname(), True)
+    assert lock.is_held is False
 
     with locked(tmp_path, "1-of-1"):
-        owner = read_owner(tmp_path, WHOLE.name)
-        assert owner is not None
-        assert (owner.pid, owner.is_dead) == (os.getpid(), False)
+        lock = read_lock(tmp_path, WHOLE.name)
+        assert lock.owner is not None
+        assert (lock.owner.pid, lock.owner.is_dead, lock.is_held) == (os.getpid(), False, True)
 
 
 def test_lock_names_its_owner_and_start_time(tmp_path: Path) -> None:
     before = datetime.now().astimezone().replace(microsecond=0)
     with locked(tmp_path, "2-of-2"):
-        owner = read_owner(tmp_path, SECOND.name)
+        owner = read_lock(tmp_path, SECOND.name).owner
         with pytest.raises(OutputConflictError, match=conflict(tmp_path, os.getpid())):
             with locked(tmp_path, "2-of-2"):
                 pass
@@ -87,7 +92,8 @@ def test_lock_names_its_owner_and_start_time(tmp_path: Path) -> None:
     assert owner is not None
     assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
     assert before <= datetime.fromisoformat(owner.since) <= datetime.now().astimezone()
-    assert read_owner(tmp_path, SECOND.name) is None  # a released lock has no owner
+    released = read_lock(tmp_path, SECOND.name)
+    assert (released.owner, released.is_held) == (None, False)
 
 
 OWNER = Owner(17, "host", "2026-01-31T23:59:59+01:00")
@@ -144,7 +150,7 @@ def test_lock_names_the_slurm_task(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     set_environment(element(2), monkeypatch)
     with locked(tmp_path, "3-of-4"):
         assert (tmp_path / ".lock.3-of-4").read_text().endswith(", start 2 of job 12_3\n")
-        owner = read_owner(tmp_path, "3-of-4")
+        owner = read_lock(tmp_path, "3-of-4").owner
 
     assert owner is not None
     assert (owner.pid, owner.host, owner.task) == (os.getpid(), socket.gethostname(), Task("12_3", 2))
@@ -160,7 +166,7 @@ def test_requeued_task_takes_the_lock_of_its_earlier_start(
         before = (tmp_path / ".lock.3-of-4").read_text().removesuffix("\n")
         assert before.endswith(", start 1 of job 12_3")
         with locked(tmp_path, "3-of-4"):
-            owner = read_owner(tmp_path, "3-of-4")
+            owner = read_lock(tmp_path, "3-of-4").owner
             assert owner is not None
             assert (owner.pid, owner.task) == (os.getpid(), Task("12_3", start))
         assert (tmp_path / ".lock.3-of-4").read_bytes() == b""
@@ -301,8 +307,96 @@ def test_merge_lock_refuses_no_run(tmp_path: Path) -> None:
         refuse_held_shards(tmp_path, os.listdir(tmp_path), WHOLE, set())
 
 
-def test_missing_lock_has_no_owner(tmp_path: Path) -> None:
-    assert read_owner(tmp_path, WHOLE.name) is None
+def test_lock_is_not_held_by_the_process_that_has_its_text(tmp_path: Path) -> None:
+    """The number of a killed process may be that of another one by now."""
+    path = tmp_path / ".lock.1-of-1"
+    owner = Owner(os.getpid(), socket.gethostname(), "2026-01-31T23:59:59+01:00")
+    path.write_text(f"{owner}\n")
+    os.utime(path, (1000.0, 2000.0))
+
+    assert read_lock(tmp_path, "1-of-1") == LockState(owner, False, 2000.0)
+    with locked(tmp_path, "1-of-1"):
+        path.write_text(f"{OWNER}\n")
+        os.utime(path, (1000.0, 3000.0))
+        assert read_lock(tmp_path, "1-of-1") == LockState(OWNER, True, 3000.0)
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_lock_is_not_known_to_be_held_where_locks_do_not_work(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Work begins all the same, with a warning."""
+
+    def flock(_file: object, _operation: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path, "1-of-1"), locked(tmp_path, "1-of-2"):
+        assert read_lock(tmp_path, "1-of-1").is_held is None
+        refuse_held_shards(tmp_path, os.listdir(tmp_path), WHOLE, set())
+
+    assert caplog.messages == [
+        f"{tmp_path}/.lock.{name}: {os.strerror(error)}: nothing keeps other runs out of OUT"
+        for name in ("1-of-1", "1-of-2")
+    ]
+
+
+@pytest.mark.parametrize("text", ["", f"{OWNER}\n"])
+def test_start_waits_for_readers_of_its_lock(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader goes when the start has been refused twice; the text is of a process that was killed elsewhere."""
+    path = tmp_path / ".lock.1-of-1"
+    path.write_text(text)
+    real, refused = fcntl.flock, []
+    with path.open("rb") as reader:
+
+        def flock(file: IO[bytes], operation: int) -> None:
+            try:
+                real(file, operation)
+            except BlockingIOError:
+                refused.append(operation)
+                if len(refused) == 2:
+                    real(reader, fcntl.LOCK_UN)
+                raise
+
+        real(reader, fcntl.LOCK_SH)
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with locked(tmp_path, "1-of-1"):
+            assert read_lock(tmp_path, "1-of-1").is_held
+    assert refused == [fcntl.LOCK_EX | fcntl.LOCK_NB] * 2 + [fcntl.LOCK_SH | fcntl.LOCK_NB]
+
+
+def test_reader_that_stays_is_a_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_OWNER_SECONDS", "_READERS_SECONDS"):
+        monkeypatch.setattr(f"e2v_cli.journal.locks.{name}", 0.1)
+    (tmp_path / ".lock.1-of-1").touch()
+    with (tmp_path / ".lock.1-of-1").open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
+        with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
+            with locked(tmp_path, "1-of-1"):
+                pass
+
+
+def test_reading_a_lock_again_and_again_refuses_no_start(tmp_path: Path) -> None:
+    (tmp_path / ".lock.1-of-1").touch()
+    stop = threading.Event()
+
+    def read() -> int:
+        count = 0
+        while not stop.is_set():
+            read_lock(tmp_path, "1-of-1")
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            for _ in range(200):
+                with locked(tmp_path, "1-of-1"):
+                    pass
+        finally:
+            stop.set()
+    assert all(reader.result() for reader in readers)
 
 
 def test_dead_previous_owner_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
