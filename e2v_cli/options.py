@@ -135,7 +135,7 @@ class ComputeOptions:
         if not MIN_WINDOW <= self.window < math.inf:
             raise UsageError(f"--window {self.window:g}: must be at least {MIN_WINDOW:g} s")
         if self.engine == "funasr" and self.precision != "fp32":
-            raise UsageError(f"--precision {self.precision} is not upstream's: leave out --engine funasr")
+            raise UsageError(f"upstream's engine has no --precision {self.precision}: leave out --engine funasr")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class ResultOptions:
 
     def __post_init__(self) -> None:
         if self.output_dir is None and self.embeddings != "none":
-            raise UsageError("--embeddings, --overwrite and --retry-failed need a place for results: add -o OUT")
+            raise UsageError("--embeddings, --overwrite and --retry-failed need an output folder: add -o OUT")
         if self.compress and (self.embeddings != "ark" or self.granularity != "frame"):
             raise UsageError("--compress is for matrices in archives: add --granularity frame --embeddings ark")
         if self.timeline is None:
@@ -170,7 +170,7 @@ class ResultOptions:
         if not MIN_SPAN <= self.timeline <= MAX_SPAN:
             raise UsageError(f"--timeline {self.timeline:g}: must be from {MIN_SPAN:g} s, one frame, to {MAX_SPAN:g} s")
         if self.output_dir is None:
-            raise UsageError("--timeline needs a place for it: add -o OUT")
+            raise UsageError("--timeline needs an output folder: add -o OUT")
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,9 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.overwrite and self.shard.count > 1:
-            raise UsageError("--overwrite with --shard would throw away what other shards do: remove OUT first instead")
+            raise UsageError(
+                "--overwrite with --shard would delete the results of other shards: remove OUT first instead"
+            )
 
 
 @dataclass(frozen=True)
@@ -212,9 +214,9 @@ class PredictOptions:
 
     def __post_init__(self) -> None:
         if self.results.output_dir is None and (self.run.overwrite or self.run.retry_failed):
-            raise UsageError("--embeddings, --overwrite and --retry-failed need a place for results: add -o OUT")
+            raise UsageError("--embeddings, --overwrite and --retry-failed need an output folder: add -o OUT")
         if self.results.timeline is not None and self.compute.engine == "funasr":
-            raise UsageError("--timeline is not upstream's: leave out --engine funasr")
+            raise UsageError("upstream's engine has no --timeline: leave out --engine funasr")
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ class Place:
         """
         file, *numbers = text.split(":")
         if not file or len(numbers) > 2:
-            raise ValueError(f"{text!r} is no place in a run folder")
+            raise ValueError(f"{text!r} is not a place in a run folder")
         return cls(file, *map(int, numbers))
 
 

@@ -260,7 +260,7 @@ def test_load_errors_name_the_cause(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
 def test_gpu_precision_is_refused_on_a_cpu(precision: str) -> None:
-    with pytest.raises(DeviceError, match=f"^--precision {precision} is for GPUs"):
+    with pytest.raises(DeviceError, match=f"^--precision {precision} needs a GPU"):
         e2v_cli.load("sample", device="cpu", precision=precision)  # type: ignore[arg-type]
 
 

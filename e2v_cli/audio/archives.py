@@ -94,7 +94,9 @@ def _measure_record(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int
     else:
         raise AudioError("not audio", "no WAV or FLAC file, and no vector or matrix of floats, begins at this byte")
     if begin + size > left:
-        raise AudioError("truncated", f"its header says {size} bytes, {max(0, left - begin)} are there")
+        raise AudioError(
+            "truncated", f"the header declares {size} bytes, the archive has {max(0, left - begin)} left: copy it again"
+        )
     return begin, size
 
 
@@ -123,13 +125,13 @@ def _convert_matrix(archive: BinaryIO, head: bytes, left: int) -> bytes:
         raise AudioError("not audio", "neither a vector nor a matrix of floats")
     shape = [int.from_bytes(field, "little", signed=True) for field in found.groups() if field is not None]
     if min(shape) < 0 or (len(shape) == 2 and min(shape) > MAX_CHANNELS):
-        raise AudioError("not audio", f"a matrix of {' x '.join(map(str, shape))} is no audio")
+        raise AudioError("not audio", f"a matrix of {' x '.join(map(str, shape))} is not audio")
     if 0 in shape:
         raise AudioError("zero length", "holds no samples")
     width = {b"F": 4, b"D": 8}.get(head[2:3], 2 if head[2:5] == b"CM2" else 1)
     size = found.end() + math.prod(shape) * width + (8 * shape[1] if head[2:5] == b"CM " else 0)
     if size > left:  # kaldiio accepts a truncated vector
-        raise AudioError("truncated", f"its header says {size} bytes, {left} are there")
+        raise AudioError("truncated", f"the header declares {size} bytes, the archive has {left} left: copy it again")
     samples = read_kaldi(archive)
     if len(shape) == 2 and shape[0] <= shape[1]:
         samples = samples.T

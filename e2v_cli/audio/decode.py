@@ -40,7 +40,7 @@ SEEKABLE_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32",
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile returns as the length of a FLAC file whose header has none (written to a pipe)."""
 
-_NOT_SPLIT = "could not be read when channels were counted, and has {} now; run the same command again"
+_NOT_SPLIT = "unreadable when channels were counted, now it has {} channels; run the same command again"
 
 
 @dataclass(frozen=True)
@@ -380,11 +380,13 @@ def _check_audio_header(file: soundfile.SoundFile, path: str, at_a_glance: bool 
     """Check the header of a file; at a glance, without reading all of a file to know its length."""
     audio_format = find_format(file.format)
     if audio_format is None:
-        raise AudioError("unreadable", f"whether a {file.format} file is whole can't be told; convert it")
+        raise AudioError(
+            "unreadable", f"a {file.format} file can't be checked for completeness: convert it to WAV or FLAC"
+        )
     if file.samplerate not in SAMPLE_RATES:
         raise AudioError("not audio", f"a sample rate of {file.samplerate} Hz")
     if file.frames == UNKNOWN_FRAMES:  # libsndfile then loses the end of the file
-        raise AudioError("unreadable", "its header does not say how long it is; decode it and encode it again")
+        raise AudioError("unreadable", "the header declares no length: decode it and encode it again")
     if at_a_glance and audio_format.check_reads_file and file.frames:
         return ExpectedLength(file.frames, file.frames)
     try:

@@ -48,9 +48,11 @@ class ExpectedLength:
             AudioError: there are fewer.
         """
         if num_read < self.least and self.reason != "truncated":
-            raise AudioError(self.reason, "its header does not say how long it is; decode it and encode it again")
+            raise AudioError(self.reason, "the header declares no length: decode it and encode it again")
         if num_read < self.least:
-            raise AudioError(self.reason, f"its header says {self.least} samples, {num_read} are there")
+            raise AudioError(
+                self.reason, f"the header declares {self.least} samples, the file has {num_read}: copy it again"
+            )
 
 
 def read_decoder_length(file: soundfile.SoundFile, _path: str) -> ExpectedLength:
@@ -128,7 +130,9 @@ def _check_log(log: str) -> None:
         sizes.append((claim, there))
     for claim, there in sizes:
         if int(there) < int(claim) and int(claim) not in UNKNOWN_SIZES:
-            raise AudioError("truncated", f"its header says {claim} bytes of audio, {there} are there")
+            raise AudioError(
+                "truncated", f"the header declares {claim} bytes of audio, the file has {there}: copy it again"
+            )
 
 
 def _count_mp3(path: str) -> int:
@@ -153,7 +157,7 @@ def _count_mp3(path: str) -> int:
         num_samples += length
         start += length // 8 * MPEG_KBITS[version == 3][bits >> 4] * 1000 // rate + (bits >> 1 & 1)
     if start > len(content):
-        raise AudioError("truncated", "its last frame is not whole")
+        raise AudioError("truncated", "the last frame is incomplete: copy the file again")
     return num_samples
 
 
@@ -172,14 +176,14 @@ def _check_ogg(path: str) -> None:
         page = content[start : start + 22] + bytes(4) + content[start + 26 : end]
         checksum = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
         if f"{checksum:032b}"[::-1] != f"{int.from_bytes(content[start + 22 : start + 26], 'little'):032b}":
-            raise AudioError("truncated", f"its Ogg page at byte {start} is damaged, or ends before")
+            raise AudioError("truncated", f"the Ogg page at byte {start} is damaged or incomplete: copy the file again")
         num_streams += content[start + 5] >> 1 & 1  # a stream's first page says so
         last = bool(content[start + 5] & 4)
         start = end
     if num_streams > 1:
-        raise AudioError("unreadable", "several Ogg streams one behind the other; make a file of each")
+        raise AudioError("unreadable", "several Ogg streams in one file: make a file of each")
     if not last:
-        raise AudioError("truncated", "its last Ogg page is not there")
+        raise AudioError("truncated", "the last Ogg page is missing: copy the file again")
 
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))

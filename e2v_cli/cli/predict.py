@@ -65,7 +65,7 @@ def predict(
         run = replace(run, shard=shard)
     options = PredictOptions(input, model, compute, results, run)
     if results.output_dir is None and sys.stdout is None:
-        raise click.UsageError("Standard output is closed, and there is no other place for results: add -o OUT.")
+        raise click.UsageError("Standard output is closed: add -o OUT for the results.")
     log_to_stderr(run.log_level)
     if shard and not run.quiet:
         show_message(f"shard {run.shard}, by its place among the tasks of Slurm")

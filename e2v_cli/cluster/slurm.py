@@ -36,7 +36,7 @@ CACHE_VARIABLE = "E2V_CACHE"
 """The only variable of e2v's that is no option, so jobs keep it."""
 
 _UNSET_OPTIONS = (
-    f'for name in "${{!E2V_@}}"; do [ "$name" = {CACHE_VARIABLE} ] || unset "$name"; done # they are in its words'
+    f'for name in "${{!E2V_@}}"; do [ "$name" = {CACHE_VARIABLE} ] || unset "$name"; done # they are options already'
 )
 """Options are in the command's words: variables that ``sbatch`` passes on, or a node sets, must not count again."""
 
@@ -154,7 +154,7 @@ def _quote_directive(option: str) -> str:
     if re.fullmatch(r"[\w\-=./:,%@+^*\[\]~]+", option):
         return option
     if re.search(r"[\"\\\x00-\x1f]", option):
-        raise UsageError(f"{option!r}: a script of Slurm can't say this; choose a name without quotes and backslashes")
+        raise UsageError(f"{option!r}: a script of Slurm can't hold quotes and backslashes; choose another name")
     name, _, value = option.partition("=")
     return f'{name}="{value}"'
 

@@ -65,7 +65,7 @@ def read_submissions(output_dir: Path) -> list[Submission]:
             when = datetime.fromisoformat(submission.submitted).astimezone()
             found.append((when, replace(submission, shards=tuple(submission.shards))))
         except (OSError, ValueError, TypeError) as error:
-            raise OutputError(f"{path}: no note of jobs that were submitted ({error}); remove it") from None
+            raise OutputError(f"{path}: not a record of submitted jobs ({error}); remove it") from None
     return [submission for _, submission in sorted(found, key=itemgetter(0))]
 
 

@@ -41,7 +41,7 @@ def _shard_of_array(environ: Mapping[str, str]) -> Shard | None:
     if (last - first) // step + 1 != count or first + (index - 1) * step != number:
         raise UsageError(
             f"SLURM_ARRAY_TASK_ID is {number}, but the {count} elements of the array from {first} to {last} are not "
-            "evenly spaced: say which part this is with --shard I/N"
+            "evenly spaced: choose the part with --shard I/N"
         )
     return Shard(count, index)
 

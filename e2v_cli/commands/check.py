@@ -179,11 +179,11 @@ def check(options: CheckOptions) -> Verdict:
             comparison.add(batch)
             progress.advance(len(batch.waveforms), sum(waveform.duration for waveform in batch.waveforms))
     if not comparison.batched.worst:
-        raise CorpusError(f"no utterance could be compared, of {len(corpus)}")
+        raise CorpusError(f"none of the {len(corpus)} utterances could be compared")
     subject = f"{model.name} on {device}, {options.compute.precision}"
     text = _describe_comparison(comparison, subject, has_head=bool(model.labels))
     if weights.was_damaged:
-        text += f"DAMAGED: {weights.copy} was changed since e2v wrote it; it is mended\n"
+        text += f"DAMAGED: {weights.copy} was changed since e2v wrote it, and is replaced\n"
     return Verdict(text, comparison.is_exact and not weights.was_damaged)
 
 

@@ -124,7 +124,7 @@ def _check_results(model: Model, options: ResultOptions) -> None:
     if options.timeline is None:
         return
     if not model.labels:
-        raise UsageError(f"{model.name} has no head, and so there is nothing for a timeline: leave out --timeline")
+        raise UsageError(f"{model.name} has no head, which a timeline needs: leave out --timeline")
     frame_shift = model.config.hop / SAMPLE_RATE
     if options.timeline < frame_shift:
         raise UsageError(

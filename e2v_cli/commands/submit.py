@@ -131,14 +131,14 @@ def _check_options(options: SubmitOptions) -> Path:
     """Check that jobs on other machines could do what was asked for."""
     output_dir = options.run.results.output_dir
     if output_dir is None:
-        raise UsageError("e2v submit needs a place for results that all nodes see: add -o OUT")
+        raise UsageError("e2v submit needs an output folder that all nodes see: add -o OUT")
     if STDIN in options.run.input.inputs:
         raise UsageError("-: a job has no standard input; save the list in a file whose name ends in .scp")
     for option in options.resources.others:
         if not re.fullmatch(r"--[a-z-]+(=.*)?", option, re.DOTALL):
-            raise UsageError(f"--sbatch-arg {option}: say it as one word, like --constraint=ib")
+            raise UsageError(f"--sbatch-arg {option}: write it as one word, like --constraint=ib")
         if option.partition("=")[0] in ("--array", "--output"):
-            raise UsageError(f"--sbatch-arg {option}: e2v submit says this itself")
+            raise UsageError(f"--sbatch-arg {option}: e2v submit sets it; leave it out")
     return output_dir
 
 
@@ -221,7 +221,7 @@ def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: S
     shards = [shard for shard in left if shard not in busy]
     merging = [item.merge for item in submissions if item.merge in states and states[item.merge].is_alive]
     if not shards and merging:
-        return f"nothing to submit: all that is left is in the queue, or at work\n{_next_move(output_dir)}"
+        return f"nothing to submit: the shards left are queued or running\n{_next_move(output_dir)}"
     array, merge = _make_jobs(options, output_dir)
     folder = output_dir.absolute() / FOLDER  # so that no path begins with a dash
     folder.mkdir(exist_ok=True)
@@ -261,8 +261,8 @@ def _find_busy(
                 busy[shard] = item.array
                 if item.count != num_shards:
                     raise OutputConflictError(
-                        f"{output_dir}: job {item.array} of {item.count} shards is in the queue, or at work; "
-                        f"say --jobs {item.count}, or end it first: scancel {item.array}"
+                        f"{output_dir}: job {item.array} of {item.count} shards is queued or running; "
+                        f"use --jobs {item.count}, or cancel it first: scancel {item.array}"
                     )
     return busy
 

@@ -90,7 +90,7 @@ def read_corpus(inputs: Sequence[str], allow_pipes: bool = False) -> Corpus:
             lists.append(utterances)
     if not any(len(each.found) if isinstance(each, _FoundFiles) else len(each.hashes) for each in lists):
         raise CorpusError(
-            f"{', '.join(inputs)}: no utterances there; a list has lines like: utt-id path, "
+            f"{', '.join(inputs)}: no utterances found; a list has lines like: utt-id path, "
             f"and folders are searched for {' '.join(sorted(audio_suffixes()))}"
         )
     ids = _choose_ids(lists)
@@ -203,7 +203,7 @@ class _InputReader:
         """
         if self._stdin_is_list or self._stdin_audio:
             other = "the list itself" if self._stdin_is_list else "the audio of another line"
-            raise CorpusError(f"{origin}: - is audio on standard input, but that is {other}")
+            raise CorpusError(f"{origin}: - reads audio from standard input, which is already {other}")
         try:
             keeper = tempfile.TemporaryDirectory(prefix="e2v-")
             path = Path(keeper.name, "standard input")
@@ -211,7 +211,7 @@ class _InputReader:
                 shutil.copyfileobj(_standard_input(), file)
         except OSError as error:
             raise CorpusError(
-                f"{tempfile.gettempdir()}: {error.strerror}; the audio on standard input is kept there: set TMPDIR"
+                f"{tempfile.gettempdir()}: {error.strerror}; audio from standard input is stored there: set TMPDIR"
             ) from None
         _KEPT.append(keeper)  # removed when e2v ends
         self._stdin_audio = str(path)

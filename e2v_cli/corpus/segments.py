@@ -76,7 +76,7 @@ class Segments:
         segment = Segment(float(start), None if float(end) == -1 else float(end))
         fault = ""
         if not 0 <= segment.start < (MAX_TIME if segment.end is None else segment.end) <= MAX_TIME:
-            fault = f"{self.origin(position)}: from {start.decode()} to {end.decode()} s there is nothing"
+            fault = f"{self.origin(position)}: from {start.decode()} to {end.decode()} s: not 0 <= start < end <= 1e9"
         return Utterance(
             index,
             key.decode(),

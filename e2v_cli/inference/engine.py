@@ -237,5 +237,5 @@ def make_prediction(
 ) -> Prediction | Failure:
     """Make a prediction of a network's output, or a failure if that is not finite."""
     if not np.isfinite(embedding).all() or (posteriors is not None and not np.isfinite(posteriors).all()):
-        return Failure(waveform.utterance, "model", "not finite", "the model gives NaN or infinite numbers for it")
+        return Failure(waveform.utterance, "model", "not finite", "the model's output has NaN or infinite values")
     return Prediction(waveform.utterance, waveform.duration, num_frames, num_windows, posteriors, embedding, timeline)

@@ -80,7 +80,9 @@ def place_network(model: Model, weights: Weights, device: str, compute: ComputeO
     precision, place = compute.precision, torch.device(device)
     if place.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(place) < (8, 0):
         name = torch.cuda.get_device_name(place)
-        raise DeviceError(f"--precision {precision}: {place} is a {name}, which has none; GPUs since Ampere do")
+        raise DeviceError(
+            f"--precision {precision}: {place}, a {name}, has none; choose fp32, or an Ampere or newer GPU"
+        )
     network = load_network(model, weights)
     if precision in LOWER:
         network.lower(LOWER[precision])

@@ -40,7 +40,7 @@ class FunasrEngine:
             upstream = UpstreamEmotion2vec(model_conf=model_conf, vocab_size=len(model.tokens))
         except Exception as error:  # upstream also reads keys of pretraining, which may hold anything
             raise ModelError(
-                f"{model.folder}: upstream's code can't make its network of config.yaml: {error}"
+                f"{model.folder}: upstream's code can't build the network of config.yaml: {error}"
             ) from None
         shapes = {name: tuple(tensor.shape) for name, tensor in upstream.state_dict().items()}
         upstream.load_state_dict(read_tensors(model, shapes))

@@ -90,7 +90,7 @@ class RunFolder:
             OutputConflictError: it is a Kaldi data directory, or holds results that can't be resumed.
         """
         if re.search(rb"[\x00-\x1f]", bytes(self.path.resolve())):
-            raise OutputError(f"{str(self.path)!r}: no list of embeddings could name such a path; choose another -o")
+            raise OutputError(f"{str(self.path)!r}: a list of embeddings can't hold this path; choose another -o")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -162,7 +162,7 @@ class RunFolder:
             OutputConflictError: it holds several, with different fingerprints.
         """
         if not self._headers:
-            raise OutputError(f"{self.path} holds no run: name the folder that was e2v predict's -o")
+            raise OutputError(f"{self.path} holds no run: choose the -o of e2v predict")
         newest = max(self._headers, key=lambda file: start_order(file, self._headers[file]))
         header = self._headers[newest]
         self.refuse_other_fingerprints(header.fingerprint)
@@ -184,7 +184,7 @@ class RunFolder:
             if differences:
                 raise OutputConflictError(
                     f"{self.path} holds a different run: {'; '.join(differences)}. "
-                    "Choose another -o, or throw away what is there with --overwrite"
+                    "Choose another -o, or delete that run with --overwrite"
                 )
 
     def read_history(self, ids: Ids) -> History:
@@ -266,8 +266,8 @@ class RunFolder:
             path = self.path / name
             if not path.exists() or path.stat().st_size < size:
                 raise OutputError(
-                    f"{path} is gone, or ends before byte {size}, but the journal speaks of it: "
-                    "bring it back, or use --overwrite"
+                    f"{path} is missing, or ends before byte {size}, but the journal lists it: "
+                    "restore it, or use --overwrite"
                 )
 
     def remove_drafts(self, finals: Sequence[str]) -> None:
@@ -333,13 +333,13 @@ def _check_archive(path: Path, offset: int) -> None:
         OutputError: it is missing or too short.
     """
     if not path.exists():
-        raise OutputError(f"{path} is gone, but the journal speaks of it: bring it back, or use --overwrite")
+        raise OutputError(f"{path} is missing, but the journal lists it: restore it, or use --overwrite")
     if offset:
         try:
             _check_record(path, offset)
         except Exception:  # kaldiio raises anything
             raise OutputError(
-                f"{path} ends before what the journal speaks of at {offset}: restore it, or use --overwrite"
+                f"{path} ends before the embedding at byte {offset}: restore it, or use --overwrite"
             ) from None
 
 

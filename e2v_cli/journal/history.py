@@ -242,7 +242,7 @@ class History:
 
     def _note_timeline(self, place: Place) -> None:
         if place.offset is None or place.size is None:
-            raise ValueError(f"{place} is no place of rows of a timeline")
+            raise ValueError(f"{place} is not a place of timeline rows")
         self.timelines[place.file] = max(place.offset + place.size, self.timelines.get(place.file, 0))
 
 
@@ -305,4 +305,4 @@ def _count_lines(path: Path, end: int) -> int:
 
 def other_version(path: Path) -> OutputError:
     """Return the error of a journal that this version can't read."""
-    return OutputError(f"{path}: not written by this version of e2v; use that version, or --overwrite")
+    return OutputError(f"{path}: not written by this version of e2v; use the one that wrote it, or --overwrite")

@@ -96,9 +96,9 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
             holder, task = _read_holder(file), Task.of_this_process(os.environ)
             if holder is None or holder.task is None or task is None or not task.follows(holder.task):
                 raise _conflict(output_dir, holder) from None
-            logger.warning("%s is still at work, perhaps on a node that was lost: going on beside it", holder)
+            logger.warning("%s is still running, perhaps on a lost node: starting beside it", holder)
         except OSError as error:  # concurrent writers give correct results, only computed twice
-            logger.warning("%s: %s: nothing keeps other runs out of OUT", path, error.strerror)
+            logger.warning("%s: %s: locks don't work there: run no second e2v on OUT", path, error.strerror)
         own = f"{Owner.of_this_process()}\n".encode()
         with naming(path):
             file.truncate(0)

@@ -176,12 +176,12 @@ def _check_tensor(tensor: Tensor, name: str, shape: tuple[int, ...], model: Mode
     is_old = name.endswith("alibi_scale") and tensor.dim() == 4 and shape[0] == 1  # without a dimension for layers
     stored = shape[1:] if is_old else shape
     if tuple(tensor.shape) != stored:
-        cause = f"{model.folder / 'config.yaml'} says {stored}"
+        cause = f"{model.folder / 'config.yaml'} needs {stored}"
         if name.startswith("proj."):
             cause = f"{model.folder / 'tokens.txt'} has {len(model.tokens)} lines: {stored}"
         raise ModelError(f"{model.weights}: tensor {name!r} is {tuple(tensor.shape)}, but {cause}")
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
-        raise ModelError(f"{model.weights}: tensor {name!r} is no plain tensor of floating-point numbers")
+        raise ModelError(f"{model.weights}: tensor {name!r} is not a plain tensor of floating-point numbers")
     return tensor.to(torch.float32).reshape(shape).contiguous()
 
 

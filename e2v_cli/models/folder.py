@@ -115,7 +115,7 @@ def read_configuration(folder: Path) -> dict[str, str]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ModelError(f"{path}: {name!r} lies outside the model's folder")
         if not name.isprintable() or not Path(name).name:
-            raise ModelError(f"{path}: {name!r} is no file name")
+            raise ModelError(f"{path}: {name!r} is not a file name")
     return names
 
 
@@ -188,7 +188,7 @@ def model_file(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.is_file():
-        what = "is no regular file" if os.path.lexists(path) else "is missing"
+        what = "is not a regular file" if os.path.lexists(path) else "is missing"
         raise ModelError(
             f"{path} {what}: a model folder holds config.yaml, model.pt, tokens.txt and configuration.json"
         )
@@ -213,7 +213,7 @@ def _read_tokens(path: Path, language: LabelLanguage) -> tuple[str, ...]:
     labels = [_label_of(token, language) for token in tokens if not token.startswith(UNUSED)]
     for number, line in enumerate(tokens, 1):
         if not line or not line.isprintable():
-            raise ModelError(f"{path}:{number}: {line!r} is no label")
+            raise ModelError(f"{path}:{number}: {line!r} is not a label")
     if not labels:
         raise ModelError(f"{path}: holds no label that is in use")
     label, count = Counter(labels).most_common(1)[0]

@@ -72,7 +72,7 @@ def find_model(request: ModelRequest) -> Path:
     remote = find_remote(request)
     (found,) = find_here([remote])
     if found is None and request.offline:
-        raise ModelError(_describe_problem(remote, "is not on this machine, and no hub was asked"))
+        raise ModelError(_describe_problem(remote, "is not on this machine, and --offline forbids a download"))
     return found or _download_model(remote)
 
 
@@ -83,7 +83,7 @@ def find_remote(request: ModelRequest) -> RemoteModel:
         ModelError: there is none; the message lists the names.
     """
     if request.revision is not None and not _REVISION.fullmatch(request.revision):
-        raise ModelError(f"--revision {request.revision!r} is no branch, tag or commit")
+        raise ModelError(f"--revision {request.revision!r} is not a branch, tag or commit")
     published = find_published(request.name)
     if published is None:
         if Path(request.name).exists():
@@ -162,7 +162,7 @@ def _download_model(remote: RemoteModel) -> Path:
     if "refused" in answer:
         raise ModelError(answer["refused"])
     if "folder" not in answer:
-        raise ModelError(_describe_problem(remote, f"can't be had from {source}: {answer['error']}"))
+        raise ModelError(_describe_problem(remote, f"can't be downloaded from {source}: {answer['error']}"))
     return _note_folder(remote, Path(answer["folder"]))
 
 
@@ -203,13 +203,13 @@ def _run_package(verb: Literal["find", "pull"], remotes: Sequence[RemoteModel]) 
 
 def _describe_problem(remote: RemoteModel, problem: str) -> str:
     """Describe the problem with a model on a hub, and the two remedies."""
-    subject = f"{remote}" if find_published(remote.id) else f"{remote}: there is no such folder, and it"
+    subject = f"{remote}" if find_published(remote.id) else f"{remote}: no such folder, and it"
     options = "" if remote.hub == "ms" else f" --hub {remote.hub}"
     options += f" --revision {remote.revision}" if remote.revision else ""
     return (
         f"{subject} {problem}\n"
-        f"Where there is a network, 'e2v models pull {remote.id}{options} --to DIR' makes a folder to carry here; "
-        "name that, or any other folder of a model: --model DIR"
+        f"On a machine with a network, 'e2v models pull {remote.id}{options} --to DIR' makes a folder to copy here; "
+        "name that, or another model's folder, as --model DIR"
     )
 
 

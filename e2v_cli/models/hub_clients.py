@@ -88,11 +88,11 @@ class ModelScope:
         for cause in _list_causes(error):
             match type(cause).__name__:
                 case "NotExistError":
-                    return "there is no such model" + ("" if self._revision == "master" else ", or no such revision")
+                    return "no such model" + ("" if self._revision == "master" else ", or no such revision")
                 case "AuthenticationError" | "PermissionDeniedError":
                     return _describe_restriction("on its page", "MODELSCOPE_API_TOKEN")
                 case "FileIntegrityError" | "FileSizeMismatchError":
-                    return "it came damaged: it is not what the hub lists; try again"
+                    return "the download differs from what the hub lists; try again"
         return _summarize_error(error, "MODELSCOPE_CACHE")
 
 
@@ -130,7 +130,7 @@ class HuggingFace:
             if re.fullmatch(r"[0-9a-f]{64}", blob.name) and blob.is_file() and hash_file(blob) != blob.name:
                 blob.unlink()
                 (folder / name).unlink()
-                raise DownloadError(f"{name}: it came damaged: it is not what the hub lists; try again")
+                raise DownloadError(f"{name}: the download differs from what the hub lists; try again")
         return folder
 
     def _explain(self, error: BaseException) -> str:
@@ -146,9 +146,9 @@ class HuggingFace:
                 case GatedRepoError():
                     return _describe_restriction(f"at {self._api.endpoint}/{self._id}", "HF_TOKEN")
                 case RepositoryNotFoundError():
-                    return "there is no such model, or it is private: then set HF_TOKEN"
+                    return "no such model, or it is private: set HF_TOKEN"
                 case RevisionNotFoundError():
-                    return "there is no such revision"
+                    return "no such revision"
                 case OfflineModeIsEnabled():
                     return "HF_HUB_OFFLINE is set"
         return _summarize_error(error, "HF_HOME")
@@ -163,7 +163,7 @@ def find_whole(client: Client) -> Path:
     folder = client.find()
     # without a configuration.json, it is unknown whether the package got to the end of a download
     if folder is None or not (folder / "configuration.json").exists() or missing_files(folder):
-        raise DownloadError("it is not here")
+        raise DownloadError("not on this machine")
     return folder
 
 
@@ -180,7 +180,7 @@ def pull_whole(client: Client) -> Path:
         client.pull([*FILES, *others])
     if missing := missing_files(folder):
         raise DownloadError(
-            f"there is no {' and no '.join(missing)}: it is no model of FunASR, or has no such revision"
+            f"it has no {' and no '.join(missing)}: not a model in FunASR's format, or no such revision"
         )
     return folder
 
@@ -223,7 +223,7 @@ def _exactly(names: Iterable[str]) -> list[str]:
 def _describe_restriction(where: str, variable: str) -> str:
     """Describe a model to which access is restricted: where to ask for it, and the variable of the token."""
     token = f"{variable}, which does not open it now" if os.environ.get(variable) else variable
-    return f"access to it is restricted: ask for it {where}, and set {token}"
+    return f"access is restricted: ask for it {where}, and set {token}"
 
 
 def _summarize_error(error: BaseException, cache_variable: str) -> str:
@@ -231,12 +231,12 @@ def _summarize_error(error: BaseException, cache_variable: str) -> str:
     for cause in _list_causes(error):
         status = getattr(cause, "status_code", None) or getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int) and status >= 400:
-            return f"the answer was {status}"
+            return f"the hub answered with status {status}"
     for cause in _list_causes(error):
         known = re.search(r"\[Errno -?\d+\] ([^\"'()\n]+)|Error\(\d+, '([^']+)'\)|(timed out)", str(cause))
         if known:
             words = next(filter(None, known.groups()))
-            return f"{words}: is there another place for {cache_variable}?" if "space left" in words else words
+            return f"{words}: set {cache_variable} to another folder" if "space left" in words else words
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

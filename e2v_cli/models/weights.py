@@ -95,7 +95,7 @@ def prepare_weights(model: Model) -> Weights:
             return _find_ready(model, place) or _prepare_copy(model, place)
     except OSError as error:
         problem = f"{error.filename or place}: {error.strerror or error}"
-        logger.warning("%s: the weights are prepared anew at every start; E2V_CACHE can be another place", problem)
+        logger.warning("%s: the weights are prepared again at every start; set E2V_CACHE to another folder", problem)
     source = _state_of(model)
     sha256 = _hash_checkpoint(model)
     make_network(model)  # a checkpoint that can't be used is refused before a run begins
@@ -165,7 +165,7 @@ def _prepare_copy(model: Model, place: Path) -> Weights:
         copy_sha256 = hash_file(copy)
         was_damaged = copy_sha256 != record.copy_sha256
         if was_damaged:
-            logger.warning("%s was changed since e2v wrote it, and is made anew", copy)
+            logger.warning("%s was changed since e2v wrote it, and is replaced", copy)
     if not copy_sha256 or was_damaged:
         copy_sha256 = _write_copy(model, copy, _Origin(sha256, shape))
     if _state_of(model) != source:

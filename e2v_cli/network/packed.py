@@ -109,7 +109,7 @@ def _check_matrix(matrix: Tensor, shape: tuple[int, int]) -> None:
     ok = tuple(matrix.shape) == shape and matrix.dtype == torch.float32 and matrix.device.type == "cpu"
     if not ok or matrix.stride(1) != 1 or (len(matrix) > 1 and matrix.stride(0) < shape[1]):
         raise ValueError(
-            f"{tuple(matrix.shape)} {matrix.dtype} with strides {matrix.stride()} is no float32 matrix {shape}"
+            f"{tuple(matrix.shape)} {matrix.dtype} with strides {matrix.stride()} is not a float32 matrix {shape}"
         )
 
 

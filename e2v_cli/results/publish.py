@@ -118,7 +118,9 @@ class _FinalFiles:
                 embeddings.append(record.embedding)
                 timelines.append(record.timeline)
             if utt_id != key:
-                raise OutputError(f"{self._output_dir}: {key!r} was taken for {utt_id!r}; run the same command again")
+                raise OutputError(
+                    f"{self._output_dir}: expected {key!r}, the journal has {utt_id!r}; run the same command again"
+                )
         self.done += len(done)
         self._predictions.writelines(rows)
         self._write_lists(done, durations, num_frames, labels, embeddings)

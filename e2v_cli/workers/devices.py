@@ -50,7 +50,7 @@ def check_precision(compute: ComputeOptions, device: str) -> None:
     if device != "cpu" or precision == "fp32":
         return
     if precision != "bf16":
-        raise DeviceError(f"--precision {precision} is for GPUs, and there is none in this run; leave it out")
+        raise DeviceError(f"--precision {precision} needs a GPU, and this run has none; leave it out")
     try:
         has_bf16 = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", _CPU_INFO.read_text())
     except OSError:  # not Linux

@@ -204,9 +204,7 @@ class Launcher:
         if self._stopping():
             return
         if worker.probe is None:
-            logger.warning(
-                "worker %d died (%s); it is replaced, and what it was at is done again", worker.number, cause
-            )
+            logger.warning("worker %d died (%s); it is replaced, and its work is repeated", worker.number, cause)
             self._triage.worker_crashed([(block, self._left_of(block)) for block in worker.blocks.values()], cause)
         else:
             self._probe_crashed(worker.probe, cause)
@@ -217,7 +215,7 @@ class Launcher:
         if len(places) > 1:
             logger.warning("a worker died (%s) over one of %d utterances", cause, len(places))
         else:
-            logger.warning("a worker died (%s) over nothing but %s", cause, self._corpus[int(places[0])].utt_id)
+            logger.warning("a worker died (%s) over the utterance %s", cause, self._corpus[int(places[0])].utt_id)
         to_blame = self._triage.probe_crashed(places)
         if to_blame is not None:
             utterance = self._corpus[to_blame]

@@ -122,7 +122,7 @@ class Triage:
         if self._idle_crashes == MAX_IDLE_CRASHES:
             raise WorkerError(
                 f"{MAX_IDLE_CRASHES} workers died in a row before they did anything, the last: {cause}. "
-                f"Is there memory for {self._num_workers} of them? {_NEXT_MOVE}"
+                f"Memory may be short for {self._num_workers} of them. {_NEXT_MOVE}"
             )
 
     def _count_block_crash(self, block: PendingBlock, left: Places, cause: str) -> None:
@@ -132,5 +132,5 @@ class Triage:
         if crashes == MAX_BLOCK_CRASHES:
             raise WorkerError(
                 f"{crashes} workers died over the {len(left)} utterances from {self._name(int(left[0]))}, "
-                f"the last: {cause}; each of them alone does no harm. {_NEXT_MOVE}"
+                f"the last: {cause}; none of them crashes a worker alone. {_NEXT_MOVE}"
             )

@@ -130,7 +130,7 @@ def test_truncated_file_of_the_example_format_fails(tmp_path: Path, monkeypatch:
 def test_folder_of_unknown_formats_has_no_utterances(tmp_path: Path) -> None:
     (tmp_path / "whole.voc").write_bytes(VOC)
 
-    with pytest.raises(CorpusError, match="no utterances there"):
+    with pytest.raises(CorpusError, match="no utterances found"):
         read_corpus([str(tmp_path)])
 
 
@@ -152,13 +152,13 @@ def test_example_format_is_read_whole_or_fails(script: Path, tmp_path: Path) -> 
     assert set(rows) == {"whole", "loud", "same"}
     assert rows["whole"] == rows["same"]
     assert (out / "failures.tsv").read_text().splitlines()[1:] == [
-        f"cut\taudio\ttruncated\t{folder}/cut.voc: its header says 48000 samples, 23989 are there"
+        f"cut\taudio\ttruncated\t{folder}/cut.voc: the header declares 48000 samples, the file has 23989: copy it again"
     ]
 
     (folder / "same.wav").unlink()
     without = run_e2v("predict", folder, *options, cwd=tmp_path)
     assert without.returncode == 1
-    assert "no utterances there" in without.stderr
+    assert "no utterances found" in without.stderr
 
 
 @pytest.mark.e2e

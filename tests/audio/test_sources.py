@@ -316,27 +316,31 @@ def kaldi(kind: bytes, *shape: int, content: bytes = b"") -> bytes:
 NO_AUDIO = "no WAV or FLAC file, and no vector or matrix of floats, begins at this byte"
 
 
+def cut(declared: int, left: int) -> tuple[str, str]:
+    return "truncated", f"the header declares {declared} bytes, the archive has {left} left: copy it again"
+
+
 @pytest.mark.parametrize(
     ("content", "reason", "detail"),
     [
         (b"", "truncated", "the archive has 4 bytes"),
-        (WAV[:-1], "truncated", "its header says 32044 bytes, 32043 are there"),
-        (WAV[:8], "truncated", "its header says 32044 bytes, 8 are there"),
-        (b"AUDIO\x02\x00\x01" + bytes(255), "truncated", "its header says 256 bytes, 255 are there"),
-        (b"AUDIO\xff" + b"\1" * 100, "truncated", f"its header says {int('01' * 100, 16)} bytes, 0 are there"),
-        (kaldi(b"FV", 10, content=bytes(36)), "truncated", "its header says 50 bytes, 46 are there"),
-        (kaldi(b"DV", 10, content=bytes(79)), "truncated", "its header says 90 bytes, 89 are there"),
-        (kaldi(b"FM", 2, 5, content=bytes(32)), "truncated", "its header says 55 bytes, 47 are there"),
-        (kaldi(b"FV", 2**31 - 1), "truncated", "its header says 8589934598 bytes, 10 are there"),
-        (kaldi(b"CM", 5, 2, content=bytes(25)), "truncated", "its header says 47 bytes, 46 are there"),
-        (kaldi(b"CM2", 5, 2, content=bytes(19)), "truncated", "its header says 42 bytes, 41 are there"),
-        (kaldi(b"CM3", 5, 2, content=bytes(9)), "truncated", "its header says 32 bytes, 31 are there"),
+        (WAV[:-1], *cut(32044, 32043)),
+        (WAV[:8], *cut(32044, 8)),
+        (b"AUDIO\x02\x00\x01" + bytes(255), *cut(256, 255)),
+        (b"AUDIO\xff" + b"\1" * 100, *cut(int("01" * 100, 16), 0)),
+        (kaldi(b"FV", 10, content=bytes(36)), *cut(50, 46)),
+        (kaldi(b"DV", 10, content=bytes(79)), *cut(90, 89)),
+        (kaldi(b"FM", 2, 5, content=bytes(32)), *cut(55, 47)),
+        (kaldi(b"FV", 2**31 - 1), *cut(8589934598, 10)),
+        (kaldi(b"CM", 5, 2, content=bytes(25)), *cut(47, 46)),
+        (kaldi(b"CM2", 5, 2, content=bytes(19)), *cut(42, 41)),
+        (kaldi(b"CM3", 5, 2, content=bytes(9)), *cut(32, 31)),
         (kaldi(b"FV", 0), "zero length", "holds no samples"),
         (kaldi(b"FM", 0, 0), "zero length", "holds no samples"),
-        (kaldi(b"FM", 1000, 80, content=bytes(320_000)), "not audio", "a matrix of 1000 x 80 is no audio"),
-        (kaldi(b"CM", 9, 9), "not audio", "a matrix of 9 x 9 is no audio"),
-        (kaldi(b"FM", -1, 80), "not audio", "a matrix of -1 x 80 is no audio"),
-        (kaldi(b"FV", -5), "not audio", "a matrix of -5 is no audio"),
+        (kaldi(b"FM", 1000, 80, content=bytes(320_000)), "not audio", "a matrix of 1000 x 80 is not audio"),
+        (kaldi(b"CM", 9, 9), "not audio", "a matrix of 9 x 9 is not audio"),
+        (kaldi(b"FM", -1, 80), "not audio", "a matrix of -1 x 80 is not audio"),
+        (kaldi(b"FV", -5), "not audio", "a matrix of -5 is not audio"),
         (b"\0B\4\3\0\0\0" + b"\4\0\0\0\0" * 3, "not audio", "neither a vector nor a matrix of floats"),
         (b"\0BFV ", "not audio", "neither a vector nor a matrix of floats"),
         (b" [ 1.0 2.0 ]\n", "not audio", NO_AUDIO),

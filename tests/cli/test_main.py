@@ -64,16 +64,16 @@ def test_help_has_examples_and_imports_nothing_heavy(
         (["predict", CLIP, "--max-failures", "some"], "'some' is neither a number nor a percentage like 1%."),
         (["predict", CLIP, "--max-failures", "101%"], "'101%' is out of range."),
         (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range."),
-        (["predict", CLIP, "--embeddings", "npy"], "need a place for results: add -o OUT"),
-        (["predict", CLIP, "--overwrite"], "need a place for results: add -o OUT"),
-        (["predict", CLIP, "--retry-failed"], "need a place for results: add -o OUT"),
+        (["predict", CLIP, "--embeddings", "npy"], "need an output folder: add -o OUT"),
+        (["predict", CLIP, "--overwrite"], "need an output folder: add -o OUT"),
+        (["predict", CLIP, "--retry-failed"], "need an output folder: add -o OUT"),
         (["predict", CLIP, "--shard", "3"], "'3' is not a part and a number of parts like 2/3, counted from 1."),
         (["predict", CLIP, "--shard", "0/3"], "'0/3' is not a part and a number of parts like 2/3, counted from 1."),
         (["predict", CLIP, "--shard", "4/3"], "'4/3' is not a part and a number of parts like 2/3, counted from 1."),
         (["predict", CLIP, "--shard", "1/3 "], "'1/3 ' is not a part and a number of parts like 2/3, counted from 1."),
         (
             ["predict", CLIP, "-o", "out", "--overwrite", "--shard", "1/3"],
-            "--overwrite with --shard would throw away what other shards do: remove OUT first instead",
+            "--overwrite with --shard would delete the results of other shards: remove OUT first instead",
         ),
         (["predict", CLIP, "--jobs", "0"], "0 is not in the range x>=1."),
         (["predict", CLIP, "--window", "0.5"], "--window 0.5: must be at least 1 s"),
@@ -81,7 +81,7 @@ def test_help_has_examples_and_imports_nothing_heavy(
         (["predict", CLIP, "--window", "nan"], "--window nan: must be at least 1 s"),
         (["predict", CLIP, "--channel", "0"], "'0' is not mix, split, A, B, or a number counted from 1."),
         (["predict", CLIP, "--channel", "left"], "'left' is not mix, split, A, B, or a number counted from 1."),
-        (["predict", CLIP, "--timeline", "1"], "--timeline needs a place for it: add -o OUT"),
+        (["predict", CLIP, "--timeline", "1"], "--timeline needs an output folder: add -o OUT"),
         (
             ["predict", CLIP, "-o", "out", "--timeline", "0.01"],
             "--timeline 0.01: must be from 0.02 s, one frame, to 86400 s",
@@ -92,7 +92,7 @@ def test_help_has_examples_and_imports_nothing_heavy(
         ),
         (
             ["predict", CLIP, "-o", "out", "--timeline", "1", "--engine", "funasr"],
-            "--timeline is not upstream's: leave out --engine funasr",
+            "upstream's engine has no --timeline: leave out --engine funasr",
         ),
         (
             ["predict", CLIP, "-o", "out", "--timeline-format", "rttm"],
@@ -116,7 +116,7 @@ def test_help_has_examples_and_imports_nothing_heavy(
         (["status", "nothing"], "'OUT': Directory 'nothing' does not exist."),
         (["submit", CLIP, "-o", "out"], "Missing option '--jobs'."),
         (["submit", CLIP, "-o", "out", "--jobs", "2", "--colour", "red"], "No such option '--colour'."),
-        (["submit", CLIP, "-m", "sample", "--jobs", "2"], "needs a place for results that all nodes see: add -o OUT"),
+        (["submit", CLIP, "-m", "sample", "--jobs", "2"], "needs an output folder that all nodes see: add -o OUT"),
         (["predict", CLIP, "-q", "-v"], "--quiet and --verbose exclude each other."),
         (["predict", CLIP, "--colour", "red"], "No such option"),
     ],
@@ -154,7 +154,7 @@ def test_run_error_exits_1_with_message(args: list[str], message: str, e2v: E2v)
 @pytest.mark.parametrize("command", ["merge", "status"])
 def test_a_folder_without_a_run_exits_1(command: str, tmp_path: Path, e2v: E2v) -> None:
     done = e2v(command, tmp_path)
-    message = f"e2v: {tmp_path} holds no run: name the folder that was e2v predict's -o\n"
+    message = f"e2v: {tmp_path} holds no run: choose the -o of e2v predict\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
@@ -182,7 +182,7 @@ def test_a_full_standard_output_is_an_error() -> None:
 def test_closed_standard_output_needs_output_dir(tmp_path: Path) -> None:
     done = shell(f"e2v predict {CLIP} -m sample >&-")
     assert done.returncode == 2
-    assert "Standard output is closed, and there is no other place for results: add -o OUT." in done.stderr
+    assert "Standard output is closed: add -o OUT for the results." in done.stderr
     assert shell(f"e2v predict {CLIP} -m sample -o '{tmp_path}' >&-").returncode == 0
 
 

@@ -61,7 +61,7 @@ def test_script_of_an_array_is_complete() -> None:
         "#SBATCH --nice=100\n"
         "\n"
         "cd '/my data' || exit\n"
-        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are in its words\n'
+        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are options already\n'
         "export E2V_CACHE='/my cache'\n"
         "export E2V_MODEL=sample\n"
         "\n"
@@ -94,7 +94,7 @@ def test_script_of_a_process_is_complete() -> None:
         "#SBATCH --ntasks=1\n"
         "\n"
         "cd /data || exit\n"
-        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are in its words\n'
+        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are options already\n'
         "\n"
         "exec e2v merge /data/out\n"
     )
@@ -153,7 +153,7 @@ def test_options_that_cannot_be_quoted_are_refused(value: str) -> None:
         ("--comment", replace(PLAIN, resources=Resources(others=(f"--comment={value}",)))),
     ):
         option = f"{name}={value}"
-        message = f"{option!r}: a script of Slurm can't say this; choose a name without quotes and backslashes"
+        message = f"{option!r}: a script of Slurm can't hold quotes and backslashes; choose another name"
         with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
             write_script(job)
         with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):

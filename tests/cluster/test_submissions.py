@@ -92,7 +92,7 @@ def test_damaged_note_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "slurm/12.json"
     path.write_bytes(content)
 
-    message = rf"{re.escape(str(path))}: no note of jobs that were submitted \(.+\); remove it"
+    message = rf"{re.escape(str(path))}: not a record of submitted jobs \(.+\); remove it"
     with pytest.raises(OutputError, match=f"^{message}$"):
         read_submissions(tmp_path)
 
@@ -101,7 +101,7 @@ def test_unreadable_note_is_named(tmp_path: Path) -> None:
     path = tmp_path / "slurm/12.json"
     path.mkdir(parents=True)
 
-    message = f"{path}: no note of jobs that were submitted ([Errno 21] Is a directory: '{path}'); remove it"
+    message = f"{path}: not a record of submitted jobs ([Errno 21] Is a directory: '{path}'); remove it"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         read_submissions(tmp_path)
 

@@ -64,7 +64,7 @@ def test_an_element_of_an_array_is_a_shard(environ: dict[str, str], shard: Shard
 )
 def test_array_with_gaps_is_refused(environ: dict[str, str], message: str) -> None:
     """The position of an element is unknown then."""
-    message += " are not evenly spaced: say which part this is with --shard I/N"
+    message += " are not evenly spaced: choose the part with --shard I/N"
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$") as caught:
         shard_of_task(environ)
     assert caught.value.exit_code == 2

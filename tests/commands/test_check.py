@@ -281,7 +281,7 @@ def test_utterance_that_fails_upstream_is_not_compared(
 def test_check_without_upstream_results_is_an_error(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change_results("funasr", {"b-mono": fail}, monkeypatch)
 
-    with pytest.raises(CorpusError, match=r"^no utterance could be compared, of 1$"):
+    with pytest.raises(CorpusError, match=r"^none of the 1 utterances could be compared$"):
         compare(tiny, audio / "b-mono.wav")
 
 
@@ -308,7 +308,7 @@ def test_a_damaged_copy_is_found_and_mended(e2v: E2v, tiny: Path, audio: Path, c
     table = Table(done.stdout)
     first, second = table.end.splitlines()
     assert first.startswith("within the tolerances; ")
-    assert second == f"DAMAGED: {copy} was changed since e2v wrote it; it is mended"
+    assert second == f"DAMAGED: {copy} was changed since e2v wrote it, and is replaced"
     assert_right(table, 5)
     assert compare(tiny, audio).is_exact
 
@@ -331,7 +331,7 @@ def test_gpu_precision_is_refused_on_a_cpu_as_by_predict(precision: str, e2v: E2
         for command in ("check", "predict")
     )
 
-    assert run.stderr == f"e2v: --precision {precision} is for GPUs, and there is none in this run; leave it out\n"
+    assert run.stderr == f"e2v: --precision {precision} needs a GPU, and this run has none; leave it out\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", run.stderr)
 
 
@@ -365,7 +365,7 @@ def test_check_without_usable_audio_is_an_error(e2v: E2v, tiny: Path, tmp_path: 
     done = e2v("check", tmp_path / "one.wav", tmp_path / "two.wav", "-m", tiny)
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "e2v: no utterance could be compared, of 2"
+    assert done.stderr.splitlines()[-1] == "e2v: none of the 2 utterances could be compared"
 
 
 # -- devices, inputs and copies ----------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     """A journal without a whole header does not count."""
     (tmp_path / "journal.1-of-1.1").write_bytes(b"0123")
 
-    message = f"{tmp_path} holds no run: name the folder that was e2v predict's -o"
+    message = f"{tmp_path} holds no run: choose the -o of e2v predict"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         merge(tmp_path)
 
@@ -238,19 +238,19 @@ def test_incomplete_run_of_one_shard_is_to_be_resumed(tmp_path: Path) -> None:
             "ark",
             "e.ark:10",
             None,
-            "{out}/e.ark is gone, but the journal speaks of it: bring it back, or use --overwrite",
+            "{out}/e.ark is missing, but the journal lists it: restore it, or use --overwrite",
         ),
         (
             "ark",
             "e.ark:10",
             bytes(10),
-            "{out}/e.ark ends before what the journal speaks of at 10: restore it, or use --overwrite",
+            "{out}/e.ark ends before the embedding at byte 10: restore it, or use --overwrite",
         ),
         (
             "npy",
             "embeddings/z.npy",
             None,
-            "{out}/embeddings is gone, but the journal speaks of it: bring it back, or use --overwrite",
+            "{out}/embeddings is missing, but the journal lists it: restore it, or use --overwrite",
         ),
     ],
 )
@@ -279,7 +279,7 @@ def test_shards_of_different_runs_are_not_merged(tmp_path: Path) -> None:
 
     message = (
         f"{tmp_path} holds a different run: model was abc, is def; embeddings was none, is ark. "
-        "Choose another -o, or throw away what is there with --overwrite"
+        "Choose another -o, or delete that run with --overwrite"
     )
     with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$") as caught:
         merge(tmp_path)

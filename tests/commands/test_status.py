@@ -434,7 +434,7 @@ def test_status_changes_no_file(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    message = f"{tmp_path} holds no run: name the folder that was e2v predict's -o"
+    message = f"{tmp_path} holds no run: choose the -o of e2v predict"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         describe_run(tmp_path)
 
@@ -455,7 +455,7 @@ def test_journals_of_different_runs_are_refused(tmp_path: Path) -> None:
 
     message = (
         f"{tmp_path} holds a different run: model was abc, is def. "
-        "Choose another -o, or throw away what is there with --overwrite"
+        "Choose another -o, or delete that run with --overwrite"
     )
     with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
         describe_run(tmp_path)
@@ -779,6 +779,6 @@ def test_malformed_record_of_jobs_is_named(tmp_path: Path) -> None:
     path = tmp_path / "slurm/12.json"
     path.write_text("{")
 
-    message = rf"^{re.escape(str(path))}: no note of jobs that were submitted \(.+\); remove it$"
+    message = rf"^{re.escape(str(path))}: not a record of submitted jobs \(.+\); remove it$"
     with pytest.raises(OutputError, match=message):
         describe_run(tmp_path)

@@ -244,7 +244,7 @@ def test_submitted_scripts_have_whole_text(
         "#SBATCH --exclusive\n"
         "\n"
         f"cd {shlex.quote(str(ROOT))} || exit\n"
-        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are in its words\n'
+        'for name in "${!E2V_@}"; do [ "$name" = E2V_CACHE ] || unset "$name"; done # they are options already\n'
         f"export E2V_CACHE={cache}\n"
         "\n"
     )
@@ -338,7 +338,7 @@ def test_words_that_a_script_cannot_hold_are_refused(
     done = call(*words_of_submit(write_scp(tmp_path, 3), tmp_path / name, *options))
 
     assert done.returncode == 2
-    assert done.stderr.endswith(": a script of Slurm can't say this; choose a name without quotes and backslashes\n")
+    assert done.stderr.endswith(": a script of Slurm can't hold quotes and backslashes; choose another name\n")
     assert slurm.calls("sbatch") == []
 
 
@@ -531,7 +531,7 @@ def test_usage_errors_are_refused(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--jobs", "2"], "e2v submit needs a place for results that all nodes see: add -o OUT"),
+        (["--jobs", "2"], "e2v submit needs an output folder that all nodes see: add -o OUT"),
         (
             ["-", "-o", "out", "--jobs", "2"],
             "-: a job has no standard input; save the list in a file whose name ends in .scp",
@@ -542,15 +542,15 @@ def test_usage_errors_are_refused(
         ),
         (
             ["-o", "out", "--jobs", "2", "--sbatch-arg", "constraint=ib"],
-            "--sbatch-arg constraint=ib: say it as one word, like --constraint=ib",
+            "--sbatch-arg constraint=ib: write it as one word, like --constraint=ib",
         ),
         (
             ["-o", "out", "--jobs", "2", "--sbatch-arg", "--constraint ib"],
-            "--sbatch-arg --constraint ib: say it as one word, like --constraint=ib",
+            "--sbatch-arg --constraint ib: write it as one word, like --constraint=ib",
         ),
         (
             ["-o", "out", "--jobs", "2", "--sbatch-arg", "--array=2-7"],
-            "--sbatch-arg --array=2-7: e2v submit says this itself",
+            "--sbatch-arg --array=2-7: e2v submit sets it; leave it out",
         ),
     ],
 )
@@ -775,12 +775,12 @@ def test_second_submit_submits_lost_shards(slurm: Slurm, call: Call, tmp_path: P
         "100_1|PENDING||Resources", "100_2|RUNNING|n1|None", "102_3|PENDING||Priority", "103|PENDING||Dependency"
     )
     third = call(*words)
-    nothing = "nothing to submit: all that is left is in the queue, or at work\n"
+    nothing = "nothing to submit: the shards left are queued or running\n"
     assert (third.returncode, third.stdout, third.stderr) == (0, f"{nothing}{watch}", "")
     other = call(*words_of_submit(scp, out, jobs=4))
     assert (other.returncode, other.stdout) == (4, "")
     assert other.stderr == (
-        f"e2v: {out}: job 100 of 3 shards is in the queue, or at work; say --jobs 3, or end it first: scancel 100\n"
+        f"e2v: {out}: job 100 of 3 shards is queued or running; use --jobs 3, or cancel it first: scancel 100\n"
     )
     assert len(slurm.calls("sbatch")) == 4
     assert call("status", out).returncode == 4
@@ -899,7 +899,7 @@ def test_different_run_is_refused_before_submission(slurm: Slurm, call: Call, fi
     out, folder = finished / "out", tmp_path / "data"
     folder.mkdir()
     scp = write_scp(folder, 3)
-    hint = "Choose another -o, or throw away what is there with --overwrite\n"
+    hint = "Choose another -o, or delete that run with --overwrite\n"
 
     frames = call(*words_of_submit(finished / "wav.scp", out, "--granularity", "frame"))
     window = call(*words_of_submit(finished / "wav.scp", out, "--window", "30", "--dry-run"))
@@ -921,7 +921,7 @@ def test_missing_archives_are_found_before_submission(slurm: Slurm, call: Call, 
 
     done = call(*words_of_submit(write_scp(tmp_path, 2), out, "--embeddings", "ark"))
 
-    message = f"e2v: {archive} is gone, but the journal speaks of it: bring it back, or use --overwrite\n"
+    message = f"e2v: {archive} is missing, but the journal lists it: restore it, or use --overwrite\n"
     assert (done.returncode, done.stderr) == (1, message)
     assert slurm.calls("sbatch") == []
 
@@ -1102,6 +1102,6 @@ def test_uneven_part_of_an_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "e2v: SLURM_ARRAY_TASK_ID is 3, but the 2 elements of the array from 3 to 7 are not evenly spaced: "
-        "say which part this is with --shard I/N\n"
+        "choose the part with --shard I/N\n"
     )
     assert not (tmp_path / "out").exists()

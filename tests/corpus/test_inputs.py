@@ -33,12 +33,12 @@ from e2v_cli.errors import CorpusError
             ["http://host/a.wav", "http://host/a.wav"],
             'http://host/a.wav: utt-id "http://host/a.wav" again (first at http://host/a.wav)',
         ),
-        (["empty"], "empty: no utterances there; " + NOTHING),
+        (["empty"], "empty: no utterances found; " + NOTHING),
         (
             ["empty", "texts"],
-            "empty, texts: no utterances there; " + NOTHING,
+            "empty, texts: no utterances found; " + NOTHING,
         ),
-        (["segmented"], "segmented: no utterances there; " + NOTHING),
+        (["segmented"], "segmented: no utterances found; " + NOTHING),
         (
             ["columns"],
             "columns/wav.scp: one column, but segments need recording ids before the paths",
@@ -172,7 +172,7 @@ def test_list_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("a 1.wav\na 2.wav\n", '<stdin>:2: utt-id "a" again (first on line 1)'),
         ("a\n", '<stdin>:1: no path behind utt-id "a"; a line is: utt-id path'),
-        ("", "-: no utterances there; " + NOTHING),
+        ("", "-: no utterances found; " + NOTHING),
     ],
 )
 def test_errors_on_standard_input_name_the_line(content: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ def test_audio_on_standard_input_is_copied_to_a_file(monkeypatch: pytest.MonkeyP
 def test_standard_input_is_only_one_utterance(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe_to_stdin("RIFF", monkeypatch)
 
-    message = "wav.scp:3: - is audio on standard input, but that is the audio of another line"
+    message = "wav.scp:3: - reads audio from standard input, which is already the audio of another line"
     with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
         read_corpus([write_scp("b 1.wav\na -\nc -\n")])
 
@@ -253,6 +253,6 @@ def test_standard_input_is_only_one_utterance(monkeypatch: pytest.MonkeyPatch) -
 def test_standard_input_is_not_both_list_and_audio(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe_to_stdin("a -\n", monkeypatch)
 
-    message = "<stdin>:1: - is audio on standard input, but that is the list itself"
+    message = "<stdin>:1: - reads audio from standard input, which is already the list itself"
     with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
         read_corpus(["-"])

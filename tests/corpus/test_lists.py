@@ -83,11 +83,11 @@ def test_audio_in_lists_is_not_checked() -> None:
         (b"a 1.wav\ncaf\xe9 2.wav\n", "wav.scp:2: utt-id b'caf\\xe9' is not UTF-8"),
         (
             b"",
-            "wav.scp: no utterances there; " + NOTHING,
+            "wav.scp: no utterances found; " + NOTHING,
         ),
         (
             b"\n\r\n",
-            "wav.scp: no utterances there; " + NOTHING,
+            "wav.scp: no utterances found; " + NOTHING,
         ),
     ],
 )

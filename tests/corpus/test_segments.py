@@ -33,9 +33,9 @@ def test_segments_become_utterances_in_file_order() -> None:
     ("line", "fault"),
     [
         ("a r3 0 1", 'data/segments:2: recording "r3" is not in data/wav.scp'),
-        ("a r1 1 1", "data/segments:2: from 1 to 1 s there is nothing"),
-        ("a r1 1.5 1.25", "data/segments:2: from 1.5 to 1.25 s there is nothing"),
-        ("a r1 -1 2", "data/segments:2: from -1 to 2 s there is nothing"),
+        ("a r1 1 1", "data/segments:2: from 1 to 1 s: not 0 <= start < end <= 1e9"),
+        ("a r1 1.5 1.25", "data/segments:2: from 1.5 to 1.25 s: not 0 <= start < end <= 1e9"),
+        ("a r1 -1 2", "data/segments:2: from -1 to 2 s: not 0 <= start < end <= 1e9"),
     ],
 )
 def test_invalid_segment_fails_alone(line: str, fault: str) -> None:

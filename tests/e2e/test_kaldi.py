@@ -129,7 +129,8 @@ REFUSALS = {
         b"a.wav\nu2 a.wav\n", "wav.scp:2: two columns, but the first line has one: write an utt-id in each"
     ),
     "standard input twice": refused_list(
-        b"u1 -\nu2 a.wav\nu3 -\n", "wav.scp:3: - is audio on standard input, but that is the audio of another line"
+        b"u1 -\nu2 a.wav\nu3 -\n",
+        "wav.scp:3: - reads audio from standard input, which is already the audio of another line",
     ),
     "a command in a folder": refused_folder(
         f"data/wav.scp:1: 'touch x |' {PIPE_REFUSED}", wav_scp=b"rec1 touch x |\n", segments=b"s1 rec1 0 1\n"
@@ -182,7 +183,7 @@ def test_list_is_refused(rule: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stdin", "message"),
     [
-        (b"u1 -\n", "<stdin>:1: - is audio on standard input, but that is the list itself"),
+        (b"u1 -\n", "<stdin>:1: - reads audio from standard input, which is already the list itself"),
         (b"u1 a.wav\nu2 touch x |\n", f"<stdin>:2: 'touch x |' {PIPE_REFUSED}"),
         (b"u1 a.wav\nu1 b.wav\n", '<stdin>:2: utt-id "u1" again (first on line 1)'),
     ],
@@ -306,7 +307,7 @@ BAD_VALUES = {
     "an archive that is not there": ("nowhere.ark:17", ("missing", "no such file")),
     "a place behind the end": ("wav.ark:99999999", ("truncated", r"the archive has \d+ bytes")),
     "a place beside a record": ("wav.ark:1", ("not audio", "no WAV or FLAC file, .*")),
-    "features": ("{features}", ("not audio", "a matrix of 50 x 40 is no audio")),
+    "features": ("{features}", ("not audio", "a matrix of 50 x 40 is not audio")),
     "a part of a record": (
         "{vector}[0:100]",
         ("unreadable", r"\[0:100\]: a part of an archive's record can't be read"),
@@ -515,10 +516,10 @@ BAD_SEGMENTS = {
     "more than half a second over": ("rec16 10 12.51", "audio", "beyond the end", "{rec16}: it ends at 12.51 s, {end}"),
     "begins at the end": ("rec16 12 12.3", "audio", "beyond the end", "{rec16}: it begins at 12 s, {end}"),
     "begins behind the end": ("rec16 99 -1", "audio", "beyond the end", "{rec16}: it begins at 99 s, {end}"),
-    "no length": ("rec16 2 2.0", "corpus", "bad segment", "{line}: from 2 to 2.0 s there is nothing"),
-    "backwards": ("rec16 3 2", "corpus", "bad segment", "{line}: from 3 to 2 s there is nothing"),
-    "before the start": ("rec16 -1 2", "corpus", "bad segment", "{line}: from -1 to 2 s there is nothing"),
-    "end before the start": ("rec16 0 -2", "corpus", "bad segment", "{line}: from 0 to -2 s there is nothing"),
+    "no length": ("rec16 2 2.0", "corpus", "bad segment", "{line}: from 2 to 2.0 s: not 0 <= start < end <= 1e9"),
+    "backwards": ("rec16 3 2", "corpus", "bad segment", "{line}: from 3 to 2 s: not 0 <= start < end <= 1e9"),
+    "before the start": ("rec16 -1 2", "corpus", "bad segment", "{line}: from -1 to 2 s: not 0 <= start < end <= 1e9"),
+    "end below 0": ("rec16 0 -2", "corpus", "bad segment", "{line}: from 0 to -2 s: not 0 <= start < end <= 1e9"),
     "less than a sample": ("rec16 1 1.00001", "audio", "zero length", "{rec16}: holds no samples"),
     "too short": (
         "rec16 1 1.02",
@@ -530,7 +531,7 @@ BAD_SEGMENTS = {
     "a third of two": ("rec48 0 1 2", "audio", "no such channel", "{rec48}: channel 3 of a file with 2 channels"),
     "a second of one": ("rec16 0 1 1", "audio", "no such channel", "{rec16}: channel 2 of a file with 1 channel"),
     "of a file that is not there": ("gone 0 1", "audio", "missing", "nowhere.wav: no such file"),
-    "also of it": ("gone 1 0", "corpus", "bad segment", "{line}: from 1 to 0 s there is nothing"),
+    "also of it": ("gone 1 0", "corpus", "bad segment", "{line}: from 1 to 0 s: not 0 <= start < end <= 1e9"),
 }  # fmt: skip
 
 CHANNEL_SEGMENTS = {
@@ -1216,6 +1217,6 @@ def test_other_options_are_refused_as_another_run(
     assert done.returncode == 4
     assert done.stderr == (
         f"e2v: {outs.matrices} holds a different run: {difference}. "
-        "Choose another -o, or throw away what is there with --overwrite\n"
+        "Choose another -o, or delete that run with --overwrite\n"
     )
     assert read_tables(outs.matrices, "timeline.tsv") == before

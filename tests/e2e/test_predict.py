@@ -223,10 +223,11 @@ def test_bad_audio_becomes_a_row_of_failures(e2v: E2v, tmp_path: Path) -> None:
         f"e2v: 4 failed, more than --max-failures 0 allows: see {out}/failures.tsv; --retry-failed tries again\n"
     )
     assert [row["utt_id"] for row in read_rows((out / "predictions.tsv").read_text())] == ["good", "shortest"]
+    cut = "the header declares 49474 bytes of audio, the file has 19956: copy it again"
     needs = "the model needs 400 (25 ms)"
     assert (out / "failures.tsv").read_text().splitlines() == [
         "utt_id\tstage\treason\tdetail",
-        f"cut\taudio\ttruncated\t{tmp_path}/cut.wav: its header says 49474 bytes of audio, 19956 are there",
+        f"cut\taudio\ttruncated\t{tmp_path}/cut.wav: {cut}",
         f"text\taudio\tnot audio\t{tmp_path}/text.wav: Format not recognised.",
         f"short\taudio\ttoo short\t{tmp_path}/short.wav: 399 samples at 16 kHz; {needs}",
         f"gone\taudio\tmissing\t{tmp_path}/gone.wav: no such file",
@@ -247,7 +248,7 @@ def test_model_with_nan_output_fails_its_utterances(e2v: E2v, tmp_path: Path) ->
     out = tmp_path / "out"
     assert e2v("predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", model, "-o", out).returncode == 3
     assert (out / "failures.tsv").read_text().splitlines()[1:] == [
-        "f1-0001\tmodel\tnot finite\tthe model gives NaN or infinite numbers for it"
+        "f1-0001\tmodel\tnot finite\tthe model's output has NaN or infinite values"
     ]
 
 
@@ -313,8 +314,7 @@ def test_another_run_is_refused(options: list[str], difference: str, e2v: E2v, t
     refused = e2v(*command, "--embeddings", "ark", *options)
     assert refused.returncode == 4
     assert refused.stderr == (
-        f"e2v: {tmp_path} holds a different run: {difference}. "
-        "Choose another -o, or throw away what is there with --overwrite\n"
+        f"e2v: {tmp_path} holds a different run: {difference}. Choose another -o, or delete that run with --overwrite\n"
     )
     assert digests(tmp_path) == before
     assert e2v(*command, "--embeddings", "ark", *options, "--overwrite").returncode == 0
@@ -401,7 +401,7 @@ def test_missing_embeddings_are_named(kind: str, e2v: E2v, tmp_path: Path) -> No
     gone.rename(tmp_path / "elsewhere")
     again = e2v(*command, "--embeddings", kind)
     assert again.returncode == 1
-    assert again.stderr == (f"e2v: {gone} is gone, but the journal speaks of it: bring it back, or use --overwrite\n")
+    assert again.stderr == (f"e2v: {gone} is missing, but the journal lists it: restore it, or use --overwrite\n")
 
 
 def test_folder_creation_error_is_reported(e2v: E2v, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_invalid_shards_are_refused(value: str, e2v: E2v) -> None:
 def test_overwrite_of_a_shard_is_refused(tmp_path: Path, e2v: E2v) -> None:
     done = e2v(*predict(tmp_path, "--shard", "1/2", "--overwrite"))
     assert done.returncode == 2
-    assert "--overwrite with --shard would throw away what other shards do: remove OUT first instead" in done.stderr
+    assert "--overwrite with --shard would delete the results of other shards: remove OUT first instead" in done.stderr
 
 
 def test_another_run_is_refused_while_shards_work(tmp_path: Path, e2v: E2v) -> None:
@@ -284,7 +284,7 @@ def test_array_task_computes_its_shard(whole: Path, tmp_path: Path, e2v: E2v) ->
 def test_partial_job_array_is_refused(tmp_path: Path, e2v: E2v) -> None:
     done = e2v(*predict(tmp_path / "out"), **{**element(3, 2), "SLURM_ARRAY_TASK_MAX": "7"})
     assert done.returncode == 2
-    assert "the 2 elements of the array from 1 to 7 are not evenly spaced: say which part this is with" in done.stderr
+    assert "the 2 elements of the array from 1 to 7 are not evenly spaced: choose the part with" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -313,7 +313,7 @@ def test_shards_are_dealt_by_duration(whole: Path, tmp_path: Path, e2v: E2v) -> 
 def test_folder_without_a_run_is_refused(command: str, tmp_path: Path, e2v: E2v) -> None:
     done = e2v(command, tmp_path)
     assert done.returncode == 1
-    assert done.stderr == f"e2v: {tmp_path} holds no run: name the folder that was e2v predict's -o\n"
+    assert done.stderr == f"e2v: {tmp_path} holds no run: choose the -o of e2v predict\n"
     assert list(tmp_path.iterdir()) == []
     missing = e2v(command, tmp_path / "nowhere")
     assert missing.returncode == 2

@@ -413,7 +413,7 @@ def test_invalid_yaml_scalars_are_refused(value: str, e2v: E2v, folder: Path, wa
 def test_confusing_file_names_are_refused(name: str, key: str, e2v: E2v, folder: Path, wav: Path) -> None:
     set_metas(folder, **{key: name})
 
-    assert_refused(e2v, f"{folder}/configuration.json: {name!r} is no file name", "predict", wav, "-m", folder)
+    assert_refused(e2v, f"{folder}/configuration.json: {name!r} is not a file name", "predict", wav, "-m", folder)
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800"])

@@ -132,7 +132,7 @@ def test_only_the_utterance_with_nan_fails(model: Model, network: Emotion2vec, m
 
     results = engine.start(batch)()
 
-    detail = "the model gives NaN or infinite numbers for it"
+    detail = "the model's output has NaN or infinite values"
     assert results[1] == Failure(batch.waveforms[1].utterance, "model", "not finite", detail)
     assert_same([results[0], results[2]], [expected[0], expected[2]])
 
@@ -252,5 +252,5 @@ def test_window_that_is_not_finite_fails_its_utterance(
     (result,) = make_engine(model, network, granularity, window=4.0).start(Batch((waveform,)))()
 
     assert calls == [1, 1, 1, 1]
-    detail = "the model gives NaN or infinite numbers for it"
+    detail = "the model's output has NaN or infinite values"
     assert result == Failure(waveform.utterance, "model", "not finite", detail)

@@ -104,21 +104,19 @@ def test_complete_archives_pass_the_check(tmp_path: Path) -> None:
     [
         (
             {"embeddings.1-of-1.1.ark": 100, "embeddings.1-of-1.2.ark": 5},
-            "{out}/embeddings.1-of-1.2.ark is gone, but the journal speaks of it: bring it back, or use --overwrite",
+            "{out}/embeddings.1-of-1.2.ark is missing, but the journal lists it: restore it, or use --overwrite",
         ),
         (
             {"embeddings.1-of-1.1.ark": 200},
-            "{out}/embeddings.1-of-1.1.ark ends before what the journal speaks of at 200: "
-            "restore it, or use --overwrite",
+            "{out}/embeddings.1-of-1.1.ark ends before the embedding at byte 200: restore it, or use --overwrite",
         ),
         (
             {"embeddings.1-of-1.3.ark": 100},
-            "{out}/embeddings.1-of-1.3.ark ends before what the journal speaks of at 100: "
-            "restore it, or use --overwrite",
+            "{out}/embeddings.1-of-1.3.ark ends before the embedding at byte 100: restore it, or use --overwrite",
         ),
         (
             {"embeddings": 0},
-            "{out}/embeddings is gone, but the journal speaks of it: bring it back, or use --overwrite",
+            "{out}/embeddings is missing, but the journal lists it: restore it, or use --overwrite",
         ),
     ],
 )
@@ -154,7 +152,7 @@ def test_matrix_is_checked_by_size_without_reading_it(
     if sound:
         check_places(tmp_path, {path.name: 2})
     else:
-        message = f"{path} ends before what the journal speaks of at 2: restore it, or use --overwrite"
+        message = f"{path} ends before the embedding at byte 2: restore it, or use --overwrite"
         with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
             check_places(tmp_path, {path.name: 2})
 
@@ -167,7 +165,7 @@ def test_archive_content_is_never_executed(
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(b"k " + content)
 
-    with pytest.raises(OutputError, match=" ends before what the journal speaks of at 2: "):
+    with pytest.raises(OutputError, match=" ends before the embedding at byte 2: "):
         check_places(tmp_path, {name: 2})
 
     assert os.listdir(tmp_path) == [name]
@@ -185,7 +183,7 @@ def test_missing_timeline_rows_are_named(size: int | None, sound: bool, tmp_path
         check_places(tmp_path, timelines=spoken_of)
     else:
         message = (
-            f"{path} is gone, or ends before byte 100, but the journal speaks of it: bring it back, or use --overwrite"
+            f"{path} is missing, or ends before byte 100, but the journal lists it: restore it, or use --overwrite"
         )
         with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
             check_places(tmp_path, timelines=spoken_of)
@@ -286,7 +284,7 @@ def test_overwriting_an_empty_folder_succeeds(tmp_path: Path) -> None:
 
 def test_path_with_control_characters_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a\nb"
-    message = f"{str(path)!r}: no list of embeddings could name such a path; choose another -o"
+    message = f"{str(path)!r}: a list of embeddings can't hold this path; choose another -o"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         open_run_folder(path).make()
     assert os.listdir(tmp_path) == []
@@ -316,7 +314,7 @@ def test_unreadable_journal_is_named_and_can_be_overwritten(content: bytes, tmp_
         ":1: damaged, and lines follow it; restore it, or cut it before that line (head -n 0) "
         "to compute again what is lost, or use --overwrite"
         if content.startswith(b"torn")
-        else ": not written by this version of e2v; use that version, or --overwrite"
+        else ": not written by this version of e2v; use the one that wrote it, or --overwrite"
     )
 
     for shard in (WHOLE, FIRST):
@@ -372,7 +370,7 @@ def test_utterances_done_with_another_list_are_not_in_blocks(tmp_path: Path) -> 
 def test_run_with_missing_embeddings_does_not_resume(tmp_path: Path) -> None:
     write(tmp_path, [done("z", embedding="embeddings.1-of-1.1.ark:4")], header())
 
-    message = f"{tmp_path}/embeddings.1-of-1.1.ark is gone, but the journal speaks of it: "
+    message = f"{tmp_path}/embeddings.1-of-1.1.ark is missing, but the journal lists it: "
     with pytest.raises(OutputError, match=f"^{re.escape(message)}"):
         open_run_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS)
 
@@ -429,7 +427,7 @@ def test_later_of_two_concurrent_runs_discards_its_journal(tmp_path: Path) -> No
 
     message = (
         f"{tmp_path} holds a different run: granularity was frame, is utterance. "
-        "Choose another -o, or throw away what is there with --overwrite"
+        "Choose another -o, or delete that run with --overwrite"
     )
     with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
         mine.begin(FIRST, header())

@@ -278,7 +278,7 @@ def test_journal_of_another_version_is_refused(lines: list[str], tmp_path: Path)
     path = tmp_path / "journal.1-of-1.1"
     path.write_bytes(b"".join(map(checked, [*lines, LINES[-1]])))
 
-    message = f"{path}: not written by this version of e2v; use that version, or --overwrite"
+    message = f"{path}: not written by this version of e2v; use the one that wrote it, or --overwrite"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         read(tmp_path)
 

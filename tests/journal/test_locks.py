@@ -171,7 +171,7 @@ def test_requeued_task_takes_the_lock_of_its_earlier_start(
             assert (owner.pid, owner.task) == (os.getpid(), Task("12_3", start))
         assert (tmp_path / ".lock.3-of-4").read_bytes() == b""
 
-    message = f"{before} is still at work, perhaps on a node that was lost: going on beside it"
+    message = f"{before} is still running, perhaps on a lost node: starting beside it"
     assert caplog.messages == [message]
 
 

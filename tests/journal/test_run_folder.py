@@ -114,10 +114,7 @@ def test_newest_attempt_decides_the_timeline_formats(
 )
 def test_differences_between_runs_are_named(changes: dict[str, str | float], differences: str, tmp_path: Path) -> None:
     write(tmp_path, [], header())
-    message = (
-        f"{tmp_path} holds a different run: {differences}. "
-        "Choose another -o, or throw away what is there with --overwrite"
-    )
+    message = f"{tmp_path} holds a different run: {differences}. Choose another -o, or delete that run with --overwrite"
     with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
         open_folder(tmp_path).refuse_other_fingerprints({**FINGERPRINT, **changes})
 

@@ -142,7 +142,7 @@ def test_a_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
 def test_a_wrong_shape_is_named(name: str, shape: tuple[int, ...], expected: tuple[int, ...], tmp_path: Path) -> None:
     folder = make_model(tmp_path, wrap=lambda state: {"model": {**state, name: torch.zeros(shape)}})
     assert refusal(folder) == (
-        f"{folder / 'model.pt'}: tensor {name!r} is {shape}, but {folder / 'config.yaml'} says {expected}"
+        f"{folder / 'model.pt'}: tensor {name!r} is {shape}, but {folder / 'config.yaml'} needs {expected}"
     )
 
 
@@ -152,7 +152,7 @@ def test_a_wrong_shape_is_named(name: str, shape: tuple[int, ...], expected: tup
 def test_tensor_without_plain_floats_is_named(make: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
     folder = make_model(tmp_path, wrap=lambda state: {**state, "proj.weight": make(state["proj.weight"])})
     assert refusal(folder) == (
-        f"{folder / 'model.pt'}: tensor 'proj.weight' is no plain tensor of floating-point numbers"
+        f"{folder / 'model.pt'}: tensor 'proj.weight' is not a plain tensor of floating-point numbers"
     )
 
 

@@ -115,11 +115,11 @@ def test_unused_classes_have_no_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("angry\n\nhappy\n", ":2: '' is no label"),
+        ("angry\n\nhappy\n", ":2: '' is not a label"),
         ("unuse_0\nunuse_1\n", ": holds no label that is in use"),
         ("", ": holds no label that is in use"),
         ("a/happy\nb/happy\n", ": label 'happy' is listed more than once"),
-        ("angry\tbad\n", ":1: 'angry\\tbad' is no label"),
+        ("angry\tbad\n", ":1: 'angry\\tbad' is not a label"),
         ("\xff", ": not a list of labels: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
 )
@@ -136,11 +136,11 @@ def test_invalid_tokens_are_refused(content: str, message: str, tmp_path: Path) 
         ("angry", ": not a list of labels: a str"),
         (None, ": not a list of labels: a NoneType"),
         (["angry", 1], ": not a list of labels: 'int' object has no attribute 'rstrip'"),
-        (["angry", "hap\npy"], ":2: 'hap\\npy' is no label"),
-        (["angry\x1b[31m", "happy"], ":1: 'angry\\x1b[31m' is no label"),
-        (["angry", "unuse\x1b[2J"], ":2: 'unuse\\x1b[2J' is no label"),
-        (["angry", "\ud800"], ":2: '\\ud800' is no label"),
-        (["angry", ""], ":2: '' is no label"),
+        (["angry", "hap\npy"], ":2: 'hap\\npy' is not a label"),
+        (["angry\x1b[31m", "happy"], ":1: 'angry\\x1b[31m' is not a label"),
+        (["angry", "unuse\x1b[2J"], ":2: 'unuse\\x1b[2J' is not a label"),
+        (["angry", "\ud800"], ":2: '\\ud800' is not a label"),
+        (["angry", ""], ":2: '' is not a label"),
     ],
 )
 def test_invalid_tokens_in_json_are_refused(content: object, message: str, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_invalid_tokens_in_json_are_refused(content: object, message: str, tmp_p
 def test_label_with_control_characters_is_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     (folder / "tokens.txt").write_text("angry\nhappy\x1b]0;title\x07\n")
-    assert refusal(folder) == f"{folder / 'tokens.txt'}:2: 'happy\\x1b]0;title\\x07' is no label"
+    assert refusal(folder) == f"{folder / 'tokens.txt'}:2: 'happy\\x1b]0;title\\x07' is not a label"
 
 
 def test_byte_order_mark_is_not_part_of_a_label(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_model_missing_from_the_chosen_hub_is_refused(name: str, e2v: E2v) -> No
 
 @pytest.mark.parametrize("revision", ["../../x", "v1/../../x", "/etc", "-x", "", "a b", "a\nb", ".."])
 def test_invalid_revisions_are_refused(revision: str) -> None:
-    with pytest.raises(ModelError, match=f"^{re.escape(f'--revision {revision!r} is no branch, tag or commit')}$"):
+    with pytest.raises(ModelError, match=f"^{re.escape(f'--revision {revision!r} is not a branch, tag or commit')}$"):
         find_remote(ModelRequest(NAME, "ms", revision))
 
 
@@ -129,8 +129,8 @@ def test_a_revision_has_its_own_weights(hub: HubServer, run: E2v, tiny: Path, tm
         assert run("predict", CLIP, "-o", out, E2V_OFFLINE="1", **environment).returncode == 0
         assert json.loads((out / "run.json").read_text())["model"]["sha256"] == digest(weights / "model.pt")
     missing = {
-        "ms": "there is no config.yaml and no model.pt: it is no model of FunASR, or has no such revision",
-        "hf": "there is no such revision",
+        "ms": "it has no config.yaml and no model.pt: not a model in FunASR's format, or no such revision",
+        "hf": "no such revision",
     }
     assert_refused(run("models", "pull", NAME, "--revision", "v9"), hub, missing[hub.protocol], revision="v9")
 
@@ -146,7 +146,7 @@ def test_cached_revision_is_not_used_as_the_newest(hub: HubServer, run: E2v, tin
 
 
 def test_missing_model_is_refused(hub: HubServer, run: E2v) -> None:
-    problem = {"ms": "there is no such model", "hf": "there is no such model, or it is private: then set HF_TOKEN"}
+    problem = {"ms": "no such model", "hf": "no such model, or it is private: set HF_TOKEN"}
     assert_refused(run("predict", CLIP, "-m", "my/own"), hub, problem[hub.protocol], model="my/own")
 
 
@@ -156,7 +156,7 @@ def test_gated_model_needs_a_token(hub: HubServer, run: E2v, tiny: Path) -> None
     page, variable = {"ms": ("on its page", "MODELSCOPE_API_TOKEN"), "hf": (f"at {hub.url}/{model}", "HF_TOKEN")}[
         hub.protocol
     ]
-    problem = f"access to it is restricted: ask for it {page}, and set {variable}"
+    problem = f"access is restricted: ask for it {page}, and set {variable}"
     assert_refused(run("models", "pull", NAME), hub, problem)
     wrong = run("models", "pull", NAME, **{variable: "wrong"})
     assert_refused(wrong, hub, f"{problem}, which does not open it now")
@@ -175,7 +175,7 @@ def test_interrupted_download_resumes(hub: HubServer, run: E2v, tiny: Path) -> N
 def test_corrupt_weights_are_refused_and_deleted(hub: HubServer, run: E2v, tiny: Path, tmp_path: Path) -> None:
     hub.corrupt = True
     done = run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0")
-    assert_refused(done, hub, "model.pt: it came damaged: it is not what the hub lists; try again")
+    assert_refused(done, hub, "model.pt: the download differs from what the hub lists; try again")
     sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
     assert max(sizes) < (tiny / "model.pt").stat().st_size
     assert_not_here(run("predict", CLIP, "--offline"), hub)
@@ -195,7 +195,7 @@ def test_unreachable_hub_is_reported(hub: HubServer, run: E2v, tmp_path: Path) -
 
 def test_server_error_is_reported(hub: HubServer, run: E2v, tiny: Path) -> None:
     hub.status = 503
-    assert_refused(run("models", "pull", NAME), hub, "the answer was 503")
+    assert_refused(run("models", "pull", NAME), hub, "the hub answered with status 503")
     hub.status = None
     assert_same(pull(run), tiny)
 
@@ -206,7 +206,7 @@ def test_stalled_download_is_reported_in_english(hub: HubServer, run: E2v) -> No
     hub.delay = 1e6
     done = run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0")
     assert (done.returncode, done.stdout) == (1, "")
-    said = re.escape(f"e2v: iic/{NAME} can't be had from ModelScope ({hub.url}): model.pt: ")
+    said = re.escape(f"e2v: iic/{NAME} can't be downloaded from ModelScope ({hub.url}): model.pt: ")
     assert re.search(f"^{said}.*timed out\\W*$", done.stderr, re.M), done.stderr
     assert done.stderr.isascii()
     assert done.stderr.endswith(remedy(hub, PLUS_BASE["ms"]))
@@ -240,7 +240,7 @@ def test_broken_hub_package_is_reported_once(hub: HubServer, run: E2v, tmp_path:
 def test_invalid_endpoint_is_reported(endpoint: str, reason: str, environment: dict[str, str], e2v: E2v) -> None:
     done = e2v("models", "pull", NAME, **{**environment, "HF_ENDPOINT": endpoint})
     assert (done.returncode, done.stdout) == (1, "")
-    said = f"can't be had from Hugging Face ({endpoint}): its package failed: ValueError: {reason}\n"
+    said = f"can't be downloaded from Hugging Face ({endpoint}): its package failed: ValueError: {reason}\n"
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -250,7 +250,7 @@ def test_invalid_endpoint_is_reported(endpoint: str, reason: str, environment: d
 def test_empty_endpoint_means_the_default(run: E2v) -> None:
     done = run("models", "pull", NAME, HF_ENDPOINT="", https_proxy="http://127.0.0.1:9", NO_PROXY="")
     assert done.returncode == 1
-    assert "can't be had from Hugging Face (https://huggingface.co): Connection refused\n" in done.stderr
+    assert "can't be downloaded from Hugging Face (https://huggingface.co): Connection refused\n" in done.stderr
 
 
 def test_file_as_a_model_is_refused(tiny: Path, e2v: E2v) -> None:
@@ -318,4 +318,4 @@ def test_full_disk_is_reported(environment: dict[str, str], tmp_path: Path) -> N
     assert (done.returncode, code) == (0, "1"), done.stderr
     assert folder.startswith(f"{tmp_path}")
     assert "Traceback" not in done.stderr
-    assert re.search(r"^e2v: .*\): .*No space left on device: is there another place for \w+\?$", done.stderr, re.M)
+    assert re.search(r"^e2v: .*\): .*No space left on device: set \w+ to another folder$", done.stderr, re.M)

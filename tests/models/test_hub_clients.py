@@ -119,7 +119,9 @@ def test_stopped_download_ends_at_once_and_resumes(
     kill(download)
     _, errors = process.communicate(timeout=5)
     assert process.returncode == 1
-    assert re.search("^e2v: .* can't be had from .*: its package ended with exit code -9; see above$", errors, re.M)
+    assert re.search(
+        "^e2v: .* can't be downloaded from .*: its package ended with exit code -9; see above$", errors, re.M
+    )
 
     hub.delay = 0
     assert_same(pull(run), tiny)

@@ -44,7 +44,7 @@ def test_damaged_copy_is_noticed_and_renewed(
 
     after = prepare_weights(model)
 
-    assert caplog.messages == [f"{copy} was changed since e2v wrote it, and is made anew"]
+    assert caplog.messages == [f"{copy} was changed since e2v wrote it, and is replaced"]
     assert after == replace(before, was_damaged=True)
     assert equal(load_network(model, after).state_dict(), make_network(model).state_dict())
     refuse_to_read(monkeypatch)

@@ -98,7 +98,7 @@ def test_a_damaged_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cac
 
     assert (first.returncode, second.returncode) == (0, 0)
     assert second.stdout == first.stdout
-    assert second.stderr.splitlines()[0] == f"e2v: {copy} was changed since e2v wrote it, and is made anew"
+    assert second.stderr.splitlines()[0] == f"e2v: {copy} was changed since e2v wrote it, and is replaced"
 
 
 def test_no_room_for_a_copy_changes_no_result(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:

@@ -174,14 +174,14 @@ def test_unsuitable_matrix_is_refused(refused: str, place: str, monkeypatch: pyt
     }
     monkeypatch.setattr(mkl, "_mkl", lambda: pytest.fail("MKL was asked"))
 
-    with pytest.raises(ValueError, match="is no float32 matrix"):
+    with pytest.raises(ValueError, match="is not a float32 matrix"):
         ask[place]()
 
 
 @has_mkl
 @pytest.mark.parametrize("refused", ["float64", "gaps between columns", "rows that overlap", "not on the CPU"])
 def test_weights_that_cannot_be_packed_are_refused(refused: str) -> None:
-    with pytest.raises(ValueError, match="is no float32 matrix"):
+    with pytest.raises(ValueError, match="is not a float32 matrix"):
         pack(torch.zeros(8, 8), REFUSED[refused])
 
 

@@ -309,7 +309,7 @@ def test_failed_publication_changes_no_file(tmp_path: Path) -> None:
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
 
     collided = List(["ü", "z"], hashed=["z", "ü"])
-    message = f"{tmp_path}: {'ü'.encode()!r} was taken for {b'z'!r}; run the same command again"
+    message = f"{tmp_path}: expected {'ü'.encode()!r}, the journal has {b'z'!r}; run the same command again"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         publish_all(tmp_path, collided)
 

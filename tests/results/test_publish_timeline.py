@@ -128,9 +128,7 @@ def test_missing_timeline_rows_are_named(tmp_path: Path) -> None:
     size = path.stat().st_size
     os.truncate(path, size - 1)
 
-    message = (
-        f"{path} is gone, or ends before byte {size}, but the journal speaks of it: bring it back, or use --overwrite"
-    )
+    message = f"{path} is missing, or ends before byte {size}, but the journal lists it: restore it, or use --overwrite"
     with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
         merge(tmp_path)
     assert not is_published(tmp_path, ids.digest)

@@ -144,7 +144,7 @@ def test_new_embedding_format_end_to_end(granularity: str, script: Path, tmp_pat
     first = min(out.glob("embeddings.*.csv"))
     with first.open("r+b") as file:
         file.truncate(first.stat().st_size - 1)
-    with pytest.raises(AssertionError, match=f"{first} is gone, or ends before byte"):
+    with pytest.raises(AssertionError, match=f"{first} is missing, or ends before byte"):
         predict(script, out, "--granularity", granularity, "--embeddings", "csv")
 
     predict(script, out, "--overwrite")

@@ -35,8 +35,8 @@ def remedy(hub: HubServer, model: str, revision: str = "") -> str:
     option = " --hub hf" if hub.protocol == "hf" else ""
     option += f" --revision {revision}" if revision else ""
     return (
-        f"Where there is a network, 'e2v models pull {model}{option} --to DIR' makes a folder to carry here; "
-        "name that, or any other folder of a model: --model DIR\n"
+        f"On a machine with a network, 'e2v models pull {model}{option} --to DIR' makes a folder to copy here; "
+        "name that, or another model's folder, as --model DIR\n"
     )
 
 
@@ -47,8 +47,8 @@ def assert_refused(
     model = model or PLUS_BASE[hub.protocol]
     full = f"{model}@{revision}" if revision else model
     place = f"{TITLES[hub.protocol]} ({hub.url})"
-    subject = f"{full}: there is no such folder, and it" if model == "my/own" else full
-    said = f"e2v: looking for {full} on {place}\ne2v: {subject} can't be had from {place}: {problem}\n"
+    subject = f"{full}: no such folder, and it" if model == "my/own" else full
+    said = f"e2v: looking for {full} on {place}\ne2v: {subject} can't be downloaded from {place}: {problem}\n"
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == said + remedy(hub, model, revision)
 
@@ -56,7 +56,7 @@ def assert_refused(
 def assert_not_here(done: subprocess.CompletedProcess[str], hub: HubServer) -> None:
     model = PLUS_BASE[hub.protocol]
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"e2v: {model} is not on this machine, and no hub was asked\n{remedy(hub, model)}"
+    assert done.stderr == f"e2v: {model} is not on this machine, and --offline forbids a download\n{remedy(hub, model)}"
 
 
 def assert_same(folder: Path, model: Path) -> None:

@@ -66,7 +66,7 @@ RECORDS = [
 ]
 FAILURES = [
     failed("utt2", detail="a\tb\n.wav: no such file"),
-    failed("utt4", "model", "not finite", "the model gives NaN or infinite numbers for it"),
+    failed("utt4", "model", "not finite", "the model's output has NaN or infinite values"),
 ]
 
 LINES = [
@@ -74,7 +74,7 @@ LINES = [
     "done\tü 笑\u2028\t1\t1\t1.0000\tembeddings.1-of-1.1.ark:90\t\t",
     "done\tutt3\t99\t1\t1.0000\tembeddings.1-of-1.2.ark:17\ttimeline.1-of-1.2:512:128\t",
     "failed\tutt2\taudio\tmissing\ta b .wav: no such file",
-    "failed\tutt4\tmodel\tnot finite\tthe model gives NaN or infinite numbers for it",
+    "failed\tutt4\tmodel\tnot finite\tthe model's output has NaN or infinite values",
     'time\t{"wall_seconds": 3.5, "encode_seconds": 2.25, "audio_seconds": 120.0, "finished": 5}',
 ]
 """RECORDS, FAILURES and TIME as lines of a journal."""

@@ -13,7 +13,7 @@ from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import Weights, prepare_weights
 from support.checkpoints import State, make_model
 
-EVERY_TIME = "the weights are prepared anew at every start; E2V_CACHE can be another place"
+EVERY_TIME = "the weights are prepared again at every start; set E2V_CACHE to another folder"
 
 
 def prepare(model: Model) -> tuple[Weights, Path]:

@@ -236,7 +236,7 @@ def test_precision_on_a_gpu_does_not_depend_on_the_cpu(precision: Precision, mon
 
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
 def test_precisions_for_gpus_are_refused_on_a_cpu(precision: Precision) -> None:
-    message = f"--precision {precision} is for GPUs, and there is none in this run; leave it out"
+    message = f"--precision {precision} needs a GPU, and this run has none; leave it out"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
         check(precision, "cpu")
 

@@ -49,8 +49,8 @@ def test_only_the_utterance_that_kills_its_worker_fails(
     assert (out / "failures.tsv").read_text().splitlines()[1:] == [
         f"bad\tmodel\tworker died\t{tmp_path}/killer.flac: 2 workers died over it, the last: {cause}"
     ]
-    assert f" died ({cause}); it is replaced, and what it was at is done again\n" in done.stderr
-    assert done.stderr.count(f"e2v: a worker died ({cause}) over nothing but bad\n") == 2
+    assert f" died ({cause}); it is replaced, and its work is repeated\n" in done.stderr
+    assert done.stderr.count(f"e2v: a worker died ({cause}) over the utterance bad\n") == 2
     assert (out / "predictions.tsv").read_text().count("\n") == 14
 
 
@@ -116,7 +116,7 @@ if '--multiprocessing-fork' in sys.orig_argv:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "e2v: 5 workers died over the 2 utterances from f1-0001, the last: exit code 5; "
-        "each of them alone does no harm. Try a smaller --jobs or --batch-seconds; "
+        "none of them crashes a worker alone. Try a smaller --jobs or --batch-seconds; "
         "what is done is safe, the same command goes on"
     )
     assert real_e2v(*command).returncode == 0
@@ -130,8 +130,9 @@ def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, real_e2v: E
     done = real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", **environment)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "e2v: 10 workers died in a row before they did anything, the last: exit code 9. Is there memory for 2 of them? "
-        "Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
+        "e2v: 10 workers died in a row before they did anything, the last: exit code 9. "
+        "Memory may be short for 2 of them. Try a smaller --jobs or --batch-seconds; "
+        "what is done is safe, the same command goes on"
     )
     assert real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out").returncode == 0
 

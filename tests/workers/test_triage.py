@@ -196,7 +196,7 @@ def test_workers_that_crash_without_a_block_end_the_run() -> None:
 
     message = (
         f"10 workers died in a row before they did anything, the last: exit code 9. "
-        f"Is there memory for 3 of them? {NEXT_MOVE}"
+        f"Memory may be short for 3 of them. {NEXT_MOVE}"
     )
     with pytest.raises(WorkerError, match=f"^{re.escape(message)}$"):
         crash(triage, cause="exit code 9")
@@ -241,7 +241,7 @@ def test_block_that_kills_only_as_a_whole_is_named() -> None:
         assert release(triage) == [2]
 
     message = (
-        f"5 workers died over the 3 utterances from utt8, the last: exit code 5; each of them alone does no harm. "
+        f"5 workers died over the 3 utterances from utt8, the last: exit code 5; none of them crashes a worker alone. "
         f"{NEXT_MOVE}"
     )
     with pytest.raises(WorkerError, match=f"^{re.escape(message)}$"):
