@@ -26,10 +26,11 @@ that memory grows with the length of an utterance and not with its square."""
 class TiledAttention:
     """Attention on a CPU, some heads, or some queries of one head, at a time: the scores stay in the cache."""
 
-    def __init__(self, layout: Layout, num_heads: int, alibi: Alibi | None) -> None:
+    def __init__(self, layout: Layout, num_heads: int, alibi: Alibi | None, tile_scores: int = CPU_TILE_SCORES) -> None:
         self.counts = [utterance.num_tokens for utterance in layout.utterances]
         self.num_heads = num_heads
         self.alibi = alibi
+        self.tile_scores = tile_scores
 
     def __call__(self, qkv: Tensor, layer: int) -> Tensor:
         """Compute the attention of a layer: (tokens of all utterances, 3 · dim) → (tokens, dim)."""
@@ -44,8 +45,8 @@ class TiledAttention:
         # Copied, since products are faster where rows of a head are neighbours: each (heads, tokens, head_dim).
         q, k, v = rows.view(tokens, 3, self.num_heads, -1).permute(1, 2, 0, 3).contiguous()
         attended, scale = torch.empty_like(q), q.shape[2] ** -0.5
-        num_queries = min(tokens, max(1, CPU_TILE_SCORES // tokens))
-        num_heads = max(1, CPU_TILE_SCORES // (num_queries * tokens))
+        num_queries = min(tokens, max(1, self.tile_scores // tokens))
+        num_heads = max(1, self.tile_scores // (num_queries * tokens))
         for head in range(0, self.num_heads, num_heads):
             heads = slice(head, head + num_heads)
             for query in range(0, tokens, num_queries):
@@ -61,10 +62,18 @@ class TiledAttention:
 class PaddedAttention:
     """Attention on a GPU: utterances of about the same length go together, and the padding is masked."""
 
-    def __init__(self, layout: Layout, num_heads: int, alibi: Alibi | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        num_heads: int,
+        alibi: Alibi | None,
+        device: torch.device,
+        group_scores: int = GPU_SCORES,
+    ) -> None:
         self.groups = [_Group.of(counts, device) for counts in layout.group()]
         self.num_heads = num_heads
         self.alibi = alibi
+        self.group_scores = group_scores
         self._masks: dict[int, Tensor | None] = {}
 
     def __call__(self, qkv: Tensor, layer: int) -> Tensor:
@@ -82,7 +91,7 @@ class PaddedAttention:
             padded = rows.new_zeros(count * longest, rows.shape[1]).index_copy_(0, group.places, rows)
         # (3, utterances, heads, tokens, head_dim): views, no copies
         q, k, v = padded.view(count, longest, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        block = max(1, GPU_SCORES // (count * self.num_heads * longest))
+        block = max(1, self.group_scores // (count * self.num_heads * longest))
         if block >= longest:
             if number not in self._masks:
                 self._masks[number] = self._make_mask(group, layer, slice(0, longest), qkv=rows)
@@ -139,8 +148,9 @@ class Alibi(nn.Module):
     It is zero on the rows and columns of the extra tokens, which come before the frames.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, cached_tokens: int = ALIBI_CACHED_TOKENS) -> None:
         super().__init__()
+        self.cached_tokens = cached_tokens
         self.num_heads, self.num_extra_tokens = config.num_heads, config.num_extra_tokens
         self.unscaled_slopes = alibi_slopes(config.num_alibi_heads)
         self.scale = nn.Parameter(torch.ones(config.alibi_scales))
@@ -159,7 +169,7 @@ class Alibi(nn.Module):
 
     def distances(self, queries: slice, tokens: int) -> Tensor:
         """Return the distances of the queries from all of ``tokens`` tokens: (queries, tokens)."""
-        if tokens > ALIBI_CACHED_TOKENS:
+        if tokens > self.cached_tokens:
             return self._measure(queries.start, queries.stop, tokens)
         if self._kept is None or tokens > len(self._kept):
             self._kept = self._measure(0, tokens, tokens)

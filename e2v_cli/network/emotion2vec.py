@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -38,32 +39,39 @@ from e2v_cli.network.config import ConvLayer, NetworkConfig
 from e2v_cli.network.layout import Layout, to_device
 from e2v_cli.network.packed import PackedWeight, pack_weights
 
-CPU_CHUNK_FRAMES = 128
-"""Output frames (20 ms each) of one chunk of the local encoder on CPU."""
-
 GPU_CHUNK_FRAMES = 2500
-"""The same on a GPU: 50 s of audio, 330 MB of float32 after the first convolution."""
-
-CPU_TILE_ROWS = 512
-"""Rows of a convolution's output that go through its norm and GELU on CPU while they are in the L2 cache (1 MB)."""
-
-CPU_TILE_TOKENS = 256
-"""Tokens that go through a block's MLP at once on CPU: the number of rows for which MKL is fastest."""
+"""Output frames (20 ms each) of one chunk of the local encoder on a GPU: 50 s of audio, 330 MB of float32 after the
+first convolution."""
 
 _NORM_EPS = 1e-5
 """The number that ``torch.nn.functional.layer_norm`` adds to the variance."""
 
 
+@dataclass(frozen=True)
+class CpuTiles:
+    """How much a CPU thread computes at a time, so that intermediate results stay in its L2 cache (1 MB)."""
+
+    chunk_frames: int = 128
+    """Output frames of one chunk of the local encoder."""
+    rows: int = 512
+    """Rows of a convolution's output that go through its norm and GELU."""
+    tokens: int = 256
+    """Tokens that go through a block's MLP: the number of rows for which MKL is fastest."""
+
+
+CPU_TILES = CpuTiles()
+
+
 class Emotion2vec(nn.Module):
     """The encoder (local encoder, positional encoder, transformer) and, where the model has one, its head."""
 
-    def __init__(self, config: NetworkConfig, num_classes: int) -> None:
+    def __init__(self, config: NetworkConfig, num_classes: int, tiles: CpuTiles = CPU_TILES) -> None:
         """Make the network of a config; ``num_classes`` is 0 for a model without a head."""
         super().__init__()
-        self.config = config
+        self.config, self.tiles = config, tiles
         in_channels = [1] + [layer.channels for layer in config.conv_layers[:-1]]
         self.local_encoder = nn.ModuleList(
-            _ConvBlock(channels_in, layer, _make_conv_norm(config, index))
+            _ConvBlock(channels_in, layer, _make_conv_norm(config, index), tiles.rows)
             for index, (channels_in, layer) in enumerate(zip(in_channels, config.conv_layers, strict=True))
         )
         self.feature_norm = nn.LayerNorm(config.conv_layers[-1].channels)
@@ -76,7 +84,7 @@ class Emotion2vec(nn.Module):
         self.alibi = Alibi(config) if config.num_alibi_heads else None
         # Upstream norms the tokens before the first block of a post-norm model, and after the last of a pre-norm one.
         self.norm = nn.LayerNorm(config.embed_dim, config.norm_eps, config.norm_affine)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.prenet_depth + config.depth))
+        self.blocks = nn.ModuleList(_Block(config, tiles.tokens) for _ in range(config.prenet_depth + config.depth))
         self.head = nn.Linear(config.embed_dim, num_classes) if num_classes else None
 
     @property
@@ -173,7 +181,7 @@ class Emotion2vec(nn.Module):
             )
         hop, field = self.config.hop, self.config.receptive_field
         num_frames = (len(stream) - field) // hop + 1
-        chunk = CPU_CHUNK_FRAMES if stream.device.type == "cpu" else GPU_CHUNK_FRAMES
+        chunk = self.tiles.chunk_frames if stream.device.type == "cpu" else GPU_CHUNK_FRAMES
         frames = torch.cat(
             [
                 self._run_convolutions(stream[first * hop : (min(first + chunk, num_frames) - 1) * hop + field])
@@ -243,8 +251,9 @@ class _ConvBlock(nn.Module):
 
     packed: Sequence[PackedWeight] = ()
 
-    def __init__(self, channels_in: int, layer: ConvLayer, norm: nn.Module) -> None:
+    def __init__(self, channels_in: int, layer: ConvLayer, norm: nn.Module, tile_rows: int) -> None:
         super().__init__()
+        self.tile_rows = tile_rows
         self.kernel, self.stride = layer.kernel, layer.stride
         self.weight = nn.Parameter(torch.empty(layer.channels, layer.kernel, channels_in))
         self.norm = norm
@@ -263,7 +272,7 @@ class _ConvBlock(nn.Module):
         factors = self.packed or self.factors()
         y = x.new_empty(time, len(self.weight))
         # Statistics over time need all steps at once.
-        tile = CPU_TILE_ROWS if x.device.type == "cpu" and not isinstance(self.norm, _ChannelNorm) else time
+        tile = self.tile_rows if x.device.type == "cpu" and not isinstance(self.norm, _ChannelNorm) else time
         for first, out in zip(range(0, time, tile), torch.split(y, tile), strict=True):
             self._convolve(x[first * self.stride :], out, factors)
             torch.ops.aten.gelu.out(self.norm(out), out=out)
@@ -367,8 +376,9 @@ class _PositionalConv(nn.Conv1d):
 class _Block(nn.Module):
     """A transformer block over the tokens of all utterances, upstream's ``AltBlock``: (tokens, dim) → (tokens, dim)."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, tile_tokens: int) -> None:
         super().__init__()
+        self.tile_tokens = tile_tokens
         self.layer_norm_first = config.layer_norm_first
         self.norm1 = nn.LayerNorm(config.embed_dim, config.norm_eps, config.norm_affine)
         self.attention = _Attention(config)
@@ -378,7 +388,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the block; ``attend`` is the attention of all utterances: (tokens, 3 · dim) → (tokens, dim)."""
-        tile = CPU_TILE_TOKENS if x.device.type == "cpu" else len(x)
+        tile = self.tile_tokens if x.device.type == "cpu" else len(x)
         parts = torch.split(x, tile)
         qkv = x.new_empty(len(x), self.attention.qkv.out_features)
         for part, out in zip(parts, torch.split(qkv, tile), strict=True):

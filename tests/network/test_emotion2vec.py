@@ -13,13 +13,20 @@ from support.shapes import SHAPES, make_waveforms
 from torch import Tensor, nn
 
 from e2v_cli.models.config import parse_config
-from e2v_cli.network import attention as attention_module
 from e2v_cli.network import emotion2vec as network
 from e2v_cli.network import layout as layouts
 from e2v_cli.network import packed as mkl
-from e2v_cli.network.attention import Alibi, PaddedAttention, TiledAttention, alibi_slopes
+from e2v_cli.network.attention import (
+    ALIBI_CACHED_TOKENS,
+    CPU_TILE_SCORES,
+    GPU_SCORES,
+    Alibi,
+    PaddedAttention,
+    TiledAttention,
+    alibi_slopes,
+)
 from e2v_cli.network.config import ConvLayer, NetworkConfig
-from e2v_cli.network.emotion2vec import Emotion2vec, _ChannelNorm, _ConvBlock, _Linear
+from e2v_cli.network.emotion2vec import CPU_TILES, CpuTiles, Emotion2vec, _ChannelNorm, _ConvBlock, _Linear
 from e2v_cli.network.layout import Layout
 from e2v_cli.network.packed import pack_weights
 
@@ -34,10 +41,10 @@ def make_network_config(**values: Any) -> NetworkConfig:
     return parse_config(config)
 
 
-def make_network(**values: Any) -> Emotion2vec:
+def make_network(tiles: CpuTiles = CPU_TILES, **values: Any) -> Emotion2vec:
     """Make a network of random weights that all affect the result."""
     torch.manual_seed(0)
-    made = Emotion2vec(make_network_config(**values), 0).eval().requires_grad_(False)
+    made = Emotion2vec(make_network_config(**values), 0, tiles).eval().requires_grad_(False)
     for name, weight in made.named_parameters():
         if name == "alibi.scale":
             weight.uniform_(-0.2, 1.5)
@@ -77,7 +84,8 @@ def make_block(
 ) -> _ConvBlock:
     """Make a convolution of random weights, packed or not."""
     torch.manual_seed(0)
-    block = _ConvBlock(channels_in, ConvLayer(channels, kernel, stride), norm or nn.Identity()).requires_grad_(False)
+    layer = ConvLayer(channels, kernel, stride)
+    block = _ConvBlock(channels_in, layer, norm or nn.Identity(), CPU_TILES.rows).requires_grad_(False)
     block.weight.normal_(std=(kernel * channels_in) ** -0.5)
     if packed:
         block.packed = pack_weights(block.factors()) or ()
@@ -189,7 +197,7 @@ GROUPS = {"equal": 1, "padded": 1, "one": 1, "one token": 1, "several groups": 4
 class Attention:
     """Attention of utterances of random numbers, computed in every way."""
 
-    def __init__(self, alibi: str, frames: str) -> None:
+    def __init__(self, alibi: str, frames: str, cached_tokens: int = ALIBI_CACHED_TOKENS) -> None:
         torch.manual_seed(0)
         self.config = make_network_config(**SHAPES[alibi])
         lengths = [self.config.receptive_field + (count - 1) * self.config.hop for count in FRAMES[frames]]
@@ -197,7 +205,7 @@ class Attention:
         self.counts = [utterance.num_tokens for utterance in self.layout.utterances]
         assert self.counts == sorted(count + self.config.num_extra_tokens for count in FRAMES[frames])
         self.heads, self.layers = self.config.num_heads, self.config.prenet_depth + self.config.depth
-        self.alibi = Alibi(self.config).requires_grad_(False) if self.config.num_alibi_heads else None
+        self.alibi = Alibi(self.config, cached_tokens).requires_grad_(False) if self.config.num_alibi_heads else None
         if self.alibi is not None:
             self.alibi.scale.uniform_(-0.2, 1.5)
         self.qkv = [torch.randn(sum(self.counts), 3 * self.config.embed_dim) for _ in range(self.layers)]
@@ -223,12 +231,12 @@ class Attention:
         attended: Tensor = scores.softmax(-1) @ v
         return attended.transpose(0, 1).flatten(1)
 
-    def tiled(self) -> list[Tensor]:
-        attend = TiledAttention(self.layout, self.heads, self.alibi)
+    def tiled(self, scores: int = CPU_TILE_SCORES) -> list[Tensor]:
+        attend = TiledAttention(self.layout, self.heads, self.alibi, scores)
         return [attend(qkv, layer) for layer, qkv in enumerate(self.qkv)]
 
-    def padded(self) -> list[Tensor]:
-        attend = PaddedAttention(self.layout, self.heads, self.alibi, CPU)
+    def padded(self, scores: int = GPU_SCORES) -> list[Tensor]:
+        attend = PaddedAttention(self.layout, self.heads, self.alibi, CPU, scores)
         return [attend(qkv, layer) for layer, qkv in enumerate(self.qkv)]
 
 
@@ -262,8 +270,7 @@ def test_padded_attention_in_blocks_matches_the_formula(
         return attend(q, *args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", note)
-    monkeypatch.setattr(attention_module, "GPU_SCORES", scores)
-    check_all(attention.padded(), expected)
+    check_all(attention.padded(scores), expected)
     if scores == 1:
         assert set(queries) == {1}
     assert len(queries) > attention.layers * GROUPS[frames]
@@ -272,27 +279,27 @@ def test_padded_attention_in_blocks_matches_the_formula(
 @pytest.mark.parametrize("cached", [0, 25, 4096])
 @pytest.mark.parametrize("scores", [1, 100, 2_000])
 @pytest.mark.parametrize("alibi", ALIBI)
-def test_attention_in_small_tiles_matches_the_formula(
-    alibi: str, scores: int, cached: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attention = Attention(alibi, "several groups")
-    expected = attention.plain()
-    monkeypatch.setattr(attention_module, "CPU_TILE_SCORES", scores)
-    monkeypatch.setattr(attention_module, "ALIBI_CACHED_TOKENS", cached)
-    check_all(attention.tiled(), expected)
+def test_attention_in_small_tiles_matches_the_formula(alibi: str, scores: int, cached: int) -> None:
+    attention = Attention(alibi, "several groups", cached)
+    check_all(attention.tiled(scores), attention.plain())
 
 
 @pytest.mark.parametrize("cached", [0, 25])
 @pytest.mark.parametrize("scores", [1, 1 << 28])
 @pytest.mark.parametrize("alibi", ALIBI)
-def test_padded_attention_without_cached_bias_matches_the_formula(
-    alibi: str, scores: int, cached: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attention = Attention(alibi, "several groups")
-    expected = attention.plain()
-    monkeypatch.setattr(attention_module, "GPU_SCORES", scores)
-    monkeypatch.setattr(attention_module, "ALIBI_CACHED_TOKENS", cached)
-    check_all(attention.padded(), expected)
+def test_padded_attention_without_cached_bias_matches_the_formula(alibi: str, scores: int, cached: int) -> None:
+    attention = Attention(alibi, "several groups", cached)
+    check_all(attention.padded(scores), attention.plain())
+
+
+def test_distances_of_some_queries_are_rows_of_all() -> None:
+    """Whether all are cached, or only those rows are computed."""
+    config = make_network_config(**SHAPES["as published"])
+    expected = Alibi(config, 50).distances(slice(0, 50), 50)
+    for cached in (0, 49, 50, 4096):
+        alibi = Alibi(config, cached)
+        for rows in (slice(3, 9), slice(5, 17), slice(40, 50)):
+            assert torch.equal(alibi.distances(rows, 50), expected[rows])
 
 
 @pytest.mark.parametrize("frames", FRAMES)
@@ -348,11 +355,12 @@ def test_bfloat16_convolution_uses_no_pairs() -> None:
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=0.1)
 
 
-@pytest.mark.parametrize("tile", [1, 7, 100_000])
-def test_sizes_of_tiles_do_not_matter(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_network()
-    expected = encode(made, LENGTHS)
-    monkeypatch.setattr(network, "CPU_TILE_ROWS", tile)
-    monkeypatch.setattr(network, "CPU_TILE_TOKENS", tile)
-    for one, other in zip(encode(made, LENGTHS), expected, strict=True):
+@pytest.mark.parametrize("packed", FORMS)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_sizes_of_tiles_do_not_matter(size: int, packed: bool) -> None:
+    tiled, whole = make_network(CpuTiles(size, size, size)), make_network()
+    if packed:
+        tiled.pack()
+        whole.pack()
+    for one, other in zip(encode(tiled, LENGTHS), encode(whole, LENGTHS), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-5)

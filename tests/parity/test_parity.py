@@ -23,9 +23,7 @@ from e2v_cli.models.cache import FileState
 from e2v_cli.models.checkpoint import make_network
 from e2v_cli.models.folder import read_model
 from e2v_cli.models.weights import prepare_weights
-from e2v_cli.network import attention
-from e2v_cli.network import emotion2vec as network_module
-from e2v_cli.network.attention import Alibi
+from e2v_cli.network.attention import CPU_TILE_SCORES
 from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.network.layout import UtteranceTooShortError
 from e2v_cli.options import ComputeOptions, EngineName, Granularity, LabelLanguage, ResultOptions
@@ -142,7 +140,7 @@ def test_features_match_with_attention_in_tiles(is_packed: bool, tiny: Path) -> 
     network = load_network(tiny) if is_packed else make_network(read_model("tiny", tiny))
     waveforms = make_waveforms([16_000, 40 * 16_000])
     features = encode(network, waveforms)
-    assert len(features[1]) ** 2 > attention.CPU_TILE_SCORES
+    assert len(features[1]) ** 2 > CPU_TILE_SCORES
     for waveform, ours in zip(waveforms, features, strict=True):
         np.testing.assert_allclose(ours, Reference(tiny).features(waveform), rtol=0, atol=FEATURES)
 
@@ -247,31 +245,6 @@ def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
     assert embedding_of(predictions[0]).tobytes() == embedding_of(predictions[1]).tobytes()
 
 
-def test_attention_bias_is_the_same_in_rows_and_cached(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = load_network(tiny)
-    waveforms = make_waveforms([400, 32_000, 32_000, 50_000])
-    measured: list[tuple[int, int]] = []
-    measure = Alibi._measure
-
-    def note(alibi: Alibi, first: int, end: int, tokens: int) -> torch.Tensor:
-        measured.append((end - first, tokens))
-        return measure(alibi, first, end, tokens)
-
-    monkeypatch.setattr(Alibi, "_measure", note)
-    kept = encode(network, waveforms)
-    assert measured
-    assert all(rows == tokens for rows, tokens in measured)
-
-    measured.clear()
-    monkeypatch.setattr(attention, "ALIBI_CACHED_TOKENS", 20)
-    monkeypatch.setattr(attention, "CPU_TILE_SCORES", 110 * 7)
-    in_rows = encode(network, waveforms)
-    assert {tokens for _, tokens in measured} == {109, 166}
-    assert all(rows <= 7 for rows, _ in measured)
-    for one, other in zip(kept, in_rows, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
-
-
 def test_a_waveform_shorter_than_a_frame_is_refused(tiny: Path) -> None:
     network = load_network(tiny)
     with pytest.raises(
@@ -293,16 +266,6 @@ def test_funasr_engine_is_upstreams_class(tiny: Path) -> None:
     engine = load("funasr", tiny, "utterance")
     assert isinstance(engine, FunasrEngine)
     assert type(engine.upstream) is Upstream
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 100_000])
-def test_chunks_of_the_local_encoder_do_not_matter(chunk: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = load_network(tiny)
-    waveforms = make_waveforms([400, 9_000, 16_001, 30_000])
-    expected = encode(network, waveforms)
-    monkeypatch.setattr(network_module, "CPU_CHUNK_FRAMES", chunk)
-    for one, other in zip(expected, encode(network, waveforms), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ["e2v", "funasr"])
