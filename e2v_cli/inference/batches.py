@@ -15,13 +15,15 @@ BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
 """Audio in one forward pass, by kind of device: as much as stays in a CPU's cache, or fills a GPU."""
 
 
-def make_batches(block: Iterable[Waveform], batch_seconds: float) -> Iterator[Batch]:
+def make_batches(
+    block: Iterable[Waveform], batch_seconds: float, portion_seconds: float = PORTION_SECONDS
+) -> Iterator[Batch]:
     """Pack a block's waveforms into batches of at most this length; one that is longer, or on disk, goes alone.
 
     The block is read in portions. Within a portion the shortest come first, so that utterances of the same length,
     which attention takes together, are in one batch.
     """
-    for portion in _cut_runs(block, PORTION_SECONDS):
+    for portion in _cut_runs(block, portion_seconds):
         by_length = sorted(portion, key=lambda waveform: (len(waveform.samples), waveform.utterance.index))
         for batch in _cut_runs(by_length, batch_seconds):
             yield Batch(tuple(batch))

@@ -19,12 +19,13 @@ _BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} utterances{postfix}, {ela
 class Progress:
     """A count of utterances and seconds of audio, which is shown as it grows."""
 
-    def __init__(self, total: int, style: ProgressStyle) -> None:
+    def __init__(self, total: int, style: ProgressStyle, line_seconds: float = LINE_SECONDS) -> None:
         """Start counting, up to ``total`` utterances."""
         self.total, self.style = total, style
         self.count, self.seconds = 0, 0.0
         self.started = time.monotonic()
-        self._next_line = self.started + LINE_SECONDS
+        self._line_seconds = line_seconds
+        self._next_line = self.started + line_seconds
         self._bar = tqdm(total=total, bar_format=_BAR, disable=style != "bar", leave=False)
 
     def advance(self, count: int, seconds: float) -> None:
@@ -36,7 +37,7 @@ class Progress:
         self._bar.set_postfix_str(speed, refresh=False)
         self._bar.update(count)
         if self.style == "lines" and now >= self._next_line:
-            self._next_line = now + LINE_SECONDS
+            self._next_line = now + self._line_seconds
             left = tqdm.format_interval((now - self.started) / self.count * (self.total - self.count))
             percent = 100 * self.count // self.total
             sys.stderr.write(f"e2v: {self.count}/{self.total} utterances ({percent}%), {speed}, {left} left\n")

@@ -12,23 +12,26 @@ from numpy.typing import NDArray
 
 from e2v_cli.system.files import naming
 
-_BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 24
+"""Bytes of rows that ``blocks`` reads at a time, at most."""
 
 
 class DiskArray:
     """float32 rows on disk, appended and read back in parts."""
 
-    def __init__(self, row_shape: tuple[int, ...] = ()) -> None:
+    def __init__(self, row_shape: tuple[int, ...] = (), block_bytes: int = BLOCK_BYTES) -> None:
         """Make an array without rows.
 
         Args:
             row_shape: the shape of a row: () for samples, (dim,) for frames.
+            block_bytes: the most that ``blocks`` reads at a time, but at least a row.
         """
         self._descriptor = -1
         with tempfile.TemporaryFile() as file:
             self._descriptor = os.dup(file.fileno())
         self._row_shape = row_shape
         self._row_bytes = 4 * int(np.prod(row_shape))
+        self._block_rows = max(1, block_bytes // self._row_bytes)
         self._length = 0
 
     def __del__(self) -> None:
@@ -67,9 +70,8 @@ class DiskArray:
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Read all rows, some megabytes at a time."""
-        size = max(1, _BLOCK_BYTES // self._row_bytes)
-        for first in range(0, self._length, size):
-            yield self.read(slice(first, first + size))
+        for first in range(0, self._length, self._block_rows):
+            yield self.read(slice(first, first + self._block_rows))
 
 
 def whole(rows: NDArray[np.float32] | DiskArray) -> NDArray[np.float32]:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from e2v_cli.inference import batches as batches_module
-from e2v_cli.inference.batches import make_batches
+from e2v_cli.inference.batches import PORTION_SECONDS, make_batches
 from e2v_cli.records import SAMPLE_RATE, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
 
@@ -24,11 +23,12 @@ def make_waveforms(seconds: list[float]) -> list[Waveform]:
     ]
 
 
-def indices(waveforms: list[Waveform], batch_seconds: float) -> list[list[int]]:
+def indices(
+    waveforms: list[Waveform], batch_seconds: float, portion_seconds: float = PORTION_SECONDS
+) -> list[list[int]]:
     """Make batches, and return the indexes of their waveforms in the input."""
-    return [
-        [waveform.utterance.index for waveform in batch.waveforms] for batch in make_batches(waveforms, batch_seconds)
-    ]
+    batches = make_batches(waveforms, batch_seconds, portion_seconds)
+    return [[waveform.utterance.index for waveform in batch.waveforms] for batch in batches]
 
 
 def random_lengths(seed: int) -> list[float]:
@@ -79,13 +79,12 @@ def test_batches_are_sorted_and_filled_up_to_the_limit(seed: int, batch_seconds:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_batches_do_not_depend_on_how_waveforms_arrive(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches_module, "PORTION_SECONDS", 40.0)
+def test_batches_do_not_depend_on_how_waveforms_arrive(seed: int) -> None:
     waveforms = make_waveforms(random_lengths(seed))
 
-    one_by_one = list(make_batches(iter(waveforms), 10))
+    one_by_one = list(make_batches(iter(waveforms), 10, 40))
 
-    assert one_by_one == list(make_batches(waveforms, 10)) == list(make_batches(tuple(waveforms), 10))
+    assert one_by_one == list(make_batches(waveforms, 10, 40)) == list(make_batches(tuple(waveforms), 10, 40))
 
 
 def test_failed_utterances_leave_no_gap() -> None:
@@ -107,19 +106,23 @@ def test_waveform_on_disk_is_batched_alone() -> None:
     assert sorted(indices(waveforms, 10)) == [[0], [1], [3, 2]]
 
 
-def test_block_is_sorted_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches_module, "PORTION_SECONDS", 10.0)
-
+def test_block_is_sorted_in_portions() -> None:
     # portions: 6 4 | 7 1 2 | 20 | 3 2
-    assert indices(make_waveforms([6, 4, 7, 1, 2, 20, 3, 2]), 5) == [[1], [0], [3, 4], [2], [5], [7, 6]]
+    assert indices(make_waveforms([6, 4, 7, 1, 2, 20, 3, 2]), 5, portion_seconds=10) == [
+        [1],
+        [0],
+        [3, 4],
+        [2],
+        [5],
+        [7, 6],
+    ]
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_portions_match_their_definition(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches_module, "PORTION_SECONDS", 60.0)
+def test_portions_match_their_definition(seed: int) -> None:
     seconds = random_lengths(seed)
 
-    flat = list(itertools.chain(*indices(make_waveforms(seconds), 10)))
+    flat = list(itertools.chain(*indices(make_waveforms(seconds), 10, portion_seconds=60)))
 
     # portions by their definition: as many neighbours as fit into 60 seconds, and at least one
     portions: list[list[int]] = [[]]
@@ -130,9 +133,8 @@ def test_portions_match_their_definition(seed: int, monkeypatch: pytest.MonkeyPa
     assert flat == [index for portion in portions for index in sorted(portion, key=lambda i: (seconds[i], i))]
 
 
-def test_only_one_portion_is_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_portion_is_held_in_memory() -> None:
     """The first batch needs the first portion and one more waveform."""
-    monkeypatch.setattr(batches_module, "PORTION_SECONDS", 10.0)
     taken: list[int] = []
 
     def source() -> Iterator[Waveform]:
@@ -140,6 +142,6 @@ def test_only_one_portion_is_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> 
             taken.append(waveform.utterance.index)
             yield waveform
 
-    next(make_batches(source(), 4))
+    next(make_batches(source(), 4, portion_seconds=10))
 
     assert taken == [0, 1, 2, 3, 4, 5]

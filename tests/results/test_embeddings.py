@@ -37,7 +37,7 @@ def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
 def spooled(prediction: Prediction) -> Prediction:
     """Return the same prediction with its matrix on disk."""
     matrix = embedding_of(prediction)
-    spool = DiskArray(matrix.shape[1:])
+    spool = DiskArray(matrix.shape[1:], block_bytes=10 * 4 * 96)
     for first in range(0, len(matrix), 7):
         spool.append(matrix[first : first + 7])
     return dataclasses.replace(prediction, embedding=spool)
@@ -322,11 +322,8 @@ def all_writers(folder: Path, dtype: EmbeddingDtype) -> list[EmbeddingWriter]:
 
 
 @pytest.mark.parametrize("dtype", get_args(EmbeddingDtype))
-def test_matrix_on_disk_is_written_like_one_in_memory(
-    dtype: EmbeddingDtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_matrix_on_disk_is_written_like_one_in_memory(dtype: EmbeddingDtype, tmp_path: Path) -> None:
     """All formats have the same bytes."""
-    monkeypatch.setattr("e2v_cli.system.spool._BLOCK_BYTES", 10 * 4 * 96)
     predictions = make_predictions(["a", "b/c", "ü"], (61, 96))
     contents = []
     for name, chosen in (("memory", predictions), ("spool", [spooled(prediction) for prediction in predictions])):

@@ -7,12 +7,11 @@ import time
 
 import pytest
 
-from e2v_cli.system import progress
-from e2v_cli.system.progress import Progress, ProgressStyle
+from e2v_cli.system.progress import LINE_SECONDS, Progress, ProgressStyle
 
 
-def show(style: ProgressStyle, capsys: pytest.CaptureFixture[str]) -> str:
-    shown = Progress(4, style)
+def show(style: ProgressStyle, capsys: pytest.CaptureFixture[str], line_seconds: float = LINE_SECONDS) -> str:
+    shown = Progress(4, style, line_seconds)
     time.sleep(0.15)  # a bar is drawn ten times a second at most
     shown.advance(2, 2.5)
     shown.advance(1, 0.0)  # one that has failed
@@ -23,21 +22,17 @@ def show(style: ProgressStyle, capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err
 
 
-def test_lines_show_count_speed_and_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    lines = show("lines", capsys).splitlines()
+def test_lines_show_count_speed_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = show("lines", capsys, line_seconds=0.0).splitlines()
     assert [re.sub(r"[\d.]+× real time, \d\d:\d\d", "S× real time, T", line) for line in lines] == [
         "e2v: 2/4 utterances (50%), S× real time, T left",
         "e2v: 3/4 utterances (75%), S× real time, T left",
     ]
 
 
-def test_time_left_depends_on_speed_so_far(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_left_depends_on_speed_so_far(capsys: pytest.CaptureFixture[str]) -> None:
     """A quarter takes twenty seconds, the rest another minute."""
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    shown = Progress(1000, "lines")
+    shown = Progress(1000, "lines", line_seconds=0.0)
     shown.started -= 20.0
     shown.advance(250, 100.0)
     shown.close()
@@ -45,7 +40,7 @@ def test_time_left_depends_on_speed_so_far(capsys: pytest.CaptureFixture[str], m
 
 
 def test_lines_are_30_seconds_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    assert progress.LINE_SECONDS == 30
+    assert LINE_SECONDS == 30
     assert show("lines", capsys) == ""
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from e2v_cli.system import spool as spool_module
-from e2v_cli.system.spool import DiskArray, DiskWaveform
+from e2v_cli.system.spool import BLOCK_BYTES, DiskArray, DiskWaveform
 
 
 def noise(*shape: int) -> NDArray[np.float32]:
@@ -23,9 +22,9 @@ def noise(*shape: int) -> NDArray[np.float32]:
     return numbers
 
 
-def filled(rows: NDArray[np.float32], *sizes: int) -> DiskArray:
+def filled(rows: NDArray[np.float32], *sizes: int, block_bytes: int = BLOCK_BYTES) -> DiskArray:
     """Make an array of rows, appended in parts of these sizes, then the rest."""
-    array = DiskArray(rows.shape[1:])
+    array = DiskArray(rows.shape[1:], block_bytes)
     first = 0
     for size in (*sizes, len(rows)):
         array.append(rows[first : first + size])
@@ -87,12 +86,11 @@ def test_rows_of_any_memory_layout_are_stored(rows: NDArray[np.float32]) -> None
 @pytest.mark.parametrize(
     ("size", "lengths"), [(1, [1] * 7), (4 * 5, [1] * 7), (4 * 5 * 3, [3, 3, 1]), (4 * 5 * 7, [7]), (1 << 24, [7])]
 )
-def test_blocks_split_all_rows_by_size(size: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_split_all_rows_by_size(size: int, lengths: list[int]) -> None:
     """A block has as many rows as fit its bytes, at least one."""
-    monkeypatch.setattr(spool_module, "_BLOCK_BYTES", size)
     rows = noise(7, 5)
 
-    blocks = list(filled(rows).blocks())
+    blocks = list(filled(rows, block_bytes=size).blocks())
 
     assert [len(block) for block in blocks] == lengths
     np.testing.assert_array_equal(np.concatenate(blocks), rows)

@@ -133,12 +133,12 @@ def test_block_of_only_failures_is_reported(utterances: list[Utterance]) -> None
 
 
 def test_failure_after_the_last_batch_comes_before_the_end_of_its_block(
-    utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch
+    utterances: list[Utterance],
 ) -> None:
-    """A block is decoded in portions, and the last one may hold only failures."""
-    monkeypatch.setattr("e2v_cli.inference.batches.PORTION_SECONDS", 1.0)
+    """A block is decoded in portions, and a long utterance is one of its own."""
+    audio = dataclasses.replace(AUDIO, compute=ComputeOptions(window=1.0))
 
-    _, reporter, _ = run([Block(0, tuple(utterances[index] for index in (0, 10, 1, 3)), frozenset())])
+    _, reporter, _ = run([Block(0, tuple(utterances[index] for index in (0, 10, 1, 3)), frozenset())], audio=audio)
 
     assert [index for report in reporter.reports if isinstance(report, tuple) for index in report[0]] == [0, 1]
     assert [index for report in reporter.reports if isinstance(report, tuple) for index in report[1]] == [10, 3]
