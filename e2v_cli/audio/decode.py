@@ -26,7 +26,7 @@ from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
 
 BLOCK_SAMPLES = 1 << 20
-"""Samples read at a time, over all channels: memory follows the audio that is there, not what a header claims."""
+"""Few enough that memory follows the audio that is there, not what a header claims (4 MB)."""
 
 SAMPLE_RATES = range(1_000, 1_000_001)
 """A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
@@ -53,6 +53,8 @@ class AudioOptions:
     """Utterances longer than the window are kept on disk."""
     min_samples: int
     """Samples at 16 kHz that the model needs for a frame."""
+    block_samples: int = BLOCK_SAMPLES
+    """Samples read at a time, over all channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +270,7 @@ def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOp
             return
         position = _seek_sample(file, collectors[0].first)
         ends = [expected.most if collector.end is None else collector.end for collector in collectors]
-        for block in _read_blocks(file, position, min(expected.most, max(ends))):
+        for block in _read_blocks(file, position, min(expected.most, max(ends)), options.block_samples):
             mono: dict[OneChannel, NDArray[np.float32]] = {}
             end = position + len(block)
             under_way = []
@@ -297,12 +299,14 @@ def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOp
                 yield _audio_failure(collector.utterance, error)
 
 
-def _read_blocks(file: soundfile.SoundFile, position: int, end: int) -> Iterator[NDArray[np.float32]]:
+def _read_blocks(
+    file: soundfile.SoundFile, position: int, end: int, block_samples: int
+) -> Iterator[NDArray[np.float32]]:
     """Read from where the file stands: (samples, channels) at a time.
 
     Blocks end at the same samples wherever reading begins, so that segments are whole in the same order.
     """
-    size = max(1, BLOCK_SAMPLES // file.channels)
+    size = max(1, block_samples // file.channels)
     while position < end:
         try:
             block = file.read(min(size - position % size, end - position), dtype="float32", always_2d=True)

@@ -13,7 +13,7 @@ from e2v_cli.audio.decode import AudioOptions, load_waveforms
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 
 AHEAD_SAMPLES = 600 * SAMPLE_RATE
-"""Audio that is decoded and not yet used: beyond ten minutes, no other recording is begun."""
+"""Ten minutes of audio (38 MB)."""
 
 AHEAD_WAVEFORMS = 8
 """Waveforms of one recording that are decoded and not yet used, before it is read on."""
@@ -27,6 +27,7 @@ def decode_ahead(
     options: AudioOptions,
     num_threads: int,
     stopping: Callable[[], bool],
+    ahead_samples: int = AHEAD_SAMPLES,
 ) -> Generator[Waveform | Failure, None, None]:
     """Decode recordings in threads, a few ahead of their use, in their order.
 
@@ -37,6 +38,7 @@ def decode_ahead(
         options: how they are read.
         num_threads: recordings that are decoded at once.
         stopping: asked while audio is waited for: whether to end early.
+        ahead_samples: decoded and not yet used: beyond these, no other recording is begun.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
@@ -46,7 +48,7 @@ def decode_ahead(
                 ahead.append(_Decoding(utterances, options, stop))
                 pool.submit(ahead[-1].run)
                 while ahead and (
-                    len(ahead) > 2 * num_threads or sum(recording.ready for recording in ahead) > AHEAD_SAMPLES
+                    len(ahead) > 2 * num_threads or sum(recording.ready for recording in ahead) > ahead_samples
                 ):
                     yield from ahead.popleft().results(stopping)
                 if stopping():

@@ -21,8 +21,14 @@ DOWNLOAD_SECONDS = 3600.0
 """The longest download: a server may send a byte now and then for ever."""
 
 
-def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
-    """Download a URL to a file.
+def download(
+    url: str,
+    file: BinaryIO,
+    stopping: Callable[[], bool],
+    read_seconds: float = READ_SECONDS,
+    download_seconds: float = DOWNLOAD_SECONDS,
+) -> None:
+    """Download a URL to a file, within these time limits.
 
     Raises:
         AudioError: it can't be downloaded, or its body ends before its header says so.
@@ -41,7 +47,7 @@ def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
         raise_on_status=False,
         respect_retry_after_header=False,  # it may be hours, during which the run could not be stopped
     )
-    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    deadline = time.monotonic() + download_seconds
     # bytes that are not UTF-8
     address = re.sub(r"[\udc80-\udcff]", lambda match: f"%{os.fsencode(match.group())[0]:02X}", url)
     chunk: bytes | None
@@ -50,7 +56,7 @@ def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=retry))
             session.headers["Accept-Encoding"] = "identity"  # audio does not get smaller
-            with session.get(address, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
+            with session.get(address, stream=True, timeout=(CONNECT_SECONDS, read_seconds)) as response:
                 if response.status_code != requests.codes.ok:
                     reason = "missing" if response.status_code in (404, 410) else "download failed"
                     raise AudioError(reason, f"HTTP {response.status_code} {response.reason}".rstrip())
@@ -59,7 +65,7 @@ def download(url: str, file: BinaryIO, stopping: Callable[[], bool]) -> None:
                     if stopping():
                         raise AudioError("stopped", "the run was stopped")
                     if time.monotonic() > deadline:
-                        raise AudioError("download failed", f"no end after {DOWNLOAD_SECONDS:g} s")
+                        raise AudioError("download failed", f"no end after {download_seconds:g} s")
     except (requests.RequestException, HTTPError, ValueError) as error:
         raise AudioError("download failed", _describe_download_error(error)) from None
 

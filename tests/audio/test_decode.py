@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 from numpy.typing import NDArray
 from support.audio_files import (
@@ -26,7 +27,6 @@ from support.audio_files import (
     without_length,
 )
 
-from e2v_cli.audio import decode
 from e2v_cli.audio.decode import AudioOptions, count_channels, load_waveforms
 from e2v_cli.options import ComputeOptions, InputOptions, OneChannel
 from e2v_cli.records import Failure, Segment, Utterance, Waveform
@@ -64,9 +64,14 @@ def load(path: Path | str, options: AudioOptions = OPTIONS) -> Waveform | Failur
     return result
 
 
-def read(path: Path | str) -> NDArray[np.float32]:
+def in_blocks(samples: int) -> AudioOptions:
+    """Return options by which so many samples are read at a time."""
+    return dataclasses.replace(OPTIONS, block_samples=samples)
+
+
+def read(path: Path | str, options: AudioOptions = OPTIONS) -> NDArray[np.float32]:
     """Load a file at 16 kHz of any length."""
-    waveform = load(path, dataclasses.replace(OPTIONS, min_samples=1))
+    waveform = load(path, dataclasses.replace(options, min_samples=1))
     assert isinstance(waveform, Waveform)
     assert waveform.duration == len(waveform.whole) / RATE
     return waveform.whole
@@ -154,15 +159,11 @@ def test_channels_are_averaged(num_channels: int, kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("num_samples", [1999, 2000, 2001])
 @pytest.mark.parametrize("num_channels", [1, 3])
-def test_files_longer_than_a_block_are_read_whole(
-    num_samples: int, num_channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_longer_than_a_block_are_read_whole(num_samples: int, num_channels: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", encode(noisy_tone(num_samples, num_channels)))
     at_once = read(path)
 
-    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 500 * num_channels)
-
-    np.testing.assert_array_equal(read(path), at_once)
+    np.testing.assert_array_equal(read(path, in_blocks(500 * num_channels)), at_once)
     assert len(at_once) == num_samples
 
 
@@ -451,13 +452,10 @@ def test_memory_depends_on_audio_not_on_its_header(content: bytes, tmp_path: Pat
 
 @pytest.mark.parametrize("rate", [8_000, RATE, 44_100])
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
-def test_waveform_longer_than_a_window_is_kept_on_disk(
-    kind: str, rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waveform_longer_than_a_window_is_kept_on_disk(kind: str, rate: int, tmp_path: Path) -> None:
     """The window is a second; the samples are the same."""
-    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 3000)
     subtype = "VORBIS" if kind == "OGG" else "PCM_16"
-    options = WINDOW_OF_A_SECOND
+    options = dataclasses.replace(WINDOW_OF_A_SECOND, block_samples=3000)
     fits = load(write(tmp_path / "fits", encode(noisy_tone(rate, rate=rate), kind, subtype, rate)), options)
     path = write(tmp_path / "longer", encode(noisy_tone(rate + 1, rate=rate), kind, subtype, rate))
     longer, whole = load(path, options), load(path)
@@ -603,18 +601,15 @@ def load_all(utterances: list[Utterance], options: AudioOptions = OPTIONS) -> di
 
 
 @pytest.mark.parametrize("left_out", [0, 1, 5])
-def test_order_of_segments_is_the_same_without_some(
-    left_out: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_order_of_segments_is_the_same_without_some(left_out: int, tmp_path: Path) -> None:
     """A resumed run leaves out failed ones; the others must be in the same batches again."""
-    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 1000)
     path = write(tmp_path / "a.wav", encode(noisy_tone(RATE)))
     utterances = cut(
         path, (0.01, 0.06), (0.05, 0.8), *((0.09 + 0.07 * number, 0.15 + 0.07 * number) for number in range(9))
     )
 
     def order(utterances: list[Utterance]) -> list[int]:
-        return [result.utterance.index for result in load_waveforms(utterances, OPTIONS, never)]
+        return [result.utterance.index for result in load_waveforms(utterances, in_blocks(1000), never)]
 
     others = [utterance for utterance in utterances if utterance.index != left_out]
     assert order(others) == [index for index in order(utterances) if index != left_out]
@@ -623,15 +618,12 @@ def test_order_of_segments_is_the_same_without_some(
 
 @pytest.mark.parametrize("block", [100, 5000, 1 << 20])
 @pytest.mark.parametrize("name", ["wav", "flac", "sph", "aiff", "au", "w64", "rf64"])
-def test_segments_have_the_samples_of_their_times(
-    name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_segments_have_the_samples_of_their_times(name: str, block: int, tmp_path: Path) -> None:
     """In any overlap and order; times are rounded to the nearest sample."""
-    monkeypatch.setattr(decode, "BLOCK_SAMPLES", block)
     path = write(tmp_path / f"a.{name}", encode(LONG_TONE, *FORMATS[name]))
     times = [(3.0, 4.5), (0.0, 10.0), (9.5, None), (0.5, 1.0), (4.2, 4.3), (0.00003, 0.10004), (0.0, None), (3.0, 4.5)]
 
-    results = load_all(cut(path, *times))
+    results = load_all(cut(path, *times), in_blocks(block))
 
     bounds = [(48_000, 72_000), (0, None), (152_000, None), (8_000, 16_000), (67_200, 68_800), (0, 1601), (0, None)]
     for number, (first, end) in enumerate([*bounds, bounds[0]]):
@@ -669,12 +661,11 @@ def test_segments_are_resampled_separately(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result.whole, expected)
 
 
-def test_segments_come_in_order_of_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 8000)
+def test_segments_come_in_order_of_their_ends(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", encode(LONG_TONE))
     utterances = cut(path, (6.0, 7.0), (0.0, None), (1.0, 2.0), (1.0, 9.0), (0.0, 1.5))
 
-    order = [result.utterance.index for result in load_waveforms(utterances, OPTIONS, never)]
+    order = [result.utterance.index for result in load_waveforms(utterances, in_blocks(8000), never)]
 
     assert order == [4, 2, 0, 3, 1]
 
@@ -768,17 +759,17 @@ def test_faulty_lines_fail_alone(tmp_path: Path) -> None:
 
 def test_recording_is_read_only_around_its_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seekable format is read from the first segment to the end of the last one."""
-    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 4000)
     taken: list[int] = []
     path = write(tmp_path / "a.wav", encode(LONG_TONE))
-    select = decode._select_channel
+    read = soundfile.SoundFile.read
 
-    def note(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]:
+    def note(file: soundfile.SoundFile, *args: Any, **options: Any) -> NDArray[np.float32]:
+        block: NDArray[np.float32] = read(file, *args, **options)
         taken.append(len(block))
-        return select(block, channel)
+        return block
 
-    monkeypatch.setattr(decode, "_select_channel", note)
-    load_all(cut(path, (5.0, 5.5), (6.0, 6.1)))
+    monkeypatch.setattr(soundfile.SoundFile, "read", note)
+    load_all(cut(path, (5.0, 5.5), (6.0, 6.1)), in_blocks(4000))
 
     assert sum(taken) < 2 * RATE
 

@@ -136,7 +136,6 @@ def test_no_recording_begins_while_many_samples_wait(
     recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoded samples take memory, even those of few files."""
-    monkeypatch.setattr(prefetch, "AHEAD_SAMPLES", 1000)
     load_with(lambda part, _, __: iter([waveform(part[0], 600)]), monkeypatch)
     asked: list[Recording] = []
 
@@ -146,7 +145,7 @@ def test_no_recording_begins_while_many_samples_wait(
             yield recording
             time.sleep(0.02)  # it is decoded meanwhile
 
-    decoded = decode_ahead(source(), OPTIONS, 8, never_stop)
+    decoded = decode_ahead(source(), OPTIONS, 8, never_stop, ahead_samples=1000)
     next(decoded)
     decoded.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import os
 import re
 import socket
@@ -27,9 +28,9 @@ from numpy.typing import NDArray
 from support.audio_files import RATE, as_float, encode, noisy_tone
 from support.processes import find_group, wait_until
 
-from e2v_cli.audio import urls
 from e2v_cli.audio.errors import AudioError, blame
 from e2v_cli.audio.sources import is_pipe, is_url, open_source
+from e2v_cli.audio.urls import DOWNLOAD_SECONDS, READ_SECONDS, download
 
 TONE = noisy_tone(RATE)
 STEREO = noisy_tone(RATE, 2)
@@ -724,18 +725,16 @@ def test_absent_server_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert detail == ("download failed", "Connection refused")
 
 
-def test_a_silent_server_is_given_up(site: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert urls.READ_SECONDS == 60
-    monkeypatch.setattr(urls, "READ_SECONDS", 0.2)
-
-    assert failure(f"{site.url}/slow") == ("download failed", "timed out")
-
-
-def test_a_slow_server_is_given_up(site: SiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert urls.DOWNLOAD_SECONDS == 3600
-    monkeypatch.setattr(urls, "DOWNLOAD_SECONDS", 0)
-
-    assert failure(f"{site.url}/slow") == ("download failed", "no end after 0 s")
+@pytest.mark.parametrize(
+    ("limits", "detail"),
+    [({"read_seconds": 0.2}, "timed out"), ({"download_seconds": 0}, "no end after 0 s")],
+    ids=["silent", "slow"],
+)
+def test_a_server_that_takes_too_long_is_given_up(limits: dict[str, float], detail: str, site: SiteServer) -> None:
+    assert (READ_SECONDS, DOWNLOAD_SECONDS) == (60, 3600)
+    with pytest.raises(AudioError, match=f"^{detail}$") as caught:
+        download(f"{site.url}/slow", io.BytesIO(), never, **limits)
+    assert caught.value.reason == "download failed"
 
 
 def test_a_download_ends_when_the_run_is_stopped(site: SiteServer) -> None:
