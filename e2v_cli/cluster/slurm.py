@@ -177,14 +177,14 @@ def submit_job(script: Path, waits_for: Sequence[str] = ()) -> str:
         SlurmError: it can't be submitted.
     """
     dependency = [f"--dependency=afterany:{':'.join(waits_for)}"] if waits_for else []
-    answer = _run_slurm(["sbatch", "--parsable", *dependency, str(script)])
+    answer = run_slurm(["sbatch", "--parsable", *dependency, str(script)])
     return answer.split(";")[0].strip()  # the name of the cluster may follow the number
 
 
 def cancel_job(job: str) -> None:
     """Cancel a job, unless it has ended already; a failure is only logged."""
     try:
-        _run_slurm(["scancel", "--quiet", job])
+        run_slurm(["scancel", "--quiet", job])
     except SlurmError as error:
         logger.warning("%s", error)
 
@@ -229,14 +229,14 @@ def ask_states(jobs: Sequence[str]) -> dict[str, JobState]:
         return {}
     wanted = f"--jobs={','.join(dict.fromkeys(jobs))}"
     try:
-        ended = _run_slurm(
+        ended = run_slurm(
             ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State,NodeList,Reason", wanted]
         )
     except SlurmError as error:  # not all clusters keep accounts
         logger.info("%s", error)
         ended = ""
     try:
-        known = _run_slurm(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", wanted])
+        known = run_slurm(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r", wanted])
     except SlurmError as error:
         if "Invalid job id" not in str(error):
             raise
@@ -259,7 +259,7 @@ def check_commands() -> None:
         raise SlurmError("sbatch: no such command here; e2v submit needs a machine of a Slurm cluster")
 
 
-def _run_slurm(command: Sequence[str]) -> str:
+def run_slurm(command: Sequence[str], timeout: float = COMMAND_SECONDS) -> str:
     """Run a command of Slurm's, and return its standard output.
 
     Raises:
@@ -275,12 +275,12 @@ def _run_slurm(command: Sequence[str]) -> str:
             capture_output=True,
             text=True,
             errors="backslashreplace",
-            timeout=COMMAND_SECONDS,
+            timeout=timeout,
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]}: no such command here") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} has not answered for {COMMAND_SECONDS} s; try again later") from None
+        raise SlurmError(f"{command[0]} has not answered for {timeout:g} s; try again later") from None
     if done.returncode:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise SlurmError(f"{shlex.join(command)}: {words}")

@@ -15,12 +15,14 @@ from e2v_cli.options import ComputeOptions
 
 logger = logging.getLogger(__name__)
 
-_GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """At least one of these exists where PyTorch can see a GPU (NVIDIA's driver, WSL, ROCm)."""
 
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of CPU time that a container has, and of the period in which it has them."""
 
-_CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
+"""The instructions of the CPU, on Linux."""
 
 
 def choose_devices(compute: ComputeOptions) -> Sequence[str]:
@@ -30,7 +32,7 @@ def choose_devices(compute: ComputeOptions) -> Sequence[str]:
         DeviceError: there is no such device.
     """
     # PyTorch takes a second to be imported, and is not needed to see that there is no GPU.
-    if compute.device == "cpu" or (compute.device == "auto" and not any(map(os.path.exists, _GPU_NODES))):
+    if compute.device == "cpu" or (compute.device == "auto" and not any(map(os.path.exists, GPU_NODES))):
         return ["cpu"] * (compute.jobs or count_cores())
     gpus = share_gpus(os.environ, _list_gpus(compute.device))
     if not gpus:
@@ -52,7 +54,7 @@ def check_precision(compute: ComputeOptions, device: str) -> None:
     if precision != "bf16":
         raise DeviceError(f"--precision {precision} needs a GPU, and this run has none; leave it out")
     try:
-        has_bf16 = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", _CPU_INFO.read_text())
+        has_bf16 = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", CPU_INFO.read_text())
     except OSError:  # not Linux
         has_bf16 = None
     if not has_bf16:
@@ -64,7 +66,7 @@ def count_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(cores, cores_of_task(os.environ) or cores)
     try:
-        quota, period = _CPU_QUOTA.read_text().split()
+        quota, period = CPU_QUOTA.read_text().split()
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no container, or one without a quota ("max")
         return cores

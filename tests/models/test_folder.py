@@ -96,7 +96,7 @@ def test_run_with_other_labels_or_precision_is_refused(e2v: E2v, tiny: Path, tmp
         assert "labels" in done.stderr
     (tmp_path / "cpuinfo").write_text("flags : amx_bf16")
     cpu_info = str(tmp_path / "cpuinfo")
-    code = f"import pathlib; from e2v_cli.workers import devices; devices._CPU_INFO = pathlib.Path({cpu_info!r})"
+    code = f"import pathlib; from e2v_cli.workers import devices; devices.CPU_INFO = pathlib.Path({cpu_info!r})"
     done = e2v(*command, "--labels", "zh", "--precision", "bf16", **hook(tmp_path / "hook", code))
     assert (done.returncode, done.stdout) == (4, "")
     assert "precision" in done.stderr

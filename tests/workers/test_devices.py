@@ -22,12 +22,12 @@ from e2v_cli.workers.devices import check_precision, choose_devices, count_cores
 def _three_cores_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with three cores, without a GPU or a quota."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 7}, raising=False)
-    monkeypatch.setattr(devices, "_CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(devices, "CPU_QUOTA", tmp_path / "cpu.max")
     set_gpus(0, monkeypatch, driver=False)
 
 
 def set_gpus(count: int, monkeypatch: pytest.MonkeyPatch, driver: bool = True) -> None:
-    monkeypatch.setattr(devices, "_GPU_NODES", ("/nothing", os.devnull) if driver else ("/nothing",))
+    monkeypatch.setattr(devices, "GPU_NODES", ("/nothing", os.devnull) if driver else ("/nothing",))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
@@ -106,7 +106,7 @@ def test_the_cpu_is_chosen_without_pytorch(device: str) -> None:
     """Its import would delay the first message by a second."""
     script = (
         "import sys; from e2v_cli.options import ComputeOptions; from e2v_cli.workers import devices; "
-        f"devices._GPU_NODES = (); devices.choose_devices(ComputeOptions(device={device!r})); "
+        f"devices.GPU_NODES = (); devices.choose_devices(ComputeOptions(device={device!r})); "
         "sys.exit('torch' in sys.modules)"
     )
 
@@ -230,7 +230,7 @@ def test_float32_is_allowed_on_all_devices(device: str) -> None:
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
 def test_precision_on_a_gpu_does_not_depend_on_the_cpu(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_CPU_INFO", None)
+    monkeypatch.setattr(devices, "CPU_INFO", None)
     check(precision, "cuda:1")
 
 
@@ -254,7 +254,7 @@ def test_bfloat16_is_allowed_on_cpus_with_instructions_for_it(
     flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{flags}\n")
-    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
     check("bf16", "cpu")
 
 
@@ -265,7 +265,7 @@ def test_bfloat16_is_refused_on_other_cpus(info: str | None, tmp_path: Path, mon
     """Also without ``/proc``."""
     if info is not None:
         (tmp_path / "cpuinfo").write_text(info)
-    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
     message = "--precision bf16: this CPU has no instructions for it, and would be slower; leave it out"
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
         check("bf16", "cpu")
