@@ -14,7 +14,7 @@ from e2v_cli.corpus.ids import KeyIndex, hash_keys
 from e2v_cli.corpus.lists import BLANKS, BYTE_ORDER_MARK
 from e2v_cli.errors import CorpusError
 
-_CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 """Bytes of lines that are looked up together."""
 
 MAX_TIME = 1e9
@@ -47,12 +47,13 @@ def read_recording_channels(folder: Path) -> dict[bytes, int]:
     return recording_channels
 
 
-def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float64]:
+def read_durations(folder: Path, hashes: NDArray[np.int64], chunk_bytes: int = CHUNK_BYTES) -> NDArray[np.float64]:
     """Read ``utt2dur``, if there is one: (utterances,) seconds, NaN where it has no line.
 
     Args:
         folder: the data directory.
         hashes: (utterances,) of their ids.
+        chunk_bytes: bytes of lines that are looked up together.
 
     Raises:
         CorpusError: it can't be read, or a line has another form.
@@ -63,7 +64,7 @@ def read_durations(folder: Path, hashes: NDArray[np.int64]) -> NDArray[np.float6
     begin, number = 0, 1
     try:
         with path.open("rb") as file:
-            while lines := file.readlines(_CHUNK_BYTES):
+            while lines := file.readlines(chunk_bytes):
                 keys, seconds = _parse_durations(lines, str(path), number)
                 number += len(lines)
                 if np.array_equal(keys, hashes[begin : begin + len(keys)]):  # the same order as in the list

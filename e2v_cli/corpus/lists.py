@@ -24,7 +24,7 @@ BLANKS = b" \t\r\n\v\f"
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-_CHUNK = 4096
+CHUNK_LINES = 4096
 """Lines that are read again at a time."""
 
 
@@ -75,8 +75,8 @@ class LineList:
         return f"{self.name}:{index + bisect_right(self._blanks, index) + 1}"
 
     def _read_all(self) -> Iterator[list[list[bytes]]]:
-        for first in range(0, len(self), _CHUNK):
-            yield self._read_lines(first, min(first + _CHUNK, len(self)))
+        for first in range(0, len(self), CHUNK_LINES):
+            yield self._read_lines(first, min(first + CHUNK_LINES, len(self)))
 
     def _read_lines(self, first: int, end: int) -> list[list[bytes]]:
         """Read some lines, each split into its id and the rest.

@@ -31,13 +31,13 @@ from e2v_cli.journal.journal import (
 )
 from e2v_cli.records import Place
 
-_CHUNK = 1 << 16
+LOOKUP_LINES = 1 << 16
 """Lines that are looked up together."""
 
-_GAP = 1 << 12
+GAP = 1 << 12
 """Gaps of up to this many bytes between lines are read, not skipped."""
 
-_OPEN_JOURNALS = 256
+OPEN_JOURNALS = 256
 """Journals that are open at once while lines are read back."""
 
 _END = with_checksum(END_LINE)[8:]
@@ -101,7 +101,8 @@ class History:
         """(utterances,): the journal, the offset and the length of each line."""
         self._descriptors: dict[int, int] = {}
         """Descriptors of open journals, the most recently used one last."""
-        self._is_reading = False
+        self._most_open = 0
+        """The most journals that are kept open; 0 while none is read."""
 
     def add(self, journal: JournalFile, header: Header | None, size: int) -> None:
         """Read the new lines of a journal up to ``size`` bytes; a failure never replaces a result.
@@ -144,7 +145,7 @@ class History:
                     keys.append(key)
                 elif kind == b"time":
                     self.elapsed[journal] = Elapsed(**json.loads(key))
-                if len(lines) == _CHUNK:
+                if len(lines) == LOOKUP_LINES:
                     self._note(number, keys, lines, is_other_list)
                     keys, lines = [], []
             for embedding in farthest.values():
@@ -159,14 +160,14 @@ class History:
         if self._read_to[journal] < size:  # its last line is torn
             self.ended.discard(journal)
 
-    def read_lines(self, first: int, end: int) -> list[bytes]:
+    def read_lines(self, first: int, end: int, gap: int = GAP) -> list[bytes]:
         """Read the lines of utterances ``first`` to ``end``, without checksums; each must have a line.
 
         A line begins with ``done`` or ``failed``, and ends with a line break. ``reading`` keeps journals open.
         """
-        if not self._is_reading:
+        if not self._most_open:
             with self.reading():
-                return self.read_lines(first, end)
+                return self.read_lines(first, end, gap)
         texts = [b""] * (end - first)
         journal_of, offset, length = self._journal_of[first:end], self._offset[first:end], self._length[first:end]
         for number in np.unique(journal_of):
@@ -174,7 +175,7 @@ class History:
             chosen = chosen[np.argsort(offset[chosen])]
             gaps = offset[chosen][1:] - (offset[chosen] + length[chosen])[:-1]
             descriptor = self._open(int(number))
-            for run in np.split(chosen, np.flatnonzero(gaps > _GAP) + 1):
+            for run in np.split(chosen, np.flatnonzero(gaps > gap) + 1):
                 begin, last = int(offset[run[0]]), run[-1]
                 span = os.pread(descriptor, int(offset[last] + length[last]) - begin, begin)
                 for place, at, size in zip(run.tolist(), offset[run].tolist(), length[run].tolist(), strict=True):
@@ -182,13 +183,13 @@ class History:
         return texts
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Keep journals open until the block ends, so that ``read_lines`` opens each of them once."""
-        self._is_reading = True
+    def reading(self, most: int = OPEN_JOURNALS) -> Iterator[None]:
+        """Keep journals open until the block ends, so that ``read_lines`` opens each of the ``most`` latest once."""
+        self._most_open = most
         try:
             yield
         finally:
-            self._is_reading = False
+            self._most_open = 0
             self._close_all_but(0)
 
     def _open(self, number: int) -> int:
@@ -197,7 +198,7 @@ class History:
         if descriptor is None:
             descriptor = os.open(self._journals[number].path, os.O_RDONLY | os.O_CLOEXEC)
         self._descriptors[number] = descriptor  # the most recently used one is closed last
-        self._close_all_but(_OPEN_JOURNALS)
+        self._close_all_but(self._most_open)
         return descriptor
 
     def _close_all_but(self, count: int) -> None:

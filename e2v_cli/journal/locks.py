@@ -28,10 +28,10 @@ MERGE = "merge"
 _PREFIX = ".lock."
 """Begins the file name of a lock."""
 
-_OWNER_SECONDS = 1.0
+OWNER_SECONDS = 1.0
 """Seconds to wait for the new holder of a lock to write its name into it."""
 
-_READERS_SECONDS = 10.0
+READERS_SECONDS = 10.0
 """Seconds to wait for processes that only read a lock."""
 
 
@@ -82,7 +82,13 @@ class LockState:
 
 
 @contextmanager
-def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
+def locked(
+    output_dir: Path,
+    name: str,
+    wait: bool = False,
+    owner_seconds: float = OWNER_SECONDS,
+    readers_seconds: float = READERS_SECONDS,
+) -> Iterator[None]:
     """Hold the lock NAME of the run folder until the block ends.
 
     Raises:
@@ -91,9 +97,9 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
     path = output_dir / f"{_PREFIX}{name}"
     with path.open("a+b", buffering=0) as file:
         try:
-            _acquire(file, wait)
+            _acquire(file, wait, readers_seconds)
         except BlockingIOError:
-            holder, task = _read_holder(file), Task.of_this_process(os.environ)
+            holder, task = _read_holder(file, owner_seconds), Task.of_this_process(os.environ)
             if holder is None or holder.task is None or task is None or not task.follows(holder.task):
                 raise _conflict(output_dir, holder) from None
             logger.warning("%s is still running, perhaps on a lost node: starting beside it", holder)
@@ -112,14 +118,14 @@ def locked(output_dir: Path, name: str, wait: bool = False) -> Iterator[None]:
                     file.truncate(0)
 
 
-def _acquire(file: FileIO, wait: bool) -> None:
+def _acquire(file: FileIO, wait: bool, readers_seconds: float) -> None:
     """Acquire a lock, exclusively.
 
     Raises:
         BlockingIOError: another process holds it, and ``wait`` is false. Processes that read it don't count.
         OSError: locks don't work here.
     """
-    deadline = time.monotonic() + _READERS_SECONDS
+    deadline = time.monotonic() + readers_seconds
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,9 +197,9 @@ def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, at_
                     raise _conflict(output_dir, _read_holder(file))
 
 
-def _read_holder(file: BinaryIO | FileIO) -> Owner | None:
+def _read_holder(file: BinaryIO | FileIO, seconds: float = OWNER_SECONDS) -> Owner | None:
     """Read the holder of a lock; None if it doesn't write its name soon."""
-    deadline = time.monotonic() + _OWNER_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         file.seek(0)
         owner = Owner.parse(file.read().decode(errors="replace"))

@@ -29,7 +29,7 @@ def test_channel_has_the_duration_of_its_recording() -> None:
 
 def test_channels_become_separate_utterances(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the list names the channel, or the audio can't be read."""
-    monkeypatch.setattr(lists, "_CHUNK", 2)
+    monkeypatch.setattr(lists, "CHUNK_LINES", 2)
     folder = write_segments("s r1 0 1\nt r1 1 2 0\nu r3 0 1\nv r2 0 1\n", recording_channels="r2 call A\n")
     listed = write_scp("mono 1.wav\nstereo 2.wav\ngone 3.wav\nmany 4.wav\n", "list.scp")
     numbers = {"1.wav": 1, "2.wav": 2, "3.wav": 0, "4.wav": 3, "2.mp3": 2}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from support.corpora import pipe_to_stdin, touch, write_scp, write_segments
 
-from e2v_cli.corpus import data_dir, lists
+from e2v_cli.corpus.data_dir import read_durations
+from e2v_cli.corpus.ids import hash_keys
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 
@@ -84,24 +85,20 @@ def test_durations_are_capped() -> None:
     assert durations("data") == [1e9, 1e9, 1e9]
 
 
-def test_durations_are_looked_up_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_dir, "_CHUNK_BYTES", 20)
-    monkeypatch.setattr(lists, "_CHUNK", 2)
+def test_durations_are_looked_up_in_chunks() -> None:
     Path("data").mkdir()
-    write_scp("".join(f"u{number} {number}.wav\n" for number in range(10)), "data/wav.scp")
     write_scp("".join(f"u{number} {number}\n" for number in range(12, 1, -1)), "data/utt2dur")
 
-    assert durations("data") == [None, None, *map(float, range(2, 10))]
+    found = read_durations(Path("data"), hash_keys(b"u%d" % number for number in range(10)), chunk_bytes=20)
 
-    write_scp("".join(f"s{number} u{number} 1 {number + 2}\n" for number in range(7)), "data/segments")
-    assert durations("data") == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    np.testing.assert_array_equal(found, [np.nan, np.nan, *range(2, 10)])
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_durations_may_be_in_any_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_may_be_in_any_order(seed: int) -> None:
     """The order of the list, the same in part, or another; with other ids and blank lines between."""
     generator = random.Random(seed)
-    monkeypatch.setattr(data_dir, "_CHUNK_BYTES", generator.choice([1, 10, 50, 1000]))
+    chunk_bytes = generator.choice([1, 10, 50, 1000])
     known = {f"u{number}": round(generator.uniform(0, 30), 2) for number in range(40)}
     listed = [key for key in known if generator.random() < 0.9]
     said = [key for key in known if seed % 4 == 0 or generator.random() < 0.9]
@@ -114,10 +111,11 @@ def test_durations_may_be_in_any_order(seed: int, monkeypatch: pytest.MonkeyPatc
         lines.insert(generator.randrange(len(lines)), " \n")
         lines[0] = "\ufeff" + lines[0]
     Path("data").mkdir()
-    write_scp("".join(f"{key} {key}.wav\n" for key in listed), "data/wav.scp")
     write_scp("".join(lines), "data/utt2dur")
 
-    assert durations("data") == [known[key] if key in said else None for key in listed]
+    found = read_durations(Path("data"), hash_keys(map(str.encode, listed)), chunk_bytes)
+
+    np.testing.assert_array_equal(found, [known[key] if key in said else np.nan for key in listed])
 
 
 @pytest.mark.parametrize(

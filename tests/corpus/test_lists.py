@@ -117,7 +117,7 @@ def test_utterances_may_be_read_in_any_order() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4096])
 def test_ids_are_read_in_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "_CHUNK", chunk)
+    monkeypatch.setattr(lists, "CHUNK_LINES", chunk)
     write_scp("a 1.wav\n\nb\t2.wav\r\n c 3.wav\n\n\nd 4.wav\ne 5.wav", "list.scp")
     touch("x/my call.wav", "x/f\n.wav")
 

@@ -107,7 +107,7 @@ def describe(folder: RunFolder, history: History) -> list[object]:
 def test_incremental_read_equals_a_full_read(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Journals are torn at any byte, and begin and grow in any order."""
     rng = random.Random(seed)
-    monkeypatch.setattr(history_module, "_CHUNK", rng.choice([1, 2, 3, 1 << 16]))
+    monkeypatch.setattr(history_module, "LOOKUP_LINES", rng.choice([1, 2, 3, 1 << 16]))
     left: dict[Path, bytes] = {}
     for shard in (FIRST, SECOND, THIRD, WHOLE):
         for attempt in range(1, rng.choice([1, 2, 3, 3]) + 1):
@@ -309,15 +309,14 @@ def test_reading_lines_opens_each_journal_once(tmp_path: Path, opened: list[Path
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_number_of_open_journals_is_limited(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_open_journals_is_limited(limit: int, tmp_path: Path) -> None:
     """The most recently used journals stay open."""
-    monkeypatch.setattr(history_module, "_OPEN_JOURNALS", limit)
     for shard, record in zip((FIRST, SECOND, THIRD), RECORDS, strict=True):
         write(tmp_path, [record], shard=shard)
     history = list_folder(tmp_path).read_history(LISTED)
     expected = {place: history.read_lines(place, place + 1) for place in (0, 1, 3)}
 
-    with history.reading():
+    with history.reading(limit):
         for places in ((0, 1, 3), (3, 1, 0), (1, 3, 1)):
             for place in places:
                 assert history.read_lines(place, place + 1) == expected[place]

@@ -287,7 +287,7 @@ def test_journal_of_another_version_is_refused(lines: list[str], tmp_path: Path)
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The number of lines looked up together; it changes no result."""
     size: int = request.param
-    monkeypatch.setattr(history_module, "_CHUNK", size)
+    monkeypatch.setattr(history_module, "LOOKUP_LINES", size)
     return size
 
 
@@ -505,9 +505,8 @@ def test_timeline_rows_outside_the_list_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gap", [0, 1, 400, 1 << 16])
-def test_lines_are_read_in_list_order(gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_read_in_list_order(gap: int, tmp_path: Path) -> None:
     """The lines are in several journals, in any order, between other lines."""
-    monkeypatch.setattr(history_module, "_GAP", gap)
     ids = [f"utt{number}" for number in range(60)]
     order = sorted(ids, key=hash)
     for first in range(4):
@@ -522,10 +521,10 @@ def test_lines_are_read_in_list_order(gap: int, tmp_path: Path, monkeypatch: pyt
         f"done\t{utt_id}\t49\t1\t1.0000\tembeddings/{utt_id}.npy\t\t{'x' * number}\n".encode()
         for number, utt_id in enumerate(ids)
     ]
-    assert history.read_lines(0, 60) == expected
-    assert history.read_lines(0, 0) == []
+    assert history.read_lines(0, 60, gap) == expected
+    assert history.read_lines(0, 0, gap) == []
     for first, end in ((0, 1), (7, 30), (59, 60)):
-        assert history.read_lines(first, end) == expected[first:end]
+        assert history.read_lines(first, end, gap) == expected[first:end]
 
 
 def has_ended(path: Path) -> bool:

@@ -207,13 +207,12 @@ def test_other_tasks_are_refused(
 
 
 def test_lock_without_a_task_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
     set_environment(element(2), monkeypatch)
     with locked_by_another_process(tmp_path, "3-of-4", **element(1)):
         (tmp_path / ".lock.3-of-4").write_bytes(b"")
         message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
         with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
-            with locked(tmp_path, "3-of-4"):
+            with locked(tmp_path, "3-of-4", owner_seconds=0.1):
                 pass
 
 
@@ -225,13 +224,12 @@ def test_exception_releases_the_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_conflict_with_an_empty_lock_names_no_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
+def test_conflict_with_an_empty_lock_names_no_owner(tmp_path: Path) -> None:
     with locked(tmp_path, "1-of-1"):
         (tmp_path / ".lock.1-of-1").write_bytes(b"")
         message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
         with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
-            with locked(tmp_path, "1-of-1"):
+            with locked(tmp_path, "1-of-1", owner_seconds=0.1):
                 pass
 
 
@@ -365,15 +363,13 @@ def test_start_waits_for_readers_of_its_lock(text: str, tmp_path: Path, monkeypa
     assert refused == [fcntl.LOCK_EX | fcntl.LOCK_NB] * 2 + [fcntl.LOCK_SH | fcntl.LOCK_NB]
 
 
-def test_reader_that_stays_is_a_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_OWNER_SECONDS", "_READERS_SECONDS"):
-        monkeypatch.setattr(f"e2v_cli.journal.locks.{name}", 0.1)
+def test_reader_that_stays_is_a_conflict(tmp_path: Path) -> None:
     (tmp_path / ".lock.1-of-1").touch()
     with (tmp_path / ".lock.1-of-1").open("rb") as reader:
         fcntl.flock(reader, fcntl.LOCK_SH)
         message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
         with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
-            with locked(tmp_path, "1-of-1"):
+            with locked(tmp_path, "1-of-1", owner_seconds=0.1, readers_seconds=0.1):
                 pass
 
 
@@ -399,9 +395,8 @@ def test_reading_a_lock_again_and_again_refuses_no_start(tmp_path: Path) -> None
     assert all(reader.result() for reader in readers)
 
 
-def test_dead_previous_owner_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_previous_owner_is_not_named(tmp_path: Path) -> None:
     """Simulates the moment between locking the file and writing the owner."""
-    monkeypatch.setattr("e2v_cli.journal.locks._OWNER_SECONDS", 0.1)
     with locked_by_another_process(tmp_path, "1-of-1"):
         pass
     dead = (tmp_path / ".lock.1-of-1").read_text()
@@ -409,5 +404,5 @@ def test_dead_previous_owner_is_not_named(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / ".lock.1-of-1").write_text(dead)
         message = f"{tmp_path}: another e2v is running there; wait for it, or choose another -o"
         with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}$"):
-            with locked(tmp_path, "1-of-1"):
+            with locked(tmp_path, "1-of-1", owner_seconds=0.1):
                 pass
