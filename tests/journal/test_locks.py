@@ -334,7 +334,7 @@ def test_lock_is_not_known_to_be_held_where_locks_do_not_work(
         refuse_held_shards(tmp_path, os.listdir(tmp_path), WHOLE, set())
 
     assert caplog.messages == [
-        f"{tmp_path}/.lock.{name}: {os.strerror(error)}: nothing keeps other runs out of OUT"
+        f"{tmp_path}/.lock.{name}: {os.strerror(error)}: locks don't work there: run no second e2v on OUT"
         for name in ("1-of-1", "1-of-2")
     ]
 
