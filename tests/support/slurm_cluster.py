@@ -7,6 +7,7 @@ messages, has a key and a socket of its own, so that an installed Slurm is not t
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -106,6 +107,9 @@ class Cluster:
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
             "PYTHONPATH": str(ROOT),
         }
+        # else slurmd needs the machine's cgroups, which many containers lack; before 23.02 there is no such plugin
+        if self._version() >= (23, 2):
+            (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
 
     def start(self) -> None:
         """Start all daemons that aren't running, and wait until jobs can be submitted."""
@@ -192,6 +196,10 @@ class Cluster:
         ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL"}
         ask(lambda: set(self.states(*jobs).values()) <= ended, seconds)
         return self.states(*jobs)
+
+    def _version(self) -> tuple[int, ...]:
+        """Slurm's version, for example (24, 11, 5)."""
+        return tuple(map(int, re.findall(r"\d+", self.run("slurmd", "-V"))))
 
     def _pid(self, name: str) -> int:
         return int((self.folder / f"{name}.pid").read_text())
