@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from e2v_cli.inference.kept import KeptWindows
+from e2v_cli.inference.pooling import MeanPooling, TimelinePooling
 from e2v_cli.inference.windows import cut_windows, window_frames
 from e2v_cli.models.folder import Model
 from e2v_cli.network.emotion2vec import Emotion2vec
@@ -120,9 +122,7 @@ class E2vEngine:
         pooled = torch.stack([frames.mean(dim=0) for frames in features])
         posteriors = _fetch(self._posteriors(pooled)) if len(self.classes) else None
         embeddings = [_fetch(frames) for frames in features] if self.results.granularity == "frame" else _fetch(pooled)
-        timelines: list[NDArray[np.float32] | None] = [None] * len(features)
-        if self.span_samples is not None:
-            timelines = [self._make_timeline([(0, frames)]) for frames in features]
+        timelines = [self._make_timeline(frames) for frames in features]
         num_frames = [len(frames) for frames in features]
         return lambda: [
             make_prediction(
@@ -136,27 +136,36 @@ class E2vEngine:
         ]
 
     def _encode_windows(self, waveform: Waveform, samples: DiskWaveform) -> Prediction | Failure:
-        """Encode a long utterance window by window, and pool over the frames of all."""
-        config = self.network.config
-        num_frames = config.num_frames(len(samples))
-        windows = list(cut_windows(num_frames, *window_frames(config, self.compute.window)))
-        total = torch.zeros(config.embed_dim, dtype=torch.float64, device=self.device)
-        all_frames = DiskArray((config.embed_dim,)) if self.results.granularity == "frame" else None
-
-        def kept_frames() -> Iterator[tuple[int, Tensor]]:
-            for window in windows:
-                part = torch.from_numpy(samples.read(window.samples(config)))
-                (frames,) = self.network.encode([self.network.normalize(part, samples.mean, samples.variance)])
-                kept = frames[window.first_kept - window.first : window.end_kept - window.first]
-                total.add_(kept.sum(dim=0, dtype=torch.float64))
-                if all_frames is not None:
-                    all_frames.append(kept.cpu().numpy())
-                yield window.first_kept, kept
-
-        timeline = self._make_timeline(kept_frames())
-        pooled = (total / num_frames).float()
+        """Encode a long utterance window by window, from the first that no earlier run has done, and pool over all."""
+        config, output_dir = self.network.config, self.results.output_dir
+        windows = list(cut_windows(config.num_frames(len(samples)), *window_frames(config, self.compute.window)))
+        mean, timeline = MeanPooling(config.embed_dim, self.device), self._open_timeline()
+        kept = all_frames = None
+        if output_dir and len(windows) > 1:
+            kept = KeptWindows(output_dir, waveform.utterance.utt_id, samples.sha256)
+        if self.results.granularity == "frame":
+            all_frames = DiskArray((config.embed_dim,), kept.frames_path if kept else None)
+        num_done, state = kept.load(all_frames) if kept else (0, {})
+        if num_done:
+            mean.restore(state)
+            if timeline:
+                timeline.restore(state)
+        for number, window in enumerate(windows[num_done:], num_done + 1):
+            part = torch.from_numpy(samples.read(window.samples(config)))
+            (frames,) = self.network.encode([self.network.normalize(part, samples.mean, samples.variance)])
+            frames = frames[window.first_kept - window.first : window.end_kept - window.first]
+            mean.add(frames)
+            if timeline:
+                timeline.add(window.first_kept, frames)
+            if all_frames is not None:
+                all_frames.append(frames.cpu().numpy())
+            if kept and kept.is_due():
+                kept.keep(number, {**mean.state(), **(timeline.state() if timeline else {})}, all_frames)
+        pooled = mean.mean()
         posteriors = self._posteriors(pooled[None])[0].cpu().numpy() if len(self.classes) else None
-        prediction = make_prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), timeline, len(windows))
+        spans = timeline.posteriors() if timeline else None
+        num_frames = config.num_frames(len(samples))
+        prediction = make_prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), spans, len(windows))
         if all_frames is not None and isinstance(prediction, Prediction):
             return replace(prediction, embedding=all_frames)
         return prediction
@@ -168,32 +177,20 @@ class E2vEngine:
         """
         return self.network.logits(pooled)[:, self.classes].softmax(dim=1)
 
-    def _make_timeline(self, parts: Iterable[tuple[int, Tensor]]) -> NDArray[np.float32] | None:
-        """Average frames over each span of the timeline, and apply the head: (spans, labels).
-
-        Args:
-            parts: the frames of an utterance, in order: the number of the first, and (frames, dim).
-        """
-        span_samples = self.span_samples
-        if span_samples is None:
-            for _ in parts:
-                pass
+    def _open_timeline(self) -> TimelinePooling | None:
+        """Begin the timeline of an utterance, if one is wanted."""
+        if self.span_samples is None:
             return None
-        posteriors = []
-        span, total, count = 0, torch.zeros(self.network.config.embed_dim, device=self.device), 0
-        for first, frames in parts:
-            spans = torch.arange(first, first + len(frames)) * self.network.config.hop // span_samples
-            numbers, sizes = (counted.tolist() for counted in torch.unique_consecutive(spans, return_counts=True))
-            means = []
-            for number, run in zip(numbers, torch.split(frames, sizes), strict=True):
-                if number != span:
-                    means.append(total / count)
-                    span, total, count = number, torch.zeros_like(total), 0
-                total, count = total + run.sum(dim=0), count + len(run)
-            if means:
-                posteriors.append(self._posteriors(torch.stack(means)).cpu().numpy())
-        posteriors.append(self._posteriors((total / count)[None]).cpu().numpy())
-        return np.concatenate(posteriors)
+        config = self.network.config
+        return TimelinePooling(config.embed_dim, self.device, config.hop, self.span_samples, self._posteriors)
+
+    def _make_timeline(self, frames: Tensor) -> NDArray[np.float32] | None:
+        """Make the timeline of a whole utterance: (spans, labels)."""
+        timeline = self._open_timeline()
+        if timeline is None:
+            return None
+        timeline.add(0, frames)
+        return timeline.posteriors()
 
 
 def _fetch(tensor: Tensor) -> Tensor:

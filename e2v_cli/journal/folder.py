@@ -280,7 +280,7 @@ class RunFolder:
 
         Args:
             files: final files of this publication.
-            unused: patterns, relative to OUT, of files of single utterances that are not of this publication.
+            unused: patterns, relative to OUT, of other files that are not of this publication.
             digest: of the list.
         """
         for name in set(self._results) - set(files):

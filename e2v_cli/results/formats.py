@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from e2v_cli.inference.kept import KEPT_FILES
 from e2v_cli.results.timeline_formats import format_audacity, format_rttm, format_text_grid
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def data_patterns() -> tuple[str, ...]:
     return (
         *dict.fromkeys(form.files for form in EMBEDDING_FORMATS.values()),
         "timeline.*-of-*.*",
+        KEPT_FILES,
         *(form.path for form in TIMELINE_FORMATS.values() if form.folder is not None),
     )
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from e2v_cli._version import __version__
 from e2v_cli.errors import OutputError
+from e2v_cli.inference.kept import KEPT_FILES
 from e2v_cli.journal.folder import RunFolder
 from e2v_cli.journal.history import History, parse_done
 from e2v_cli.journal.ids import Ids
@@ -40,7 +41,7 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
         OutputError: a file that the journals record is missing.
     """
     folder.check_places(history)
-    folder.remove_drafts(result_names())
+    folder.remove_drafts([*result_names(), KEPT_FILES])
     with ExitStack() as stack, history.reading():
         files = _FinalFiles(folder.path, header, stack)
         first = 0
@@ -62,7 +63,7 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
         file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     unused = folder.timeline_formats.difference(header.timeline_formats)
     unused_patterns = [form.path for form in TIMELINE_FORMATS.values() if form.folder and form.name in unused]
-    folder.remove_other_results([*files.names, "run.json"], unused_patterns, ids.digest)
+    folder.remove_other_results([*files.names, "run.json"], [*unused_patterns, KEPT_FILES], ids.digest)
     note_run(folder.path / "run.json")
     return summary
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from e2v_cli.inference.kept import forget_windows
 from e2v_cli.options import ResultOptions, Shard
 from e2v_cli.records import SAMPLE_RATE, DoneRecord, Place, Prediction
 from e2v_cli.results.embeddings import EmbeddingWriter, GrowingFile
@@ -24,6 +25,7 @@ class ResultWriter:
             shard: the shard in the names of files.
         """
         self._labels = labels
+        self._output_dir = results.output_dir
         self._embeddings: EmbeddingWriter | None = None
         self._timeline: TimelineWriter | None = None
         if results.output_dir is None:
@@ -42,6 +44,9 @@ class ResultWriter:
         nowhere: list[Place | None] = [None] * len(predictions)
         embeddings = self._embeddings.write(predictions) if self._embeddings else nowhere
         timelines = self._timeline.write(predictions) if self._timeline else nowhere
+        for prediction in predictions:
+            if self._output_dir is not None and prediction.windows > 1:
+                forget_windows(self._output_dir, prediction.utterance.utt_id)
         return tuple(
             make_done_record(prediction, self._labels, embedding, timeline)
             for prediction, embedding, timeline in zip(predictions, embeddings, timelines, strict=True)

@@ -1,7 +1,8 @@
-"""Arrays too large for memory: in a temporary file without a name, which is gone when its user is."""
+"""Arrays too large for memory: in a file, by default a temporary one without a name, which is gone when its user is."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,20 +20,27 @@ BLOCK_BYTES = 1 << 24
 class DiskArray:
     """float32 rows on disk, appended and read back in parts."""
 
-    def __init__(self, row_shape: tuple[int, ...] = (), block_bytes: int = BLOCK_BYTES) -> None:
-        """Make an array without rows.
+    def __init__(
+        self, row_shape: tuple[int, ...] = (), path: Path | None = None, block_bytes: int = BLOCK_BYTES
+    ) -> None:
+        """Open the array of a file, or make one without rows.
 
         Args:
             row_shape: the shape of a row: () for samples, (dim,) for frames.
+            path: the file, which may have rows already; None: a temporary one.
             block_bytes: the most that ``blocks`` reads at a time, but at least a row.
         """
         self._descriptor = -1
-        with tempfile.TemporaryFile() as file:
-            self._descriptor = os.dup(file.fileno())
         self._row_shape = row_shape
         self._row_bytes = 4 * int(np.prod(row_shape))
         self._block_rows = max(1, block_bytes // self._row_bytes)
-        self._length = 0
+        self._place = path or Path(tempfile.gettempdir())
+        if path is not None:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        else:
+            with tempfile.TemporaryFile() as file:
+                self._descriptor = os.dup(file.fileno())
+        self._length = os.fstat(self._descriptor).st_size // self._row_bytes
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
@@ -50,13 +58,22 @@ class DiskArray:
         """Add (rows, …).
 
         Raises:
-            OSError: there is no room in TMPDIR.
+            OSError: there is no room for them.
         """
         content = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1).data.cast("B")
-        with naming(Path(tempfile.gettempdir())):
+        with naming(self._place):
             while content:
                 content = content[os.write(self._descriptor, content) :]
         self._length += len(rows)
+
+    def truncate(self, length: int) -> None:
+        """Remove all rows but the first ``length``."""
+        os.ftruncate(self._descriptor, length * self._row_bytes)
+        self._length = length
+
+    def sync(self) -> None:
+        """Sync the rows to disk."""
+        os.fsync(self._descriptor)
 
     def read(self, part: slice = slice(None)) -> NDArray[np.float32]:
         """Read some of the rows."""
@@ -85,6 +102,7 @@ class DiskWaveform(DiskArray):
     def __init__(self) -> None:
         super().__init__()
         self._sum = self._sum_of_squares = 0.0
+        self._sha256 = hashlib.sha256()
 
     def append(self, rows: NDArray[np.float32]) -> None:
         """Add (samples,), all of them finite.
@@ -96,6 +114,12 @@ class DiskWaveform(DiskArray):
         exact = rows.astype(np.float64)
         self._sum += float(exact.sum())
         self._sum_of_squares += float(exact @ exact)
+        self._sha256.update(np.ascontiguousarray(rows, dtype=np.float32).data)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of all samples."""
+        return self._sha256.hexdigest()
 
     @property
     def mean(self) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -12,12 +15,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
 from support.audio_files import RATE
 from support.checkpoints import make_config, make_model
+from support.forkserver import ForkServer
 from support.kaldi_folders import (
     COUNT_FRAMES,
     count_frames,
@@ -214,3 +219,49 @@ def test_hours_in_one_file_need_little_memory(tmp_path: Path) -> None:
     early, late = minutes[:60].mean(axis=0), minutes[-60:].mean(axis=0)
     assert np.ptp(early, axis=0).max() > 0.03
     assert np.abs(early - late).max() < 0.003
+
+
+KILL_AFTER_WINDOWS = """
+import os, signal
+import e2v_cli.inference.kept as kept
+kept.KEEP_SECONDS = 0.0
+real = kept.KeptWindows.keep
+def keep(self, num_windows, state, frames):
+    real(self, num_windows, state, frames)
+    if num_windows == int(os.environ["KILL_AFTER"]):
+        os.killpg(0, signal.SIGKILL)
+kept.KeptWindows.keep = keep
+"""
+"""Run as ``sitecustomize``: keeps the state after each window, and kills all processes of the run after one of them."""
+
+
+@pytest.mark.parametrize("options", [(), ("--granularity", "frame"), ("--timeline", "0.7")])
+def test_stopped_utterance_continues_after_its_last_window(
+    options: tuple[str, ...], tmp_path: Path, fork_server: ForkServer
+) -> None:
+    """The results are those of a run that was never stopped, and nothing else is left."""
+    folder = write_folder(tmp_path / "data", {"long": write_audio(tmp_path / "long.wav", make_speech(30.0))})
+
+    def predict(out: str, kill_after: int) -> int:
+        command = ["predict", str(folder), "-m", "sample", "--window", "2", "--embeddings", "ark", *options, "-o", out]
+        environment = {**hook(tmp_path / "hook", KILL_AFTER_WINDOWS), "KILL_AFTER": str(kill_after)}
+        process = fork_server.start(command, tmp_path, {**os.environ, **environment})
+        process.communicate()
+        return process.returncode
+
+    def find_continued(out: str) -> list[str]:
+        log = (tmp_path / out / "log" / "worker.1-of-1.1.log").read_text()
+        return re.findall(r"long continues after window (\d+)", log)
+
+    assert predict("whole", 0) == 0
+    assert find_continued("whole") == []
+    assert [predict("out", kill_after) for kill_after in (3, 4, 11)] == [-signal.SIGKILL] * 3
+    assert predict("out", 0) == 0
+    assert find_continued("out") == ["3", "4", "11"]
+    for name in ("predictions.tsv", "utt2num_frames", *(["timeline.tsv"] if "--timeline" in options else [])):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    (whole,), (parts,) = (
+        dict(kaldiio.load_scp(str(tmp_path / out / "embeddings.scp"))).values() for out in ("whole", "out")
+    )
+    assert parts.tobytes() == whole.tobytes()
+    assert not list((tmp_path / "out").glob(".windows.*"))

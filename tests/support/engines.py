@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from e2v_cli.options import ComputeOptions, Granularity, Precision, ResultOption
 from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
 
+OUT = tempfile.TemporaryDirectory(prefix="e2v-out-")
+"""The folder of engines that make a timeline."""
+
 
 def make_engine(
     model: Model,
@@ -31,7 +35,7 @@ def make_engine(
     precision: Precision = "fp32",
 ) -> E2vEngine:
     """Make an engine of a network."""
-    results = ResultOptions(None if timeline is None else Path("out"), granularity, timeline=timeline)
+    results = ResultOptions(None if timeline is None else Path(OUT.name), granularity, timeline=timeline)
     return E2vEngine(model, network, ComputeOptions(window=window, precision=precision), results)
 
 

@@ -1,0 +1,99 @@
+"""A long utterance that is not finished: the state after its windows so far, in OUT. A stopped run continues there.
+
+``e2v --help`` reads the names of the files, so nothing here imports NumPy before it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from e2v_cli.system.files import naming, published
+
+if TYPE_CHECKING:
+    from e2v_cli.inference.pooling import State
+    from e2v_cli.system.spool import DiskArray
+
+logger = logging.getLogger(__name__)
+
+KEPT_FILES = ".windows.*"
+"""The pattern of the files in OUT. They are removed when their utterance is done, or the run complete."""
+
+KEEP_SECONDS = 10.0
+"""Time of computing that a stopped run may lose, besides a window."""
+
+
+class KeptWindows:
+    """The state of one utterance."""
+
+    def __init__(self, output_dir: Path, utt_id: str, samples_sha256: str) -> None:
+        """Read nothing yet.
+
+        Args:
+            output_dir: OUT, whose results all have the same options.
+            utt_id: the utterance.
+            samples_sha256: of its samples: a state of others is ignored.
+        """
+        self._state_path, self.frames_path = _kept_paths(output_dir, utt_id)
+        self._utt_id, self._samples = utt_id, samples_sha256
+        self._kept_at = time.monotonic()
+
+    def load(self, frames: DiskArray | None) -> tuple[int, State]:
+        """Return how many windows are done, and the state after them; 0 and nothing without a usable state.
+
+        Args:
+            frames: all frames of these windows, from ``frames_path``, which are cut to those of the state.
+        """
+        import numpy as np
+
+        num_windows, state = 0, {}
+        try:
+            with self._state_path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                state = dict(arrays)
+            num_windows, samples = int(state.pop("windows")), str(state.pop("samples"))
+        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+            logger.debug("no state of earlier windows: %s", error)
+            samples = ""
+        if samples != self._samples or (frames is not None and len(frames) < state["count"]):
+            num_windows, state = 0, {}
+        if frames is not None:
+            frames.truncate(int(state["count"]) if state else 0)
+        if num_windows:
+            logger.info("%s continues after window %d", self._utt_id, num_windows)
+        return num_windows, state
+
+    def is_due(self) -> bool:
+        """Whether the time has come to keep a state."""
+        return time.monotonic() - self._kept_at >= KEEP_SECONDS
+
+    def keep(self, num_windows: int, state: State, frames: DiskArray | None) -> None:
+        """Write the state after ``num_windows`` windows durably, after their frames.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        import numpy as np
+
+        if frames is not None:
+            with naming(self.frames_path):
+                frames.sync()
+        arrays = {**state, "windows": np.array(num_windows), "samples": np.array(self._samples)}
+        with published(self._state_path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        self._kept_at = time.monotonic()
+
+
+def forget_windows(output_dir: Path, utt_id: str) -> None:
+    """Remove the state of an utterance whose results are on disk."""
+    for path in _kept_paths(output_dir, utt_id):
+        path.unlink(missing_ok=True)
+
+
+def _kept_paths(output_dir: Path, utt_id: str) -> tuple[Path, Path]:
+    """Return the file of an utterance's state, and that of its frames."""
+    name = hashlib.sha256(utt_id.encode(errors="surrogateescape")).hexdigest()[:16]
+    return output_dir / f".windows.{name}.npz", output_dir / f".windows.{name}.frames"
