@@ -7,6 +7,7 @@
     ├── OutputError          1   results can't be written or read back
     ├── WorkerError          1   worker processes die again and again
     ├── SlurmError           1   Slurm isn't there, or refuses a job
+    ├── TimeLimitError       1   a job's time limit is too short for any result
     ├── UsageError           2   the options contradict each other or the model
     └── OutputConflictError  4   OUT holds a different run, or one in progress
 
@@ -51,6 +52,10 @@ class WorkerError(E2vError):
 
 class SlurmError(E2vError):
     """Slurm isn't there, or refuses a job."""
+
+
+class TimeLimitError(E2vError):
+    """A job's time limit is too short for any result."""
 
 
 class UsageError(E2vError):

@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.audio.decode import AudioOptions, count_channels
+from e2v_cli.cluster.task import Task
 from e2v_cli.commands.merge import describe_missing
 from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
 from e2v_cli.corpus.channels import split_channels
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
-from e2v_cli.errors import OutputError, UsageError
+from e2v_cli.errors import OutputError, TimeLimitError, UsageError
+from e2v_cli.inference.kept import has_kept_windows
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
 from e2v_cli.journal.ids import read_costs, save_costs, save_ids
@@ -172,8 +174,10 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         if run.count_left(status, plan) or not has_ended:
             with closing(folder.begin(shard, header)) as journal:
                 sink = JournalSink(journal, status, run.started)
-                _run_workers(run, plan, sink)
+                in_hand = _run_workers(run, plan, sink)
                 elapsed.append(replace(sink.elapsed, wall_seconds=time.monotonic() - run.started))
+                if run.stop.warned and not sink.elapsed.finished:
+                    _check_windows(corpus, in_hand, journal.file.path)
                 if not run.stop.received:
                     journal.end(elapsed[-1])
         summary = _summarise(run, plan, status, sum(elapsed, Elapsed()))
@@ -181,6 +185,21 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
             logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
             return summary
         return _publish_after_last(folder, corpus, history, shard) or summary
+
+
+def _check_windows(corpus: Corpus, in_hand: Sequence[int], journal: Path) -> None:
+    """Check that a job whose time is used up has at least kept windows of an utterance since its journal was begun.
+
+    Raises:
+        TimeLimitError: it has not, and its next start would end like this one.
+    """
+    task = Task.of_this_process(os.environ)
+    if task is None or any(has_kept_windows(journal.parent, corpus[place].utt_id, journal) for place in in_hand):
+        return
+    first = f"{corpus[in_hand[0]].utt_id}: no window of it was" if in_hand else "no utterance was"
+    raise TimeLimitError(
+        f"{first} finished within the time limit of job {task.job}, which is not requeued: submit it with more --time"
+    )
 
 
 def _agree_on_costs(output_dir: Path, corpus: Corpus) -> NDArray[np.float32] | None:
@@ -238,15 +257,15 @@ def _publish_after_last(folder: RunFolder, corpus: Corpus, history: History, sha
         return merged if shard.count == 1 else None
 
 
-def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> None:
-    """Compute what is left of a shard, unless told to stop."""
+def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> Sequence[int]:
+    """Compute what is left of a shard, until told to stop; return the utterances that workers were at then."""
     options, model = run.options, run.model
     dealt = plan.deal_blocks(run.shard)
     blocks = (block for block in dealt if (sink.status[block.places] == LEFT).any())
     first = list(islice(blocks, len(run.devices)))
     devices = run.devices[: len(first)]  # no worker without a block
     if not devices:
-        return
+        return ()
     setup = WorkerSetup(
         model=model,
         weights=run.weights,
@@ -261,7 +280,9 @@ def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> None:
     rows_on_terminal = options.results.output_dir is None and sys.stdout.isatty()
     style = choose_style(options.run.progress, options.run.quiet, rows_on_terminal)
     with stop.noted(), closing(Progress(left, style)) as progress:
-        Launcher(setup, devices, run.corpus, chain(first, blocks), sink, progress, lambda: stop.received).run()
+        launcher = Launcher(setup, devices, run.corpus, chain(first, blocks), sink, progress, stop)
+        launcher.run()
+    return launcher.in_hand
 
 
 def _summarise(run: _Run, plan: BlockPlan, status: NDArray[np.uint8], elapsed: Elapsed) -> Summary:

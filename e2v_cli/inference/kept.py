@@ -93,6 +93,12 @@ def forget_windows(output_dir: Path, utt_id: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def has_kept_windows(output_dir: Path, utt_id: str, since: Path) -> bool:
+    """Whether windows of an utterance were kept since a file of OUT was last written."""
+    path, _ = _kept_paths(output_dir, utt_id)
+    return path.exists() and path.stat().st_mtime_ns > since.stat().st_mtime_ns
+
+
 def _kept_paths(output_dir: Path, utt_id: str) -> tuple[Path, Path]:
     """Return the file of an utterance's state, and that of its frames."""
     name = hashlib.sha256(utt_id.encode(errors="surrogateescape")).hexdigest()[:16]

@@ -20,6 +20,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = False
         """Whether a signal has arrived."""
+        self.warned = False
+        """Whether the last one was SIGUSR1, with which Slurm warns of a time limit a minute before."""
         self._interrupts = True
 
     def heed(self) -> None:
@@ -41,7 +43,8 @@ class StopSignals:
         finally:
             self._interrupts = True
 
-    def _receive(self, _signum: int, _frame: FrameType | None) -> None:
+    def _receive(self, signum: int, _frame: FrameType | None) -> None:
         first, self.received = not self.received, True
+        self.warned = signum == signal.SIGUSR1
         if first and self._interrupts:
             raise KeyboardInterrupt

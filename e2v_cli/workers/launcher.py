@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -24,7 +24,7 @@ from e2v_cli.journal.journal import FAILED, LEFT, WORKER_DIED
 from e2v_cli.records import Block, DoneRecord, Failure
 from e2v_cli.results.sinks import Sink
 from e2v_cli.system.progress import Progress
-from e2v_cli.system.signals import STOP_SIGNALS
+from e2v_cli.system.signals import STOP_SIGNALS, StopSignals
 from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results
 from e2v_cli.workers.triage import CRASHES_TO_BLAME, Places, Triage
 from e2v_cli.workers.worker import WorkerSetup, run_worker
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 4.0
 """Time that workers have to finish their batches when e2v is asked to stop."""
+
+WARNED_SECONDS = 50.0
+"""The same where e2v is warned a minute before."""
 
 _REAP_SECONDS = 5.0
 """Time that a process has to end after it has closed its pipe."""
@@ -75,7 +78,7 @@ class Launcher:
         blocks: Iterator[PendingBlock],
         sink: Sink,
         progress: Progress,
-        stopping: Callable[[], bool],
+        stop: StopSignals,
     ) -> None:
         self._setup = setup
         self._devices = devices
@@ -83,7 +86,9 @@ class Launcher:
         self._blocks = blocks
         self._sink = sink
         self._progress = progress
-        self._stopping = stopping
+        self._stop = stop
+        self.in_hand: list[int] = []
+        """The utterances that workers were at when they were told to stop."""
         self._workers: list[_Worker] = []
         self._queue: deque[PendingBlock] = deque()
         """The next blocks to be sent."""
@@ -100,7 +105,7 @@ class Launcher:
         try:
             for number, device in enumerate(self._devices, 1):
                 self._start(number, device)
-            while not self._stopping():
+            while not self._stop.received:
                 self._receive()
                 self._distribute()
                 if self._is_finished():
@@ -128,11 +133,15 @@ class Launcher:
         self._workers.append(_Worker(number, device, process, here))
 
     def _stop_workers(self) -> None:
-        """Tell all workers to stop, and receive the results of their last batches for a few seconds."""
+        """Tell all workers to stop, and receive the results of their last batches for a while."""
         for worker in self._workers:
             self._answer(worker, None)
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(worker.blocks for worker in self._workers) and time.monotonic() < deadline:
+            for block in worker.blocks.values():
+                self.in_hand += self._left_of(block).tolist()
+        begun = time.monotonic()
+        while any(worker.blocks for worker in self._workers):
+            if time.monotonic() - begun > (WARNED_SECONDS if self._stop.warned else STOP_SECONDS):
+                break
             self._receive()
 
     # -- receive -------------------------------------------------------------------------------------------------------
@@ -169,10 +178,10 @@ class Launcher:
                 if not self._begun:
                     self._sink.begin()
                 self._begun = True
-                worker.waiting = not self._stopping()
+                worker.waiting = not self._stop.received
             case "next":
                 # At the end of the list no worker gets a block ahead that another one could begin.
-                ahead = worker.probe is None and not self._stopping() and self._fill_queue(len(self._workers) + 1)
+                ahead = worker.probe is None and not self._stop.received and self._fill_queue(len(self._workers) + 1)
                 self._answer(worker, self._queue.popleft() if ahead else None)
             case Crash():
                 worker.error = message.description
@@ -201,7 +210,7 @@ class Launcher:
         cause = worker.error or _describe_exit(worker.process.exitcode)
         worker.process.kill()  # should it hang
         worker.process.join()
-        if self._stopping():
+        if self._stop.received:
             return
         if worker.probe is None:
             logger.warning("worker %d died (%s); it is replaced, and its work is repeated", worker.number, cause)

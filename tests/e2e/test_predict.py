@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 import soundfile
 from support.checkpoints import make_config, make_model
-from support.processes import ROOT, E2v, on_opening, start_e2v, wait_until
+from support.forkserver import ForkServer
+from support.processes import ON_OPENING, ROOT, E2v, hook, on_opening, start_e2v, wait_until
 
 from e2v_cli.journal.history import read_header
 
@@ -492,6 +493,44 @@ def test_stopped_run_prints_what_is_done(reader: str, tmp_path: Path) -> None:
     ids = [line.split()[0] for line in lines[1:]]
     assert rows == [utt_id for utt_id in ids if utt_id in rows] != []
     assert errors.startswith(f"e2v: 20 utterances: {len(rows)} done, 0 failed, {20 - len(rows)} left; ")
+
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
+
+
+@pytest.mark.parametrize(
+    ("number", "job", "kept", "code"),
+    [
+        (signal.SIGUSR1, JOB, False, 1),
+        (signal.SIGUSR1, JOB, True, 75),
+        (signal.SIGUSR1, {}, False, 75),
+        (signal.SIGTERM, JOB, False, 75),
+    ],
+)
+def test_job_without_progress_is_not_requeued(
+    number: signal.Signals, job: dict[str, str], kept: bool, code: int, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    """Exit code 75 puts a job back into the queue at its time limit, where it would end like this again."""
+    out, mark = tmp_path / "out", tmp_path / "opened"
+    shorter = "launcher.STOP_SECONDS = launcher.WARNED_SECONDS = 0.2\n"
+    code_at_start = ON_OPENING.format(name="", action=f"open({str(mark)!r}, 'w').close(); time.sleep(600)")
+    environment = hook(tmp_path / "hook", f"{code_at_start}from e2v_cli.workers import launcher\n{shorter}")
+    process = fork_server.start(
+        ["predict", "sample_data/wav/f1-0001.wav", "-m", "sample", "-o", str(out)],
+        ROOT,
+        {**os.environ, **environment, **job},
+    )
+    wait_until(mark.exists)
+    if kept:
+        (out / f".windows.{hashlib.sha256(b'f1-0001').hexdigest()[:16]}.npz").touch()
+    os.kill(process.pid, number)
+    _, errors = process.communicate()
+    assert process.returncode == code, errors
+    if code == 1:
+        assert errors == (
+            "e2v: f1-0001: no window of it was finished within the time limit of job 5_2, which is not requeued: "
+            "submit it with more --time\n"
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
