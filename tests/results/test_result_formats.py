@@ -50,7 +50,7 @@ def test_names_of_result_and_data_files() -> None:
         *("embeddings.tsv", "embeddings.scp", "utt2emo", "timeline.tsv", "timeline.rttm"),
     )
     assert data_patterns() == (
-        *("embeddings/*.npy", "embeddings.*-of-*.*.ark", "timeline.*-of-*.*"),
+        *("embeddings/*.npy", "embeddings.*-of-*.*.ark", "timeline.*-of-*.*", ".windows.*"),
         *("audacity/*.txt", "textgrid/*.TextGrid"),
     )
 

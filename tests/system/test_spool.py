@@ -24,7 +24,7 @@ def noise(*shape: int) -> NDArray[np.float32]:
 
 def filled(rows: NDArray[np.float32], *sizes: int, block_bytes: int = BLOCK_BYTES) -> DiskArray:
     """Make an array of rows, appended in parts of these sizes, then the rest."""
-    array = DiskArray(rows.shape[1:], block_bytes)
+    array = DiskArray(rows.shape[1:], block_bytes=block_bytes)
     first = 0
     for size in (*sizes, len(rows)):
         array.append(rows[first : first + size])
