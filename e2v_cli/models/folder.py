@@ -166,8 +166,7 @@ def _refuse_requirements(folder: Path) -> None:
     path = folder / "requirements.txt"
     if path.exists() or path.is_symlink():
         raise ModelError(
-            f"{path}: a model has no use for packages of its own, and e2v installs none: "
-            "remove the file if you trust the rest of the folder"
+            f"{path}: e2v installs no packages for a model: remove the file if you trust the rest of the folder"
         )
 
 

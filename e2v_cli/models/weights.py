@@ -169,7 +169,7 @@ def _prepare_copy(model: Model, place: Path) -> Weights:
     if not copy_sha256 or was_damaged:
         copy_sha256 = _write_copy(model, copy, _Origin(sha256, shape))
     if _state_of(model) != source:
-        raise ModelError(f"{model.weights} changes while it is read; start again when it is whole")
+        raise ModelError(f"{model.weights} changed while it was read: run the same command again when it is complete")
     record = _CopyRecord(
         path=str(model.weights.absolute()),
         source=source,

@@ -104,14 +104,13 @@ def yaml_tag(folder: Path, canary: Path) -> str:
 def requirements(folder: Path, _: Path) -> str:
     (folder / "requirements.txt").write_text("left-pad\n")
     return (
-        "/requirements.txt: a model has no use for packages of its own, and e2v installs none: "
-        "remove the file if you trust the rest of the folder"
+        "/requirements.txt: e2v installs no packages for a model: remove the file if you trust the rest of the folder"
     )
 
 
 def dangling_requirements(folder: Path, canary: Path) -> str:
     (folder / "requirements.txt").symlink_to(canary)
-    return "/requirements.txt: a model has no use for packages of its own, "
+    return "/requirements.txt: e2v installs no packages for a model: "
 
 
 def write_module(folder: Path, canary: Path) -> None:

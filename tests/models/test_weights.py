@@ -291,7 +291,10 @@ def test_checkpoint_that_changes_while_read_is_refused(
         with pytest.raises(ModelError) as caught:
             prepare_weights(model)
 
-    assert str(caught.value) == f"{model.weights} changes while it is read; start again when it is whole"
+    assert (
+        str(caught.value)
+        == f"{model.weights} changed while it was read: run the same command again when it is complete"
+    )
     assert equal(load_network(model, prepare_weights(model)).state_dict(), make_network(model).state_dict())
 
 
