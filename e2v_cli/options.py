@@ -27,7 +27,7 @@ OneChannel = int | Literal["mix"]
 Channel = OneChannel | Literal["split"]
 """The same, or each of them as an utterance of its own."""
 
-NUMERICS = 3
+NUMERICS = 4
 """Raised whenever a change of the code changes a number: results of different numerics are never mixed in one OUT."""
 
 PIPE_SECONDS = 600.0

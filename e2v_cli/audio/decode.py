@@ -32,7 +32,7 @@ SAMPLE_RATES = range(1_000, 1_000_001)
 """A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
 
 MAX_OVERSHOOT = 0.5
-"""Seconds by which a segment may end behind its recording, and is cut, as in Kaldi's ``extract-segments``."""
+"""Seconds: a segment that ends less than this behind its recording ends with it, as in Kaldi's ``extract-segments``."""
 
 SEEKABLE_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
 """Encodings in which libsndfile seeks to the exact sample, in a format that is seekable."""
@@ -161,8 +161,9 @@ class _Collector:
         segment = utterance.segment
         self.utterance = utterance
         self.channel = channel
-        self.first = int(segment.start * rate + 0.5) if segment else 0
-        self.end = int(segment.end * rate + 0.5) if segment and segment.end is not None else None
+        # truncated, not rounded: the samples are those of Kaldi's extract-segments
+        self.first = int(segment.start * rate) if segment else 0
+        self.end = int(segment.end * rate) if segment and segment.end is not None else None
         self._rate = rate
         self._options = options
         self._length = 0
@@ -237,7 +238,7 @@ class _Collector:
             seconds = f"the recording ends at {total / self._rate:g} s"
             if self.first >= total:
                 raise AudioError("beyond the end", f"it begins at {segment.start:g} s, {seconds}")
-            if self.end is not None and self.end - total > MAX_OVERSHOOT * self._rate:
+            if self.end is not None and self.end >= total + int(MAX_OVERSHOOT * self._rate):
                 raise AudioError("beyond the end", f"it ends at {segment.end:g} s, {seconds}")
         if not self._length:
             raise AudioError("zero length", "holds no samples")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,9 @@ from support.audio_files import (
     with_wav_size,
     without_length,
 )
+from support.kaldi_folders import kaldi_bounds
 
-from e2v_cli.audio.decode import AudioOptions, count_channels, load_waveforms
+from e2v_cli.audio.decode import AudioOptions, HeaderInfo, count_channels, inspect_headers, load_waveforms
 from e2v_cli.options import ComputeOptions, InputOptions, OneChannel
 from e2v_cli.records import Failure, Segment, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
@@ -619,13 +621,13 @@ def test_order_of_segments_is_the_same_without_some(left_out: int, tmp_path: Pat
 @pytest.mark.parametrize("block", [100, 5000, 1 << 20])
 @pytest.mark.parametrize("name", ["wav", "flac", "sph", "aiff", "au", "w64", "rf64"])
 def test_segments_have_the_samples_of_their_times(name: str, block: int, tmp_path: Path) -> None:
-    """In any overlap and order; times are rounded to the nearest sample."""
+    """In any overlap and order; times between two samples are those of the first."""
     path = write(tmp_path / f"a.{name}", encode(LONG_TONE, *FORMATS[name]))
     times = [(3.0, 4.5), (0.0, 10.0), (9.5, None), (0.5, 1.0), (4.2, 4.3), (0.00003, 0.10004), (0.0, None), (3.0, 4.5)]
 
     results = load_all(cut(path, *times), in_blocks(block))
 
-    bounds = [(48_000, 72_000), (0, None), (152_000, None), (8_000, 16_000), (67_200, 68_800), (0, 1601), (0, None)]
+    bounds = [(48_000, 72_000), (0, None), (152_000, None), (8_000, 16_000), (67_200, 68_800), (0, 1600), (0, None)]
     for number, (first, end) in enumerate([*bounds, bounds[0]]):
         result = results[f"utt{number}"]
         assert isinstance(result, Waveform)
@@ -676,6 +678,7 @@ def test_segments_come_in_order_of_their_ends(tmp_path: Path) -> None:
         (2.0, 3.0, "beyond the end", "it begins at 2 s, the recording ends at 2 s"),
         (60.0, None, "beyond the end", "it begins at 60 s, the recording ends at 2 s"),
         (1.0, 2.6, "beyond the end", "it ends at 2.6 s, the recording ends at 2 s"),
+        (1.0, 2.5, "beyond the end", "it ends at 2.5 s, the recording ends at 2 s"),
         (1.0, 1.02, "too short", "320 samples at 16 kHz; the model needs 400 (25 ms)"),
         (1.0, 1.00001, "zero length", "holds no samples"),
     ],
@@ -692,8 +695,40 @@ def test_unusable_segment_fails_alone(
     assert isinstance(results["utt1"], Waveform)
 
 
-@pytest.mark.parametrize("end", [2.0, 2.1, 2.5])
-def test_segment_may_end_half_a_second_after_its_recording(end: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("decimals", [2, 3, 4])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_segments_have_the_samples_of_kaldi(rate: int, decimals: int, tmp_path: Path) -> None:
+    """A header alone tells the same lengths, and which segments fail."""
+    tone = noisy_tone(rate, rate=rate)
+    path = write(tmp_path / "a.wav", encode(tone, rate=rate))
+    generator = random.Random(rate + decimals)
+    edges = [(generator.uniform(0, 0.9), generator.uniform(0.93, 1.6)) for _ in range(50)]
+    edges += [(0.5, 1.5), (0.5, 1.5 - 10**-decimals), (0.5, 1.5 - 1 / rate), (0.5, 1.0), (1.0, 1.2)]
+    texts = [(f"{start:.{decimals}f}", f"{end:.{decimals}f}") for start, end in edges]
+    utterances = cut(path, *((float(start), float(end)) for start, end in texts))
+
+    results = load_all(utterances)
+    headers = {info.utterance.index: info for info in inspect_headers(utterances, OPTIONS)}
+
+    refused = 0
+    for number, (start, end) in enumerate(texts):
+        result, header = results[f"utt{number}"], headers[number]
+        bounds = kaldi_bounds(start, end, rate, len(tone))
+        if bounds is None:
+            refused += 1
+            assert isinstance(header, Failure)
+            assert result == ("beyond the end", header.detail.removeprefix(f"{path}: "))
+        else:
+            assert isinstance(result, Waveform)
+            assert isinstance(header, HeaderInfo)
+            samples = as_float(tone[slice(*bounds)])
+            assert result.duration == header.duration == len(samples) / rate
+            np.testing.assert_array_equal(result.whole, soxr.resample(samples, rate, RATE, quality="HQ"))
+    assert 3 <= refused < len(texts) // 2
+
+
+@pytest.mark.parametrize("end", [2.0, 2.1, 2.4999])
+def test_segment_may_end_less_than_half_a_second_after_its_recording(end: float, tmp_path: Path) -> None:
     """As in Kaldi; the segment then ends with the recording."""
     path = write(tmp_path / "a.wav", WAV)
 

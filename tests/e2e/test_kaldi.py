@@ -33,7 +33,7 @@ from support.audio_files import RATE, as_float
 from support.kaldi_folders import (
     COUNT_FRAMES,
     count_frames,
-    cut,
+    kaldi_bounds,
     make_speech,
     read_embeddings,
     read_encoded,
@@ -484,36 +484,54 @@ def test_command_runs_once_for_all_its_segments(tmp_path: Path) -> None:
 
 # -- segments ----------------------------------------------------------------------------------------------------------
 
-RATES = {"rec8": 8000, "rec16": 16000, "rec44": 44100, "rec48": 48000}
+RATES = {"rec8": 8000, "rec16": 16000, "rec22": 22050, "rec44": 44100, "rec48": 48000}
 RECORDINGS = {
     key: make_speech(12.0, rate, num_channels=2 if key == "rec48" else 1, seed=rate) for key, rate in RATES.items()
 }
 
-SEGMENTS: dict[str, tuple[str, float, float | None, str]] = {
-    "the first second": ("rec16", 0, 1, "0 1"),
-    "the middle": ("rec16", 2.25, 6.5, "2.25 6.5"),
-    "to the end": ("rec16", 9.5, None, "9.5 -1"),
-    "to the end in other words": ("rec16", 9.5, None, "9.5 -1.0"),
-    "all": ("rec16", 0, None, "0 -1"),
-    "up to the end": ("rec16", 7, 12, "7.00 12.00"),
-    "a little over the end": ("rec16", 10, 12, "10 12.01"),
-    "half a second over the end": ("rec16", 10, 12, "10 12.5"),
-    "digits without end": ("rec16", 1 / 3, 2 / 3 + 1, "0.3333333333333333 1.6666666666666665"),
-    "numbers as C writes them": ("rec16", 0.5, 1.5, "+5e-1 .15E+1"),
-    "half a sample": ("rec16", 0.00003125, 1.00009375, "0.00003125 1.00009375"),
-    "8 kHz": ("rec8", 1.00013, 3.50019, "1.00013 3.50019"),
-    "8 kHz to the end": ("rec8", 8.12, None, "8.12 -1"),
-    "44.1 kHz": ("rec44", 2.3456, 5.6789, "2.3456 5.6789"),
-    "44.1 kHz to the end": ("rec44", 11.00001, None, "11.00001 -1"),
-    "44.1 kHz over the end": ("rec44", 11, 12, "11 12.499"),
-    "overlaps 1": ("rec8", 3, 7, "3 7"),
-    "overlaps 2": ("rec8", 4, 6, "4 6"),
-    "overlaps 3": ("rec8", 4, 6, "4 6"),
+SEGMENTS = {
+    "the first second": "rec16 0 1",
+    "the middle": "rec16 2.25 6.5",
+    "to the end": "rec16 9.5 -1",
+    "to the end in other words": "rec16 9.5 -1.0",
+    "all": "rec16 0 -1",
+    "up to the end": "rec16 7.00 12.00",
+    "a little over the end": "rec16 10 12.01",
+    "a sample less than half a second over the end": "rec16 10 12.49994",
+    "digits without end": "rec16 0.3333333333333333 1.6666666666666665",
+    "numbers as C writes them": "rec16 +5e-1 .15E+1",
+    "half a sample": "rec16 0.00003125 1.00009375",
+    "8 kHz": "rec8 1.00013 3.50019",
+    "8 kHz to the end": "rec8 8.12 -1",
+    "8 kHz over the end": "rec8 11 12.4998",
+    "44.1 kHz": "rec44 2.3456 5.6789",
+    "44.1 kHz to the end": "rec44 11.00001 -1",
+    "44.1 kHz over the end": "rec44 11 12.499",
+    "overlaps 1": "rec8 3 7",
+    "overlaps 2": "rec8 4 6",
+    "overlaps 3": "rec8 4 6",
+    # times that are a little less than a sample's in binary, or between two samples
+    "two decimals at 8 kHz": "rec8 2.01 4.06",
+    "three decimals at 8 kHz": "rec8 1.001 2.323",
+    "four decimals at 8 kHz": "rec8 1.0007 2.3331",
+    "two decimals at 16 kHz": "rec16 2.03 4.02",
+    "three decimals at 16 kHz": "rec16 1.001 2.323",
+    "four decimals at 16 kHz": "rec16 1.0006 2.3333",
+    "two decimals at 22.05 kHz": "rec22 1.13 2.29",
+    "three decimals at 22.05 kHz": "rec22 1.011 2.314",
+    "four decimals at 22.05 kHz": "rec22 1.0007 2.3331",
+    "two decimals at 44.1 kHz": "rec44 1.13 2.26",
+    "three decimals at 44.1 kHz": "rec44 1.007 2.319",
+    "four decimals at 44.1 kHz": "rec44 1.0007 2.3331",
+    "two decimals at 48 kHz": "rec48 1.13 2.26 1",
+    "three decimals at 48 kHz": "rec48 1.001 2.323 1",
+    "four decimals at 48 kHz": "rec48 1.0007 2.3331 1",
 }
-"""Recording, start and end in seconds, and the text of the line. The lines are shuffled."""
+"""The lines are shuffled."""
 
 BAD_SEGMENTS = {
     "more than half a second over": ("rec16 10 12.51", "audio", "beyond the end", "{rec16}: it ends at 12.51 s, {end}"),
+    "half a second over": ("rec16 10 12.5", "audio", "beyond the end", "{rec16}: it ends at 12.5 s, {end}"),
     "begins at the end": ("rec16 12 12.3", "audio", "beyond the end", "{rec16}: it begins at 12 s, {end}"),
     "begins behind the end": ("rec16 99 -1", "audio", "beyond the end", "{rec16}: it begins at 99 s, {end}"),
     "no length": ("rec16 2 2.0", "corpus", "bad segment", "{line}: from 2 to 2.0 s: not 0 <= start < end <= 1e9"),
@@ -560,7 +578,7 @@ def segments(tmp_path_factory: pytest.TempPathFactory) -> SegmentsRun:
         key: write_audio(folder / f"{key}.{'flac' if key == 'rec44' else 'wav'}", samples, RATES[key])
         for key, samples in RECORDINGS.items()
     }
-    lines = [f"{key_of(rule)} {recording} {text}" for rule, (recording, _, _, text) in SEGMENTS.items()]
+    lines = [f"{key_of(rule)} {text}" for rule, text in SEGMENTS.items()]
     lines += [f"{key_of(rule)} {text}" for rule, (text, *_) in BAD_SEGMENTS.items()]
     lines += [f"{key_of(rule)} rec48 {text}" for rule, (text, _) in CHANNEL_SEGMENTS.items()]
     random.Random(0).shuffle(lines)
@@ -581,13 +599,18 @@ def segments(tmp_path_factory: pytest.TempPathFactory) -> SegmentsRun:
 
 def samples_of(key: str) -> tuple[np.ndarray, int] | None:
     """Return the expected samples and rate of a segment; None if it should fail."""
-    for rule, (recording, start, end, _) in SEGMENTS.items():
+    for rule, text in SEGMENTS.items():
         if key == key_of(rule):
-            return cut(RECORDINGS[recording], RATES[recording], start, end), RATES[recording]
+            recording, start, end, *channels = text.split()
+            samples, rate = RECORDINGS[recording], RATES[recording]
+            bounds = kaldi_bounds(start, end, rate, len(samples))
+            assert bounds is not None
+            part = samples[slice(*bounds)]
+            return (part[:, int(channels[0])] if channels else part), rate
     for rule, (_, channel) in CHANNEL_SEGMENTS.items():
         if key == key_of(rule):
-            samples = cut(RECORDINGS["rec48"], 48000, 1, 2.5)
-            return (mix(samples) if channel is None else samples[:, channel]), 48000
+            part = RECORDINGS["rec48"][48000:120_000]
+            return (mix(part) if channel is None else part[:, channel]), 48000
     return None
 
 
@@ -644,22 +667,19 @@ def test_segments_on_standard_output_are_in_file_order(segments: SegmentsRun) ->
     assert done.stdout == (segments.out / "predictions.tsv").read_text()
 
 
-def test_kaldiio_cuts_the_same_segments(segments: SegmentsRun, tmp_path: Path) -> None:
-    """All times fall on samples. Elsewhere kaldiio rounds down, and Kaldi rounds to the nearest sample."""
-    chosen = ["the first second", "the middle", "to the end", "all", "up to the end", "overlaps 1", "overlaps 2"]
-    lines = [line for line in segments.lines if line.split()[0] in map(key_of, chosen)]
-    (tmp_path / "segments").write_text("".join(f"{line}\n" for line in lines))
-    (tmp_path / "wav.scp").write_text(
-        "".join(f"{key} {segments.folder}/{key}.wav\n" for key in RATES if key != "rec44")
-    )
-    found = kaldiio.load_scp(str(tmp_path / "wav.scp"), segments=str(tmp_path / "segments"))
+def test_kaldiio_cuts_the_same_segments(tmp_path: Path) -> None:
+    """Also those that end behind their recording, if Kaldi cuts them there."""
+    lines = [f"{key_of(rule)} {' '.join(text.split()[:3])}" for rule, text in SEGMENTS.items()]
+    paths = {key: write_audio(tmp_path / f"{key}.wav", samples, RATES[key]) for key, samples in RECORDINGS.items()}
+    folder = write_folder(tmp_path, paths, segments=lines)
+    found = kaldiio.load_scp(str(folder / "wav.scp"), segments=str(folder / "segments"))
 
-    assert len(found) == len(chosen)
+    assert list(found) == list(map(key_of, SEGMENTS))
     for key, (rate, samples) in found.items():
         expected = samples_of(key)
         assert expected is not None
         assert rate == expected[1]
-        assert np.array_equal(samples, expected[0])
+        assert np.array_equal(samples[:, 1] if samples.ndim > 1 else samples, expected[0])
 
 
 @pytest.mark.parametrize("times", ["1e999 -1", "1 1e999", "1e12 2e12"])

@@ -26,7 +26,6 @@ from support.forkserver import ForkServer
 from support.kaldi_folders import (
     COUNT_FRAMES,
     count_frames,
-    cut,
     make_speech,
     read_rows,
     run_e2v,
@@ -102,7 +101,8 @@ class Recording(NamedTuple):
         """Return the samples of a segment."""
         first = int(start // 60)
         minutes = [shifted(MINUTE, number) for number in range(first, min(first + 2, HOURS * 60))]
-        return cut(np.concatenate(minutes), RATE, start - 60 * first, end - 60 * first)
+        begin, stop = (int(edge * RATE) - first * 60 * RATE for edge in (start, end))
+        return np.concatenate(minutes)[begin:stop]
 
 
 @pytest.fixture(scope="module")

@@ -321,6 +321,18 @@ def test_another_run_is_refused(options: list[str], difference: str, e2v: E2v, t
     assert e2v(*command, "--embeddings", "ark", *options, "--overwrite").returncode == 0
 
 
+def test_run_of_an_older_e2v_with_other_numbers_is_refused(e2v: E2v, tmp_path: Path) -> None:
+    command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path / "out"]
+    older = hook(tmp_path / "hook", "import e2v_cli.options\ne2v_cli.options.NUMERICS = 3\n")
+    assert e2v(*command, **older).returncode == 0
+    refused = e2v(*command)
+    assert refused.returncode == 4
+    assert refused.stderr == (
+        f"e2v: {tmp_path}/out holds a different run: results-version was 3, is 4. "
+        "Choose another -o, or throw away what is there with --overwrite\n"
+    )
+
+
 def test_another_model_is_refused(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
     command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-o", tmp_path]
     assert e2v(*command, "-m", "sample").returncode == 0

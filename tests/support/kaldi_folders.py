@@ -57,9 +57,22 @@ def write_audio(path: Path, samples: NDArray[np.int16] | NDArray[np.float32], ra
     return path
 
 
-def cut(samples: NDArray[np.int16], rate: int, start: float, end: float | None) -> NDArray[np.int16]:
-    """Cut a segment out as Kaldi does: to the nearest sample of the recording's own rate."""
-    return samples[int(start * rate + 0.5) : None if end is None else int(end * rate + 0.5)]
+def kaldi_bounds(start: str, end: str, rate: int, num_samples: int) -> tuple[int, int] | None:
+    """Return the first sample of a segment, and the one behind its last; None if Kaldi leaves the segment out.
+
+    This is the arithmetic of Kaldi's ``featbin/extract-segments.cc``, but for ``--min-segment-length``: a time is a
+    C++ double, the sample rate a float, and what becomes an int32 is truncated.
+    """
+    samp_freq, max_overshoot = np.float32(rate), np.float32(0.5)
+    start_samp = int(np.float64(start) * samp_freq)
+    end_samp = int(np.float64(end) * samp_freq) if float(end) != -1 else num_samples
+    if start_samp < 0 or start_samp >= num_samples:
+        return None
+    if end_samp > num_samples:
+        if end_samp >= num_samples + int(max_overshoot * samp_freq):
+            return None
+        end_samp = num_samples
+    return start_samp, end_samp
 
 
 def write_folder(folder: Path, recordings: Mapping[str, str | Path], **files: str | Iterable[str]) -> Path:
