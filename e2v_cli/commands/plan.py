@@ -25,7 +25,7 @@ from e2v_cli.corpus.blocks import group_recordings
 from e2v_cli.corpus.channels import split_channels
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
-from e2v_cli.corpus.lists import BYTE_ORDER_MARK
+from e2v_cli.corpus.lists import has_list, read_table
 from e2v_cli.errors import CorpusError
 from e2v_cli.models.catalog import find_published
 from e2v_cli.models.folder import read_model
@@ -35,7 +35,6 @@ from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOp
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS
 from e2v_cli.results.newest_run import find_newest_run, read_speed
-from e2v_cli.results.tables import kaldi_key
 from e2v_cli.system.text import clock, columns, tsv_row
 
 HEADERS_AT_ONCE = 8
@@ -128,7 +127,7 @@ class _PlanCounts:
         rows = None
         if self.results.granularity == "frame":
             rows = self.config.num_frames(int(duration * SAMPLE_RATE + 0.5))
-        key_bytes = len(kaldi_key(utterance.utt_id).encode())
+        key_bytes = len(utterance.utt_id.encode())
         embedding_format = EMBEDDING_FORMATS[self.results.embeddings]
         self.num_bytes += embedding_format.num_bytes(key_bytes, rows, self.config.embed_dim, self.results.dtype)
 
@@ -189,8 +188,8 @@ def _count_local_channels(utterance: Utterance, stopping: Callable[[], bool]) ->
 
 def _count_speakers(inputs: Sequence[str], corpus: Corpus) -> tuple[int, int] | None:
     """Count speakers, and utterances without one; None without a data directory that has ``utt2spk``."""
-    folders = [Path(item) for item in inputs if Path(item, "wav.scp").exists()]
-    paths = [folder / "utt2spk" for folder in folders if (folder / "utt2spk").exists()]
+    folders = [Path(item) for item in inputs if not is_url(item) and has_list(Path(item, "wav.scp"))]
+    paths = [folder / "utt2spk" for folder in folders if has_list(folder / "utt2spk")]
     if not paths:
         return None
     lines = np.fromiter(chain.from_iterable(map(_hash_speakers, paths)), dtype=np.int64).reshape(-1, 2)
@@ -200,15 +199,10 @@ def _count_speakers(inputs: Sequence[str], corpus: Corpus) -> tuple[int, int] | 
 
 def _hash_speakers(path: Path) -> Iterator[int]:
     """Hash each utt-id and its speaker, in turn."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                cells = line.removeprefix(BYTE_ORDER_MARK).split()
-                if len(cells) not in (0, 2):
-                    raise CorpusError(f"{path}:{number}: a line is: utt-id speaker")
-                yield from map(hash, cells)
-    except OSError as error:
-        raise CorpusError(f"{path}: {error.strerror}") from None
+    for origin, cells in read_table(path):
+        if len(cells) != 2:
+            raise CorpusError(f"{origin}: a line is: utt-id speaker")
+        yield from map(hash, cells)
 
 
 def _find_shape(model: ModelRequest) -> NetworkConfig:

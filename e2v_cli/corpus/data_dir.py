@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.corpus.ids import KeyIndex, hash_keys
-from e2v_cli.corpus.lists import BLANKS, BYTE_ORDER_MARK
+from e2v_cli.corpus.lists import BLANKS, check_id, has_list, open_list, read_table
 from e2v_cli.errors import CorpusError
 
 CHUNK_BYTES = 1 << 20
@@ -33,16 +33,12 @@ def read_recording_channels(folder: Path) -> dict[bytes, int]:
     """
     path = folder / "reco2file_and_channel"
     recording_channels: dict[bytes, int] = {}
-    if not path.exists():
-        return recording_channels
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        cells = line.split()
-        if not cells:
-            continue
+    for origin, cells in read_table(path) if has_list(path) else ():
         if len(cells) != 3 or not re.fullmatch(rb"[A-H]|[1-8]", cells[2]):
-            raise CorpusError(f"{path}:{number}: a line is: recording-id file A, or B, 1, 2 …")
+            raise CorpusError(f"{origin}: a line is: recording-id file A, or B, 1, 2 …")
+        check_id(cells[0], origin)
         if cells[0] in recording_channels:
-            raise CorpusError(f'{path}:{number}: recording "{cells[0].decode(errors="backslashreplace")}" again')
+            raise CorpusError(f'{origin}: recording "{cells[0].decode()}" again')
         recording_channels[cells[0]] = _parse_recording_channel(cells[2])
     return recording_channels
 
@@ -60,24 +56,21 @@ def read_durations(folder: Path, hashes: NDArray[np.int64], chunk_bytes: int = C
     """
     path = folder / "utt2dur"
     durations = np.full(len(hashes), np.nan)
+    if not has_list(path):
+        return durations
     index: KeyIndex | None = None
     begin, number = 0, 1
-    try:
-        with path.open("rb") as file:
-            while lines := file.readlines(chunk_bytes):
-                keys, seconds = _parse_durations(lines, str(path), number)
-                number += len(lines)
-                if np.array_equal(keys, hashes[begin : begin + len(keys)]):  # the same order as in the list
-                    durations[begin : begin + len(keys)] = seconds
-                    begin += len(keys)
-                    continue
-                index = index or KeyIndex(hashes)
-                found = index.find(keys)
-                durations[found[found >= 0]] = seconds[found >= 0]
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise CorpusError(f"{path}: {error.strerror}") from None
+    with open_list(path) as file:
+        while lines := file.readlines(chunk_bytes):
+            keys, seconds = _parse_durations(lines, str(path), number)
+            number += len(lines)
+            if np.array_equal(keys, hashes[begin : begin + len(keys)]):  # the same order as in the list
+                durations[begin : begin + len(keys)] = seconds
+                begin += len(keys)
+                continue
+            index = index or KeyIndex(hashes)
+            found = index.find(keys)
+            durations[found[found >= 0]] = seconds[found >= 0]
     return durations
 
 
@@ -93,7 +86,7 @@ def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDA
         CorpusError: a line has another form.
     """
     cells = b"".join(lines).split()
-    if len(cells) == 2 * len(lines) and not lines[0].startswith(BYTE_ORDER_MARK):
+    if len(cells) == 2 * len(lines):
         with suppress(ValueError):
             seconds = np.fromiter(map(float, cells[1::2]), dtype=np.float64)
             if ((seconds >= 0) & (seconds <= MAX_TIME)).all():
@@ -101,7 +94,7 @@ def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDA
     matches = []
     for number, line in enumerate(lines, first):
         if line.strip(BLANKS):
-            match = _DURATION.match(line.removeprefix(BYTE_ORDER_MARK))
+            match = _DURATION.match(line)
             if not match:
                 text = line.strip().decode(errors="backslashreplace")
                 raise CorpusError(f"{name}:{number}: {text!r}; a line is: utt-id seconds")

@@ -26,10 +26,10 @@ from e2v_cli.audio.sources import is_pipe, is_url
 from e2v_cli.corpus.corpus import STDIN, Corpus, Recordings, UtteranceList
 from e2v_cli.corpus.data_dir import read_recording_channels
 from e2v_cli.corpus.lists import (
-    BYTE_ORDER_MARK,
     check_entry,
     check_id,
     copy_to_disk,
+    has_list,
     index_lines,
     make_list,
     open_list,
@@ -37,6 +37,7 @@ from e2v_cli.corpus.lists import (
 )
 from e2v_cli.corpus.segments import read_segments
 from e2v_cli.errors import CorpusError
+from e2v_cli.system.text import percent_encoded
 
 _PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|-][^|]*$")
 """A line that needs no other check: an id of plain letters that is no comment, and a path without a ``|``."""
@@ -121,34 +122,32 @@ class _InputReader:
             raise CorpusError(f"{item}: a command can only stand in a list: echo 'utt1 {item}' | e2v predict - …")
         if path.is_dir():
             return self._read_folder(path)
-        if path.suffix == ".scp":
-            return self._open_scp(path, {})
+        if path.suffix == ".scp" and has_list(path):
+            return self._read_list(path, {})
         if path.exists() or path.suffix.lower() in audio_suffixes():  # audio that is missing fails alone, later
             return _FoundFiles([_FoundFile(item, os.path.relpath(item))])
-        raise CorpusError(f"{item}: no such file or folder")
+        raise CorpusError(
+            f"{item}: no such file or folder; INPUT is audio, a folder, a .scp list or - for standard input"
+        )
 
     def _read_folder(self, folder: Path) -> UtteranceList | _FoundFiles:
         """Read a Kaldi data directory (it holds ``wav.scp``), or all audio below a folder, sorted by path."""
-        if not (folder / "wav.scp").exists():
-            if (folder / "segments").exists():
+        has_segments = has_list(folder / "segments")
+        if not has_list(folder / "wav.scp"):
+            if has_segments:
                 raise CorpusError(f"{folder / 'wav.scp'}: no such file, but there are segments of its recordings")
             return _FoundFiles(_find_audio_files(folder))
-        recordings = self._open_scp(folder / "wav.scp", read_recording_channels(folder))
-        if not (folder / "segments").exists():
+        recordings = self._read_list(folder / "wav.scp", read_recording_channels(folder))
+        if not has_segments:
             return recordings
         if not isinstance(recordings, Recordings):
             raise CorpusError(f"{folder / 'wav.scp'}: one column, but segments need recording ids before the paths")
         index = Corpus([recordings]).index  # refuses duplicate ids
         return read_segments(folder / "segments", recordings, index)
 
-    def _open_scp(self, path: Path, recording_channels: dict[bytes, int]) -> Recordings | _FoundFiles:
-        try:
-            with open_list(str(path)) as file:
-                return self._read_scp(file, str(path), str(path.parent), recording_channels)
-        except OSError as error:
-            raise CorpusError(
-                f"{path}: {error.strerror}; INPUT is audio, a folder, a .scp list or - for standard input"
-            ) from None
+    def _read_list(self, path: Path, recording_channels: dict[bytes, int]) -> Recordings | _FoundFiles:
+        with open_list(path) as file:
+            return self._read_scp(file, str(path), str(path.parent), recording_channels)
 
     def _read_scp(
         self, file: BinaryIO, name: str, folder: str, recording_channels: dict[bytes, int]
@@ -186,7 +185,7 @@ class _InputReader:
     def _read_paths(self, file: BinaryIO, name: str) -> Iterator[_FoundFile]:
         """Read a list of one column."""
         for number, line in enumerate(file, 1):
-            cells = split_line(line.removeprefix(BYTE_ORDER_MARK))
+            cells = split_line(line)
             if cells == [b""]:
                 continue
             if len(cells) > 1:
@@ -234,8 +233,9 @@ def _standard_input() -> BinaryIO:
 
 def _has_one_column(file: BinaryIO) -> bool:
     """Whether a list is one of paths alone: its first line has one column, which looks like a path."""
-    first = next((cells for line in file if (cells := split_line(line.removeprefix(BYTE_ORDER_MARK))) != [b""]), [])
-    file.seek(0)
+    begin = file.tell()
+    first = next((cells for line in file if (cells := split_line(line)) != [b""]), [])
+    file.seek(begin)
     return len(first) == 1 and (b"/" in first[0] or Path(os.fsdecode(first[0])).suffix.lower() in audio_suffixes())
 
 
@@ -263,27 +263,21 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _choose_ids(lists: Sequence[UtteranceList | _FoundFiles]) -> Iterator[str]:
-    """Choose ids for all files that were found: the stem if it is unique, else the relative path."""
+    """Choose ids for all files that were found: the stem if it is unique, else the relative path; both as words."""
     found = [item for each in lists if isinstance(each, _FoundFiles) for item in each.found]
     stems = Counter(item.stem for item in found)
     relatives = Counter(item.relative for item in found)
-    by_hash = {hash(os.fsencode(stem)): stem for stem in stems}
+    by_hash = {hash(percent_encoded(stem).encode()): stem for stem in stems}
     for each in lists:
         if not isinstance(each, _FoundFiles) and stems:
             stems.update(by_hash[value] for value in each.hashes if value in by_hash)
     for item in found:
         elsewhere = item.path if is_url(item.path) else os.path.relpath(item.path)
         ambiguous = item.relative if relatives[item.relative] == 1 else elsewhere
-        yield _make_id(item.stem if stems[item.stem] == 1 else ambiguous)
+        yield percent_encoded(item.stem if stems[item.stem] == 1 else ambiguous)
 
 
 def _list_files(files: _FoundFiles, ids: Iterator[str]) -> Recordings:
     """Make a list of files that were found."""
     lines = make_list((next(ids).encode(), os.fsencode(item.path)) for item in files.found)
     return Recordings(lines, files.folder, {}, "")
-
-
-def _make_id(name: str) -> str:
-    """Make an id from a file's name: characters that break lines or columns, and invalid UTF-8, are percent-encoded."""
-    unsafe = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
-    return unsafe.sub(lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match.group())), name)

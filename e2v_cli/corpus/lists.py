@@ -1,4 +1,4 @@
-"""Lists of lines that begin with an id, read in one pass; two numbers a line are kept in memory.
+"""Lists of lines: all are opened here, behind a byte order mark. Those of utterances take two numbers a line of memory.
 
 They are the line's offset in the file and the hash of its id. Lines are read again when they are needed, so that ten
 million of them take some hundred megabytes.
@@ -14,15 +14,17 @@ import tempfile
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from e2v_cli.errors import CorpusError
+from e2v_cli.system.text import is_word
 
 BLANKS = b" \t\r\n\v\f"
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 CHUNK_LINES = 4096
 """Lines that are read again at a time."""
@@ -94,40 +96,82 @@ class LineList:
         return lines
 
 
-def open_list(path: str) -> BinaryIO:
-    """Open a list; a pipe, or another file that can be read only once, is copied to disk.
+def has_list(path: Path) -> bool:
+    """Whether there is a list of that name, even one that can't be read.
 
     Raises:
-        OSError: it can't be opened.
+        CorpusError: it can't be told.
     """
-    file = Path(path).open("rb")  # noqa: SIM115 — the caller's
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    with file:
-        return copy_to_disk(file)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}; its folder must be readable") from None
+    return True
+
+
+@contextmanager
+def open_list(path: Path) -> Iterator[BinaryIO]:
+    """Open a list for the block, behind its byte order mark; one that can be read only once is copied to disk.
+
+    Raises:
+        CorpusError: it can't be opened or read.
+    """
+    try:
+        with path.open("rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                _skip_byte_order_mark(file)
+                yield file
+            else:
+                with copy_to_disk(file) as copy:
+                    yield copy
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            cause = f"a link to {os.path.realpath(path)}, which does not exist; mend or remove the link"
+        else:
+            cause = f"{error.strerror}; a list must be a file that can be read"
+        raise CorpusError(f"{path}: {cause}") from None
 
 
 def copy_to_disk(stream: BinaryIO) -> BinaryIO:
-    """Copy a file that can be read only once to a temporary file."""
+    """Copy a list that can be read only once to a temporary file, which is open behind its byte order mark."""
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller's
     shutil.copyfileobj(stream, file)
-    file.seek(0)
+    _skip_byte_order_mark(file)
     return file
+
+
+def _skip_byte_order_mark(file: BinaryIO) -> None:
+    file.seek(0)
+    if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
+        file.seek(0)
+
+
+def read_table(path: Path) -> Iterator[tuple[str, list[bytes]]]:
+    """Read a small list: the origin of each line that is not blank, as in ``utt2spk:17``, and its columns.
+
+    Raises:
+        CorpusError: it can't be read.
+    """
+    with open_list(path) as file:
+        for number, line in enumerate(file, 1):
+            if cells := line.split():
+                yield f"{path}:{number}", cells
 
 
 def index_lines(
     file: BinaryIO, name: str, plain: re.Pattern[bytes], check_line: Callable[[bytes, str], bytes]
 ) -> LineList:
-    """Check all lines of a list, and keep their offsets; blank ones and a byte order mark are skipped.
+    """Check all lines of a list, and keep their offsets; blank ones are skipped.
 
     Args:
-        file: the list.
+        file: the list, open at its first line.
         name: its name in messages.
         plain: matches lines that need no other check; its first group is the id.
         check_line: returns the id of any other line, whose origin is like ``wav.scp:17``, or raises CorpusError.
     """
-    begin = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
-    file.seek(begin)
+    begin = file.tell()
     offsets, hashes, blanks = array("q"), array("q"), array("q")
     for number, line in enumerate(file, 1):
         if match := plain.match(line):
@@ -165,15 +209,15 @@ def check_id(key: bytes, origin: str) -> bytes:
     """Check that an id can be one.
 
     Raises:
-        CorpusError: it is not UTF-8, begins a comment, or has control characters.
+        CorpusError: it is not UTF-8, begins a comment, or has white space or control characters.
     """
     try:
         utt_id = key.decode()
     except UnicodeDecodeError:
         raise CorpusError(f"{origin}: utt-id {key!r} is not UTF-8") from None
     check_entry(key, origin)
-    if any(ord(character) < 32 for character in utt_id):
-        raise CorpusError(f"{origin}: control characters in utt-id {utt_id!r}")
+    if not is_word(utt_id):
+        raise CorpusError(f"{origin}: white space or control characters in utt-id {utt_id!r}; rename it")
     return key
 
 

@@ -16,7 +16,7 @@ from e2v_cli.audio.formats import seekable_suffixes
 from e2v_cli.audio.sources import is_url
 from e2v_cli.corpus.data_dir import MAX_TIME, NUMBER, read_durations
 from e2v_cli.corpus.ids import KeyIndex
-from e2v_cli.corpus.lists import BLANKS, BYTE_ORDER_MARK, LineList, check_id, index_lines, open_list
+from e2v_cli.corpus.lists import BLANKS, LineList, check_id, index_lines, open_list
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment, Utterance
 
@@ -133,13 +133,11 @@ def read_segments(path: Path, recordings: RecordingList, index: KeyIndex) -> Seg
     Raises:
         CorpusError: it can't be read, or a line has another form.
     """
-    try:
-        with open_list(str(path)) as file:
-            lines = index_lines(file, str(path), _PLAIN_LINE, _check_segment_line)
-            file.seek(0)
-            wanted, starts = _read_recordings_and_starts(file)
-    except OSError as error:
-        raise CorpusError(f"{path}: {error.strerror}") from None
+    with open_list(path) as file:
+        begin = file.tell()
+        lines = index_lines(file, str(path), _PLAIN_LINE, _check_segment_line)
+        file.seek(begin)
+        wanted, starts = _read_recordings_and_starts(file)
     recording_of = index.find(np.frombuffer(wanted, dtype=np.int64))
     return Segments(lines, recordings, recording_of, np.frombuffer(starts, dtype=np.float64))
 
@@ -174,7 +172,7 @@ def _read_recordings_and_starts(file: Iterable[bytes]) -> tuple[array[int], arra
     """Read the hash of each line's recording id, and the second at which the segment begins."""
     recordings, starts = array("q"), array("d")
     for line in file:
-        cells = line.removeprefix(BYTE_ORDER_MARK).split(maxsplit=3)
+        cells = line.split(maxsplit=3)
         if cells:
             recordings.append(hash(cells[1]))
             starts.append(float(cells[2]))

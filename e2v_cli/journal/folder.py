@@ -103,7 +103,7 @@ class RunFolder:
         Raises:
             OutputConflictError: it is a Kaldi data directory, or holds results that can't be resumed.
         """
-        if (self.path / "wav.scp").exists():
+        if os.path.lexists(self.path / "wav.scp"):
             raise OutputConflictError(
                 f"{self.path} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
             )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
 from e2v_cli.records import Place, Prediction
 from e2v_cli.results.formats import draft_name
-from e2v_cli.results.tables import file_name, kaldi_key
+from e2v_cli.results.tables import file_name
 from e2v_cli.system.files import draft_of, drafted, naming, sync_file, sync_folder
 from e2v_cli.system.spool import DiskArray, whole
 
@@ -92,7 +92,7 @@ class ArkWriter:
             return places
         with self._file.growing() as file:
             for prediction in predictions:
-                file.write(f"{kaldi_key(prediction.utterance.utt_id)} ".encode())
+                file.write(f"{prediction.utterance.utt_id} ".encode())
                 places.append(Place(self._file.name, file.tell()))
                 for part in self._record(prediction.embedding):
                     file.write(part)

@@ -34,8 +34,6 @@ class EmbeddingFormat:
     """The file of OUT that lists utterances and the places of their embeddings."""
     separator: str
     """The separator of an id and a place in that file."""
-    kaldi_keys: bool
-    """Whether ids in that file are Kaldi keys, which have no white space."""
     files: str
     """The files that hold embeddings: a pattern relative to OUT; in a folder, there is one for each utterance."""
     num_bytes: Callable[[int, int | None, int, EmbeddingDtype], int]
@@ -108,7 +106,6 @@ EMBEDDING_FORMATS: dict[str, EmbeddingFormat] = {
             open=_open_npy,
             index="embeddings.tsv",
             separator="\t",
-            kaldi_keys=False,
             files="embeddings/*.npy",
             num_bytes=_npy_bytes,
         ),
@@ -117,7 +114,6 @@ EMBEDDING_FORMATS: dict[str, EmbeddingFormat] = {
             open=_open_ark,
             index="embeddings.scp",
             separator=" ",
-            kaldi_keys=True,
             files="embeddings.*-of-*.*.ark",
             num_bytes=_ark_bytes,
         ),
@@ -126,7 +122,6 @@ EMBEDDING_FORMATS: dict[str, EmbeddingFormat] = {
             open=_open_ark_text,
             index="embeddings.scp",
             separator=" ",
-            kaldi_keys=True,
             files="embeddings.*-of-*.*.ark",
             num_bytes=_ark_text_bytes,
             exact_size=False,

@@ -23,10 +23,10 @@ from e2v_cli.options import Shard
 from e2v_cli.records import Place, Summary
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, TIMELINE_FORMATS, data_patterns, result_names
 from e2v_cli.results.newest_run import note_run
-from e2v_cli.results.tables import FAILURES_HEADER, kaldi_key, predictions_header, predictions_line
+from e2v_cli.results.tables import FAILURES_HEADER, predictions_header, predictions_line
 from e2v_cli.results.timeline import Timeline, timeline_header
 from e2v_cli.system.files import published
-from e2v_cli.system.text import tsv_row
+from e2v_cli.system.text import percent_encoded, tsv_row
 
 
 def open_run_folder(output_dir: Path) -> RunFolder:
@@ -84,10 +84,10 @@ class _FinalFiles:
         embeddings = str(header.fingerprint["embeddings"])
         form = None if embeddings == NO_EMBEDDINGS else EMBEDDING_FORMATS[embeddings]
         self._index = self._create(form.index) if form else None
-        self._has_kaldi_keys = form is not None and form.kaldi_keys
         self._before_place = b"%b%b/" % (form.separator.encode() if form else b"", bytes(output_dir.resolve()))
         self._emotions = self._create("utt2emo") if labels else None
-        self._kaldi_labels = {text.encode(): kaldi_key(text).encode() for text in (tsv_row([name]) for name in labels)}
+        cells = [tsv_row([label]) for label in labels]
+        self._label_words = {cell.encode(): percent_encoded(cell).encode() for cell in cells}
         self._create("frame_shift").write(f"{header.frame_shift:g}\n".encode())
         self._timeline = None
         if header.fingerprint["timeline"] != "off":
@@ -140,14 +140,12 @@ class _FinalFiles:
         embeddings: Iterable[bytes],
     ) -> None:
         """Write utterances to the files with an id and a value in each line."""
-        kaldi = [key if key.isascii() and b" " not in key else kaldi_key(key.decode()).encode() for key in keys]
-        self._durations.write(_format_pairs(kaldi, b" ", durations))
-        self._frames.write(_format_pairs(kaldi, b" ", num_frames))
+        self._durations.write(_format_pairs(keys, b" ", durations))
+        self._frames.write(_format_pairs(keys, b" ", num_frames))
         if self._emotions:
-            self._emotions.write(_format_pairs(kaldi, b" ", map(self._kaldi_labels.__getitem__, labels)))
+            self._emotions.write(_format_pairs(keys, b" ", map(self._label_words.__getitem__, labels)))
         if self._index:
-            index_keys = kaldi if self._has_kaldi_keys else keys
-            self._index.write(_format_pairs(index_keys, self._before_place, embeddings))
+            self._index.write(_format_pairs(keys, self._before_place, embeddings))
 
     def _create(self, name: str, *columns: str) -> BinaryIO:
         """Create a file with a header of columns, if any."""

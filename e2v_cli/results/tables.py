@@ -1,4 +1,4 @@
-"""Rows of ``predictions.tsv`` and ``failures.tsv``, keys of Kaldi's formats, and file names made of ids."""
+"""Rows of ``predictions.tsv`` and ``failures.tsv``, and file names made of ids."""
 
 from __future__ import annotations
 
@@ -40,14 +40,6 @@ def predictions_line(done: DoneLine) -> bytes:
         return b"\t".join((done.utt_id, done.duration, done.windows)) + b"\n"
     score = max(posteriors.split(b"\t"))
     return b"\t".join((done.utt_id, done.label, score, done.duration, done.windows, posteriors)) + b"\n"
-
-
-def kaldi_key(utt_id: str) -> str:
-    """Make a key of Kaldi's own formats of an id: white space is percent-encoded, since it ends a key.
-
-    Python's readers of these formats split at any white space of Unicode.
-    """
-    return re.sub(r"\s", lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()), utt_id)
 
 
 def file_name(utt_id: str) -> str:

@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from e2v_cli.results.spans import Span, rounded
-from e2v_cli.results.tables import kaldi_key
-from e2v_cli.system.text import tsv_row
+from e2v_cli.system.text import percent_encoded, tsv_row
 
 
 def format_rttm(utt_id: str, _duration: float, spans: Sequence[Span]) -> str:
     """NIST's: type, file, channel, start, length, orthography, subtype, speaker, confidence, lookahead."""
-    head = f"SPEAKER {kaldi_key(utt_id)} 1"
+    head = f"SPEAKER {utt_id} 1"
     lines = []
     for span in spans:
         start, end = rounded(span.start), rounded(span.end)
         time = f"{start:.4f} {end - start:.4f}"  # the sum is exactly the next start
-        lines.append(f"{head} {time} <NA> <NA> {kaldi_key(span.label)} {span.score:.6f} <NA>\n")
+        lines.append(f"{head} {time} <NA> <NA> {percent_encoded(span.label)} {span.score:.6f} <NA>\n")
     return "".join(lines)
 
 

@@ -1,9 +1,25 @@
-"""Texts in tables and on terminals: TSV rows, aligned columns, lengths of time."""
+"""Texts in tables and on terminals: words, TSV rows, aligned columns, lengths of time."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
+
+_NO_WORD = r"\s\x00-\x1f\x7f\ufeff\udc80-\udcff"
+"""White space of any script, since Python's readers of Kaldi's lists end an id there; control characters, a byte order
+mark, and bytes that are no UTF-8."""
+
+
+def is_word(text: str) -> bool:
+    """Whether a text can be a column of Kaldi's lists, so that all tools read the same."""
+    return not re.search(f"[{_NO_WORD}]", text)
+
+
+def percent_encoded(text: str) -> str:
+    """Make a word of a text: what no word has is percent-encoded, and so is %, so that no two texts become the same."""
+    encoded = re.compile(f"[%{_NO_WORD}]")
+    return encoded.sub(lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match.group())), text)
 
 
 def tsv_row(fields: Iterable[str]) -> str:

@@ -300,7 +300,7 @@ def test_only_one_merge_runs_at_a_time(tmp_path: Path) -> None:
 
 def test_grown_list_is_merged_from_both_journals(tmp_path: Path) -> None:
     """Results of ids that only the shorter list had stay, but are not shown."""
-    shorter, longer = List(["z", "not any more"]), List(["z", "my call", "gone"])
+    shorter, longer = List(["z", "not any more"]), List(["z", "my%20call", "gone"])
     write(tmp_path, [done_records()[3], done("not any more")], header(shorter))
     write(tmp_path, [done_records()[2], FAILURES[1]], header(longer, started=9))
     for ids in (shorter, longer):

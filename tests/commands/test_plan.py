@@ -190,7 +190,8 @@ def test_planned_failures_match_those_of_the_run(data: Path, e2v: E2v) -> None:
 SEGMENTS = (
     "a-1 a 0.5 1.5\nb-1 b 0.25 0.75\na-2 a 1 -1\n"
     "a-3 a 1.5 2.4\n"  # cut at the end
-    "x-1 x 0 1\na-4 a 2 3\na-5 a 1 3\na-6 a 1 1\na-7 a 1 1.01\ng-1 g 0 1\ng-2 g 1 2\n"
+    "b-2 b 0.1 0.22505\n"  # ends at sample 9924.705, which is 9924
+    "x-1 x 0 1\na-4 a 2 3\na-5 a 1 2.5\na-6 a 1 1\na-7 a 1 1.01\ng-1 g 0 1\ng-2 g 1 2\n"
 )
 
 
@@ -205,9 +206,9 @@ def test_plan_of_segments_matches_the_run(data: Path, e2v: E2v) -> None:
     table = [line.split("\t") for line in (data / "out/failures.tsv").read_text().splitlines()[1:]]
     assert failures(done.stdout) == [[utt_id, reason, detail] for utt_id, _, reason, detail in table]
     assert rows(done.stdout) == {
-        "utterances": "11",
+        "utterances": "12",
         "recordings": "3",
-        "audio": "0.00 hours (0:00:03)",  # 1 + 0.5 + 1 + 0.5
+        "audio": "0.00 hours (0:00:03)",  # 1 + 0.5 + 1 + 0.5 + 0.125
         "sample rates": "16000 Hz: 1, 44100 Hz: 1",
         "channels": "1: 1, 2: 1",
         "would fail": "7",
@@ -220,7 +221,8 @@ def test_plan_of_segments_matches_the_run(data: Path, e2v: E2v) -> None:
         "model": "sample: 96 dimensions",
         "embeddings": "none",
     }
-    assert json.loads((data / "out/run.json").read_text())["audio_seconds"] == pytest.approx(3.0)
+    assert json.loads((data / "out/run.json").read_text())["audio_seconds"] == pytest.approx(3.125)
+    assert (data / "out/utt2dur").read_text().splitlines()[-1] == "b-2 0.1250"
 
 
 def test_the_header_of_a_recording_is_read_once(data: Path, e2v: E2v) -> None:
@@ -316,8 +318,8 @@ def test_a_duplicate_is_named_with_both_lines(data: Path, e2v: E2v) -> None:
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"utt2spk": "\na\n"}, "data/utt2spk:2: a line is: utt-id speaker"),
-        ({"utt2dur": "\na long\n"}, "data/utt2dur:2: 'a long'; a line is: utt-id seconds"),
+        ({"utt2spk": "\ufeff\na\n"}, "data/utt2spk:2: a line is: utt-id speaker"),
+        ({"utt2dur": "\ufeff\na long\n"}, "data/utt2dur:2: 'a long'; a line is: utt-id seconds"),
     ],
 )
 def test_malformed_utt2spk_and_utt2dur_are_named_by_line(

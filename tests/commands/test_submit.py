@@ -584,7 +584,7 @@ def test_unreadable_list_stops_submit(slurm: Slurm, call: Call, tmp_path: Path) 
     twice = call(*words_of_submit(write_scp(tmp_path, 3, LINES[0]), out))
 
     hint = "INPUT is audio, a folder, a .scp list or - for standard input"
-    assert (gone.returncode, gone.stderr) == (1, f"e2v: {tmp_path}/gone.scp: No such file or directory; {hint}\n")
+    assert (gone.returncode, gone.stderr) == (1, f"e2v: {tmp_path}/gone.scp: no such file or folder; {hint}\n")
     assert twice.returncode == 1
     assert twice.stderr == f'e2v: {tmp_path}/wav.scp:4: utt-id "f1-0001" again (first on line 1)\n'
     assert not out.exists()

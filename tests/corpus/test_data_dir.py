@@ -23,6 +23,15 @@ def test_malformed_line_of_reco2file_and_channel_is_named(line: str) -> None:
         read_corpus([write_segments("a r1 0 1\n", recording_channels=line)])
 
 
+def test_byte_order_mark_within_reco2file_and_channel_is_named() -> None:
+    """Lists with such marks were joined."""
+    folder = write_segments("a r1 0 1\n", recording_channels="\ufeffr1 call A\r\n\ufeffr2 call B")
+
+    message = "data/reco2file_and_channel:2: white space or control characters in utt-id '\\ufeffr2'; rename it"
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        read_corpus([folder])
+
+
 def durations(*inputs: str) -> list[float | None]:
     """Read the durations of utterances; None where unknown."""
     found = read_corpus(inputs, allow_pipes=True).durations
@@ -146,5 +155,5 @@ def test_unreadable_utt2dur_is_named() -> None:
     Path("data/utt2dur").mkdir(parents=True)
     write_scp("a 1.wav\n", "data/wav.scp")
 
-    with pytest.raises(CorpusError, match=r"^data/utt2dur: Is a directory$"):
+    with pytest.raises(CorpusError, match=r"^data/utt2dur: Is a directory; a list must be a file that can be read$"):
         _ = read_corpus(["data"]).durations

@@ -17,7 +17,7 @@ def hashes(*values: int) -> NDArray[np.int64]:
 
 
 def test_find_returns_positions_of_keys() -> None:
-    keys = [b"z", b"my call", "ü".encode(), b"a", b""]
+    keys = [b"z", b"my%20call", "ü".encode(), b"a", b""]
     index = KeyIndex(hash_keys(keys))
 
     assert len(index) == 5
@@ -88,7 +88,7 @@ def test_first_of_duplicates_is_found() -> None:
     assert KeyIndex(hashes(4, 8, 8)).find(hashes(8, 4)).tolist() == [1, 0]
 
 
-IDS = [b"a", b"my call", "ü".encode()]
+IDS = [b"a", b"my%20call", "ü".encode()]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -96,12 +96,12 @@ def test_digest_is_that_of_ids_as_lines(size: int) -> None:
     """The size of chunks makes no difference."""
     chunks = [IDS[first : first + size] for first in range(0, 3, size)]
 
-    assert digest_of(chunks, None) == hashlib.sha256("a\nmy call\nü\n".encode()).hexdigest()
+    assert digest_of(chunks, None) == hashlib.sha256("a\nmy%20call\nü\n".encode()).hexdigest()
 
 
 def test_digest_includes_recording_groups() -> None:
     """As little-endian 64-bit integers, on every machine."""
-    content = "a\nmy call\nü\n".encode() + b"\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+    content = "a\nmy%20call\nü\n".encode() + b"\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
     digest = digest_of([IDS], hashes(0, 1, 0))
 

@@ -14,6 +14,8 @@ from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 
+NO_INPUT = "no such file or folder; INPUT is audio, a folder, a .scp list or - for standard input"
+
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
@@ -25,10 +27,10 @@ from e2v_cli.errors import CorpusError
         (["t:1", "t:1"], 't:1/a.wav: utt-id "t:1/a.wav" again (first at t:1/a.wav)'),
         (
             ["nothing.scp"],
-            "nothing.scp: No such file or directory; INPUT is audio, a folder, a .scp list or - for standard input",
+            f"nothing.scp: {NO_INPUT}",
         ),
-        (["nothing"], "nothing: no such file or folder"),
-        (["nothing.txt"], "nothing.txt: no such file or folder"),
+        (["nothing"], f"nothing: {NO_INPUT}"),
+        (["nothing.txt"], f"nothing.txt: {NO_INPUT}"),
         (
             ["http://host/a.wav", "http://host/a.wav"],
             'http://host/a.wav: utt-id "http://host/a.wav" again (first at http://host/a.wav)',
@@ -96,14 +98,14 @@ def test_ids_in_folders_are_stems_if_unique() -> None:
     ("inputs", "ids"),
     [
         (["x/a.wav"], ["a"]),
-        (["x", "y"], ["x/a.wav", "b", "my call", "tab%09newline%0A", "two.dots", "%FF", "y/a.wav"]),
+        (["x", "y"], ["x/a.wav", "b", "my%20call", "tab%09newline%0A", "two.dots", "%FF", "y/a.wav"]),
         (["x/b.wav", "x/a.wav"], ["b", "a"]),
         (["x/a.wav", "y/a.wav"], ["x/a.wav", "y/a.wav"]),
         (["x/a.wav", "y/a.wav", "x/b.wav"], ["x/a.wav", "y/a.wav", "b"]),
         (["x/../y/a.wav", "./x/a.wav"], ["y/a.wav", "x/a.wav"]),
         (["x/no_suffix"], ["no_suffix"]),
         (["x/two.dots.wav"], ["two.dots"]),
-        (["x/my call.wav"], ["my call"]),
+        (["x/my call.wav"], ["my%20call"]),
         (["x/tab\tnewline\n.wav"], ["tab%09newline%0A"]),
         ([os.fsdecode(b"x/\xff.wav")], ["%FF"]),
         (["list.scp", "x/a.wav"], ["a", "x/a.wav"]),
@@ -219,7 +221,7 @@ def test_ids_of_urls_are_stems_if_unique() -> None:
     assert read_corpus([urls[0]]).waits
     assert pairs(*urls, "c.wav") == [
         ("a", urls[0]),
-        ("b c", urls[1]),
+        ("b%20c", urls[1]),
         (urls[2], urls[2]),
         (urls[3], urls[3]),
         ("c.wav", "c.wav"),

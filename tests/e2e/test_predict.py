@@ -329,7 +329,7 @@ def test_run_of_an_older_e2v_with_other_numbers_is_refused(e2v: E2v, tmp_path: P
     assert refused.returncode == 4
     assert refused.stderr == (
         f"e2v: {tmp_path}/out holds a different run: results-version was 3, is 4. "
-        "Choose another -o, or throw away what is there with --overwrite\n"
+        "Choose another -o, or delete that run with --overwrite\n"
     )
 
 

@@ -40,7 +40,7 @@ class List:
                 raise OSError(5, "Input/output error")
 
 
-IDS = List([b"z", b"my call", "ü\u2028".encode(), b"a", b"../x"])
+IDS = List([b"z", b"my%20call", "ü\u2028".encode(), b"a", b"../x"])
 
 SEGMENTS = List([b"a", b"b", b"c"], recording_groups=[0, 1, 0])
 """A list whose first and last utterances share a recording."""
@@ -56,7 +56,7 @@ def test_saved_ids_are_read_back(tmp_path: Path) -> None:
     save_ids(tmp_path, IDS)
 
     assert os.listdir(tmp_path) == [f"input.{IDS.digest[:16]}"]
-    assert (tmp_path / f"input.{IDS.digest[:16]}").read_bytes() == "z\nmy call\nü\u2028\na\n../x\n".encode()
+    assert (tmp_path / f"input.{IDS.digest[:16]}").read_bytes() == "z\nmy%20call\nü\u2028\na\n../x\n".encode()
     found = IdList(tmp_path, IDS.digest)
     assert len(found) == 5
     assert found.digest == IDS.digest
@@ -159,12 +159,12 @@ def test_missing_ids_are_named(tmp_path: Path) -> None:
     "content",
     [
         b"",
-        b"z\nmy call\n",
-        "z\nmy call\nü\u2028\na\n../x".encode(),
-        "z\nmy call\nü\u2028\na\n../y\n".encode(),
-        "z\nmy call\nü\u2028\na\n../x\n\n".encode(),
-        "my call\nz\nü\u2028\na\n../x\n".encode(),
-        "z\r\nmy call\r\nü\u2028\r\na\r\n../x\r\n".encode(),
+        b"z\nmy%20call\n",
+        "z\nmy%20call\nü\u2028\na\n../x".encode(),
+        "z\nmy%20call\nü\u2028\na\n../y\n".encode(),
+        "z\nmy%20call\nü\u2028\na\n../x\n\n".encode(),
+        "my%20call\nz\nü\u2028\na\n../x\n".encode(),
+        "z\r\nmy%20call\r\nü\u2028\r\na\r\n../x\r\n".encode(),
     ],
 )
 def test_damaged_ids_are_named(content: bytes, tmp_path: Path) -> None:

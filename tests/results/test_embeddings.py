@@ -139,7 +139,7 @@ def test_npy_write_error_names_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(8,), (768,), (1, 8), (49, 96)])
 def test_kaldi_reads_the_embeddings_of_archives(shape: tuple[int, ...], tmp_path: Path) -> None:
-    predictions = make_predictions(["a", "ü", "a b", "x" * 300, "z"], shape)
+    predictions = make_predictions(["a", "ü", "a%20b", "x" * 300, "z"], shape)
     writer = ArkWriter(tmp_path, PLAIN, WHOLE)
 
     places = [*writer.write(predictions[:2]), *writer.write(predictions[2:])]
@@ -247,7 +247,7 @@ def test_text_archives_are_read_exactly(dimensions: int, dtype: EmbeddingDtype, 
     ones = np.ones_like(numbers)
     predictions = [
         dataclasses.replace(prediction, embedding=array if dimensions == 2 else array[1])
-        for prediction, array in zip(make_predictions(["a", "ü b"], (1,)), (numbers, ones), strict=True)
+        for prediction, array in zip(make_predictions(["a", "ü%20b"], (1,)), (numbers, ones), strict=True)
     ]
     writer = ArkWriter(tmp_path, ResultOptions(dtype=dtype), WHOLE, text=True)
 

@@ -77,7 +77,7 @@ def test_final_files_with_archives(tmp_path: Path) -> None:
 
 
 def test_final_files_of_a_model_without_a_head(tmp_path: Path) -> None:
-    names = ("%2E.%2Fx", "ü", "my call", "z")
+    names = ("%2E.%2Fx", "ü", "my%2520call", "z")
     records = [
         dataclasses.replace(record, label="", posteriors=())
         for record in done_records([f"embeddings/{name}.npy" for name in names])
@@ -91,13 +91,13 @@ def test_final_files_of_a_model_without_a_head(tmp_path: Path) -> None:
         "predictions.tsv": (
             "utt_id\tduration\twindows\n"  # no label, score or class columns
             "z\t2.0000\t1\n"
-            "my call\t3600.0000\t60\n"
+            "my%20call\t3600.0000\t60\n"
             "ü\t0.0250\t1\n"
             "../x\t12.3457\t2\n"
         ),
         "embeddings.tsv": (
             f"z\t{tmp_path}/embeddings/z.npy\n"
-            f"my call\t{tmp_path}/embeddings/my call.npy\n"
+            f"my%20call\t{tmp_path}/embeddings/my%2520call.npy\n"
             f"ü\t{tmp_path}/embeddings/ü.npy\n"
             f"../x\t{tmp_path}/embeddings/%2E.%2Fx.npy\n"
         ),
@@ -150,16 +150,16 @@ def test_model_path_may_be_any_bytes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["model"]["sha256"] == "abc"
 
 
-def test_labels_become_kaldi_keys(tmp_path: Path) -> None:
-    """Kaldi keys have no white space."""
-    ids = List(["my call", "z"])
-    labels = ("难过", "very sad")
-    records = [done("my call", labels=labels), done("z", (1.0, 0.0), labels=labels)]
+def test_labels_become_words(tmp_path: Path) -> None:
+    """A column of a Kaldi list has no white space, and no two labels become the same."""
+    ids = List(["my%20call", "z"])
+    labels = ("very%20sad", "very sad")
+    records = [done("my%20call", labels=labels), done("z", (1.0, 0.0), labels=labels)]
     write(tmp_path, records, header(ids, labels=labels))
 
     publish_all(tmp_path, ids)
 
-    assert (tmp_path / "utt2emo").read_text(encoding="utf-8") == "my%20call very%20sad\nz 难过\n"
+    assert (tmp_path / "utt2emo").read_text(encoding="utf-8") == "my%20call very%20sad\nz very%2520sad\n"
 
 
 @pytest.mark.parametrize(

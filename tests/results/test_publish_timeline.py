@@ -21,7 +21,7 @@ ROWS = {
         "../x\t1.0000\t2.0000\tangry\t0.250000\t0.250000\t0.750000\n"
         "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\n"
     ),
-    "my call": "my call\t0.0000\t0.9000\tsad\t0.500000\t0.500000\t0.500000\n",
+    "my%20call": "my%20call\t0.0000\t0.9000\tsad\t0.500000\t0.500000\t0.500000\n",
     "ü": "",
 }
 """Rows of the timeline by utterance; the last one has none."""
@@ -31,17 +31,17 @@ def write_timeline(
     folder: Path, formats: tuple[str, ...] = (), join: bool = False
 ) -> tuple[List, dict[str, tuple[int, int]]]:
     """Write the files of a run with a timeline; return its list, and the offset and size of each utterance's rows."""
-    ids = List(["ü", "my call", "gone", "../x"])
-    durations = {"../x": 2.5, "my call": 0.9, "ü": 0.03}
+    ids = List(["ü", "my%20call", "gone", "../x"])
+    durations = {"../x": 2.5, "my%20call": 0.9, "ü": 0.03}
     content, places = b"", {}
-    for utt_id in ("../x", "my call", "ü"):
+    for utt_id in ("../x", "my%20call", "ü"):
         rows = ROWS[utt_id].encode()
         places[utt_id] = (len(content), len(rows))
         content += rows
     (folder / "timeline.1-of-1.1").write_bytes(content)
     records = [
         done(utt_id, duration=durations[utt_id], timeline="timeline.1-of-1.1:{}:{}".format(*places[utt_id]))
-        for utt_id in ("my call", "../x", "ü")
+        for utt_id in ("my%20call", "../x", "ü")
     ]
     write(folder, [*records, FAILURES[1]], header(ids, timeline=1.0, formats=formats, join=join))
     save_ids(folder, ids)
@@ -54,7 +54,7 @@ def test_timeline_is_in_list_order(tmp_path: Path) -> None:
     merge(tmp_path)
 
     files = final_files(tmp_path)
-    assert files["timeline.tsv"] == TIMELINE_HEADER + ROWS["my call"] + ROWS["../x"]
+    assert files["timeline.tsv"] == TIMELINE_HEADER + ROWS["my%20call"] + ROWS["../x"]
     assert {name for name in files if name.startswith("timeline")} == {"timeline.tsv", "timeline.1-of-1.1"}
 
 
@@ -64,7 +64,7 @@ def test_join_option_joins_the_timeline(tmp_path: Path) -> None:
     merge(tmp_path)
 
     assert final_files(tmp_path)["timeline.tsv"] == (
-        TIMELINE_HEADER + ROWS["my call"] + "../x\t0.0000\t2.0000\tangry\t0.500000\t0.500000\t0.500000\n"
+        TIMELINE_HEADER + ROWS["my%20call"] + "../x\t0.0000\t2.0000\tangry\t0.500000\t0.500000\t0.500000\n"
         "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\n"
     )
 
@@ -80,9 +80,9 @@ def test_timeline_in_other_formats(tmp_path: Path) -> None:
         "SPEAKER ../x 1 1.0000 1.0000 <NA> <NA> angry 0.250000 <NA>\n"
         "SPEAKER ../x 1 2.0000 0.5000 <NA> <NA> sad 1.000000 <NA>\n"
     )
-    assert sorted(os.listdir(tmp_path / "audacity")) == ["%2E.%2Fx.txt", "my call.txt", "ü.txt"]
-    assert (tmp_path / "audacity/my call.txt").read_text() == "0.000000\t0.900000\tsad\n"
-    assert sorted(os.listdir(tmp_path / "textgrid")) == ["%2E.%2Fx.TextGrid", "my call.TextGrid", "ü.TextGrid"]
+    assert sorted(os.listdir(tmp_path / "audacity")) == ["%2E.%2Fx.txt", "my%2520call.txt", "ü.txt"]
+    assert (tmp_path / "audacity/my%2520call.txt").read_text() == "0.000000\t0.900000\tsad\n"
+    assert sorted(os.listdir(tmp_path / "textgrid")) == ["%2E.%2Fx.TextGrid", "my%2520call.TextGrid", "ü.TextGrid"]
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["files"] == [
         *("failures.tsv", "frame_shift", "predictions.tsv", "timeline.rttm", "timeline.tsv"),
         *("utt2dur", "utt2emo", "utt2num_frames"),

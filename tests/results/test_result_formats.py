@@ -63,7 +63,7 @@ def test_predicted_sizes_equal_file_sizes(name: str, shape: tuple[int, ...], dty
     form = EMBEDDING_FORMATS[name]
     results = ResultOptions(tmp_path, embeddings=name, dtype="fp16" if dtype == "fp16" else "fp32")
 
-    form.open(tmp_path, results, Shard(1, 1)).write(make_predictions(["ü b"], shape))
+    form.open(tmp_path, results, Shard(1, 1)).write(make_predictions(["ü%20b"], shape))
 
     rows, columns = (None, *shape) if len(shape) == 1 else shape
     expected = form.num_bytes(len("ü%20b".encode()), rows, columns or 0, results.dtype)

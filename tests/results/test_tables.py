@@ -10,7 +10,7 @@ from support.predictions import NASTY_IDS
 
 from e2v_cli.journal.history import parse_done
 from e2v_cli.records import DoneRecord, Prediction, Utterance
-from e2v_cli.results.tables import file_name, kaldi_key, predictions_header, predictions_line, predictions_row
+from e2v_cli.results.tables import file_name, predictions_header, predictions_line, predictions_row
 from e2v_cli.results.writer import make_done_record
 from e2v_cli.system.text import tsv_row
 
@@ -90,19 +90,3 @@ def test_no_two_ids_share_a_file_name() -> None:
     utt_ids = {*NASTY_IDS, *map(file_name, NASTY_IDS)}
 
     assert len({file_name(utt_id) for utt_id in utt_ids}) == len(utt_ids)
-
-
-@pytest.mark.parametrize(
-    ("utt_id", "key"),
-    [
-        ("utt1", "utt1"),
-        ("a b", "a%20b"),
-        (" a  b ", "%20a%20%20b%20"),
-        ("a\tb\n", "a%09b%0A"),
-        ("a\u3000b\u00a0c", "a%E3%80%80b%C2%A0c"),
-        ("\u2028a", "%E2%80%A8a"),
-        ("ü/笑%", "ü/笑%"),
-    ],
-)
-def test_kaldi_keys_have_no_white_space(utt_id: str, key: str) -> None:
-    assert kaldi_key(utt_id) == key

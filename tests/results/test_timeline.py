@@ -15,12 +15,12 @@ from e2v_cli.system.text import tsv_row
 
 def test_rows_of_an_utterance() -> None:
     assert timeline_header(LABELS) == ("utt_id", "start", "end", "label", "score", "angry", "sad")
-    assert rows(POSTERIORS, 0.5, DURATION, "my call") == ROWS
+    assert rows(POSTERIORS, 0.5, DURATION, "my%20call") == ROWS
 
 
 def test_rows_round_trip() -> None:
     assert parse_rows(ROWS.encode()) == SPANS
-    assert "".join(span_rows("my call", SPANS)) == ROWS
+    assert "".join(span_rows("my%20call", SPANS)) == ROWS
     assert parse_rows(b"") == []
 
 
@@ -32,10 +32,10 @@ def test_neighbouring_spans_of_the_same_label_are_joined() -> None:
     assert joined[:2] == SPANS[:2]
     assert joined[2] == Span(1.0, 1.7346, "angry", joined[2].posteriors[0], joined[2].posteriors)
     assert joined[2].posteriors == pytest.approx((angry, 1 - angry), abs=1e-15)
-    assert "".join(span_rows("my call", joined)) == (
-        "my call\t0.0000\t0.5000\tangry\t0.750000\t0.750000\t0.250000\n"
-        "my call\t0.5000\t1.0000\tsad\t0.875000\t0.125000\t0.875000\n"
-        "my call\t1.0000\t1.7346\tangry\t0.659679\t0.659679\t0.340321\n"
+    assert "".join(span_rows("my%20call", joined)) == (
+        "my%20call\t0.0000\t0.5000\tangry\t0.750000\t0.750000\t0.250000\n"
+        "my%20call\t0.5000\t1.0000\tsad\t0.875000\t0.125000\t0.875000\n"
+        "my%20call\t1.0000\t1.7346\tangry\t0.659679\t0.659679\t0.340321\n"
     )
     assert join_spans([]) == []
 

@@ -54,7 +54,7 @@ class List:
             yield self._ids[first : first + 3]
 
 
-IDS = List(["z", "my call", "gone", "ü", "../x", "broken"])
+IDS = List(["z", "my%20call", "gone", "ü", "../x", "broken"])
 GONE = List(["gone", "broken"])
 
 
@@ -92,7 +92,7 @@ def done_records(places: Sequence[str] = ("", "", "", "")) -> list[DoneRecord]:
     return [
         done("../x", (0.5, 0.5), duration=12.3457, num_frames=616, windows=2, embedding=places[0]),
         done("ü", (0.0, 1.0), duration=0.025, num_frames=1, embedding=places[1]),
-        done("my call", (0.654321, 0.345679), duration=3600.0, num_frames=179999, windows=60, embedding=places[2]),
+        done("my%20call", (0.654321, 0.345679), duration=3600.0, num_frames=179999, windows=60, embedding=places[2]),
         done("z", (0.000001, 0.999999), duration=2.0, num_frames=99, embedding=places[3]),
     ]
 
@@ -119,7 +119,7 @@ UTT2EMO = "z sad\nmy%20call angry\nü sad\n../x angry\n"
 PREDICTIONS = (
     "utt_id\tlabel\tscore\tduration\twindows\tangry\tsad\n"
     "z\tsad\t0.999999\t2.0000\t1\t0.000001\t0.999999\n"
-    "my call\tangry\t0.654321\t3600.0000\t60\t0.654321\t0.345679\n"
+    "my%20call\tangry\t0.654321\t3600.0000\t60\t0.654321\t0.345679\n"
     "ü\tsad\t1.000000\t0.0250\t1\t0.000000\t1.000000\n"
     "../x\tangry\t0.500000\t12.3457\t2\t0.500000\t0.500000\n"
 )

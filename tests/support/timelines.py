@@ -14,10 +14,10 @@ LABELS = ("angry", "sad")
 POSTERIORS = [[0.75, 0.25], [0.125, 0.875], [0.5, 0.5], [0.99999964, 0.00000036]]
 
 ROWS = (
-    "my call\t0.0000\t0.5000\tangry\t0.750000\t0.750000\t0.250000\n"
-    "my call\t0.5000\t1.0000\tsad\t0.875000\t0.125000\t0.875000\n"
-    "my call\t1.0000\t1.5000\tangry\t0.500000\t0.500000\t0.500000\n"  # the first of equal probabilities counts
-    "my call\t1.5000\t1.7346\tangry\t1.000000\t1.000000\t0.000000\n"
+    "my%20call\t0.0000\t0.5000\tangry\t0.750000\t0.750000\t0.250000\n"
+    "my%20call\t0.5000\t1.0000\tsad\t0.875000\t0.125000\t0.875000\n"
+    "my%20call\t1.0000\t1.5000\tangry\t0.500000\t0.500000\t0.500000\n"  # the first of equal probabilities counts
+    "my%20call\t1.5000\t1.7346\tangry\t1.000000\t1.000000\t0.000000\n"
 )
 DURATION = 1.73456789
 
