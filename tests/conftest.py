@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 # Waiting threads slow down a busy machine, and short clips need only one thread.
@@ -16,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from support.checkpoints import make_config, make_model
-from support.forkserver import ForkServer
+from support.forkserver import ForkServer, shared_server
 from support.processes import ROOT, E2v
 
 # Tests that run inside a Slurm job must not see its variables.
@@ -52,11 +51,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
+def fork_server() -> ForkServer:
     """A process with the imports of all commands, which forks for each command."""
-    server = ForkServer()
-    yield server
-    server.close()
+    return shared_server()
 
 
 @pytest.fixture
@@ -67,7 +64,7 @@ def e2v(fork_server: ForkServer) -> E2v:
         *args: str | Path, cwd: Path = ROOT, stdin: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
         variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return fork_server.run(list(map(str, args)), cwd, stdin, variables, timeout=300)
+        return fork_server.run(list(map(str, args)), cwd, stdin.encode(), variables, timeout=300)
 
     return run
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.forkserver import ForkedCommand, ForkServer
+from support.forkserver import ForkedCommand, fork_e2v
 from support.processes import ROOT, E2v, hook, kill, on_opening, start_e2v, wait_until
 
 pytestmark = pytest.mark.faults
@@ -219,7 +219,7 @@ def test_run_with_a_truncated_journal_ends_with_the_same_bytes(scp: Path, tmp_pa
         assert digest(tmp_path) == whole
 
 
-def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v, fork_server: ForkServer) -> None:
+def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None:
     """Fifty pairs of runs start in one OUT, every tenth with the real command. Each working run is killed, and the next
     pair resumes.
     """
@@ -232,7 +232,7 @@ def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v, fork_se
     def start(number: int) -> subprocess.Popen[str] | ForkedCommand:
         if number % 10 == 0:
             return start_e2v(*command, out, **slow)
-        return fork_server.start([*map(str, command), str(out)], ROOT, {**os.environ, **slow})
+        return fork_e2v(*command, out, **slow)
 
     for number in range(50):
         pair = [start(number), start(number)]

@@ -17,7 +17,7 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 import pytest
-from support.forkserver import ForkedCommand, ForkServer
+from support.forkserver import ForkedCommand, fork_e2v
 from support.processes import ROOT, E2v, find_group, find_workers, kill, start_e2v, wait_until
 
 pytestmark = [
@@ -63,13 +63,9 @@ def references(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.fixture
-def start(granularity: str, fork_server: ForkServer) -> Start:
+def start(granularity: str) -> Start:
     """Real processes where embeddings are vectors, forked ones where they are matrices."""
-
-    def fork(*args: str | Path) -> ForkedCommand:
-        return fork_server.start(list(map(str, args)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT)})
-
-    return start_e2v if granularity == "utterance" else fork
+    return start_e2v if granularity == "utterance" else fork_e2v
 
 
 class Watch:

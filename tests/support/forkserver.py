@@ -20,6 +20,7 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,17 +88,17 @@ class ForkServer:
         assert self._process.stdout.readline() == f"{READY}\n"
 
     def run(
-        self, args: list[str], cwd: Path, stdin: str, environment: dict[str, str], timeout: float
+        self, args: list[str], cwd: Path, stdin: bytes, environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end: its exit code, and what it wrote."""
         command = self.start(args, cwd, environment, stdin)
         out, err = command.communicate(timeout)
         return subprocess.CompletedProcess(args, command.returncode, out, err)
 
-    def start(self, args: list[str], cwd: Path, environment: dict[str, str], stdin: str = "") -> ForkedCommand:
+    def start(self, args: list[str], cwd: Path, environment: dict[str, str], stdin: bytes = b"") -> ForkedCommand:
         """Start a command in a session of its own."""
         streams: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115 — the command's
-        streams[0].write(stdin.encode())
+        streams[0].write(stdin)
         streams[0].seek(0)
         request = {"args": args, "cwd": str(cwd), "environment": environment}
         connection = socket.socket(socket.AF_UNIX)
@@ -114,6 +115,19 @@ class ForkServer:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._folder.cleanup()
+
+
+@cache
+def shared_server() -> ForkServer:
+    """Start the server of this test process, once."""
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
+
+
+def fork_e2v(*args: str | Path, **environment: str) -> ForkedCommand:
+    """Fork a command that goes on, with the folder and variables of ``start_e2v``."""
+    return shared_server().start(list(map(str, args)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 
 def serve(address: str) -> None:

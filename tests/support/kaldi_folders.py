@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from support.audio_files import RATE
+from support.forkserver import shared_server
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -87,17 +87,9 @@ def write_folder(folder: Path, recordings: Mapping[str, str | Path], **files: st
 def run_e2v(
     *args: str | Path, cwd: Path = ROOT, stdin: bytes = b"", environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own; its standard input may be audio."""
-    done = subprocess.run(
-        [sys.executable, "-m", "e2v_cli", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-        input=stdin,
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    """Run a command in a fork of a warm process; its standard input may be audio."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    return shared_server().run(list(map(str, args)), cwd, stdin, variables, timeout=300)
 
 
 def read_rows(text: str) -> dict[str, list[str]]:
