@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
@@ -22,7 +21,7 @@ import soundfile
 from numpy.typing import NDArray
 from support.audio_files import RATE
 from support.checkpoints import make_config, make_model
-from support.forkserver import ForkServer
+from support.forkserver import fork_e2v
 from support.kaldi_folders import (
     COUNT_FRAMES,
     count_frames,
@@ -236,16 +235,24 @@ kept.KeptWindows.keep = keep
 
 
 @pytest.mark.parametrize("options", [(), ("--granularity", "frame"), ("--timeline", "0.7")])
-def test_stopped_utterance_continues_after_its_last_window(
-    options: tuple[str, ...], tmp_path: Path, fork_server: ForkServer
-) -> None:
+def test_stopped_utterance_continues_after_its_last_window(options: tuple[str, ...], tmp_path: Path) -> None:
     """The results are those of a run that was never stopped, and nothing else is left."""
     folder = write_folder(tmp_path / "data", {"long": write_audio(tmp_path / "long.wav", make_speech(30.0))})
 
     def predict(out: str, kill_after: int) -> int:
-        command = ["predict", str(folder), "-m", "sample", "--window", "2", "--embeddings", "ark", *options, "-o", out]
+        command: list[str | Path] = [
+            "predict",
+            folder,
+            "-m",
+            "sample",
+            "--window",
+            "2",
+            "--embeddings",
+            "ark",
+            *options,
+        ]
         environment = {**hook(tmp_path / "hook", KILL_AFTER_WINDOWS), "KILL_AFTER": str(kill_after)}
-        process = fork_server.start(command, tmp_path, {**os.environ, **environment})
+        process = fork_e2v(*command, "-o", tmp_path / out, **environment)
         process.communicate()
         return process.returncode
 
