@@ -59,7 +59,7 @@ def run(environment: dict[str, str], e2v: E2v) -> E2v:
     return partial(e2v, **environment)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rows(tiny: Path) -> str:
     """The printed rows of a clip."""
     command = [sys.executable, "-m", "e2v_cli", "predict", CLIP, "-m", str(tiny)]

@@ -6,14 +6,17 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support.checkpoints import TOKENS, make_model
 from support.downloads import CLIP, NAME, NEEDED, assert_not_here, assert_refused, assert_same, forget, pull
+from support.forkserver import ForkedCommand, ForkServer
 from support.hubs import PLUS_BASE, HubServer, publish
-from support.processes import E2v, kill, start_e2v, wait_until
+from support.processes import ROOT, E2v, find_children, has_ended, kill, start_e2v, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -77,45 +80,37 @@ def test_partial_update_is_not_mixed_with_the_old_files(hub: HubServer, run: E2v
 # -- stopped and killed ------------------------------------------------------------------------------------------------
 
 
-def find_downloads(folder: Path) -> list[int]:
-    """Find the processes that download to a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                command, variables = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
-            except OSError:  # it has just ended, or is another user's
-                continue
-            if b"e2v_cli.models.hub_clients" in command and bytes(folder) in variables:
-                found.append(int(entry.name))
-    return found
-
-
 def is_downloading(hub: HubServer) -> bool:
     return any(request.path.startswith("/lfs/") for request in hub.requests)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_stopped_download_ends_at_once_and_resumes(
-    hub: HubServer, environment: dict[str, str], run: E2v, tiny: Path, tmp_path: Path
+    hub: HubServer, environment: dict[str, str], run: E2v, fork_server: ForkServer, tiny: Path
 ) -> None:
+    """Forked for ModelScope, whose package is slow to start."""
     hub.delay = 1e6
     patient = environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "600", "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+
+    def start(*command: str) -> tuple[subprocess.Popen[str] | ForkedCommand, int]:
+        hub.requests.clear()
+        if hub.protocol == "ms":
+            process: subprocess.Popen[str] | ForkedCommand = fork_server.start([*command], ROOT, os.environ | patient)
+        else:
+            process = start_e2v(*command, **patient)
+        wait_until(lambda: is_downloading(hub))
+        (download,) = find_children(process.pid)
+        return process, download
+
     predict, pull_ = ("predict", CLIP), ("models", "pull", NAME)
     for command, signum in ((pull_, signal.SIGINT), (predict, signal.SIGTERM), (pull_, signal.SIGKILL)):
-        hub.requests.clear()
-        process = start_e2v(*command, **patient)
-        wait_until(lambda: is_downloading(hub))
-        (download,) = find_downloads(tmp_path)
+        process, download = start(*command)
         os.kill(process.pid, signum)
         _, errors = process.communicate(timeout=5)
         assert process.returncode == (-signum if signum == signal.SIGKILL else 75), errors
         assert "Traceback" not in errors
-        wait_until(lambda: not find_downloads(tmp_path), seconds=5)
-    hub.requests.clear()
-    process = start_e2v(*pull_, **patient)
-    wait_until(lambda: is_downloading(hub))
-    (download,) = find_downloads(tmp_path)
+        wait_until(partial(has_ended, download), seconds=5)
+    process, download = start(*pull_)
     kill(download)
     _, errors = process.communicate(timeout=5)
     assert process.returncode == 1
@@ -128,11 +123,12 @@ def test_stopped_download_ends_at_once_and_resumes(
 
 
 def test_simultaneous_pulls_of_a_model_both_succeed(
-    hub: HubServer, environment: dict[str, str], tiny: Path, tmp_path: Path
+    hub: HubServer, environment: dict[str, str], fork_server: ForkServer, tiny: Path, tmp_path: Path
 ) -> None:
     hub.delay = 0.5  # seconds per MB, so that the two overlap
-    command = ("models", "pull", NAME, "--to", tmp_path / "carried")
-    pair = [start_e2v(*command, **environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "60"}) for _ in range(2)]
+    command = ["models", "pull", NAME, "--to", f"{tmp_path / 'carried'}"]
+    patient = {**os.environ, **environment, "MODELSCOPE_DOWNLOAD_TIMEOUT": "60"}
+    pair = [fork_server.start(command, ROOT, patient) for _ in range(2)]
     for process in pair:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors

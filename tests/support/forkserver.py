@@ -1,8 +1,8 @@
 """A process that has imported PyTorch and e2v, and forks for every command: a tenth of a second instead of two.
 
-The child gets arguments, environment, folder and standard streams of its own, and its workers are forked from it. The
-server computes nothing itself: PyTorch's threads do not survive a fork. Tests that depend on a start of Python itself
-(signals at start, ``--help``, spawned workers, ``kill -9``) use the real command.
+The child gets arguments, environment, folder and standard streams of its own, and its workers and the hubs' packages
+are forked from it. The server computes nothing itself: PyTorch's threads do not survive a fork. Tests that depend on a
+start of Python itself (signals at start, ``--help``, spawned workers, ``kill -9``) use the real command.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from support.processes import ROOT
@@ -188,24 +190,35 @@ def serve(address: str) -> None:
 
 def _be_command(request: dict[str, Any], streams: list[int]) -> None:
     """Run the command in the child, and end it as Python would."""
+
+    def run() -> None:
+        os.chdir(request["cwd"])
+        tempfile.tempdir = None  # so that TMPDIR is read again
+        _fork_workers()
+        _fork_clients()
+        _customize()
+        from e2v_cli.__main__ import main
+
+        main()
+
+    _be_process(["e2v", *request["args"]], request["environment"], streams, run)
+
+
+def _be_process(argv: list[str], environment: Mapping[str, str], streams: list[int], run: Callable[[], None]) -> None:
+    """Run something in a forked child with arguments, environment and streams of its own, and end as Python would."""
     code = 70
     try:
         os.setsid()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        os.chdir(request["cwd"])
         os.environ.clear()
-        os.environ.update(request["environment"])
-        tempfile.tempdir = None  # so that TMPDIR is read again
+        os.environ.update(environment)
         for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
             setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8", errors="surrogateescape"))  # noqa: SIM115
-        sys.argv = ["e2v", *request["args"]]
-        _fork_workers()
-        _customize()
-        from e2v_cli.__main__ import main
-
-        main()
+        sys.argv = argv
+        run()
+        code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BaseException:
@@ -216,6 +229,55 @@ def _be_command(request: dict[str, Any], streams: list[int]) -> None:
         with suppress(BaseException):
             sys.stdout.flush()
         os._exit(code)
+
+
+class ForkedClient:
+    """A hub's package in a fork of the command, with what e2v needs of ``subprocess.Popen``.
+
+    PyTorch is imported, which takes most of the start of modelscope; the package is not, so it reads its environment.
+    """
+
+    def __init__(self, command: list[str], *, env: dict[str, str], **_: object) -> None:
+        self.returncode: int | None = None
+        read, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(read)
+            _be_client(command, env, [os.open(os.devnull, os.O_RDONLY), write, os.dup(2)])
+        os.close(write)
+        self._output = open(read, "rb")  # noqa: SIM115 — closed with the block
+
+    def communicate(self) -> tuple[bytes, bytes]:
+        """Wait for the end, and return what was written to standard output."""
+        written = self._output.read()
+        _, status = os.waitpid(self.pid, 0)
+        self.returncode = os.waitstatus_to_exitcode(status)
+        return written, b""
+
+    def kill(self) -> None:
+        """Kill the process."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def __enter__(self) -> ForkedClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._output.close()
+        if self.returncode is None:
+            os.waitpid(self.pid, 0)
+
+
+def _be_client(command: list[str], environment: dict[str, str], streams: list[int]) -> None:
+    """Run ``python -c CODE ...`` in the child, with nothing left of the command but its modules."""
+    _, _, code, *arguments = command
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE):
+        signal.signal(signum, signal.SIG_DFL)
+    atexit._clear()
+    logging.getLogger("e2v_cli").handlers.clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tqdm"]:
+        del sys.modules[name]  # it reads its environment when it is imported
+    _be_process(["-c", *arguments], environment, streams, lambda: exec(code, {"__name__": "__main__"}))  # noqa: S102
 
 
 def _fork_workers() -> None:
@@ -234,6 +296,12 @@ def _fork_workers() -> None:
     launcher.run_worker = run_worker
     context = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda *_: context  # type: ignore[assignment]
+
+
+def _fork_clients() -> None:
+    """Fork the hubs' packages instead of starting Python for them."""
+    hub: Any = importlib.import_module("e2v_cli.models.hub")
+    hub.subprocess = SimpleNamespace(Popen=ForkedClient, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
 
 
 def _customize() -> None:

@@ -65,7 +65,20 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 def find_workers(pid: int) -> list[int]:
     """Find the worker processes of an e2v, spawned or forked."""
-    return [child for child in _read_children(pid) if b"resource_tracker" not in _read_command(child)]
+    return [child for child in find_children(pid) if b"resource_tracker" not in _read_command(child)]
+
+
+def find_children(pid: int) -> list[int]:
+    """Find the processes that another one started; none if it has ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    return not _read_command(pid)
 
 
 def find_group(group: int) -> list[int]:
@@ -86,13 +99,6 @@ def kill(pid: int) -> None:
     """Kill a process, if it is still there."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def _read_children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def _read_command(pid: int) -> bytes:
