@@ -123,10 +123,11 @@ def load_plain(path: Path) -> object:
     """
     import torch
 
+    is_archive = _check_format(path)
     try:
         with warnings.catch_warnings():  # of pickle protocols, which the error names better
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         thing = found.group(1) if found else "more than tensors"
@@ -135,8 +136,30 @@ def load_plain(path: Path) -> object:
             "save the checkpoint again as torch.save({'model': state_dict}) where you trust it"
         ) from None
     except Exception as error:  # torch.load passes on any error of its zip reader, unpickler and C++ core
-        cause = (str(error) or "it is empty").splitlines()[0]
+        cause = (str(error) or "it ends too early").splitlines()[0]
         raise ModelError(f"{path} can't be read as a checkpoint: {cause}") from None
+
+
+def _check_format(path: Path) -> bool:
+    """Check that PyTorch saved a file; return whether it is a zip archive, as all are since PyTorch 1.6.
+
+    Raises:
+        ModelError: it did not, or the end is missing.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(16)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    if begin.startswith(b"\x80"):  # a pickle
+        return False
+    if not begin.startswith(b"PK\x03\x04"):
+        raise ModelError(
+            f"{path} is not a PyTorch checkpoint, as it begins with {begin!r}: download or copy the file again"
+        )
+    if not zipfile.is_zipfile(path):
+        raise ModelError(f"{path} is cut off, as its zip archive has no end: download or copy the file again")
+    return True
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:

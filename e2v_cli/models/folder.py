@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +36,26 @@ MAX_NODES = 100_000
 
 _CODE_KEYS = ("trust_remote_code", "remote_code")
 """Keys for which upstream imports a file of the folder, and installs its requirements."""
+
+_AGAIN = "download or copy the file again"
+
+_STAND_INS = (
+    (
+        rb"version https://git-lfs\.github\.com/spec/",
+        "a Git LFS pointer",
+        f"run 'git lfs pull' in its folder, or {_AGAIN}",
+    ),
+    (
+        rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head)\b",
+        "an HTML page (perhaps a login page, or a proxy's error)",
+        _AGAIN,
+    ),
+    (rb"\s*<\?xml\b", "an XML page (perhaps a server's error)", _AGAIN),
+)
+"""What comes instead of a file: its beginning, its name and the remedy."""
+
+_WAYS = ("*", "snapshots/*", "*--*/snapshots/*")
+"""The ways to the folders of models from a folder of models, and from the outer folders of the hubs' caches."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,7 @@ def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model
             file and the value.
     """
     _refuse_requirements(folder)
+    _refuse_outer(folder)
     files = DEFAULT_FILES | read_configuration(folder)
     config_path = model_file(folder, files["config"])
     weights = model_file(folder, files["init_param"])
@@ -170,6 +193,20 @@ def _refuse_requirements(folder: Path) -> None:
         )
 
 
+def _refuse_outer(folder: Path) -> None:
+    """Refuse a folder around those of models, as in the hubs' caches; the message names one of the main branch."""
+    if any((folder / name).exists() for name in ("config.yaml", "configuration.json")):
+        return
+    main = "master"
+    with suppress(OSError):  # Hugging Face's cache has there the name of the branch's snapshot
+        main = (folder / "refs" / "main").read_text(encoding="utf-8", errors="replace").strip()
+    inner = {path.parent for way in _WAYS for path in folder.glob(f"{way}/config.yaml")}
+    if inner:
+        best = max(inner, key=lambda path: (path.name == main, path.stat().st_mtime))
+        which = "the one in it" if len(inner) == 1 else f"one of the {len(inner)} in it, such as"
+        raise ModelError(f"{folder} is not a model's own folder: name {which}: --model {best}")
+
+
 def _refuse_code(keys: Mapping[str, object], path: Path) -> None:
     """Refuse a file for which upstream would run code from the folder."""
     for key in _CODE_KEYS:
@@ -184,6 +221,9 @@ def model_file(folder: Path, name: str) -> Path:
     """Find a file of a model's folder; a link is followed unless it leads out of the folder.
 
     In Hugging Face's cache the files of a snapshot are links to the blobs beside it.
+
+    Raises:
+        ModelError: it is missing, lies outside the folder, is empty, or is a page or pointer instead of the file.
     """
     path = folder / name
     if not path.is_file():
@@ -197,7 +237,22 @@ def model_file(folder: Path, name: str) -> Path:
         inside.append(real_folder.parent.parent / "blobs")
     if not any(real_path.is_relative_to(place) for place in inside):
         raise ModelError(f"{path} is a link to {real_path}, outside the model's folder: copy the file there")
+    _refuse_stand_in(path)
     return path
+
+
+def _refuse_stand_in(path: Path) -> None:
+    """Refuse a file whose content was not fetched, or was replaced on its way by a page for people."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(1024).removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+    if not begin:
+        raise ModelError(f"{path} is empty: {_AGAIN}")
+    for pattern, title, remedy in _STAND_INS:
+        if re.match(pattern, begin, re.IGNORECASE | re.DOTALL):
+            raise ModelError(f"{path} is {title}, not the file itself: {remedy}")
 
 
 def _read_tokens(path: Path, language: LabelLanguage) -> tuple[str, ...]:

@@ -189,13 +189,24 @@ def test_a_pickled_object_is_not_unpickled(protocol: int, thing: str, tmp_path: 
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
-def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
-    folder = make_model(tmp_path)
-    path = folder / "model.pt"
-    whole = path.read_bytes()
-    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no checkpoint"}[damage])
-    assert refusal(folder).startswith(f"{path} ")
+def test_a_cut_checkpoint_is_named(tmp_path: Path) -> None:
+    path = make_model(tmp_path) / "model.pt"
+    for length in (path.stat().st_size - 1, 1000, 4):
+        os.truncate(path, length)
+        assert refusal(tmp_path) == f"{path} is cut off, as its zip archive has no end: download or copy the file again"
+    torch.save({"model": {}}, path, _use_new_zipfile_serialization=False)
+    os.truncate(path, 20)
+    assert refusal(tmp_path) == f"{path} can't be read as a checkpoint: it ends too early"
+
+
+@pytest.mark.parametrize("content", [b"Not Found", bytes(100), b"\x08\0\0\0\0\0\0\0{}      "])
+def test_file_of_another_format_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
+    path = make_model(tmp_path) / "model.pt"
+    path.write_bytes(content)
+    beginning = content[:16]
+    assert refusal(tmp_path) == (
+        f"{path} is not a PyTorch checkpoint, as it begins with {beginning!r}: download or copy the file again"
+    )
 
 
 def test_checkpoint_without_tensor_names_is_refused(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_alibi_scales_per_layer_need_matching_depths(tmp_path: Path) -> None:
     assert refusal(folder) == f"{folder / 'config.yaml'}: {AUDIO_CONF}.model_depth is 3, but depth is 2"
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "", "just text"])
+@pytest.mark.parametrize("content", ["- a\n- b\n", "---\n", "just text"])
 def test_config_that_is_not_a_mapping_is_refused(content: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     (folder / "config.yaml").write_text(content)

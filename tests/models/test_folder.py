@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from support.audio_files import encode, noisy_tone
 from support.checkpoints import TOKENS, make_model, refusal
+from support.downloads import CLIP
 from support.processes import E2v, hook
 
 from e2v_cli.errors import ModelError
@@ -117,7 +119,7 @@ def test_unused_classes_have_no_label(tmp_path: Path) -> None:
     [
         ("angry\n\nhappy\n", ":2: '' is not a label"),
         ("unuse_0\nunuse_1\n", ": holds no label that is in use"),
-        ("", ": holds no label that is in use"),
+        ("", " is empty: download or copy the file again"),
         ("a/happy\nb/happy\n", ": label 'happy' is listed more than once"),
         ("angry\tbad\n", ":1: 'angry\\tbad' is not a label"),
         ("\xff", ": not a list of labels: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
@@ -192,6 +194,59 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     assert refusal(folder) == (
         f"{folder / name} is missing: a model folder holds config.yaml, model.pt, tokens.txt and configuration.json"
     )
+
+
+AGAIN = "download or copy the file again"
+PAGE = f"is an HTML page (perhaps a login page, or a proxy's error), not the file itself: {AGAIN}"
+
+STAND_INS = {
+    "": f"is empty: {AGAIN}",
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 374402437\n": (
+        f"is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder, or {AGAIN}"
+    ),
+    "<!DOCTYPE html>\n<html lang=en><title>Sign in</title>": PAGE,
+    "\ufeff\r\n<!-- proxy\n 7 -->\n<HTML><BODY>407": PAGE,
+    "<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>": (
+        f"is an XML page (perhaps a server's error), not the file itself: {AGAIN}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model.pt", "tokens.txt", "configuration.json"])
+@pytest.mark.parametrize("content", STAND_INS)
+def test_stand_in_for_a_file_is_named(content: str, name: str, e2v: E2v, folder: Path) -> None:
+    (folder / name).write_text(content, encoding="utf-8")
+    done = e2v("predict", CLIP, "-m", folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"e2v: {folder / name} {STAND_INS[content]}\n"
+
+
+def test_first_label_may_be_unk(tmp_path: Path) -> None:
+    assert read_model("test", make_model(tmp_path, tokens=("<unk>", "<html>"))).labels == ("unknown", "<html>")
+
+
+def test_outer_folder_of_a_cache_names_the_models(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+    owner = tmp_path / "ms" / "iic"  # until modelscope 1.37
+    hf, ms = (tmp_path / name for name in ("hf/models--emotion2vec--emotion2vec_plus_base", "ms/iic--emotion2vec"))
+    shutil.copytree(tiny, ms / "snapshots" / "master")
+    shutil.copytree(tiny, owner / "emotion2vec")
+    shutil.copytree(tiny, hf / "snapshots" / "c0ffee")
+    (hf / "refs").mkdir()
+    (hf / "refs" / "main").write_text("c0ffee")
+
+    def refuse(folder: Path, inner: Path, which: str = "the one in it") -> None:
+        done = e2v("predict", CLIP, "-m", folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"e2v: {folder} is not a model's own folder: name {which}: --model {inner}\n"
+
+    for folder in (hf, hf / "snapshots", hf.parent):
+        refuse(folder, hf / "snapshots" / "c0ffee")
+    refuse(owner, owner / "emotion2vec")
+    refuse(ms, ms / "snapshots" / "master")
+    shutil.copytree(tiny, hf / "snapshots" / "0ffbea7")
+    refuse(hf, hf / "snapshots" / "c0ffee", "one of the 2 in it, such as")
+    (ms / "snapshots" / "v1.0").symlink_to(tiny)
+    refuse(ms, ms / "snapshots" / "master", "one of the 2 in it, such as")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"file_path_metas": 3}', "[" * 200_000])
