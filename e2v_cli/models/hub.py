@@ -1,7 +1,8 @@
 """A model's name → its folder on this machine; it is downloaded from a hub if it is not there.
 
 The hubs' own packages look for models, download them and keep them (``hub_clients``). The folders that they find are
-noted in e2v's cache, so that a model that is here costs neither their import nor a request.
+noted in e2v's cache, so that a model that is here costs neither their import nor a request. A note holds for the caches
+of the packages that the environment names: with others, the package is asked again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,15 @@ _ENDPOINTS: dict[HubName, tuple[str, ...]] = {
     "hf": ("HF_ENDPOINT", "https://huggingface.co"),
 }
 """The hubs' addresses: each variable that their packages read, then the default."""
+
+_CACHES: dict[HubName, tuple[str, ...]] = {
+    "ms": ("MODELSCOPE_CACHE", "MS_CACHE_HOME", "~/.cache/modelscope"),
+    "hf": ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "~/.cache/huggingface"),
+}
+"""The caches of the hubs' packages: each variable that they read, then the default.
+
+Their caches know no endpoint: a mirror has the same models.
+"""
 
 CHECKSUMS = "SHA256SUMS"
 """The file that ``sha256sum -c`` reads, in a folder that is to be carried elsewhere."""
@@ -235,6 +245,9 @@ def _recall_folder(remote: RemoteModel) -> Path | None:
 
 
 def _note_path(remote: RemoteModel) -> Path:
-    """Return the path of the note of a model's folder."""
-    digest = hashlib.sha256(repr(remote).encode()).hexdigest()
+    """Return the path of the note of a model's folder, another one for each set of caches."""
+    *variables, default = _CACHES[remote.hub]
+    caches = {name: os.environ[name] for name in variables if name in os.environ} | {"default": default}
+    paths = [os.path.realpath(os.path.expandvars(os.path.expanduser(path))) for path in caches.values()]  # noqa: PTH111
+    digest = hashlib.sha256(repr((remote, caches, paths)).encode(errors="surrogateescape")).hexdigest()
     return cache_folder() / "models" / f"{digest[:32]}.json"

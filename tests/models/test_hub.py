@@ -8,12 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from support.checkpoints import make_model
+from support.checkpoints import make_config, make_model
 from support.downloads import CLIP, NAME, TITLES, assert_not_here, assert_refused, assert_same, digest, pull, remedy
-from support.hubs import PLUS_BASE, HubServer, Repository, publish
+from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
 from support.processes import ROOT, E2v, hook
 
 from e2v_cli.errors import ModelError
@@ -40,14 +41,17 @@ def test_a_model_is_downloaded_once(hub: HubServer, run: E2v, rows: str, tiny: P
 
 
 def test_downloaded_model_gives_the_same_results_as_its_folder(
-    base: Path, e2v: E2v, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    e2v: E2v, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of 50 MB, which come in several parts."""
+    config = make_config(embed_dim=384, num_heads=6, prenet_depth=2, depth=4, channels=256)
+    model = make_model(tmp_path / "model", config)
     options = (CLIP, "-j", "1", "--embeddings", "ark", "-o")
     local = tmp_path / "local"
-    assert e2v("predict", *options, local, "-m", base).returncode == 0
+    assert e2v("predict", *options, local, "-m", model).returncode == 0
     for hub_name in ("ms", "hf"):
         home, out = tmp_path / hub_name, tmp_path / f"{hub_name}-out"
-        with HubServer(hub_name, {PLUS_BASE[hub_name]: Repository(publish(base))}) as hub:
+        with HubServer(hub_name, {PLUS_BASE[hub_name]: Repository(publish(model))}) as hub:
             for name in ("E2V_CACHE", "XDG_CACHE_HOME", *hub.environment(home)):
                 monkeypatch.delenv(name, raising=False)
             set_ = {name: value for name, value in hub.environment(home).items() if "ENDPOINT" in name}
@@ -140,6 +144,38 @@ def test_cached_revision_is_not_used_as_the_newest(hub: HubServer, run: E2v, tin
     model.revisions["v1.0"] = {**model.files, "config.yaml": (tiny / "config.yaml").read_bytes() + b"\n"}
     pull(run, "--revision", "v1.0")
     assert_not_here(run("predict", CLIP, "--offline"), hub)
+
+
+CACHES = {
+    "ms": ["MODELSCOPE_CACHE", "HOME"],
+    "hf": ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"],
+}
+"""The variables that move the caches of the hubs' packages."""
+
+
+@pytest.mark.parametrize(("hub", "variable"), [(h, name) for h in CACHES for name in CACHES[h]], indirect=["hub"])
+def test_model_is_used_with_the_cache_that_has_it(
+    variable: str, hub: HubServer, e2v: E2v, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CACHES[hub.protocol]:
+        monkeypatch.delenv(name, raising=False)
+    given = hub.environment(tmp_path)
+    around = {name: value for name, value in given.items() if name not in CACHES[hub.protocol]}
+    run = partial(e2v, **IMPATIENCE, **{**around, "E2V_HUB": hub.protocol, "E2V_CACHE": f"{tmp_path / 'e2v'}"})
+    full, empty, link = (tmp_path / name for name in ("full", "empty", "link"))
+    link.symlink_to(full)
+
+    assert full in pull(run, **{variable: f"{full}"}).parents
+    hub.stop()
+    assert_not_here(run("predict", CLIP, "--offline", **{variable: f"{empty}"}), hub)
+    mirror = {"ms": "MODELSCOPE_ENDPOINT", "hf": "HF_ENDPOINT"}[hub.protocol]
+    done = run("predict", CLIP, **{variable: f"{full}", mirror: "http://127.0.0.1:9"})  # of which caches know nothing
+    assert (done.returncode, done.stdout) == (0, rows), done.stderr
+    if variable == CACHES[hub.protocol][0]:
+        assert run("predict", CLIP, "--offline", **{variable: f"{link}"}).stdout == rows
+        link.unlink()
+        link.symlink_to(empty)
+        assert_not_here(run("predict", CLIP, "--offline", **{variable: f"{link}"}), hub)
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
