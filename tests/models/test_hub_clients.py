@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from support.checkpoints import TOKENS, make_model
 from support.downloads import CLIP, NAME, NEEDED, assert_not_here, assert_refused, assert_same, forget, pull
-from support.forkserver import ForkedCommand, ForkServer
+from support.forkserver import ForkedCommand, fork_e2v
 from support.hubs import PLUS_BASE, HubServer, publish
-from support.processes import ROOT, E2v, find_children, has_ended, kill, start_e2v, wait_until
+from support.processes import E2v, find_children, has_ended, kill, start_e2v, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -86,18 +86,17 @@ def is_downloading(hub: HubServer) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_stopped_download_ends_at_once_and_resumes(
-    hub: HubServer, environment: dict[str, str], run: E2v, fork_server: ForkServer, tiny: Path
+    hub: HubServer, environment: dict[str, str], run: E2v, tiny: Path
 ) -> None:
     """Forked for ModelScope, whose package is slow to start."""
     hub.delay = 1e6
     patient = environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "600", "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
 
+    start_command = fork_e2v if hub.protocol == "ms" else start_e2v
+
     def start(*command: str) -> tuple[subprocess.Popen[str] | ForkedCommand, int]:
         hub.requests.clear()
-        if hub.protocol == "ms":
-            process: subprocess.Popen[str] | ForkedCommand = fork_server.start([*command], ROOT, os.environ | patient)
-        else:
-            process = start_e2v(*command, **patient)
+        process: subprocess.Popen[str] | ForkedCommand = start_command(*command, **patient)
         wait_until(lambda: is_downloading(hub))
         (download,) = find_children(process.pid)
         return process, download
@@ -123,12 +122,11 @@ def test_stopped_download_ends_at_once_and_resumes(
 
 
 def test_simultaneous_pulls_of_a_model_both_succeed(
-    hub: HubServer, environment: dict[str, str], fork_server: ForkServer, tiny: Path, tmp_path: Path
+    hub: HubServer, environment: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
     hub.delay = 0.5  # seconds per MB, so that the two overlap
-    command = ["models", "pull", NAME, "--to", f"{tmp_path / 'carried'}"]
-    patient = {**os.environ, **environment, "MODELSCOPE_DOWNLOAD_TIMEOUT": "60"}
-    pair = [fork_server.start(command, ROOT, patient) for _ in range(2)]
+    command = ("models", "pull", NAME, "--to", tmp_path / "carried")
+    pair = [fork_e2v(*command, **environment | {"MODELSCOPE_DOWNLOAD_TIMEOUT": "60"}) for _ in range(2)]
     for process in pair:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
