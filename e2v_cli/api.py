@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import get_args
 
@@ -27,7 +28,7 @@ from e2v_cli.options import (
     Precision,
     ResultOptions,
 )
-from e2v_cli.records import SAMPLE_RATE, Failure, Prediction, Utterance, Waveform
+from e2v_cli.records import SAMPLE_RATE, Batch, Failure, Prediction, Utterance, Waveform
 from e2v_cli.system.spool import whole
 from e2v_cli.workers.devices import check_precision, choose_devices
 
@@ -118,9 +119,12 @@ class Recognizer:
         made = [_to_waveform(index, waveform, sample_rate, audio) for index, waveform in enumerate(waveforms)]
         engine = E2vEngine(self._model, self._network, self._compute, ResultOptions(granularity=granularity))
         results: dict[int, Result] = {}
-        for batch in make_batches(made, BATCH_SECONDS[engine.device.type]):
-            for result in engine.start(batch)():
-                results[result.utterance.index] = self._make_result(result)
+        # A thread of its own has none of the caller's settings, such as autocast. The threads that PyTorch starts for
+        # it flush denormals as it does, and end with it.
+        with ThreadPoolExecutor(1, thread_name_prefix="predict") as thread:
+            for batch in make_batches(made, BATCH_SECONDS[engine.device.type]):
+                for result in thread.submit(_compute, engine, batch).result():
+                    results[result.utterance.index] = self._make_result(result)
         return [results[index] for index in range(len(made))]
 
     def _make_result(self, result: Prediction | Failure) -> Result:
@@ -131,6 +135,10 @@ class Recognizer:
             return Result(None, None, None, embedding)
         best = int(posteriors.argmax())
         return Result(self.labels[best], float(posteriors[best]), posteriors, embedding)
+
+
+def _compute(engine: E2vEngine, batch: Batch) -> list[Prediction | Failure]:
+    return engine.start(batch)()
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

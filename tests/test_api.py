@@ -6,6 +6,8 @@ import csv
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ import torch
 from numpy.typing import NDArray
 from support.audio_files import as_float, encode, noisy_tone
 from support.checkpoints import TOKENS, make_config, make_model
+from support.gpus import stand_in
 from support.processes import ROOT, E2v
 
 import e2v_cli
 from e2v_cli.api import Recognizer
 from e2v_cli.errors import DeviceError, ModelError, UsageError
+from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.options import Precision
 
 ENGLISH = ("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown")
 
@@ -197,6 +202,87 @@ def test_matmul_precision_of_the_process_is_restored(
         assert torch.get_float32_matmul_precision() == setting
     finally:
         torch.set_float32_matmul_precision(initially)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_gpu_is_used_without_becoming_the_current_one(precision: Precision, sample: Recognizer) -> None:
+    waveforms = [waveform(), waveform(20_000)]
+    expected = sample.predict(waveforms, granularity="frame")
+
+    with stand_in(2) as gpus:
+        model = e2v_cli.load("sample", device="cuda:1", precision=precision)
+        results = model.predict(waveforms, granularity="frame")
+
+        assert (gpus.contexts, gpus.current) == ({1}, 0)
+    for result, other in zip(results, expected, strict=True):
+        tolerance = 0.3 if precision == "bf16" else 1e-4
+        np.testing.assert_allclose(result.embedding, other.embedding, rtol=0, atol=tolerance)
+
+
+def test_threads_predict_on_a_gpu_each(sample: Recognizer) -> None:
+    waveforms = [waveform(length) for length in (16_000, 20_000, 8_000)]
+    expected = [result.embedding for result in sample.predict(waveforms)]
+
+    with stand_in(2), ThreadPoolExecutor(2) as threads:
+        models = [e2v_cli.load("sample", device=f"cuda:{number}") for number in range(2)]
+        for results in threads.map(lambda number: models[number % 2].predict(waveforms), range(6)):
+            np.testing.assert_allclose([result.embedding for result in results], expected, rtol=0, atol=1e-5)
+
+
+DENORMALS = torch.full((2, 100_000), 1e-40)
+
+
+def kept_denormals() -> list[float]:
+    """Return the share of denormals that each of PyTorch's two threads keeps."""
+    kept: list[float] = (DENORMALS * 1 != 0).float().mean(1).tolist()
+    return kept
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    """Two threads of PyTorch's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("are_started", [False, True], ids=["threads not started", "threads started"])
+def test_denormals_are_flushed_in_all_threads_of_the_model_and_in_no_other(
+    are_started: bool, sample: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of a caller's threads has threads of PyTorch's, which it starts when they are first needed."""
+    forward, inside = Emotion2vec.forward, []
+
+    def note(network: Emotion2vec, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        inside.append(kept_denormals())
+        return forward(network, waveforms)
+
+    def call() -> list[float]:
+        if are_started:
+            assert kept_denormals() == [1, 1]
+        sample.predict([waveform()])
+        return kept_denormals()
+
+    monkeypatch.setattr(Emotion2vec, "forward", note)
+    with ThreadPoolExecutor(1) as caller:
+        assert caller.submit(call).result() == [1, 1]
+    assert inside == [[0, 0]]
+
+
+@pytest.mark.parametrize("setting", ["autocast", "default device"])
+def test_settings_of_the_caller_do_not_change_numbers(setting: str, sample: Recognizer) -> None:
+    contexts: dict[str, Any] = {
+        "autocast": torch.autocast("cpu", torch.bfloat16),
+        "default device": torch.device("meta"),
+    }
+    (expected,) = sample.predict([waveform()])
+
+    with contexts[setting]:
+        (result,) = sample.predict([waveform()])
+
+    assert result.embedding.tobytes() == expected.embedding.tobytes()
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------

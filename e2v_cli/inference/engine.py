@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,25 +42,36 @@ LOWER: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.flo
 """The types of the encoder's weights where they are not float32."""
 
 
+SWITCHES = Lock()
+"""Held by the engine that computes, since PyTorch's switches are those of the whole process."""
+
+
 @contextmanager
-def multiplying(precision: Precision) -> Iterator[None]:
+def multiplying(precision: Precision, device: torch.device) -> Iterator[None]:
     """Choose how float32 matrices are multiplied: exactly, or as TensorFloat-32, which keeps 10 bits of the mantissa.
 
-    PyTorch has switches for the whole process. By default that of convolutions on GPUs is on, and a notebook may have
-    allowed CPUs to multiply as bfloat16. They are set back when the block ends.
+    By default PyTorch's switch for convolutions on GPUs is on, and a notebook may have allowed CPUs to multiply as
+    bfloat16. The switches of the device are set back when the block ends. Until then other engines wait.
     """
     backends: Any = torch.backends
-    on_gpu = "tf32" if precision == "tf32" else "ieee"
-    settings = [(backends.cuda.matmul, on_gpu), (backends.cudnn.conv, on_gpu)]
-    settings += [(backends.mkldnn.matmul, "ieee"), (backends.mkldnn.conv, "ieee")]
-    before = [switch.fp32_precision for switch, _ in settings]
-    for switch, setting in settings:
-        switch.fp32_precision = setting
-    try:
-        yield
-    finally:
-        for (switch, _), setting in zip(settings, before, strict=True):
-            switch.fp32_precision = setting
+    setting, switches = "ieee", [backends.mkldnn.matmul, backends.mkldnn.conv]
+    if device.type == "cuda":
+        # That of cuDNN is for all of CUDA: the others follow it unless they have a setting of their own.
+        switches = [backends.cudnn, backends.cuda.matmul, backends.cudnn.conv]
+        setting = "tf32" if precision == "tf32" else "ieee"
+    changed: list[tuple[Any, str]] = []
+    with SWITCHES:
+        try:
+            for switch in switches:
+                if switch.fp32_precision != setting:
+                    changed.append((switch, switch.fp32_precision))
+                    switch.fp32_precision = setting
+            yield
+        finally:
+            for switch, before in changed:
+                switch.fp32_precision = "none"  # which follows a more general switch, as it may have done before
+                if switch.fp32_precision != before:
+                    switch.fp32_precision = before
 
 
 @contextmanager
@@ -72,6 +84,14 @@ def _without_denormals() -> Iterator[None]:
     finally:
         if were_kept:
             torch.set_flush_denormal(False)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one of this thread until the block ends.
+
+    Every thread has one, by default the first. Events, pinned memory and waiting use it, wherever the tensors are.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class E2vEngine:
@@ -90,19 +110,22 @@ class E2vEngine:
     def start(self, batch: Batch) -> Pending:
         """Start computing the predictions of a batch; one too large for the GPU's memory is halved."""
         try:
-            stopwatch = _Stopwatch(self.device)
-            with multiplying(self.compute.precision), _without_denormals():
+            with on_device(self.device), multiplying(self.compute.precision, self.device), _without_denormals():
+                stopwatch = _Stopwatch(self.device)
                 results = self._start(batch.waveforms)
-            stopwatch.stop()
+                stopwatch.stop()
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            pass  # the tensors of the attempt are free as soon as the error is
         else:
 
             def finish() -> list[Prediction | Failure]:
-                self.busy_seconds += stopwatch.wait()
+                with on_device(self.device):
+                    self.busy_seconds += stopwatch.wait()
                 return results()
 
             return finish
+        with on_device(self.device):
+            torch.cuda.empty_cache()
         if len(batch.waveforms) == 1:
             (waveform,) = batch.waveforms
             detail = f"{waveform.duration:.1f} s are too long for the memory of {self.device}; try a smaller --window"
@@ -199,21 +222,22 @@ def _fetch(tensor: Tensor) -> Tensor:
 
 
 class _Stopwatch:
-    """A measurement of the time that a device takes from now on."""
+    """A measurement of the time that a device takes from now on for what this thread gives it."""
 
     def __init__(self, device: torch.device) -> None:
         self._events: list[Any] = []
         if device.type == "cuda":
             cuda: Any = torch.cuda
+            self._stream = cuda.current_stream(device)
             self._events = [cuda.Event(enable_timing=True) for _ in range(2)]
-            self._events[0].record()
+            self._events[0].record(self._stream)
         self._started, self._stopped = time.perf_counter(), 0.0
 
     def stop(self) -> None:
         """Stop after all work that the device has been given."""
         self._stopped = time.perf_counter()
         if self._events:
-            self._events[1].record()
+            self._events[1].record(self._stream)
 
     def wait(self) -> float:
         """Wait for the end of the work, and return its time in seconds."""

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def prepare_process(device: str) -> None:
-    """Import PyTorch, and prepare a process that does nothing but compute on this device: a CPU has one thread.
+    """Import PyTorch, and prepare a process that does nothing but compute on this device.
 
-    There are as many processes as cores, and more threads would wait for each other.
+    On a CPU it has one thread: there are as many processes as cores, and more threads would wait for each other. A GPU
+    becomes the current one, so that no memory of another is taken.
 
     Raises:
         DeviceError: PyTorch can't be imported.
@@ -38,6 +39,8 @@ def prepare_process(device: str) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
         keep_heap()
+    else:
+        torch.cuda.set_device(device)
 
 
 def count_gpus() -> tuple[int, str]:
@@ -75,7 +78,7 @@ def place_network(model: Model, weights: Weights, device: str, compute: ComputeO
     """
     import torch
 
-    from e2v_cli.inference.engine import LOWER
+    from e2v_cli.inference.engine import LOWER, on_device
 
     precision, place = compute.precision, torch.device(device)
     if place.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(place) < (8, 0):
@@ -88,4 +91,5 @@ def place_network(model: Model, weights: Weights, device: str, compute: ComputeO
         network.lower(LOWER[precision])
     elif place.type == "cpu":
         network.pack()
-    return network.to(place)
+    with on_device(place):
+        return network.to(place)

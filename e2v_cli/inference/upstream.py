@@ -55,7 +55,7 @@ class FunasrEngine:
     def start(self, batch: Batch) -> Pending:
         """Compute the predictions of a batch."""
         started = time.perf_counter()
-        with multiplying("fp32"):
+        with multiplying("fp32", self.device):
             results = [self._encode_one(waveform) for waveform in batch.waveforms]
         self.busy_seconds += time.perf_counter() - started
         return lambda: results

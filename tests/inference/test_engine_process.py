@@ -1,4 +1,4 @@
-"""Settings of the process that engines change and restore, and their busy time."""
+"""Denormals, which engines flush while they compute, and their busy time."""
 
 from __future__ import annotations
 
@@ -14,109 +14,15 @@ from torch import Tensor
 from e2v_cli.inference.upstream import FunasrEngine
 from e2v_cli.models.folder import Model
 from e2v_cli.network.emotion2vec import Emotion2vec
-from e2v_cli.options import Precision, ResultOptions
+from e2v_cli.options import ResultOptions
 from e2v_cli.records import Batch, Prediction
 
 CPU = torch.device("cpu")
 
 
-def read_switches() -> tuple[str, str]:
-    """Return the precision of float32 matrix products and convolutions on GPUs."""
-    backends: Any = torch.backends
-    return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
-
-
 def flushes_denormals() -> bool:
     """Whether numbers below 1e-38 are flushed to zero."""
     return float(torch.full((), 1e-40, dtype=torch.float32) * 2) == 0
-
-
-# -- precision of products ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("precision", "inside"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
-def test_precision_is_set_only_while_the_engine_computes(
-    precision: Precision, inside: str, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-
-    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
-        seen.append(read_switches())
-        return Emotion2vec.forward(network, waveforms)
-
-    monkeypatch.setattr(network, "forward", forward)
-    before = read_switches()
-
-    make_engine(model, network, precision=precision).start(make_batch([0.3]))()
-
-    assert seen == [(inside, inside)]
-    assert read_switches() == before
-
-
-def test_precision_is_restored_after_an_error(
-    model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = read_switches()
-    monkeypatch.setattr(network, "forward", None)
-
-    with pytest.raises(TypeError):
-        make_engine(model, network, precision="tf32").start(make_batch([0.3]))()
-
-    assert read_switches() == before
-
-
-@pytest.fixture
-def _bf16_is_allowed() -> Iterator[None]:
-    """Allow CPUs to multiply as bfloat16, as a notebook may."""
-    backends: Any = torch.backends
-    switches = [backends.mkldnn.matmul, backends.mkldnn.conv]
-    before = [switch.fp32_precision for switch in switches]
-    for switch in switches:
-        switch.fp32_precision = "bf16"
-    yield
-    for switch, setting in zip(switches, before, strict=True):
-        switch.fp32_precision = setting
-
-
-@pytest.mark.usefixtures("_bf16_is_allowed")
-@pytest.mark.parametrize("precision", ["fp32", "tf32"])
-def test_bfloat16_allowed_by_a_notebook_is_not_used(
-    precision: Precision, model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backends: Any = torch.backends
-    seen = []
-
-    def read() -> tuple[str, str]:
-        return backends.mkldnn.matmul.fp32_precision, backends.mkldnn.conv.fp32_precision
-
-    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
-        seen.append(read())
-        return Emotion2vec.forward(network, waveforms)
-
-    monkeypatch.setattr(network, "forward", forward)
-
-    make_engine(model, network, precision=precision).start(make_batch([0.3]))()
-
-    assert seen == [("ieee", "ieee")]
-    assert read() == ("bf16", "bf16")
-
-
-@pytest.mark.parity
-def test_upstreams_engine_multiplies_exactly(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = FunasrEngine(model, CPU, ResultOptions())
-    inference, seen = engine.upstream.inference, []
-
-    def note(*args: Any, **kwargs: Any) -> Any:
-        seen.append(read_switches())
-        return inference(*args, **kwargs)
-
-    monkeypatch.setattr(engine.upstream, "inference", note)
-    before = read_switches()
-
-    engine.start(make_batch([0.3]))()
-
-    assert seen == [("ieee", "ieee")]
-    assert read_switches() == before
 
 
 # -- denormals: numbers below 1e-38 ------------------------------------------------------------------------------------
