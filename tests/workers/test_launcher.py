@@ -147,7 +147,7 @@ def test_a_dead_worker_is_replaced(tmp_path: Path) -> None:
     kill(find_workers(process.pid)[0])
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert re.search(r"^e2v: worker \d died \(killed by SIGKILL\); it is replaced, and what", errors)
+    assert re.search(r"^e2v: worker \d died \(killed by SIGKILL\); it is replaced, and its work is repeated", errors)
     assert (tmp_path / "out" / "predictions.tsv").read_text().count("\n") == 801
 
 
