@@ -80,3 +80,13 @@ def test_no_two_functions_or_classes_have_the_same_name() -> None:
 def test_every_module_has_a_docstring() -> None:
     docstrings = {name: ast.get_docstring(ast.parse(text)) or "TODO" for name, text in FILES.items()}
     assert [name for name, docstring in docstrings.items() if "TODO" in docstring] == []
+
+
+def test_paths_are_asked_without_hiding_errors() -> None:
+    """Use ``exists``, ``is_directory`` and ``is_regular_file`` of ``system/files.py`` instead of those of paths."""
+    hiding = {"exists", "is_dir", "is_file"}
+    calls = [
+        (name, node.func) for name in FILES for node in ast.walk(ast.parse(FILES[name])) if isinstance(node, ast.Call)
+    ]
+    methods = [(name, function) for name, function in calls if isinstance(function, ast.Attribute)]
+    assert [f"{name}:{method.lineno}" for name, method in methods if method.attr in hiding] == []

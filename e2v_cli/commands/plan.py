@@ -35,6 +35,7 @@ from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOp
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS
 from e2v_cli.results.newest_run import find_newest_run, read_speed
+from e2v_cli.system.files import is_directory
 from e2v_cli.system.text import clock, columns, tsv_row
 
 HEADERS_AT_ONCE = 8
@@ -207,7 +208,7 @@ def _hash_speakers(path: Path) -> Iterator[int]:
 
 def _find_shape(model: ModelRequest) -> NetworkConfig:
     """Find the shape of a model: that of its folder, else as it was published."""
-    published = None if Path(model.name).is_dir() else find_published(model.name)
+    published = None if is_directory(Path(model.name)) else find_published(model.name)
     if published is None:
         return read_model(model.name, find_model(replace(model, offline=True))).config
     return published.shape

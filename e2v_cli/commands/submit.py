@@ -50,7 +50,7 @@ from e2v_cli.models.weights import prepare_weights
 from e2v_cli.options import Fingerprint, JobOptions, PredictOptions, ResultOptions, RunOptions, Shard, make_fingerprint
 from e2v_cli.records import SAMPLE_RATE, Utterance
 from e2v_cli.results.publish import open_run_folder
-from e2v_cli.system.files import published, remove_drafts
+from e2v_cli.system.files import exists, published, remove_drafts
 from e2v_cli.system.process import now
 
 MEASURED_FILES = 1_000_000
@@ -107,7 +107,7 @@ def _submit_left(
 ) -> str:
     """Find the shards that have something left, and submit them, or show their scripts."""
     output_dir, num_shards, dry_run = folder.path, options.jobs.num_shards, options.jobs.dry_run
-    if dry_run and not output_dir.exists():
+    if dry_run and not exists(output_dir):
         history = History(corpus.index, corpus.digest)
     else:
         if dry_run:
@@ -183,7 +183,7 @@ def _check_room(results: ResultOptions, output_dir: Path, model: Model, corpus: 
         values *= seconds * SAMPLE_RATE / model.config.hop * (0.25 if results.compress else 1)
     num_left = int((history.status != DONE).sum())
     needed = num_left * (values * 4 + ROW_BYTES)
-    place = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+    place = next(folder for folder in (output_dir, *output_dir.absolute().parents) if exists(folder))
     free = shutil.disk_usage(place).free
     if needed > free:
         raise OutputError(
@@ -297,7 +297,7 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, Slur
 def _command() -> tuple[str, ...]:
     """Return the words that run this e2v from any folder."""
     script = Path(sys.argv[0])
-    if script.name == "e2v" and script.exists():
+    if script.name == "e2v" and exists(script):
         return (str(script.absolute()),)
     return (sys.executable, "-m", "e2v_cli")
 

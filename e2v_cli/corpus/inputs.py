@@ -37,6 +37,7 @@ from e2v_cli.corpus.lists import (
 )
 from e2v_cli.corpus.segments import read_segments
 from e2v_cli.errors import CorpusError
+from e2v_cli.system.files import exists, is_directory
 from e2v_cli.system.text import percent_encoded
 
 _PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|-][^|]*$")
@@ -120,11 +121,11 @@ class _InputReader:
             return _FoundFiles([_FoundFile(item, item)])
         if is_pipe(item):
             raise CorpusError(f"{item}: a command can only stand in a list: echo 'utt1 {item}' | e2v predict - …")
-        if path.is_dir():
+        if is_directory(path):
             return self._read_folder(path)
         if path.suffix == ".scp" and has_list(path):
             return self._read_list(path, {})
-        if path.exists() or path.suffix.lower() in audio_suffixes():  # audio that is missing fails alone, later
+        if exists(path) or path.suffix.lower() in audio_suffixes():  # audio that is missing fails alone, later
             return _FoundFiles([_FoundFile(item, os.path.relpath(item))])
         raise CorpusError(
             f"{item}: no such file or folder; INPUT is audio, a folder, a .scp list or - for standard input"

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from e2v_cli.system.files import naming, published
+from e2v_cli.system.files import exists, naming, published
 
 if TYPE_CHECKING:
     from e2v_cli.inference.pooling import State
@@ -96,7 +96,7 @@ def forget_windows(output_dir: Path, utt_id: str) -> None:
 def has_kept_windows(output_dir: Path, utt_id: str, since: Path) -> bool:
     """Whether windows of an utterance were kept since a file of OUT was last written."""
     path, _ = _kept_paths(output_dir, utt_id)
-    return path.exists() and path.stat().st_mtime_ns > since.stat().st_mtime_ns
+    return exists(path) and path.stat().st_mtime_ns > since.stat().st_mtime_ns
 
 
 def _kept_paths(output_dir: Path, utt_id: str) -> tuple[Path, Path]:

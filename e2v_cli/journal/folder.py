@@ -24,7 +24,7 @@ from e2v_cli.journal.ids import IDS_PATTERNS, Ids, names_of_ids
 from e2v_cli.journal.journal import Header, Journal, JournalFile, start_order
 from e2v_cli.journal.locks import refuse_held_shards
 from e2v_cli.options import Fingerprint, Shard
-from e2v_cli.system.files import dead_drafts
+from e2v_cli.system.files import dead_drafts, exists
 
 _JOURNAL = re.compile(r"journal\.(\d+)-of-(\d+)\.(\d+)")
 
@@ -107,7 +107,7 @@ class RunFolder:
             raise OutputConflictError(
                 f"{self.path} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
             )
-        found = next((name for name in self._results if (self.path / name).exists()), None)
+        found = next((name for name in self._results if exists(self.path / name)), None)
         if found and not overwrite and not any(map(_JOURNAL.fullmatch, os.listdir(self.path))):
             raise OutputConflictError(
                 f"{self.path} holds {found}, but no journal of its run: choose another -o, or use --overwrite"
@@ -240,7 +240,7 @@ class RunFolder:
         sources = self.describe_sources(input_sha256, sizes)
         if any(content.get(name) != value for name, value in sources.items()):
             return False
-        return all((self.path / name).exists() for name in content["files"])
+        return all(exists(self.path / name) for name in content["files"])
 
     def describe_sources(self, input_sha256: str, sizes: Mapping[str, int]) -> dict[str, str]:
         """Return digests of the sources of final files: the list; the journals and the path of OUT.
@@ -264,7 +264,7 @@ class RunFolder:
             _check_archive(self.path / name, offset)
         for name, size in sorted(history.timelines.items()):
             path = self.path / name
-            if not path.exists() or path.stat().st_size < size:
+            if not exists(path) or path.stat().st_size < size:
                 raise OutputError(
                     f"{path} is missing, or ends before byte {size}, but the journal lists it: "
                     "restore it, or use --overwrite"
@@ -332,7 +332,7 @@ def _check_archive(path: Path, offset: int) -> None:
     Raises:
         OutputError: it is missing or too short.
     """
-    if not path.exists():
+    if not exists(path):
         raise OutputError(f"{path} is missing, but the journal lists it: restore it, or use --overwrite")
     if offset:
         try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.corpus.ids import KeyIndex, digest_of
 from e2v_cli.errors import OutputError
-from e2v_cli.system.files import published
+from e2v_cli.system.files import exists, published
 
 IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs"))
 """Patterns of their file names."""
@@ -80,7 +80,7 @@ class IdList:
 def save_ids(output_dir: Path, ids: Ids) -> None:
     """Write the ids of a list to OUT, under a name made of their digest."""
     path = _ids_path(output_dir, ids.digest)
-    if path.exists():
+    if exists(path):
         return
     if ids.recording_groups is not None:
         with published(_groups_path(path)) as file:

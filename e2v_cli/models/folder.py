@@ -24,6 +24,7 @@ from e2v_cli.errors import ModelError
 from e2v_cli.models.config import ConfigValueError, parse_config, shorten
 from e2v_cli.network.config import NetworkConfig
 from e2v_cli.options import LabelLanguage
+from e2v_cli.system.files import exists, is_regular_file
 
 UNUSED = "unuse"
 """The prefix of tokens whose classes of the head the model was not trained for."""
@@ -107,7 +108,7 @@ def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model
         config = parse_config(raw_config)
         _refuse_code(raw_config, config_path)
         scope_map = _parse_scope_map(raw_config.get("scope_map"))
-        has_tokens = raw_config.get("tokenizer") is not None and (folder / files["token_list"]).exists()
+        has_tokens = raw_config.get("tokenizer") is not None and exists(folder / files["token_list"])
         tokens = _read_tokens(model_file(folder, files["token_list"]), language) if has_tokens else ()
     except ConfigValueError as error:
         raise ModelError(f"{config_path}: {error}") from None
@@ -122,7 +123,7 @@ def read_configuration(folder: Path) -> dict[str, str]:
     Raises:
         ModelError: it can't be read, or names a file outside the folder.
     """
-    if not (folder / "configuration.json").exists():
+    if not exists(folder / "configuration.json"):
         return {}
     path = model_file(folder, "configuration.json")
     try:
@@ -149,7 +150,7 @@ def missing_files(folder: Path) -> list[str]:
         ModelError: its ``configuration.json`` can't be used.
     """
     required = {key: DEFAULT_FILES[key] for key in ("config", "init_param")} | read_configuration(folder)
-    return [name for name in required.values() if not (folder / name).is_file()]
+    return [name for name in required.values() if not is_regular_file(folder / name)]
 
 
 def _read_yaml(path: Path) -> Any:
@@ -187,7 +188,7 @@ def _nodes(content: object) -> Iterator[object]:
 
 def _refuse_requirements(folder: Path) -> None:
     path = folder / "requirements.txt"
-    if path.exists() or path.is_symlink():
+    if exists(path) or path.is_symlink():
         raise ModelError(
             f"{path}: e2v installs no packages for a model: remove the file if you trust the rest of the folder"
         )
@@ -195,7 +196,7 @@ def _refuse_requirements(folder: Path) -> None:
 
 def _refuse_outer(folder: Path) -> None:
     """Refuse a folder around those of models, as in the hubs' caches; the message names one of the main branch."""
-    if any((folder / name).exists() for name in ("config.yaml", "configuration.json")):
+    if any(exists(folder / name) for name in ("config.yaml", "configuration.json")):
         return
     main = "master"
     with suppress(OSError):  # Hugging Face's cache has there the name of the branch's snapshot
@@ -226,7 +227,7 @@ def model_file(folder: Path, name: str) -> Path:
         ModelError: it is missing, lies outside the folder, is empty, or is a page or pointer instead of the file.
     """
     path = folder / name
-    if not path.is_file():
+    if not is_regular_file(path):
         what = "is not a regular file" if os.path.lexists(path) else "is missing"
         raise ModelError(
             f"{path} {what}: a model folder holds config.yaml, model.pt, tokens.txt and configuration.json"

@@ -26,7 +26,7 @@ from e2v_cli.models.cache import cache_folder, hash_file
 from e2v_cli.models.catalog import HUB_TITLES, PUBLISHED_MODELS, SAMPLE, find_published
 from e2v_cli.models.folder import DEFAULT_FILES, missing_files, model_file, read_configuration
 from e2v_cli.options import HubName, ModelRequest
-from e2v_cli.system.files import published
+from e2v_cli.system.files import exists, is_directory, is_regular_file, published
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def find_model(request: ModelRequest) -> Path:
         UsageError: a revision of a folder is asked for.
     """
     folder = Path(__file__).parent.parent / "sample" if request.name == SAMPLE else Path(request.name)
-    if folder.is_dir():
+    if is_directory(folder):
         if request.revision is not None:
             raise UsageError(f"--revision {request.revision}: {request.name} is a folder here, and has none")
         return folder
@@ -96,7 +96,7 @@ def find_remote(request: ModelRequest) -> RemoteModel:
         raise ModelError(f"--revision {request.revision!r} is not a branch, tag or commit")
     published = find_published(request.name)
     if published is None:
-        if Path(request.name).exists():
+        if exists(Path(request.name)):
             raise ModelError(f"{request.name} is a file: name the model's folder")
         if not _ID.fullmatch(request.name):
             known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
@@ -126,7 +126,7 @@ def pull_from_hub(request: ModelRequest) -> Path:
     Raises:
         ModelError: there is no such folder or model, or it can't be downloaded.
     """
-    is_folder = request.name == SAMPLE or Path(request.name).is_dir()
+    is_folder = request.name == SAMPLE or is_directory(Path(request.name))
     if is_folder and find_published(request.name) is None:  # a folder with a name of the family may be half a copy
         return find_model(request)
     return _download_model(find_remote(request))
@@ -140,15 +140,15 @@ def copy_model(folder: Path, to: Path) -> None:
         OutputError: the folder holds another file of that name, or can't be written.
     """
     files = DEFAULT_FILES | read_configuration(folder) | {"configuration": "configuration.json"}
-    sources = {name: model_file(folder, name) for name in files.values() if (folder / name).is_file()}
+    sources = {name: model_file(folder, name) for name in files.values() if is_regular_file(folder / name)}
     try:
         digests = {name: hash_file(source) for name, source in sources.items()}
         for name in sources:
             path = to / name
-            if path.exists() and hash_file(path) != digests[name]:
+            if exists(path) and hash_file(path) != digests[name]:
                 raise OutputError(f"{path} is there already, and another file: choose another --to, or remove it")
         for name, source in sources.items():
-            if not (to / name).exists():
+            if not exists(to / name):
                 (to / name).parent.mkdir(parents=True, exist_ok=True)
                 with source.open("rb") as original, published(to / name) as file:
                     shutil.copyfileobj(original, file, 1 << 20)

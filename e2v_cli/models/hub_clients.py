@@ -20,6 +20,7 @@ from typing import Protocol
 from e2v_cli.errors import E2vError
 from e2v_cli.models.cache import hash_file
 from e2v_cli.models.folder import DEFAULT_FILES, missing_files, read_configuration
+from e2v_cli.system.files import exists, is_regular_file
 from e2v_cli.system.process import die_with_parent
 
 FILES = ("configuration.json", *DEFAULT_FILES.values(), "tokens.json")
@@ -127,7 +128,7 @@ class HuggingFace:
             raise DownloadError(self._explain(error)) from error
         for name in names:
             blob = (folder / name).resolve()  # whose name, if it is large, is its SHA-256
-            if re.fullmatch(r"[0-9a-f]{64}", blob.name) and blob.is_file() and hash_file(blob) != blob.name:
+            if re.fullmatch(r"[0-9a-f]{64}", blob.name) and is_regular_file(blob) and hash_file(blob) != blob.name:
                 blob.unlink()
                 (folder / name).unlink()
                 raise DownloadError(f"{name}: the download differs from what the hub lists; try again")
@@ -162,7 +163,7 @@ def find_whole(client: Client) -> Path:
     """
     folder = client.find()
     # without a configuration.json, it is unknown whether the package got to the end of a download
-    if folder is None or not (folder / "configuration.json").exists() or missing_files(folder):
+    if folder is None or not exists(folder / "configuration.json") or missing_files(folder):
         raise DownloadError("not on this machine")
     return folder
 

@@ -23,7 +23,7 @@ from e2v_cli.errors import ModelError
 from e2v_cli.models.cache import FileState, cache_folder, hash_file
 from e2v_cli.models.checkpoint import load_plain, make_network
 from e2v_cli.models.folder import Model
-from e2v_cli.system.files import published, remove_drafts
+from e2v_cli.system.files import exists, published, remove_drafts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,7 +161,7 @@ def _prepare_copy(model: Model, place: Path) -> Weights:
     source, sha256 = _state_of(model), _hash_checkpoint(model)
     record = _read_copy_record(place)
     copy_sha256, was_damaged = "", False
-    if record is not None and (record.sha256, record.shape) == (sha256, shape) and copy.exists():
+    if record is not None and (record.sha256, record.shape) == (sha256, shape) and exists(copy):
         copy_sha256 = hash_file(copy)
         was_damaged = copy_sha256 != record.copy_sha256
         if was_damaged:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +14,42 @@ from pathlib import Path
 from typing import BinaryIO
 
 from e2v_cli.system.process import HOST, is_dead
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Errors of a path where nothing is."""
+
+
+def exists(path: Path) -> bool:
+    """Whether something is at a path.
+
+    Since Python 3.14, ``Path.exists``, ``is_dir`` and ``is_file`` also deny what they can't find out, and a list of
+    segments behind a failing server would pass for none.
+
+    Raises:
+        OSError: it can't be found out.
+    """
+    return _file_type(path) is not None
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a folder is at a path; errors as of :func:`exists`."""
+    return _file_type(path) == stat.S_IFDIR
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether a regular file is at a path; errors as of :func:`exists`."""
+    return _file_type(path) == stat.S_IFREG
+
+
+def _file_type(path: Path) -> int | None:
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+    except ValueError:  # a path that no file can have
+        pass
+    return None
 
 
 @contextmanager

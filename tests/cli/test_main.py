@@ -192,6 +192,18 @@ def test_closed_standard_input_and_long_names_are_errors() -> None:
     assert (done.returncode, done.stderr) == (1, f"e2v: {name}: File name too long\n")
 
 
+@pytest.mark.parametrize("name", ["wav.scp", "segments", "reco2file_and_channel"])
+def test_file_that_cannot_be_reached_does_not_pass_for_missing(name: str, e2v: E2v, tmp_path: Path) -> None:
+    (tmp_path / "wav.scp").write_text(f"a {ROOT / CLIP}\n")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to("x" * 300)
+
+    done = e2v("predict", tmp_path, "-m", "sample")
+
+    message = f"e2v: {tmp_path / name}: File name too long; a list must be a file that can be read\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
 def test_options_may_be_set_by_environment(e2v: E2v) -> None:
     done = e2v("predict", CLIP, E2V_MODEL="sample", E2V_QUIET="1")
     assert (done.returncode, done.stderr) == (0, "")

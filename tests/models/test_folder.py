@@ -24,6 +24,15 @@ def test_folder_without_configuration_json_is_read(tiny: Path, tmp_path: Path) -
     assert read_model("test", folder).labels == read_model("test", tiny).labels
 
 
+def test_configuration_json_that_cannot_be_reached_does_not_pass_for_missing(tmp_path: Path) -> None:
+    folder = make_model(tmp_path)
+    (folder / "configuration.json").unlink()
+    (folder / "configuration.json").symlink_to("x" * 300)
+
+    with pytest.raises(OSError, match="File name too long"):
+        read_model("test", folder)
+
+
 def test_files_may_have_other_names(tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     for old, new in (("model.pt", "best.pt"), ("tokens.txt", "emotions.txt"), ("config.yaml", "net.yaml")):
