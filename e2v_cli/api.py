@@ -26,6 +26,7 @@ from e2v_cli.options import (
     LabelLanguage,
     ModelRequest,
     Precision,
+    ResamplerName,
     ResultOptions,
 )
 from e2v_cli.records import SAMPLE_RATE, Batch, Failure, Prediction, Utterance, Waveform
@@ -96,7 +97,11 @@ class Recognizer:
         self._network = place_network(model, prepare_weights(model), device, compute)
 
     def predict(
-        self, waveforms: Sequence[ArrayLike], sample_rate: int = SAMPLE_RATE, granularity: Granularity = "utterance"
+        self,
+        waveforms: Sequence[ArrayLike],
+        sample_rate: int = SAMPLE_RATE,
+        granularity: Granularity = "utterance",
+        resampler: ResamplerName = "soxr",
     ) -> list[Result]:
         """Recognise the emotion of waveforms, each exactly as if it were alone.
 
@@ -104,6 +109,8 @@ class Recognizer:
             waveforms: each (samples,), mono, floats of about ±1, of any length from 25 ms up: arrays or CPU tensors.
             sample_rate: of all of them, in Hz.
             granularity: ``"utterance"``: an embedding is one vector; ``"frame"``: a vector for each frame.
+            resampler: how other sample rates become 16 kHz, as ``--resampler``: ``"soxr"``, or ``"torchaudio"``,
+                which need not be installed.
 
         Returns:
             The result of each, in their order.
@@ -113,9 +120,11 @@ class Recognizer:
                 the message tells which one, and why.
         """
         _check_choice("granularity", granularity, get_args(Granularity))
+        _check_choice("resampler", resampler, get_args(ResamplerName))
         if not isinstance(sample_rate, (int, np.integer)) or sample_rate <= 0:
             raise ValueError(f"sample_rate is {sample_rate!r}; it must be a positive whole number")
-        audio = AudioOptions(InputOptions(inputs=()), self._compute, self._network.config.receptive_field)
+        read = InputOptions(inputs=(), resampler=resampler)
+        audio = AudioOptions(read, self._compute, self._network.config.receptive_field)
         made = [_to_waveform(index, waveform, sample_rate, audio) for index, waveform in enumerate(waveforms)]
         engine = E2vEngine(self._model, self._network, self._compute, ResultOptions(granularity=granularity))
         results: dict[int, Result] = {}

@@ -26,6 +26,8 @@ OneChannel = int | Literal["mix"]
 """A channel of a file with several, counted from 0, or the mean of all."""
 Channel = OneChannel | Literal["split"]
 """The same, or each of them as an utterance of its own."""
+ResamplerName = Literal["soxr", "torchaudio"]
+"""SoX's resampler in its quality HQ, or the default of torchaudio's: FunASR uses the second where it is installed."""
 
 NUMERICS = 4
 """Raised whenever a change of the code changes a number: results of different numerics are never mixed in one OUT."""
@@ -90,6 +92,8 @@ class InputOptions:
     channel: Channel = "mix"
     pipe_seconds: float | None = None
     """Time limit of the commands in lists; None: commands are refused."""
+    resampler: ResamplerName = "soxr"
+    """How audio of other sample rates becomes audio at 16 kHz."""
 
     def __post_init__(self) -> None:
         if self.pipe_seconds is not None and not 0 < self.pipe_seconds < math.inf:
@@ -246,5 +250,6 @@ def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple
         "window": compute.window,
         "timeline": results.timeline or "off",
         "channel": channel if isinstance(channel, str) else channel + 1,
+        "resampler": options.input.resampler,
         "results-version": NUMERICS,
     }

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import kaldiio
 import numpy as np
@@ -26,7 +26,7 @@ import e2v_cli
 from e2v_cli.api import Recognizer
 from e2v_cli.errors import DeviceError, ModelError, UsageError
 from e2v_cli.network.emotion2vec import Emotion2vec
-from e2v_cli.options import Precision
+from e2v_cli.options import Precision, ResamplerName
 
 ENGLISH = ("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown")
 
@@ -103,12 +103,15 @@ def test_frame_embeddings_are_fifty_a_second(sample: Recognizer) -> None:
 def test_resampling_equals_that_of_the_command(e2v: E2v, sample: Recognizer, tmp_path: Path) -> None:
     samples = noisy_tone(60_000, rate=44_100)
     (tmp_path / "a.wav").write_bytes(encode(samples, rate=44_100))
+    rows = {}
+    for resampler in get_args(ResamplerName):
+        (result,) = sample.predict([as_float(samples)], sample_rate=44_100, resampler=resampler)
 
-    (result,) = sample.predict([as_float(samples)], sample_rate=44_100)
-
-    row = e2v("predict", tmp_path / "a.wav", "-m", "sample", "-q").stdout.splitlines()[1].split("\t")
-    assert result.posteriors is not None
-    assert [f"{posterior:.6f}" for posterior in result.posteriors] == row[5:]
+        done = e2v("predict", tmp_path / "a.wav", "-m", "sample", "-q", "--resampler", resampler)
+        rows[resampler] = done.stdout.splitlines()[1].split("\t")[5:]
+        assert result.posteriors is not None
+        assert [f"{posterior:.6f}" for posterior in result.posteriors] == rows[resampler]
+    assert rows["soxr"] != rows["torchaudio"]
 
 
 def test_long_waveforms_are_encoded_in_windows(sample: Recognizer) -> None:
@@ -326,6 +329,11 @@ def test_invalid_sample_rate_is_refused(rate: object, sample: Recognizer) -> Non
     message = f"sample_rate is {rate!r}; it must be a positive whole number"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         sample.predict([waveform()], sample_rate=rate)  # type: ignore[arg-type]
+
+
+def test_unknown_resampler_is_refused(sample: Recognizer) -> None:
+    with pytest.raises(ValueError, match=r"^resampler is 'sox'; choose one of soxr, torchaudio$"):
+        sample.predict([waveform()], resampler="sox")  # type: ignore[arg-type]
 
 
 def test_single_waveform_without_a_list_is_refused(sample: Recognizer) -> None:

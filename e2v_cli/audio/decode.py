@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 
 from e2v_cli.audio.errors import AudioError, blame
 from e2v_cli.audio.formats import find_format
 from e2v_cli.audio.integrity import ExpectedLength
-from e2v_cli.audio.resample import resample
+from e2v_cli.audio.resample import Resampler, predict_length
 from e2v_cli.audio.sources import open_source
 from e2v_cli.options import Channel, ComputeOptions, InputOptions, OneChannel
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
@@ -169,7 +168,7 @@ class _Collector:
         self._length = 0
         self._blocks: list[NDArray[np.float32]] = []
         self._on_disk: DiskWaveform | None = None
-        self._resampler: soxr.ResampleStream | None = None
+        self._resampler: Resampler | None = None
 
     def add(self, samples: NDArray[np.float32], first: int) -> None:
         """Add the utterance's part of a block of (samples,), which begins at sample ``first`` of the recording.
@@ -183,16 +182,13 @@ class _Collector:
         if not np.isfinite(part).all():
             raise AudioError("not finite", "NaN or infinite samples")
         self._length += len(part)
-        if self._on_disk is not None:
-            self._append_to_disk(part)
-            return
-        self._blocks.append(part)
-        if self._length > self._options.compute.window * self._rate:
+        if self._resampler is None:
+            self._resampler = Resampler(self._options.input.resampler, self._rate)
+        self._append(self._resampler.resample_chunk(part))
+        if self._on_disk is None and self._length > self._options.compute.window * self._rate:
             self._on_disk = DiskWaveform()
-            if self._rate != SAMPLE_RATE:
-                self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
             for block in self._blocks:
-                self._append_to_disk(block)
+                self._on_disk.append(block)
             self._blocks = []
 
     def finish(self, total: int | None = None) -> Waveform:
@@ -205,13 +201,9 @@ class _Collector:
             AudioError: the recording ended too early, or there is too little audio.
         """
         self._check_end(total)
-        samples: NDArray[np.float32] | DiskWaveform
-        if self._on_disk is not None:
-            if self._resampler is not None:
-                self._on_disk.append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
-            samples = self._on_disk
-        else:
-            samples = resample(np.concatenate(self._blocks), self._rate)
+        if self._resampler is not None:
+            self._append(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
+        samples = np.concatenate(self._blocks) if self._on_disk is None else self._on_disk
         self._check_length(len(samples))
         return Waveform(self.utterance, samples, self._length / self._rate)
 
@@ -229,7 +221,7 @@ class _Collector:
             expected.check(total)
         self._length = max(0, (total if self.end is None else min(self.end, total)) - self.first)
         self._check_end(total)
-        self._check_length(int(self._length * SAMPLE_RATE / self._rate + 0.5))
+        self._check_length(predict_length(self._options.input.resampler, self._rate, self._length))
         return self._length / self._rate
 
     def _check_end(self, total: int | None) -> None:
@@ -249,9 +241,10 @@ class _Collector:
             needs = f"the model needs {self._options.min_samples} ({milliseconds:g} ms)"
             raise AudioError("too short", f"{num_samples} samples at 16 kHz; {needs}")
 
-    def _append_to_disk(self, samples: NDArray[np.float32]) -> None:
-        if self._on_disk is not None:
-            resampled = samples if self._resampler is None else self._resampler.resample_chunk(samples)
+    def _append(self, resampled: NDArray[np.float32]) -> None:
+        if self._on_disk is None:
+            self._blocks.append(resampled)
+        else:
             self._on_disk.append(resampled)
 
 

@@ -30,6 +30,7 @@ from e2v_cli.options import (
     MaxFailures,
     ModelRequest,
     Precision,
+    ResamplerName,
     ResultOptions,
     RunOptions,
     Shard,
@@ -166,19 +167,31 @@ _PIPE_TIMEOUT = _option(
     metavar="S",
     help="Time limit of such a command, in seconds.",
 )
+_RESAMPLER = _option(
+    "Input",
+    "--resampler",
+    type=click.Choice(get_args(ResamplerName)),
+    default=InputOptions.resampler,
+    help="How other sample rates become 16 kHz: as FunASR does without torchaudio (SoX's HQ), or with it.",
+)
 
 
 def input_options(timeout: bool = True, channel: bool = True) -> Decorator[Any]:
     """INPUT and the options of ``InputOptions``; ``--pipe-timeout`` and ``--channel`` can be left out."""
 
     def make(
-        inputs: tuple[str, ...], allow_pipes: bool, pipe_timeout: float = PIPE_SECONDS, channel: Channel = "mix"
+        inputs: tuple[str, ...],
+        allow_pipes: bool,
+        resampler: ResamplerName,
+        pipe_timeout: float = PIPE_SECONDS,
+        channel: Channel = "mix",
     ) -> InputOptions:
-        return InputOptions(inputs, channel, pipe_timeout if allow_pipes else None)
+        return InputOptions(inputs, channel, pipe_timeout if allow_pipes else None, resampler)
 
     options = [
         click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=_check_word),
         *([_CHANNEL] if channel else []),
+        _RESAMPLER,
         _ALLOW_PIPES,
         *([_PIPE_TIMEOUT] if timeout else []),
     ]

@@ -36,7 +36,8 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
             *(results.output_dir, model.name, model.hub, model.revision, model.offline, model.labels),
             *(compute.engine, compute.device, compute.precision, compute.batch_seconds, compute.window),
             *(results.granularity, results.embeddings, results.dtype, results.compress, results.timeline, results.join),
-            *(_format_channel(of.input.channel), of.input.allow_pipes, of.input.pipe_seconds or PIPE_SECONDS),
+            *(_format_channel(of.input.channel), of.input.resampler),
+            *(of.input.allow_pipes, of.input.pipe_seconds or PIPE_SECONDS),
             *(of.run.retry_failed, of.run.max_failures.word, of.run.quiet),
             of.run.log_level == logging.INFO,
         ]
@@ -45,7 +46,8 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
         *("-o", "-m", "--hub", "--revision", "--offline", "--labels"),
         *("--engine", "--device", "--precision", "--batch-seconds", "--window"),
         *("--granularity", "--embeddings", "--embedding-dtype", "--compress", "--timeline", "--join"),
-        *("--channel", "--allow-pipes", "--pipe-timeout", "--retry-failed", "--max-failures", "-q", "-v"),
+        *("--channel", "--resampler", "--allow-pipes", "--pipe-timeout"),
+        *("--retry-failed", "--max-failures", "-q", "-v"),
     ]
     return list(zip(names, values(options), values(unset), strict=True))
 

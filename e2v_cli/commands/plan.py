@@ -300,6 +300,7 @@ def _format_command(options: PlanOptions) -> str:
         ("--embedding-dtype", results.dtype, "fp32"),
         ("--jobs", options.jobs, None),
         ("--channel", channel if isinstance(channel, str) else channel + 1, "mix"),
+        ("--resampler", options.input.resampler, "soxr"),
     ):
         if value != default:
             words += [name, str(value)]

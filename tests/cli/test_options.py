@@ -30,7 +30,7 @@ from e2v_cli.records import Summary
 from e2v_cli.system.signals import StopSignals
 
 HEADINGS = {
-    "Input": ["--channel", "--allow-pipes", "--pipe-timeout"],
+    "Input": ["--channel", "--resampler", "--allow-pipes", "--pipe-timeout"],
     "Model": ["--model", "--hub", "--revision", "--offline", "--labels"],
     "Compute": ["--engine", "--device", "--jobs", "--precision", "--batch-seconds", "--window"],
     "Results": [
@@ -51,6 +51,7 @@ SUBMIT = [
 
 VALUES: dict[str, list[str]] = {
     "--channel": ["mix", "split", "1", "2", "C", "17"],
+    "--resampler": ["soxr", "torchaudio"],
     "--pipe-timeout": ["600", "7", "0.1", "1e-7", "123456.789"],
     "--model": ["emotion2vec_plus_base", "sample", "./my model", "-m", "--window"],
     "--hub": ["ms", "hf"],
@@ -210,6 +211,7 @@ INPUT, MODEL, COMPUTE, RESULTS, RUN = InputOptions(()), ModelRequest(), ComputeO
 
 DEFAULTS = {
     "--channel": INPUT.channel,
+    "--resampler": INPUT.resampler,
     "--pipe-timeout": PIPE_SECONDS,
     "--model": MODEL.name,
     "--hub": MODEL.hub,

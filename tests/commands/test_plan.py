@@ -98,6 +98,12 @@ def test_plan_prints_whole_text(data: Path, e2v: E2v) -> None:
     )
 
 
+def test_plan_suggests_the_same_resampler(data: Path, e2v: E2v) -> None:
+    done = e2v("plan", "data", "-m", "sample", "--resampler", "torchaudio", cwd=data)
+
+    assert done.stdout.endswith("\ne2v predict data -m sample -o OUT --resampler torchaudio\n")
+
+
 def test_plan_with_failures_prints_whole_text(data: Path, e2v: E2v) -> None:
     write_audio(data, empty=b"", text=b"not audio at all", short=encode(noisy_tone(399)))
     write(data / "data", wav_scp="a a.wav\nz gone.wav\ny empty.wav\nx text.wav\nw short.wav\nv gone too.wav\n")

@@ -903,11 +903,13 @@ def test_different_run_is_refused_before_submission(slurm: Slurm, call: Call, fi
 
     frames = call(*words_of_submit(finished / "wav.scp", out, "--granularity", "frame"))
     window = call(*words_of_submit(finished / "wav.scp", out, "--window", "30", "--dry-run"))
+    resampler = call(*words_of_submit(finished / "wav.scp", out, "--resampler", "torchaudio"))
     corpus = call(*words_of_submit(scp, folder))
 
-    assert (frames.returncode, window.returncode, corpus.returncode) == (4, 4, 4)
+    assert (frames.returncode, window.returncode, resampler.returncode, corpus.returncode) == (4, 4, 4, 4)
     assert frames.stderr == f"e2v: {out} holds a different run: granularity was utterance, is frame. {hint}"
     assert window.stderr == f"e2v: {out} holds a different run: window was 60.0, is 30.0. {hint}"
+    assert resampler.stderr == f"e2v: {out} holds a different run: resampler was soxr, is torchaudio. {hint}"
     assert corpus.stderr.startswith(f"e2v: {folder} is a Kaldi data directory, ")
     assert os.listdir(folder) == ["wav.scp"]
     assert slurm.calls("sbatch") == []

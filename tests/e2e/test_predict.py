@@ -22,6 +22,7 @@ import kaldiio
 import numpy as np
 import pytest
 import soundfile
+from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
 from support.forkserver import fork_e2v
 from support.processes import ON_OPENING, ROOT, E2v, hook, on_opening, start_e2v, wait_until
@@ -132,6 +133,7 @@ def test_journal_header_describes_the_run_and_its_process(tmp_path: Path) -> Non
     assert (header.timeline_formats, header.join) == (("rttm", "textgrid"), True)
     assert header.input_sha256 == hashlib.sha256(b"f1-0001\n").hexdigest()
     options = {"embeddings": "none", "compress": "no", "window": 60.0, "timeline": 0.5, "channel": "mix"}
+    options["resampler"] = "soxr"
     assert options.items() <= dict(header.fingerprint).items()
 
 
@@ -301,6 +303,7 @@ def test_longer_list_computes_only_new_utterances(e2v: E2v, tmp_path: Path) -> N
         (["--window", "30"], "window was 60.0, is 30.0"),
         (["--timeline", "1"], "timeline was off, is 1.0"),
         (["--channel", "A"], "channel was mix, is 1"),
+        (["--resampler", "torchaudio"], "resampler was soxr, is torchaudio"),
         (["--embeddings", "ark,t"], "embeddings was ark, is ark,t"),
         (
             ["--engine", "funasr", "--embedding-dtype", "fp16"],
@@ -331,6 +334,30 @@ def test_run_of_an_older_e2v_with_other_numbers_is_refused(e2v: E2v, tmp_path: P
         f"e2v: {tmp_path}/out holds a different run: results-version was 3, is 4. "
         "Choose another -o, or delete that run with --overwrite\n"
     )
+
+
+def test_resampler_changes_only_other_sample_rates(e2v: E2v, tmp_path: Path) -> None:
+    """And is recorded, also where shards are merged."""
+    for rate in (8_000, 16_000, 44_100):
+        (tmp_path / f"{rate}.wav").write_bytes(encode(noisy_tone(2 * rate, rate=rate), rate=rate))
+    wavs = [tmp_path / f"{rate}.wav" for rate in (8_000, 16_000, 44_100)]
+    soxr, torchaudio, shards = (tmp_path / name for name in ("soxr", "torchaudio", "shards"))
+
+    assert e2v("predict", *wavs, "-m", "sample", "-o", soxr).returncode == 0
+    assert e2v("predict", *wavs, "-m", "sample", "-o", torchaudio, "--resampler", "torchaudio").returncode == 0
+    for shard in ("1/2", "2/2"):
+        done = e2v("predict", *wavs, "-m", "sample", "-o", shards, "--shard", shard, E2V_RESAMPLER="torchaudio")
+        assert done.returncode == 0
+    refused = e2v("predict", *wavs, "-m", "sample", "-o", shards, "--shard", "1/2")
+
+    assert json.loads((soxr / "run.json").read_text())["options"]["resampler"] == "soxr"
+    for out in (torchaudio, shards):
+        assert json.loads((out / "run.json").read_text())["options"]["resampler"] == "torchaudio"
+    assert (shards / "predictions.tsv").read_bytes() == (torchaudio / "predictions.tsv").read_bytes()
+    rows, others = ((out / "predictions.tsv").read_text().splitlines()[1:] for out in (soxr, torchaudio))
+    assert [row == other for row, other in zip(rows, others, strict=True)] == [False, True, False]
+    assert refused.returncode == 4
+    assert f"{shards} holds a different run: resampler was torchaudio, is soxr. " in refused.stderr
 
 
 def test_another_model_is_refused(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
