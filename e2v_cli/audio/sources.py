@@ -34,6 +34,14 @@ def is_url(name: str) -> bool:
     return name[:8].lower().startswith(("http://", "https://"))
 
 
+def find_path(name: str, folder: str) -> str | None:
+    """Find the path of a source that is a file of its own, whether it exists or not; None: it has to be fetched."""
+    if is_pipe(name) or is_url(name):
+        return None
+    path = _resolve_path(name, folder)
+    return path if _ARCHIVE_RECORD.fullmatch(name) is None or _path_exists(path) else None
+
+
 @contextmanager
 def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Callable[[], bool]) -> Iterator[str]:
     """Open a source until the block ends: the path of a file with its audio.
@@ -48,26 +56,23 @@ def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Ca
         AudioError: it can't be fetched. The file of a path is not checked.
         OSError: this machine fails, not the source.
     """
-    record = None
-    if not is_pipe(name) and not is_url(name):
-        path = _resolve_path(name, folder)
-        record = _ARCHIVE_RECORD.fullmatch(name)
-        if record is None or _path_exists(path):
-            yield path
-            return
+    path = find_path(name, folder)
+    if path is not None:
+        yield path
+        return
     with tempfile.TemporaryFile() as file:
         with naming(Path(tempfile.gettempdir())):
-            if record is not None:
+            if is_pipe(name):
+                if pipe_seconds is None:
+                    raise AudioError("not allowed", "commands are run only with --allow-pipes")
+                run_pipe(name.rstrip(_BLANKS)[:-1], file, pipe_seconds, stopping)
+            elif is_url(name):
+                download(name, file, stopping)
+            elif record := _ARCHIVE_RECORD.fullmatch(name):
                 if record["range"]:
                     raise AudioError("unreadable", f"{record['range']}: a part of an archive's record can't be read")
                 for chunk in read_archived_audio(_resolve_path(record["archive"], folder), int(record["offset"])):
                     file.write(chunk)
-            elif not is_pipe(name):
-                download(name, file, stopping)
-            elif pipe_seconds is None:
-                raise AudioError("not allowed", "commands are run only with --allow-pipes")
-            else:
-                run_pipe(name.rstrip(_BLANKS)[:-1], file, pipe_seconds, stopping)
             file.flush()
         yield f"/dev/fd/{file.fileno()}"
 

@@ -164,9 +164,10 @@ def check(
 ) -> int:
     """Compare e2v with FunASR on your audio.
 
-    Computes every utterance by upstream's own code, by e2v alone, and by e2v in a batch, with your model and machine.
-    Prints the largest differences of frame features and probabilities, the number of labels that agree, and the speed
-    of each on one CPU core or a GPU. A few dozen utterances are enough.
+    Computes every utterance by upstream's own code, by e2v alone, and by e2v in a batch, with your model and machine;
+    and by upstream's code from the path of the file, which it reads and resamples itself. Prints the largest
+    differences of frame features and probabilities, the number of labels that agree, and the speed of each on one CPU
+    core or a GPU. A few dozen utterances are enough.
 
     \b
     Examples:

@@ -1,7 +1,8 @@
 """``e2v check``: e2v's engine against upstream's own code, and batched against one by one, on this machine.
 
 Upstream's network loads the checkpoint by its own names, e2v's network the copy that a run uses. So the comparison
-covers every step from a model's folder to a number.
+covers every step from a model's folder to a number. Upstream computes from e2v's samples, and once more from the paths
+of files, which it reads and resamples itself.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from e2v_cli.audio.decode import AudioOptions
+from e2v_cli.audio.decode import AudioOptions, HeaderInfo, inspect_headers
 from e2v_cli.audio.prefetch import decode_ahead
+from e2v_cli.audio.sources import find_path
 from e2v_cli.corpus.blocks import BlockPlan, group_recordings
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 from e2v_cli.inference.batches import BATCH_SECONDS, make_batches
-from e2v_cli.inference.load import load_engine, prepare_process
+from e2v_cli.inference.load import load_engine, load_upstream, prepare_process
 from e2v_cli.models.folder import read_model
 from e2v_cli.models.hub import find_model
 from e2v_cli.models.weights import prepare_weights
 from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions
-from e2v_cli.records import Batch, Failure, Prediction, Waveform
+from e2v_cli.records import SAMPLE_RATE, Batch, Failure, Prediction, Utterance, Waveform
 from e2v_cli.system.progress import Progress, ProgressStyle
 from e2v_cli.system.spool import DiskWaveform, whole
 from e2v_cli.system.text import columns
@@ -35,6 +37,7 @@ from e2v_cli.workers.devices import check_precision, choose_devices
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine
+    from e2v_cli.inference.upstream import FunasrEngine
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +101,7 @@ class _Method:
 
     def _compare(self, result: Prediction | Failure, reference: Prediction) -> None:
         feature = probability = np.inf
-        if isinstance(result, Prediction):
+        if isinstance(result, Prediction) and result.embedding.shape == reference.embedding.shape:
             differences = np.abs(whole(result.embedding) - whole(reference.embedding))
             feature, probability = float(differences.max()), 0.0
             self.feature_sum += float(differences.sum(dtype=np.float64))
@@ -120,14 +123,18 @@ class _Method:
 
 
 class _Comparison:
-    """Upstream's engine and e2v's, and the outcome of the three ways of computing with them."""
+    """Upstream's engine and e2v's, and the outcome of the ways of computing with them."""
 
-    def __init__(self, upstream: Engine, ours: Engine) -> None:
-        self.upstream, self.ours = upstream, ours
+    def __init__(self, upstream: FunasrEngine, ours: Engine, audio: AudioOptions) -> None:
+        self.upstream, self.ours, self.audio = upstream, ours, audio
         self.reference = _Method("FunASR")
         self.alone, self.batched = _Method("e2v, one by one"), _Method("e2v, batched")
+        self.files = _Method(f"FunASR, reading the files itself ({upstream.resampler})")
+        """Upstream's results from the paths of files, against e2v's, one by one."""
         self.seconds, self.left_out = 0.0, 0
         """Of the audio that was compared, and the number of utterances that were not."""
+        self.resampled = 0
+        """Files of other sample rates that upstream read."""
 
     def add(self, batch: Batch) -> None:
         """Compute a batch in all ways, and compare."""
@@ -137,9 +144,27 @@ class _Comparison:
                 engine.start(batch)()
         references = self.reference.encode(self.upstream, singles)
         self.leave_out(result for result in references if isinstance(result, Failure))
-        self.alone.compare(self.alone.encode(self.ours, singles), references)
+        results = self.alone.encode(self.ours, singles)
+        self.alone.compare(results, references)
         self.batched.compare(self.batched.encode(self.ours, [batch]), references)
         self.seconds += sum(waveform.duration for waveform in batch.waveforms)
+        for waveform, result in zip(batch.waveforms, results, strict=True):
+            self._add_file(waveform, result)
+
+    def _add_file(self, waveform: Waveform, result: Prediction | Failure) -> None:
+        """Compare a result with upstream's from the path of the file, if the utterance is a file by itself."""
+        utterance = waveform.utterance
+        path = _find_whole_file(utterance)
+        if path is None:
+            return
+        try:
+            reference = self.upstream.predict_file(waveform, path)
+        except Exception as error:  # upstream's libraries raise errors of their own
+            logger.warning("%s: FunASR can't read %s itself: %s", utterance.utt_id, path, error)
+            return
+        self.files.compare([result], [reference])
+        for info in inspect_headers([utterance], self.audio):
+            self.resampled += isinstance(info, HeaderInfo) and info.rate != SAMPLE_RATE
 
     def leave_out(self, failures: Iterable[Failure]) -> None:
         """Count utterances that can't be compared, and log why."""
@@ -150,7 +175,20 @@ class _Comparison:
     @property
     def is_exact(self) -> bool:
         """Whether all differences are within the tolerances."""
-        return self.alone.is_exact and self.batched.is_exact
+        return self.alone.is_exact and self.batched.is_exact and self.files.is_exact
+
+    @property
+    def worst(self) -> str:
+        """The utterance with the largest difference, divided by its tolerance."""
+        return max((self.batched, self.alone, self.files), key=lambda method: method.excess).worst
+
+    @property
+    def advice(self) -> str:
+        """The option with which e2v resamples as upstream does here; empty if it does, or nothing was resampled."""
+        theirs, ours = self.upstream.resampler, self.audio.input.resampler
+        if not self.resampled or theirs == ours:
+            return ""
+        return f"FunASR resamples by {theirs} here, and e2v by {ours}: add --resampler {theirs}\n"
 
 
 def check(options: CheckOptions) -> Verdict:
@@ -168,11 +206,12 @@ def check(options: CheckOptions) -> Verdict:
         check_precision(options.compute, device)
     prepare_process(device)
     weights = prepare_weights(model)
-    comparison = _Comparison(
-        load_engine(model, weights, device, ComputeOptions(engine="funasr"), ResultOptions(granularity="frame")),
-        load_engine(model, weights, device, options.compute, ResultOptions(granularity="frame")),
-    )
     audio = AudioOptions(options.input, options.compute, model.config.receptive_field)
+    comparison = _Comparison(
+        load_upstream(model, weights, device, ResultOptions(granularity="frame")),
+        load_engine(model, weights, device, options.compute, ResultOptions(granularity="frame")),
+        audio,
+    )
     batch_seconds = options.compute.batch_seconds or BATCH_SECONDS[comparison.ours.device.type]
     with closing(Progress(len(corpus), options.progress)) as progress:
         for batch in make_batches(_comparable(corpus, audio, comparison), batch_seconds):
@@ -199,6 +238,13 @@ def _comparable(corpus: Corpus, audio: AudioOptions, comparison: _Comparison) ->
             comparison.leave_out([item])
 
 
+def _find_whole_file(utterance: Utterance) -> str | None:
+    """Find the file that holds an utterance and nothing else; None: it is a segment, a channel, or fetched."""
+    if utterance.segment or utterance.channel is not None or utterance.recording_channel is not None:
+        return None
+    return find_path(utterance.source, utterance.folder)
+
+
 def _read_waveforms(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | Failure]:
     utterances = (corpus[int(index)] for index in BlockPlan(np.arange(len(corpus)), corpus.recording_groups).members)
     with closing(decode_ahead(group_recordings(utterances), audio, 1, stopping=lambda: False)) as decoded:
@@ -212,8 +258,11 @@ def _describe_comparison(comparison: _Comparison, subject: str, has_head: bool) 
     plural = "" if batched.compared == 1 else "s"
     head = f"{subject}: {batched.compared} utterance{plural}{left_out}, {comparison.seconds:.1f} s of audio\n"
     where = "within" if comparison.is_exact else "BEYOND"
-    conclusion = f"{where} the tolerances; the largest difference is that of {batched.worst}\n"
-    return "\n".join([head, _format_table(comparison, has_head), conclusion])
+    files = f"FunASR read {comparison.files.compared} of {batched.compared} files itself"
+    if comparison.resampled:
+        files += f", and resampled {comparison.resampled} of them"
+    conclusion = f"{files}\n{where} the tolerances; the largest difference is that of {comparison.worst}\n"
+    return "\n".join([head, _format_table(comparison, has_head), conclusion + comparison.advice])
 
 
 def _format_table(comparison: _Comparison, has_head: bool) -> str:
@@ -225,10 +274,18 @@ def _format_table(comparison: _Comparison, has_head: bool) -> str:
         (comparison.reference.name, "", "", "", "", f"{seconds / comparison.reference.seconds:.1f}"),
     ]
     for method in (comparison.alone, comparison.batched):
-        probabilities = f"{method.probabilities:.1e}" if has_head else "–"
-        labels = f"{method.same_label} of {method.compared}" if has_head else "–"
-        mean = method.feature_sum / method.num_features if method.num_features else np.nan
-        speed = f"{seconds / method.seconds:.1f}"
-        rows.append((method.name, f"{method.features:.1e}", f"{mean:.1e}", probabilities, labels, speed))
+        rows.append((method.name, *_format_differences(method, has_head), f"{seconds / method.seconds:.1f}"))
+    rows.append((comparison.files.name, *_format_differences(comparison.files, has_head), ""))
     rows.append(("tolerance", f"{FEATURES:.1e}", "", f"{PROBABILITIES:.1e}" if has_head else "–", "", ""))
     return columns(rows, numbers=True)
+
+
+def _format_differences(method: _Method, has_head: bool) -> tuple[str, str, str, str]:
+    """Format the cells of a method's differences."""
+    if not method.compared:
+        return ("–", "–", "–", "–")
+    mean = method.feature_sum / method.num_features if method.num_features else np.nan
+    features = (f"{method.features:.1e}", f"{mean:.1e}")
+    if not has_head:
+        return (*features, "–", "–")
+    return (*features, f"{method.probabilities:.1e}", f"{method.same_label} of {method.compared}")

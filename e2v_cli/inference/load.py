@@ -14,6 +14,7 @@ from e2v_cli.system.process import keep_heap
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine
+    from e2v_cli.inference.upstream import FunasrEngine
     from e2v_cli.network.emotion2vec import Emotion2vec
 
 
@@ -58,15 +59,24 @@ def load_engine(model: Model, weights: Weights, device: str, compute: ComputeOpt
         DeviceError: the device can't compute in this precision.
     """
     if compute.engine == "funasr":
-        import torch
-
-        from e2v_cli.inference.upstream import FunasrEngine
-
-        check_unchanged(model, weights)
-        return FunasrEngine(model, torch.device(device), results)
+        return load_upstream(model, weights, device, results)
     from e2v_cli.inference.engine import E2vEngine
 
     return E2vEngine(model, place_network(model, weights, device, compute), compute, results)
+
+
+def load_upstream(model: Model, weights: Weights, device: str, results: ResultOptions) -> FunasrEngine:
+    """Load upstream's own network of a model onto a device.
+
+    Raises:
+        ModelError: its checkpoint can't be used, or its weights have changed.
+    """
+    import torch
+
+    from e2v_cli.inference.upstream import FunasrEngine
+
+    check_unchanged(model, weights)
+    return FunasrEngine(model, torch.device(device), results)
 
 
 def place_network(model: Model, weights: Weights, device: str, compute: ComputeOptions) -> Emotion2vec:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from e2v_cli.errors import ModelError
+from e2v_cli.errors import DeviceError, ModelError
 from e2v_cli.inference.engine import Pending, make_prediction, multiplying
 from e2v_cli.models.checkpoint import read_tensors
 from e2v_cli.models.folder import Model
-from e2v_cli.options import ResultOptions
+from e2v_cli.options import ResamplerName, ResultOptions
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
 
 
@@ -25,11 +25,19 @@ class FunasrEngine:
 
     Only its loading is ours: upstream's evaluates ``feature_encoder_spec`` from the model's folder as Python, installs
     its requirements if its config says so, and keeps random weights where a checkpoint lacks some.
+
+    Raises:
+        DeviceError: FunASR can't be imported.
+        ModelError: upstream can't make its network of the config.
     """
 
     def __init__(self, model: Model, device: torch.device, results: ResultOptions) -> None:
-        with redirect_stdout(io.StringIO()):  # upstream prints on standard output
-            from funasr.models.emotion2vec.model import Emotion2vec as UpstreamEmotion2vec
+        try:
+            with redirect_stdout(io.StringIO()):  # upstream prints on standard output
+                from funasr.models.emotion2vec.model import Emotion2vec as UpstreamEmotion2vec
+                from funasr.utils import load_utils
+        except (ImportError, OSError) as error:  # it imports torchaudio, which may be built for another PyTorch
+            raise DeviceError(f"FunASR can't be loaded: {error}; install it again, or what the message names") from None
         model_conf: dict[str, Any] = copy.deepcopy(dict(model.raw_config["model_conf"]))
         model_conf["norm_eps"] = model.config.norm_eps
         model_conf["mlp_ratio"] = (model.config.mlp_dim + 0.5) / model.config.embed_dim  # upstream truncates with int()
@@ -50,19 +58,31 @@ class FunasrEngine:
         self.tokenizer = SimpleNamespace(token_list=list(model.tokens))
         self.config = model.config
         self.granularity = results.granularity
+        self.resampler: ResamplerName = "soxr" if load_utils.torchaudio is None else "torchaudio"
+        """By which upstream resamples the files that it reads: librosa's, which is SoX's, if it found no torchaudio."""
 
     @torch.inference_mode()
     def start(self, batch: Batch) -> Pending:
         """Compute the predictions of a batch."""
         started = time.perf_counter()
         with multiplying("fp32", self.device):
-            results = [self._encode_one(waveform) for waveform in batch.waveforms]
+            results = [self._encode_one(waveform, torch.from_numpy(waveform.whole)) for waveform in batch.waveforms]
         self.busy_seconds += time.perf_counter() - started
         return lambda: results
 
-    def _encode_one(self, waveform: Waveform) -> Prediction | Failure:
+    @torch.inference_mode()
+    def predict_file(self, waveform: Waveform, path: str) -> Prediction | Failure:
+        """Compute the prediction of a waveform from the path of its file, which upstream's code reads and resamples.
+
+        Raises:
+            Exception: upstream can't read it.
+        """
+        with multiplying("fp32", self.device):
+            return self._encode_one(waveform, path)
+
+    def _encode_one(self, waveform: Waveform, source: torch.Tensor | str) -> Prediction | Failure:
         results, _ = self.upstream.inference(
-            [torch.from_numpy(waveform.whole)],
+            [source],
             key=[waveform.utterance.utt_id],
             tokenizer=self.tokenizer,
             device=self.device,

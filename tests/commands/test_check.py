@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,17 @@ import torch
 from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
 from support.processes import ROOT, E2v
+from support.resampling import TORCHAUDIO
 from torch import Tensor
 
 from e2v_cli.commands.check import CheckOptions, Verdict, check
-from e2v_cli.errors import CorpusError
+from e2v_cli.errors import CorpusError, DeviceError
 from e2v_cli.inference.engine import Pending
-from e2v_cli.inference.load import load_engine
-from e2v_cli.models.folder import Model, read_model
-from e2v_cli.models.weights import Weights, load_network, prepare_weights
+from e2v_cli.inference.load import load_engine, load_upstream
+from e2v_cli.models.folder import read_model
+from e2v_cli.models.weights import load_network, prepare_weights
 from e2v_cli.network.emotion2vec import Emotion2vec
-from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, Precision
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, Precision, ResamplerName
 from e2v_cli.records import Batch, Failure, Prediction
 from e2v_cli.system.spool import DiskArray
 
@@ -38,8 +40,10 @@ TABLE = rf"""(?P<head>.+)
 FunASR  +(?P<funasr>[\d.]+)
 e2v, one by one  +{NUMBER}  +{NUMBER}  +({NUMBER}|–)  +(\d+ of \d+|–)  +([\d.]+)
 e2v, batched  +{NUMBER}  +{NUMBER}  +({NUMBER}|–)  +(\d+ of \d+|–)  +([\d.]+)
-tolerance  +1\.0e-04  +(1\.0e-05|–)
+FunASR, reading the files itself \((?P<resampler>\w+)\)  +(?P<file_features>\S+)  +\S+  +(?P<file_others>\S.*)
+tolerance  +1\.0e-04  +(?P<tolerance>1\.0e-05|–)
 
+FunASR read (?P<files>.+)
 (?P<end>(?s:.+))
 """
 
@@ -71,26 +75,40 @@ class Table:
         match = re.fullmatch(TABLE, text)
         assert match, text
         self.head, self.end = match["head"], match["end"]
-        cells = match.groups()[2:-1]
+        cells = match.groups()[2:]
         rows = [(cells[0], cells[1], cells[2], *cells[4:6]), (cells[6], cells[7], cells[8], *cells[10:12])]
         self.speeds = [float(match["funasr"]), *(float(row[4]) for row in rows)]
         self.features = [(float(row[0]), float(row[1])) for row in rows]
         self.probabilities = [row[2] for row in rows]
         self.labels = [row[3] for row in rows]
-        self.tolerance = cells[-1]
+        self.tolerance = match["tolerance"]
+        self.resampler, self.files = match["resampler"], match["files"]
+        self.file_cells = (match["file_features"], *match["file_others"].split(maxsplit=1))
 
 
-def compare(model: Path, *inputs: Path, precision: Precision = "fp32", pipe_seconds: float | None = None) -> Verdict:
+def compare(
+    model: Path,
+    *inputs: Path,
+    precision: Precision = "fp32",
+    pipe_seconds: float | None = None,
+    resampler: ResamplerName = "soxr",
+) -> Verdict:
     """Run the check in this process, which has PyTorch loaded."""
-    given = InputOptions(tuple(map(str, inputs)), pipe_seconds=pipe_seconds)
+    given = InputOptions(tuple(map(str, inputs)), pipe_seconds=pipe_seconds, resampler=resampler)
     compute = ComputeOptions(device="cpu", precision=precision)
     return check(CheckOptions(given, ModelRequest(str(model)), compute, progress="none"))
 
 
-def assert_right(table: Table, utterances: int) -> None:
+def assert_right(table: Table, utterances: int, files: bool = True) -> None:
     assert all(0 <= mean <= largest <= 1e-4 for largest, mean in table.features)
     assert all(0 <= float(probability) <= 1e-5 for probability in table.probabilities)
     assert table.labels == [f"{utterances} of {utterances}"] * 2
+    if files:
+        feature, probability, labels = table.file_cells
+        assert float(feature) <= 1e-4
+        assert float(probability) <= 1e-5
+        assert labels == f"{utterances} of {utterances}"
+        assert table.files.startswith(f"{utterances} of {utterances} files itself")
     assert table.tolerance == "1.0e-05"
     assert all(speed > 0 for speed in table.speeds)
 
@@ -102,6 +120,7 @@ def test_sample_model_matches_on_the_sample_corpus(e2v: E2v) -> None:
     assert done.returncode == 0
     table = Table(done.stdout)
     assert table.head == "sample on cpu, fp32: 40 utterances, 150.2 s of audio"
+    assert (table.resampler, table.files) == ("soxr", "40 of 40 files itself, and resampled 2 of them")
     assert re.fullmatch(r"within the tolerances; the largest difference is that of [fm]\d-\d{4}", table.end)
     assert_right(table, 40)
 
@@ -121,6 +140,7 @@ def test_model_without_a_head_matches(tmp_path: Path, audio: Path) -> None:
     assert verdict.is_exact
     table = Table(verdict.text)
     assert table.probabilities == table.labels == ["–", "–"]
+    assert table.file_cells[1:] == ("–", "–")
     assert table.tolerance == "–"
 
 
@@ -205,7 +225,7 @@ def test_non_finite_features_are_beyond_all_tolerances(
     verdict = compare(tiny, audio)
 
     assert not verdict.is_exact
-    assert verdict.text.count(" inf ") == 4
+    assert verdict.text.count(" inf ") == 6
     assert "BEYOND the tolerances; " in verdict.text
 
 
@@ -213,12 +233,11 @@ Change = Callable[[Prediction], Prediction | Failure]
 
 
 def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Change an engine's results of some utterances."""
+    """Change the results of an engine, e2v's or FunASR's, of some utterances."""
+    load: Callable[..., Any] = load_engine if name == "e2v" else load_upstream
 
-    def load_changed(model: Model, weights: Weights, device: str, compute: ComputeOptions, *others: Any) -> Any:
-        engine = load_engine(model, weights, device, compute, *others)
-        if compute.engine != name:
-            return engine
+    def load_changed(*args: object) -> Any:
+        engine = load(*args)
 
         def start(batch: Batch) -> Pending:
             results: list[Prediction | Failure] = []
@@ -228,9 +247,10 @@ def change_results(name: str, changes: dict[str, Change], monkeypatch: pytest.Mo
                 results.append(change(result) if change else result)
             return lambda: results
 
-        return SimpleNamespace(device=engine.device, start=start)
+        others = {key: getattr(engine, key, None) for key in ("device", "resampler", "predict_file")}
+        return SimpleNamespace(start=start, **others)
 
-    monkeypatch.setattr("e2v_cli.commands.check.load_engine", load_changed)
+    monkeypatch.setattr(f"e2v_cli.commands.check.{load.__name__}", load_changed)
 
 
 def shift(feature: float, probability: float) -> Change:
@@ -335,6 +355,121 @@ def test_gpu_precision_is_refused_on_a_cpu_as_by_predict(precision: str, e2v: E2
     assert (done.returncode, done.stdout, done.stderr) == (1, "", run.stderr)
 
 
+# -- files that FunASR reads itself ------------------------------------------------------------------------------------
+
+
+def find_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let FunASR find torchaudio, or a stand-in for it."""
+    import funasr.utils.load_utils
+
+    monkeypatch.setattr(funasr.utils.load_utils, "torchaudio", TORCHAUDIO)
+
+
+@pytest.mark.parametrize("theirs", ["soxr", "torchaudio"])
+@pytest.mark.parametrize("ours", ["soxr", "torchaudio"])
+def test_resampler_that_funasr_does_not_use_is_named(
+    ours: ResamplerName, theirs: ResamplerName, tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if theirs == "torchaudio":
+        find_torchaudio(monkeypatch)
+
+    verdict = compare(tiny, audio, resampler=ours)
+
+    table = Table(verdict.text)
+    assert (table.resampler, table.files) == (theirs, "5 of 5 files itself, and resampled 1 of them")
+    assert all(largest <= 1e-4 for largest, _ in table.features)
+    assert verdict.is_exact == (ours == theirs)
+    if ours == theirs:
+        assert_right(table, 5)
+        assert re.fullmatch(r"within the tolerances; the largest difference is that of \S+", table.end)
+    else:
+        assert float(table.file_cells[0]) > 1e-4
+        assert table.end == (
+            "BEYOND the tolerances; the largest difference is that of e-44k\n"
+            f"FunASR resamples by {theirs} here, and e2v by {ours}: add --resampler {theirs}"
+        )
+
+
+@pytest.mark.e2e
+def test_resampler_is_an_option_of_check(e2v: E2v, tiny: Path, audio: Path) -> None:
+    done = e2v("check", audio, "-m", tiny, "--resampler", "torchaudio")
+
+    assert done.returncode == 3
+    assert done.stdout.endswith("\nFunASR resamples by soxr here, and e2v by torchaudio: add --resampler soxr\n")
+
+
+def test_resampler_does_not_matter_at_16_khz(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_torchaudio(monkeypatch)
+    (audio / "e-44k.wav").unlink()
+
+    verdict = compare(tiny, audio)
+
+    assert verdict.is_exact
+    table = Table(verdict.text)
+    assert (table.resampler, table.files) == ("torchaudio", "4 of 4 files itself")
+    assert table.end.startswith("within the tolerances; ")
+
+
+def test_file_that_funasr_reads_otherwise_is_beyond_the_tolerances(
+    tiny: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples that FunASR is given are e2v's; those that it reads are of another file."""
+    other = tmp_path / "other.wav"
+    other.write_bytes(encode(noisy_tone(16_000)[::-1].copy()))
+    monkeypatch.setattr("e2v_cli.commands.check.find_path", lambda *_: str(other))
+
+    verdict = compare(tiny, audio / "b-mono.wav")
+
+    assert not verdict.is_exact
+    table = Table(verdict.text)
+    assert all(largest <= 1e-4 for largest, _ in table.features)
+    assert float(table.file_cells[0]) > 1e-4
+    assert table.end == "BEYOND the tolerances; the largest difference is that of b-mono"
+
+
+@pytest.mark.e2e
+def test_only_whole_plain_files_are_read_by_funasr(e2v: E2v, tiny: Path, audio: Path, tmp_path: Path) -> None:
+    """Not archives, commands, and channels of recordings."""
+    with (tmp_path / "a.ark").open("wb") as archive:
+        archive.write(b"key ")
+        offset = archive.tell()
+        archive.write((audio / "b-mono.wav").read_bytes())
+    lines = [
+        "file audio/b-mono.wav",
+        f"archived a.ark:{offset}",
+        "piped cat audio/c-equal.wav |",
+        "both audio/d-stereo.flac",
+    ]
+    (tmp_path / "wav.scp").write_text("".join(f"{line}\n" for line in lines))
+
+    done = e2v("check", "wav.scp", "-m", tiny, "--allow-pipes", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stdout
+    table = Table(done.stdout)
+    assert_right(table, 4, files=False)
+    assert (table.files, table.file_cells[2]) == ("2 of 4 files itself", "2 of 2")
+
+
+def test_file_that_funasr_can_not_read_is_named(
+    tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("e2v_cli.commands.check.find_path", lambda source, _: source.replace("b-mono", "none"))
+
+    verdict = compare(tiny, audio)
+
+    assert verdict.is_exact
+    assert Table(verdict.text).files == "4 of 5 files itself, and resampled 1 of them"
+    (message,) = caplog.messages
+    assert message.startswith(f"b-mono: FunASR can't read {audio / 'none.wav'} itself: Audio file not found: ")
+
+
+def test_missing_funasr_is_named(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "funasr.utils", None)
+
+    with pytest.raises(DeviceError, match=r"^FunASR can't be loaded: .*funasr\.utils.*; install it again, or "):
+        compare(tiny, audio)
+
+
 # -- utterances left out -----------------------------------------------------------------------------------------------
 
 
@@ -399,7 +534,9 @@ def test_commands_of_a_list_are_run_only_if_allowed(tiny: Path, audio: Path, tmp
 
     with pytest.raises(CorpusError, match="--allow-pipes"):
         compare(tiny, tmp_path / "wav.scp")
-    assert_right(Table(compare(tiny, tmp_path / "wav.scp", pipe_seconds=60).text), 1)
+    table = Table(compare(tiny, tmp_path / "wav.scp", pipe_seconds=60).text)
+    assert_right(table, 1, files=False)
+    assert (table.files, table.file_cells) == ("0 of 1 files itself", ("–", "–", "–"))
 
 
 def test_each_segment_is_compared(tiny: Path, audio: Path, tmp_path: Path) -> None:
@@ -408,7 +545,9 @@ def test_each_segment_is_compared(tiny: Path, audio: Path, tmp_path: Path) -> No
     (data / "wav.scp").write_text(f"rec {audio / 'd-stereo.flac'}\n")
     (data / "segments").write_text("rec-1 rec 0.0 0.5\nrec-2 rec 0.5 1.25\n")
 
-    assert Table(compare(tiny, data).text).head.endswith(": 2 utterances, 1.2 s of audio")
+    table = Table(compare(tiny, data).text)
+    assert table.head.endswith(": 2 utterances, 1.2 s of audio")
+    assert table.files == "0 of 2 files itself"
 
 
 def test_check_loads_the_copy_of_weights_that_a_run_loads(
