@@ -31,6 +31,11 @@ LONG = ("kill", "slurm", "faults", "parity")
 """Marks of tests that take minutes."""
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one test process more than there are cores: one of them waits for Slurm most of the time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the longest files first, so that parallel test processes end at about the same time."""
     long = {item.path for name in LONG for item in items if item.get_closest_marker(name)}

@@ -230,7 +230,7 @@ def test_task_still_alive_on_a_lost_node_changes_no_result(
         assert ended == {jobs.element(1): "COMPLETED", jobs.merge: "COMPLETED"}
         assert digest(out) == reference
         log = (out / "log" / f"slurm-{jobs.element(1)}.log").read_text()
-        assert f"start 1 of job {jobs.element(1)} is still at work" in log
+        assert f"start 1 of job {jobs.element(1)} is still running" in log
         ask(lambda: lost not in cluster.find_processes(jobs.array))
         assert digest(out) == reference, "nor did the lost one change anything when it ended"
         assert status(cluster, out)[0] == 0
