@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from e2v_cli.audio.decode import AudioOptions, make_waveform
 from e2v_cli.audio.errors import AudioError
-from e2v_cli.inference.batches import BATCH_SECONDS, make_batches
+from e2v_cli.inference.batches import make_batches
 from e2v_cli.inference.engine import E2vEngine
 from e2v_cli.inference.load import place_network
 from e2v_cli.models.folder import Model, read_model
@@ -131,7 +131,7 @@ class Recognizer:
         # A thread of its own has none of the caller's settings, such as autocast. The threads that PyTorch starts for
         # it flush denormals as it does, and end with it.
         with ThreadPoolExecutor(1, thread_name_prefix="predict") as thread:
-            for batch in make_batches(made, BATCH_SECONDS[engine.device.type]):
+            for batch in make_batches(made, self._compute.batch_seconds_on(engine.device.type)):
                 for result in thread.submit(_compute, engine, batch).result():
                     results[result.utterance.index] = self._make_result(result)
         return [results[index] for index in range(len(made))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +44,16 @@ MIN_SPAN = 0.02
 MAX_SPAN = 86_400.0
 """Seconds of a day."""
 
+BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
+"""Audio in one forward pass, by kind of device: as much as stays in a CPU's cache, or fills a GPU."""
+
 Fingerprint = Mapping[str, str | float]
+
+DEVICE_KEYS = frozenset(("device", "batch-seconds"))
+"""What may differ in the fingerprints of a run that mixes devices."""
+
+ChangedSources = Literal["refuse", "keep", "recompute"]
+"""What a resume does about results of utterances whose line in the list names another source now."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,10 @@ class ComputeOptions:
         if self.engine == "funasr" and self.precision != "fp32":
             raise UsageError(f"upstream's engine has no --precision {self.precision}: leave out --engine funasr")
 
+    def batch_seconds_on(self, device: str) -> float:
+        """Return the audio in one forward pass on a kind of device, cpu or cuda: seconds."""
+        return self.batch_seconds or BATCH_SECONDS[device]
+
 
 @dataclass(frozen=True)
 class ResultOptions:
@@ -184,6 +197,9 @@ class RunOptions:
     shard: Shard = Shard(1, 1)
     overwrite: bool = False
     retry_failed: bool = False
+    changed: ChangedSources = "refuse"
+    mix_devices: bool = False
+    """Whether CPUs and GPUs may compute parts of the same run."""
     max_failures: MaxFailures = MaxFailures(0, percent=False)
     progress: bool | None = None
     """Whether to show a bar; None: on a terminal, and elsewhere a line now and then."""
@@ -203,6 +219,19 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class Invocation:
+    """How a process was started, for the records of its run; without the secrets in URLs."""
+
+    command: tuple[str, ...] = ()
+    """The program and its arguments."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the environment that set options."""
+    folder: str = ""
+    """The current folder."""
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class PredictOptions:
     """All options of ``e2v predict``, checked against each other.
 
@@ -215,10 +244,14 @@ class PredictOptions:
     compute: ComputeOptions = ComputeOptions()
     results: ResultOptions = ResultOptions()
     run: RunOptions = RunOptions()
+    invocation: Invocation = field(default=Invocation(), compare=False)
 
     def __post_init__(self) -> None:
         if self.results.output_dir is None and (self.run.overwrite or self.run.retry_failed):
             raise UsageError("--embeddings, --overwrite and --retry-failed need an output folder: add -o OUT")
+        if self.results.output_dir is None and (self.run.changed != "refuse" or self.run.mix_devices):
+            option = "--mix-devices" if self.run.changed == "refuse" else f"--{self.run.changed}-changed"
+            raise UsageError(f"{option} needs an output folder: add -o OUT")
         if self.results.timeline is not None and self.compute.engine == "funasr":
             raise UsageError("upstream's engine has no --timeline: leave out --engine funasr")
 
@@ -234,8 +267,8 @@ class JobOptions:
     """Whether the scripts are only shown."""
 
 
-def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple[str, ...]) -> Fingerprint:
-    """Collect everything that changes a result, by the names that users know."""
+def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple[str, ...], device: str) -> Fingerprint:
+    """Collect everything that changes a result, by the names that users know; ``device`` is its kind, cpu or cuda."""
     compute, results, channel = options.compute, options.results, options.input.channel
     return {
         "model": weights_sha256,
@@ -244,9 +277,10 @@ def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple
         "granularity": results.granularity,
         "embeddings": results.embeddings,
         "embedding-dtype": results.dtype,
+        "device": device,
         "precision": compute.precision,
         "compress": "yes" if results.compress else "no",
-        "batch-seconds": compute.batch_seconds or "auto",
+        "batch-seconds": compute.batch_seconds_on(device),
         "window": compute.window,
         "timeline": results.timeline or "off",
         "channel": channel if isinstance(channel, str) else channel + 1,

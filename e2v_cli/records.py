@@ -8,7 +8,7 @@ An utterance that fails at any step becomes a Failure.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -50,6 +50,8 @@ class Utterance:
     """The channel of its recording in a file that has several, from ``reco2file_and_channel``, counted from 0."""
     fault: str = ""
     """The problem with its line in the list."""
+    source_checksum: int = field(default=0, compare=False)
+    """The CRC-32 of its source: see ``corpus.lists``."""
 
     @property
     def recording(self) -> Hashable:
@@ -168,6 +170,8 @@ class DoneRecord:
     """(labels,): probabilities in the model's order; empty where the model has no head."""
     embedding: Place | None
     timeline: Place | None
+    source_checksum: int = 0
+    """That of the utterance."""
 
 
 @dataclass(frozen=True, slots=True)

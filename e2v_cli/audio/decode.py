@@ -23,6 +23,7 @@ from e2v_cli.audio.sources import open_source
 from e2v_cli.options import Channel, ComputeOptions, InputOptions, OneChannel
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
+from e2v_cli.system.text import redact
 
 BLOCK_SAMPLES = 1 << 20
 """Few enough that memory follows the audio that is there, not what a header claims (4 MB)."""
@@ -421,4 +422,4 @@ def _list_failure(utterance: Utterance) -> Failure:
 
 
 def _audio_failure(utterance: Utterance, error: AudioError) -> Failure:
-    return Failure(utterance, "audio", error.reason, f"{utterance.source}: {error}")
+    return Failure(utterance, "audio", error.reason, f"{redact(utterance.source)}: {redact(str(error))}")

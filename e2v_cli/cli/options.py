@@ -19,6 +19,7 @@ import click
 
 from e2v_cli.options import (
     PIPE_SECONDS,
+    ChangedSources,
     Channel,
     ComputeOptions,
     EmbeddingDtype,
@@ -386,8 +387,16 @@ MAX_FAILURES = _option(
     default=str(RunOptions.max_failures),
     help="Failed utterances that still count as success; more end in exit code 3.",
 )
-RETRY_AND_MESSAGES = (
+RESUME_AND_MESSAGES = (
     _option("Run", "--retry-failed", is_flag=True, help="Try the utterances again that failed in an earlier run."),
+    _option(
+        "Run",
+        "--keep-changed",
+        is_flag=True,
+        help="Keep the results of utterances whose audio has another name in the list now.",
+    ),
+    _option("Run", "--recompute-changed", is_flag=True, help="Compute such utterances again."),
+    _option("Run", "--mix-devices", is_flag=True, help="Let CPUs and GPUs compute parts of the same run."),
     MAX_FAILURES,
     _option(
         "Run",
@@ -404,18 +413,26 @@ RETRY_AND_MESSAGES = (
 def run_options(*options: Decorator[Any]) -> Decorator[Any]:
     """Those of the options of ``RunOptions`` that a command has."""
 
-    def make(
-        max_failures: MaxFailures,
-        shard: Shard | None = RunOptions.shard,
-        overwrite: bool = False,
-        retry_failed: bool = False,
-        progress: bool | None = None,
-        quiet: bool = False,
-        verbose: bool = False,
-    ) -> RunOptions:
-        if quiet and verbose:
-            raise click.UsageError("--quiet and --verbose exclude each other.")
-        level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
-        return RunOptions(shard or RunOptions.shard, overwrite, retry_failed, max_failures, progress, level)
+    def decorate(command: Command) -> Command:
+        decorated: Command = option_group("run", RunOptions, options)(command)
+        for name, choose in (("shard", _choose_shard), ("changed", _choose_changed), ("log_level", _choose_log_level)):
+            decorated = option_group(name, choose, ())(decorated)
+        return decorated
 
-    return option_group("run", make, options)
+    return decorate
+
+
+def _choose_shard(shard: Shard | None = RunOptions.shard) -> Shard:
+    return shard or RunOptions.shard
+
+
+def _choose_changed(keep_changed: bool = False, recompute_changed: bool = False) -> ChangedSources:
+    if keep_changed and recompute_changed:
+        raise click.UsageError("--keep-changed and --recompute-changed exclude each other.")
+    return "keep" if keep_changed else "recompute" if recompute_changed else "refuse"
+
+
+def _choose_log_level(quiet: bool = False, verbose: bool = False) -> int:
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other.")
+    return logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING

@@ -12,6 +12,7 @@ import click
 
 from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import describe_summary, drop_standard_output, judge_failures, show_message
+from e2v_cli.cli.invocation import describe_invocation
 from e2v_cli.cluster.task import shard_of_task
 from e2v_cli.errors import EXIT_STOPPED
 from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, PredictOptions, ResultOptions, RunOptions, Shard
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @opts.model_options(opts.MODEL, *opts.HUB, opts.LABELS)
 @opts.compute_options(opts.ENGINE, opts.DEVICE, opts.JOBS, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW)
 @opts.result_options(*opts.RESULTS)
-@opts.run_options(opts.SHARD, opts.OVERWRITE, *opts.RETRY_AND_MESSAGES)
+@opts.run_options(opts.SHARD, opts.OVERWRITE, *opts.RESUME_AND_MESSAGES)
 @click.pass_obj
 def predict(
     stop: StopSignals,
@@ -63,7 +64,8 @@ def predict(
     shard = _find_shard(results.output_dir)
     if shard:
         run = replace(run, shard=shard)
-    options = PredictOptions(input, model, compute, results, run)
+    invocation = describe_invocation(click.get_current_context(), input.inputs)
+    options = PredictOptions(input, model, compute, results, run, invocation)
     if results.output_dir is None and sys.stdout is None:
         raise click.UsageError("Standard output is closed: add -o OUT for the results.")
     log_to_stderr(run.log_level)

@@ -90,7 +90,7 @@ _JOBS = opts.option_group(
 @opts.model_options(opts.MODEL, *opts.HUB, opts.LABELS)
 @opts.compute_options(opts.ENGINE, opts.DEVICE, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW)
 @opts.result_options(*opts.RESULTS)
-@opts.run_options(*opts.RETRY_AND_MESSAGES)
+@opts.run_options(*opts.RESUME_AND_MESSAGES)
 @_JOBS
 @_RESOURCES
 @_refuse("-j", "E2V_JOBS", ": a job has a worker for each of its --gpus or --cpus")

@@ -23,7 +23,7 @@ from e2v_cli.corpus.blocks import BlockPlan, group_recordings
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
-from e2v_cli.inference.batches import BATCH_SECONDS, make_batches
+from e2v_cli.inference.batches import make_batches
 from e2v_cli.inference.load import load_engine, load_upstream, prepare_process
 from e2v_cli.models.folder import read_model
 from e2v_cli.models.hub import find_model
@@ -212,7 +212,7 @@ def check(options: CheckOptions) -> Verdict:
         load_engine(model, weights, device, options.compute, ResultOptions(granularity="frame")),
         audio,
     )
-    batch_seconds = options.compute.batch_seconds or BATCH_SECONDS[comparison.ours.device.type]
+    batch_seconds = options.compute.batch_seconds_on(comparison.ours.device.type)
     with closing(Progress(len(corpus), options.progress)) as progress:
         for batch in make_batches(_comparable(corpus, audio, comparison), batch_seconds):
             comparison.add(batch)

@@ -27,7 +27,7 @@ from e2v_cli.errors import OutputError, TimeLimitError, UsageError
 from e2v_cli.inference.kept import has_kept_windows
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
-from e2v_cli.journal.ids import read_costs, save_costs, save_ids
+from e2v_cli.journal.ids import read_costs, save_costs, save_ids, save_sources
 from e2v_cli.journal.journal import DONE, JOURNAL_FORMAT, LEFT, Elapsed, Header
 from e2v_cli.journal.locks import MERGE, Owner, locked
 from e2v_cli.models.folder import Model, read_model
@@ -42,7 +42,7 @@ from e2v_cli.system.logs import log_to_file
 from e2v_cli.system.process import HOST, now
 from e2v_cli.system.progress import Progress, choose_style
 from e2v_cli.system.signals import StopSignals
-from e2v_cli.workers.devices import check_precision, choose_devices, count_cores
+from e2v_cli.workers.devices import check_precision, choose_devices, count_cores, describe_machine, kind_of
 from e2v_cli.workers.launcher import Launcher
 from e2v_cli.workers.worker import WorkerSetup
 
@@ -153,26 +153,26 @@ def _predict_to_stdout(run: _Run) -> Summary:
 def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
     """Compute what is left of a shard, and publish the run if that was the last one."""
     options, corpus, shard = run.options, run.corpus, run.shard
-    folder = open_run_folder(output_dir)
+    folder = open_run_folder(output_dir, keep_changed=options.run.changed == "keep")
     folder.make(options.run.overwrite)
-    fingerprint = make_fingerprint(options, run.weights.sha256, run.model.labels)
+    fingerprint = make_fingerprint(options, run.weights.sha256, run.model.labels, kind_of(run.devices[0]))
     with locked(output_dir, shard.name):
-        history = folder.guard(fingerprint, shard, corpus, options.run.overwrite)
+        history = folder.guard(fingerprint, corpus, options.run)
         folder.remove_drafts([draft_name(shard)])
         log_to_file(output_dir / "log" / f"launcher.{shard.name}.log")
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
         logger.info("%s: shard %s on %s; GPUs: %s", Owner.of_this_process(), shard, ", ".join(run.devices), visible)
         costs = _agree_on_costs(output_dir, corpus) if shard.count > 1 else None
         plan = plan_blocks(history, corpus, costs)
-        status = history.status.copy()
+        status = history.status
         if options.run.retry_failed:
             status[status != DONE] = LEFT
         save_ids(output_dir, corpus)
+        save_sources(output_dir, corpus.digest, None if options.run.changed == "keep" else corpus.checksums)
         elapsed = [taken for journal, taken in history.elapsed.items() if journal.shard == shard]
-        header = _make_header(run, fingerprint)
-        has_ended = shard in folder.find_ended(history) and folder.has_same_timeline(shard, header)
+        has_ended = shard in folder.find_ended(history) and folder.has_same_timeline(shard, options.results)
         if run.count_left(status, plan) or not has_ended:
-            with closing(folder.begin(shard, header)) as journal:
+            with closing(folder.begin(shard, _make_header(run, fingerprint))) as journal:
                 sink = JournalSink(journal, status, run.started)
                 in_hand = _run_workers(run, plan, sink)
                 elapsed.append(replace(sink.elapsed, wall_seconds=time.monotonic() - run.started))
@@ -224,6 +224,9 @@ def _make_header(run: _Run, fingerprint: Fingerprint) -> Header:
         frame_shift=run.model.config.hop / SAMPLE_RATE,
         timeline_formats=results.timeline_formats,
         join=results.join,
+        mix_devices=run.options.run.mix_devices,
+        invocation=run.options.invocation,
+        machine=describe_machine(run.devices, run.options.compute.engine),
         host=HOST,
         pid=os.getpid(),
         started=now("microseconds"),

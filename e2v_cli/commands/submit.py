@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -42,7 +41,7 @@ from e2v_cli.corpus.corpus import STDIN, Corpus
 from e2v_cli.errors import OutputConflictError, OutputError, SlurmError, UsageError
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
-from e2v_cli.journal.ids import read_costs, save_costs, save_ids
+from e2v_cli.journal.ids import read_costs, save_costs, save_ids, save_sources
 from e2v_cli.journal.journal import DONE, LEFT
 from e2v_cli.journal.locks import locked
 from e2v_cli.models.folder import Model
@@ -51,7 +50,8 @@ from e2v_cli.options import Fingerprint, JobOptions, PredictOptions, ResultOptio
 from e2v_cli.records import SAMPLE_RATE, Utterance
 from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.files import exists, published, remove_drafts
-from e2v_cli.system.process import now
+from e2v_cli.system.process import now, own_command
+from e2v_cli.workers.devices import kind_of
 
 MEASURED_FILES = 1_000_000
 """With more files than this, their sizes don't matter: every shard has thousands of them."""
@@ -90,8 +90,9 @@ def submit(options: SubmitOptions) -> str:
     if not options.jobs.dry_run:
         check_commands()
     corpus, model = find_corpus_and_model(options.run)
-    fingerprint = make_fingerprint(options.run, prepare_weights(model).sha256, model.labels)
-    folder = open_run_folder(output_dir)
+    device = _expect_device(options) or "cpu"
+    fingerprint = make_fingerprint(options.run, prepare_weights(model).sha256, model.labels, device)
+    folder = open_run_folder(output_dir, keep_changed=options.run.run.changed == "keep")
     try:
         if options.jobs.dry_run:
             return _submit_left(options, folder, corpus, model, fingerprint)
@@ -108,13 +109,15 @@ def _submit_left(
     """Find the shards that have something left, and submit them, or show their scripts."""
     output_dir, num_shards, dry_run = folder.path, options.jobs.num_shards, options.jobs.dry_run
     if dry_run and not exists(output_dir):
-        history = History(corpus.index, corpus.digest)
+        history = History(corpus.index, corpus.digest, corpus.checksums)
     else:
         if dry_run:
             folder.refuse_foreign_files()
-        history = folder.guard(fingerprint, Shard(num_shards, 1), corpus)
-        to_retry = options.run.run.retry_failed and bool((history.status != DONE).any())
-        if folder.is_published(corpus.digest) and not to_retry:
+        run = replace(options.run.run, shard=Shard(num_shards, 1))
+        if _expect_device(options) is None:  # the jobs themselves refuse another kind of device
+            run = replace(run, mix_devices=True)
+        history = folder.guard(fingerprint, corpus, run)
+        if folder.is_published(corpus.digest) and not _is_left(options, history.status).any():
             return f"{output_dir} is complete: nothing to submit\n"
     _check_room(options.run.results, output_dir, model, corpus, history)
     costs = _find_costs(output_dir, corpus)
@@ -122,6 +125,7 @@ def _submit_left(
     if dry_run:
         return _show(options, output_dir, left)
     save_ids(output_dir, corpus)
+    save_sources(output_dir, corpus.digest, None if options.run.run.changed == "keep" else corpus.checksums)
     if costs is not None:
         save_costs(output_dir, corpus.digest, costs)
     return _submit(options, output_dir, corpus.digest, left)
@@ -140,6 +144,14 @@ def _check_options(options: SubmitOptions) -> Path:
         if option.partition("=")[0] in ("--array", "--output"):
             raise UsageError(f"--sbatch-arg {option}: e2v submit sets it; leave it out")
     return output_dir
+
+
+def _expect_device(options: SubmitOptions) -> str | None:
+    """Return the kind of device that jobs will have, cpu or cuda; None if that is for their nodes to tell."""
+    device = options.run.compute.device
+    if device != "auto":
+        return kind_of(device)
+    return "cuda" if options.resources.gpus else None
 
 
 def _find_costs(output_dir: Path, corpus: Corpus) -> NDArray[np.float32] | None:
@@ -193,9 +205,14 @@ def _check_room(results: ResultOptions, output_dir: Path, model: Model, corpus: 
 
 def _find_left(options: SubmitOptions, history: History, plan: BlockPlan) -> list[int]:
     """Find the shards that have something left."""
-    status = history.status[plan.members]
-    left = (status != DONE) if options.run.run.retry_failed else (status == LEFT)
+    left = _is_left(options, history.status[plan.members])
     return [int(place) + 1 for place in np.flatnonzero(plan.count_by_shard(left, options.jobs.num_shards))]
+
+
+def _is_left(options: SubmitOptions, status: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which utterances jobs would compute: (utterances,)."""
+    is_left: NDArray[np.bool_] = (status != DONE) if options.run.run.retry_failed else (status == LEFT)
+    return is_left
 
 
 def _show(options: SubmitOptions, output_dir: Path, shards: Sequence[int]) -> str:
@@ -277,7 +294,7 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, Slur
     limit = () if allowed == RunOptions.max_failures else ("--max-failures", allowed.word)
     predict = SlurmJob(
         name=f"e2v-{folder.name}",
-        words=(*_command(), "predict", *options.words, "--offline"),
+        words=(*own_command(), "predict", *options.words, "--offline"),
         folder=here,
         log=f"{log}/slurm-%A_%a.log",
         resources=options.resources,
@@ -285,21 +302,13 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, Slur
     )
     merge = SlurmJob(
         name=f"e2v-{folder.name}-merge",
-        words=(*_command(), "merge", str(folder), *limit),
+        words=(*own_command(), "merge", str(folder), *limit),
         folder=here,
         log=f"{log}/slurm-%j-merge.log",
         resources=replace(options.resources, gpus="", cpus=None, mem=MERGE_MEMORY),
         variables=variables,
     )
     return predict, merge
-
-
-def _command() -> tuple[str, ...]:
-    """Return the words that run this e2v from any folder."""
-    script = Path(sys.argv[0])
-    if script.name == "e2v" and exists(script):
-        return (str(script.absolute()),)
-    return (sys.executable, "-m", "e2v_cli")
 
 
 def _keep(path: Path, script: str) -> Path:

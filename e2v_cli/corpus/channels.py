@@ -7,11 +7,13 @@ from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.corpus.corpus import Corpus
+from e2v_cli.corpus.lists import mix_checksums
 from e2v_cli.records import Utterance
 
 
@@ -49,7 +51,18 @@ class _SplitChannels:
         """Read the utterance at a position of this list, which is the ``index``-th of the corpus."""
         whole, channel = self._corpus[self._originals[position]], self._channels[position]
         utt_id = _split_id(whole.utt_id.encode(), channel).decode()
-        return replace(whole, index=index, utt_id=utt_id, channel=whole.channel if channel < 0 else channel)
+        return replace(
+            whole,
+            index=index,
+            utt_id=utt_id,
+            channel=whole.channel if channel < 0 else channel,
+            source_checksum=int(self.checksums[position]),
+        )
+
+    @cached_property
+    def checksums(self) -> NDArray[np.uint32]:
+        """(utterances,): of the sources of the originals, and of the channels."""
+        return mix_checksums(self._corpus.checksums[np.asarray(self._originals)], np.asarray(self._channels))
 
     def origin(self, position: int) -> str:
         """Return where an utterance is written, as in ``wav.scp:17``, or its file."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.corpus.data_dir import read_durations
 from e2v_cli.corpus.ids import KeyIndex, digest_of
-from e2v_cli.corpus.lists import LineList
+from e2v_cli.corpus.lists import LineList, mix_checksums
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Utterance
 
@@ -34,6 +34,10 @@ class UtteranceList(Protocol):
     @property
     def hashes(self) -> array[int]:
         """(utterances,): of their ids."""
+
+    @property
+    def checksums(self) -> NDArray[np.uint32]:
+        """(utterances,): of their sources."""
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""
@@ -69,7 +73,22 @@ class Recordings:
         source = os.fsdecode(value)
         if self.name and source == STDIN:
             source = self._stdin_audio
-        return Utterance(index, key.decode(), source, self._folder, recording_channel=self._recording_channels.get(key))
+        return Utterance(
+            index,
+            key.decode(),
+            source,
+            self._folder,
+            recording_channel=self._recording_channels.get(key),
+            source_checksum=int(self.checksums[position]),
+        )
+
+    @cached_property
+    def checksums(self) -> NDArray[np.uint32]:
+        """(utterances,): of their sources, and of the channels of their recordings."""
+        if not self._recording_channels:
+            return self._lines.checksums
+        channels = [self._recording_channels.get(key, -1) for keys in self.ids() for key in keys]
+        return mix_checksums(self._lines.checksums, np.array(channels))
 
     def origin(self, position: int) -> str:
         """Return where an utterance is written, as in ``wav.scp:17``, or its file."""
@@ -132,6 +151,11 @@ class Corpus:
     def digest(self) -> str:
         """The SHA-256 of all ids, in order, and of the recording groups."""
         return digest_of(self.ids(), self.recording_groups)
+
+    @cached_property
+    def checksums(self) -> NDArray[np.uint32]:
+        """(utterances,): of their sources: path, command or URL, segment and channel, as the list has them."""
+        return np.concatenate([each.checksums for each in self._lists])
 
     @cached_property
     def recording_groups(self) -> NDArray[np.int64] | None:

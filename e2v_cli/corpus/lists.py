@@ -1,7 +1,8 @@
-"""Lists of lines: all are opened here, behind a byte order mark. Those of utterances take two numbers a line of memory.
+"""Lists of lines: all are opened here, behind a byte order mark. Those of utterances take three numbers a line.
 
 They are the line's offset in the file and the hash of its id. Lines are read again when they are needed, so that ten
-million of them take some hundred megabytes.
+million of them take some hundred megabytes. The CRC-32 of the rest of a line, its source, is kept as well: a resume
+finds out by it that an id has other audio than before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shutil
 import stat
 import tempfile
+import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from e2v_cli.errors import CorpusError
 from e2v_cli.system.text import is_word
 
@@ -26,15 +31,24 @@ BLANKS = b" \t\r\n\v\f"
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+_ODD = np.uint32(0x9E3779B1)
+"""An odd factor, so that different numbers stay different."""
+
 CHUNK_LINES = 4096
 """Lines that are read again at a time."""
 
 
 class LineList:
-    """Lines of a file, kept as their offsets and the hashes of their ids."""
+    """Lines of a file, kept as their offsets, the hashes of their ids and the checksums of their sources."""
 
     def __init__(
-        self, file: BinaryIO, name: str, offsets: array[int], hashes: array[int], blanks: Sequence[int] = ()
+        self,
+        file: BinaryIO,
+        name: str,
+        offsets: array[int],
+        hashes: array[int],
+        checksums: array[int],
+        blanks: Sequence[int] = (),
     ) -> None:
         """Keep a file open for as long as this object lives.
 
@@ -43,10 +57,12 @@ class LineList:
             name: its name in messages; empty where the lines were made by e2v.
             offsets: (lines + 1,) where each line begins, and where the last one ends.
             hashes: (lines,) of the ids.
+            checksums: (lines,) of the sources.
             blanks: (blank lines,) the number of other lines before each.
         """
         self.name = name
         self.hashes = hashes
+        self.checksums: NDArray[np.uint32] = np.frombuffer(checksums, dtype=np.uint32)
         self._offsets = offsets
         self._blanks = blanks
         self._descriptor = os.dup(file.fileno())
@@ -172,7 +188,7 @@ def index_lines(
         check_line: returns the id of any other line, whose origin is like ``wav.scp:17``, or raises CorpusError.
     """
     begin = file.tell()
-    offsets, hashes, blanks = array("q"), array("q"), array("q")
+    offsets, hashes, checksums, blanks = array("q"), array("q"), array("I"), array("q")
     for number, line in enumerate(file, 1):
         if match := plain.match(line):
             key = match.group(1)
@@ -184,20 +200,28 @@ def index_lines(
             continue
         offsets.append(begin)
         hashes.append(hash(key))
+        checksums.append(zlib.crc32(line.split(None, 1)[1].rstrip()))
         begin += len(line)
     offsets.append(begin)
-    return LineList(file, name, offsets, hashes, blanks)
+    return LineList(file, name, offsets, hashes, checksums, blanks)
 
 
 def make_list(entries: Iterable[tuple[bytes, bytes]]) -> LineList:
     """Make a list of ids, each with the rest of its line."""
-    offsets, hashes = array("q", [0]), array("q")
+    offsets, hashes, checksums = array("q", [0]), array("q"), array("I")
     with tempfile.TemporaryFile() as file:
         for key, rest in entries:
             hashes.append(hash(key))
+            checksums.append(zlib.crc32(rest))
             offsets.append(offsets[-1] + file.write(key + b"\t" + rest))
         file.flush()
-        return LineList(cast(BinaryIO, file), "", offsets, hashes)
+        return LineList(cast(BinaryIO, file), "", offsets, hashes, checksums)
+
+
+def mix_checksums(checksums: NDArray[np.uint32], numbers: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """Mix a number of each line into its checksum: (lines,); -1 changes nothing."""
+    mixed: NDArray[np.uint32] = checksums ^ (numbers.astype(np.uint32) + np.uint32(1)) * _ODD
+    return mixed
 
 
 def split_line(line: bytes) -> list[bytes]:

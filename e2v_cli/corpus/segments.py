@@ -6,6 +6,7 @@ import math
 import re
 from array import array
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from e2v_cli.audio.formats import seekable_suffixes
 from e2v_cli.audio.sources import is_url
 from e2v_cli.corpus.data_dir import MAX_TIME, NUMBER, read_durations
 from e2v_cli.corpus.ids import KeyIndex
-from e2v_cli.corpus.lists import BLANKS, LineList, check_id, index_lines, open_list
+from e2v_cli.corpus.lists import BLANKS, LineList, check_id, index_lines, mix_checksums, open_list
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment, Utterance
 
@@ -35,6 +36,10 @@ class RecordingList(Protocol):
     """The recordings that segments are parts of."""
 
     name: str
+
+    @property
+    def checksums(self) -> NDArray[np.uint32]:
+        """(recordings,): of their sources."""
 
     def utterance(self, position: int, index: int) -> Utterance:
         """Read the recording at a position of the list, for the ``index``-th utterance of the corpus."""
@@ -86,7 +91,16 @@ class Segments:
             channel=_parse_segment_channel(channel[0]) if channel else None,
             recording_channel=recording.recording_channel,
             fault=fault,
+            source_checksum=int(self.checksums[position]),
         )
+
+    @cached_property
+    def checksums(self) -> NDArray[np.uint32]:
+        """(segments,): of their lines, and of the sources of their recordings."""
+        known = self._recording_of >= 0
+        of_recordings = np.zeros(len(known), dtype=np.uint32)
+        of_recordings[known] = self._recordings.checksums[self._recording_of[known]]
+        return mix_checksums(self._lines.checksums, of_recordings)
 
     def durations(self) -> NDArray[np.float64]:
         """Return the duration of each segment, NaN where no list has it: (segments,) seconds."""

@@ -11,9 +11,6 @@ from e2v_cli.system.spool import DiskWaveform
 PORTION_SECONDS = 1200.0
 """Audio of a block that is held in memory and sorted by length (77 MB)."""
 
-BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
-"""Audio in one forward pass, by kind of device: as much as stays in a CPU's cache, or fills a GPU."""
-
 
 def make_batches(
     block: Iterable[Waveform], batch_seconds: float, portion_seconds: float = PORTION_SECONDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from e2v_cli.errors import DeviceError
@@ -49,6 +50,16 @@ def count_gpus() -> tuple[int, str]:
     import torch
 
     return torch.cuda.device_count(), str(torch.__version__)
+
+
+def name_gpus(devices: Sequence[str]) -> list[str]:
+    """Return the name of each GPU, like ``NVIDIA H200``."""
+    import torch
+
+    try:
+        return [torch.cuda.get_device_name(device) for device in devices]
+    except RuntimeError:  # a worker meets the same error, and reports it
+        return ["unknown"]
 
 
 def load_engine(model: Model, weights: Weights, device: str, compute: ComputeOptions, results: ResultOptions) -> Engine:

@@ -8,9 +8,9 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from e2v_cli.corpus.blocks import BlockPlan
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.journal.history import History, read_header
-from e2v_cli.journal.ids import IDS_PATTERNS, Ids, names_of_ids
-from e2v_cli.journal.journal import Header, Journal, JournalFile, start_order
+from e2v_cli.journal.ids import IDS_PATTERNS, Ids, digest_sources, names_of_ids, read_sources
+from e2v_cli.journal.journal import DONE, Header, Journal, JournalFile, start_order
 from e2v_cli.journal.locks import refuse_held_shards
-from e2v_cli.options import Fingerprint, Shard
+from e2v_cli.options import DEVICE_KEYS, Fingerprint, ResultOptions, RunOptions, Shard
 from e2v_cli.system.files import dead_drafts, exists
 
 _JOURNAL = re.compile(r"journal\.(\d+)-of-(\d+)\.(\d+)")
@@ -43,15 +43,17 @@ class Run:
 class RunFolder:
     """OUT: its entries and its journals as they were when ``refresh`` last looked."""
 
-    def __init__(self, path: Path, results: Collection[str], data: Collection[str]) -> None:
+    def __init__(self, path: Path, results: Collection[str], data: Collection[str], keep_changed: bool = False) -> None:
         """Hold the path of a folder, without reading it.
 
         Args:
             path: OUT.
             results: names of the final files that any run may write there.
             data: patterns, relative to OUT, of all other files that workers and publications write.
+            keep_changed: whether results count whose utterances have other sources now.
         """
         self.path = path
+        self._keep_changed = keep_changed
         self._results, self._data = results, data
         self._names: frozenset[str] = frozenset()
         self._sizes: dict[JournalFile, int] = {}
@@ -113,21 +115,23 @@ class RunFolder:
                 f"{self.path} holds {found}, but no journal of its run: choose another -o, or use --overwrite"
             )
 
-    def guard(self, fingerprint: Fingerprint, shard: Shard, ids: Ids, overwrite: bool = False) -> History:
+    def guard(self, fingerprint: Fingerprint, ids: Ids, run: RunOptions) -> History:
         """Check that a run may begin or resume here, and read the history of its list.
 
         Raises:
             OutputConflictError: another run works here, or the folder holds one; the message names the differences.
             OutputError: a journal is damaged, or a file that it records is missing.
         """
-        self.refresh(tolerant=overwrite)
+        self.refresh(tolerant=run.overwrite)
         newest = self._newest()
         at_other_lists = {other for other, file in newest.items() if self._headers[file].input_sha256 != ids.digest}
-        refuse_held_shards(self.path, self._names, shard, at_other_lists)
-        if overwrite:
+        refuse_held_shards(self.path, self._names, run.shard, at_other_lists)
+        if run.overwrite:
             self._remove_everything()
-        self.refuse_other_fingerprints(fingerprint)
+        self.refuse_other_fingerprints(fingerprint, run.mix_devices)
         history = self.read_history(ids)
+        if run.changed == "refuse":
+            self._refuse_changed_sources(history, ids)
         self.check_places(history)
         return history
 
@@ -138,6 +142,7 @@ class RunFolder:
             OutputConflictError: another run began at the same moment.
         """
         attempts = [file.attempt for file in self._sizes if file.shard == shard]
+        header = replace(header, sequence=1 + max((known.sequence for known in self._headers.values()), default=-1))
         journal = Journal(self.path, shard, header, max(attempts, default=0) + 1)
         self._headers[journal.file] = header
         try:
@@ -168,24 +173,57 @@ class RunFolder:
         self.refuse_other_fingerprints(header.fingerprint)
         return Run(header, newest.shard.count)
 
-    def refuse_other_fingerprints(self, wanted: Fingerprint) -> None:
-        """Check that all journals of the folder are of the same run.
+    def refuse_other_fingerprints(self, wanted: Fingerprint, mix_devices: bool = False) -> None:
+        """Check that all journals of the folder are of the same run, perhaps on several kinds of device.
 
         Raises:
             OutputConflictError: they are not; the message names the differences.
         """
+        mix_devices = mix_devices or self.mixes_devices
         for file in sorted(self._headers):
             found = self._headers[file].fingerprint
-            differences = [
-                f"{key} was {found.get(key)}, is {wanted.get(key)}"
-                for key in dict.fromkeys([*found, *wanted])
-                if found.get(key) != wanted.get(key)
-            ]
-            if differences:
+            different = [key for key in dict.fromkeys([*found, *wanted]) if found.get(key) != wanted.get(key)]
+            is_device_alone = "device" in different and set(different) <= DEVICE_KEYS
+            if different and not (is_device_alone and mix_devices):
+                described = "; ".join(f"{key} was {found.get(key)}, is {wanted.get(key)}" for key in different)
+                mixing = "Go on with --mix-devices, choose" if is_device_alone else "Choose"
                 raise OutputConflictError(
-                    f"{self.path} holds a different run: {'; '.join(differences)}. "
-                    "Choose another -o, or delete that run with --overwrite"
+                    f"{self.path} holds a different run: {described}. "
+                    f"{mixing} another -o, or delete that run with --overwrite"
                 )
+
+    @property
+    def mixes_devices(self) -> bool:
+        """Whether any attempt allowed that others have another kind of device."""
+        return any(header.mix_devices for header in self._headers.values())
+
+    @property
+    def headers(self) -> Mapping[JournalFile, Header]:
+        """The headers of all attempts."""
+        return self._headers
+
+    def _refuse_changed_sources(self, history: History, ids: Ids) -> None:
+        """Check that no utterance is done whose source in the list is another one now.
+
+        Raises:
+            OutputConflictError: there are such utterances; the message names the first three.
+        """
+        places = np.flatnonzero(history.changed)
+        if not len(places):
+            return
+        keys = chain.from_iterable(ids.ids())
+        first = 0
+        named = []
+        for place in places[:3].tolist():
+            named.append(next(islice(keys, place - first, None)).decode())
+            first = place + 1
+        others = f" and {len(places) - 3} others" if len(places) > 3 else ""
+        num_done = len(places) + int((history.status == DONE).sum())
+        raise OutputConflictError(
+            f"{self.path}: the list names other audio now for {len(places)} of the {num_done} utterances that are "
+            f"done: {', '.join(named)}{others}. Keep their results with --keep-changed, if files have only moved; "
+            "compute them again with --recompute-changed; or choose another -o"
+        )
 
     def read_history(self, ids: Ids) -> History:
         """Read the records of a list from the journals; only the new lines of those read before.
@@ -202,7 +240,7 @@ class RunFolder:
                 sizes.get(name, -1) < size for name, size in history.sizes.items()
             )  # a journal was removed or truncated
         ):
-            history = self._history = History(ids.index, ids.digest)
+            history = self._history = History(ids.index, ids.digest, None if self._keep_changed else ids.checksums)
         for file, size in self._sizes.items():
             history.add(file, self._headers.get(file), size)
         history.sizes = sizes  # in order of the files, not of reading
@@ -217,10 +255,10 @@ class RunFolder:
             if file in history.ended and self._headers[file].input_sha256 == history.input_sha256
         }
 
-    def has_same_timeline(self, shard: Shard, header: Header) -> bool:
-        """Whether the newest attempt at a shard used the timeline formats of a header."""
+    def has_same_timeline(self, shard: Shard, results: ResultOptions) -> bool:
+        """Whether the newest attempt at a shard used these timeline formats."""
         newest = self._newest().get(shard)
-        wanted = (header.timeline_formats, header.join)
+        wanted = (results.timeline_formats, results.join)
         return newest is not None and (self._headers[newest].timeline_formats, self._headers[newest].join) == wanted
 
     @property
@@ -240,19 +278,24 @@ class RunFolder:
         sources = self.describe_sources(input_sha256, sizes)
         if any(content.get(name) != value for name, value in sources.items()):
             return False
+        checksums = read_sources(self.path, input_sha256)
+        if checksums is not None and content.get("sources_sha256") != digest_sources(checksums):
+            return False
         return all(exists(self.path / name) for name in content["files"])
 
     def describe_sources(self, input_sha256: str, sizes: Mapping[str, int]) -> dict[str, str]:
-        """Return digests of the sources of final files: the list; the journals and the path of OUT.
+        """Describe what final files are made of: the list; the journals; and the path of OUT, which is in them.
 
         Args:
             input_sha256: of the list.
             sizes: bytes of the journals by name; a journal changes only by growing.
         """
-        sources = hashlib.sha256(bytes(self.path.resolve()) + b"\n")
-        for name, size in sizes.items():
-            sources.update(f"{name} {size}\n".encode())
-        return {"input_sha256": input_sha256, "sources_sha256": sources.hexdigest()}
+        lines = "".join(f"{name} {size}\n" for name, size in sizes.items())
+        return {
+            "input_sha256": input_sha256,
+            "journal_sizes_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+            "output_dir": str(self.path.resolve()),
+        }
 
     def check_places(self, history: History) -> None:
         """Check that the files of embeddings and timelines hold all that the journals record.

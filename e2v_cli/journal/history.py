@@ -17,18 +17,22 @@ from numpy.typing import NDArray
 
 from e2v_cli.corpus.ids import KeyIndex, hash_keys
 from e2v_cli.errors import OutputError
+from e2v_cli.journal.ids import digest_sources
 from e2v_cli.journal.journal import (
     DONE,
     END_LINE,
     JOURNAL_FORMAT,
     LEFT,
+    SOURCE_DIGITS,
     Elapsed,
     Header,
     JournalFile,
+    Machine,
     failure_status,
     start_order,
     with_checksum,
 )
+from e2v_cli.options import Invocation
 from e2v_cli.records import Place
 
 LOOKUP_LINES = 1 << 16
@@ -41,6 +45,12 @@ OPEN_JOURNALS = 256
 """Journals that are open at once while lines are read back."""
 
 _END = with_checksum(END_LINE)[8:]
+
+_BEFORE_SOURCE = -len(f"\t{0:0{SOURCE_DIGITS}}\n")
+"""Where the last cell of an utterance's line begins, with its tab, counted from the end."""
+
+_SOURCE = slice(_BEFORE_SOURCE + 1, -1)
+"""The last cell."""
 
 
 class DoneLine(NamedTuple):
@@ -58,25 +68,32 @@ class DoneLine(NamedTuple):
 
 
 def parse_done(line: bytes) -> DoneLine:
-    """Parse a line of a journal that begins with ``done``, without its checksum."""
-    return DoneLine(*line[5:-1].split(b"\t", 7))
+    """Parse a line of a journal that begins with ``done``, without its checksums."""
+    return DoneLine(*line[5:_BEFORE_SOURCE].split(b"\t", 7))
+
+
+def parse_failed(line: bytes) -> bytes:
+    """Return the row of ``failures.tsv`` of a line of a journal that begins with ``failed``."""
+    return line[7:_BEFORE_SOURCE] + b"\n"
 
 
 class History:
     """The records of the utterances of a list in the journals of a run folder."""
 
-    def __init__(self, index: KeyIndex, input_sha256: str) -> None:
+    def __init__(self, index: KeyIndex, input_sha256: str, checksums: NDArray[np.uint32] | None) -> None:
         """Begin without journals.
 
         Args:
             index: the list's ids by their place.
             input_sha256: the list's digest.
+            checksums: (utterances,) of their sources: results of other sources don't count; None: all do.
         """
         size = len(index)
-        self.status: NDArray[np.uint8] = np.full(size, LEFT, dtype=np.uint8)
-        """(utterances,): LEFT, FAILED, FAILED_IN_BATCH or DONE."""
-        self.done_before: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
-        """(utterances,): whether it was done with another list; such an utterance is in no block of this list."""
+        self._checksums = checksums
+        self._recorded: NDArray[np.uint8] = np.full(size, LEFT, dtype=np.uint8)
+        """(utterances,): the status by its line, whatever its source was."""
+        self._is_stale: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
+        """(utterances,): whether its line is a result of another source."""
         self.elapsed: dict[JournalFile, Elapsed] = {}
         """Time taken and utterances finished by each attempt."""
         self.archives: dict[str, int] = {}
@@ -93,8 +110,10 @@ class History:
         self._read_to: dict[JournalFile, int] = {}
         """The end of the last complete line read from each journal."""
         self._journals: list[JournalFile] = []
-        self._starts: list[tuple[float, int, JournalFile]] = []
+        self._starts: list[tuple[int, float, int, JournalFile]] = []
         """By ``start_order``, of each of the journals."""
+        self._at_other_list: list[bool] = []
+        """Whether each of the journals is of another list."""
         self._journal_of: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
         self._offset: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
         self._length: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
@@ -103,6 +122,32 @@ class History:
         """Descriptors of open journals, the most recently used one last."""
         self._most_open = 0
         """The most journals that are kept open; 0 while none is read."""
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """(utterances,): LEFT, FAILED, FAILED_IN_BATCH or DONE."""
+        status: NDArray[np.uint8] = np.where(self._is_stale, np.uint8(LEFT), self._recorded)
+        return status
+
+    @property
+    def changed(self) -> NDArray[np.bool_]:
+        """(utterances,): whether it is left only because its result is of another source."""
+        changed: NDArray[np.bool_] = self._is_stale.copy()
+        return changed
+
+    @property
+    def done_before(self) -> NDArray[np.bool_]:
+        """(utterances,): whether it was done with another list; such an utterance is in no block of this list."""
+        if not any(self._at_other_list):
+            return np.zeros(len(self._recorded), dtype=np.bool_)
+        at_other_list: NDArray[np.bool_] = np.array(self._at_other_list, dtype=np.bool_)
+        done_before: NDArray[np.bool_] = at_other_list[self._journal_of] & (self.status == DONE)
+        return done_before
+
+    @property
+    def sources_sha256(self) -> str | None:
+        """The digest of the list's sources; None if results of other sources count."""
+        return None if self._checksums is None else digest_sources(self._checksums)
 
     def add(self, journal: JournalFile, header: Header | None, size: int) -> None:
         """Read the new lines of a journal up to ``size`` bytes; a failure never replaces a result.
@@ -121,9 +166,10 @@ class History:
             self._read_to[journal] = 0
             self._journals.append(journal)
             self._starts.append(start_order(journal, header))
+            self._at_other_list.append(header.input_sha256 != self.input_sha256)
         number = self._journals.index(journal)
-        is_other_list = header.input_sha256 != self.input_sha256
         keys: list[bytes] = []
+        sources: list[bytes] = []
         lines: list[tuple[int, int, int]] = []
         begin = offset = self._read_to[journal]
         text = b""
@@ -135,6 +181,7 @@ class History:
                     _, _, _, embedding, timeline, _ = cells
                     lines.append((DONE, offset, len(text)))
                     keys.append(key)
+                    sources.append(text[_SOURCE])
                     if embedding:
                         self._keep_farthest(embedding, farthest)
                     if timeline:
@@ -143,17 +190,18 @@ class History:
                     stage, reason, *_ = cells
                     lines.append((failure_status(stage.decode(), reason.decode()), offset, len(text)))
                     keys.append(key)
+                    sources.append(text[_SOURCE])
                 elif kind == b"time":
                     self.elapsed[journal] = Elapsed(**json.loads(key))
                 if len(lines) == LOOKUP_LINES:
-                    self._note(number, keys, lines, is_other_list)
-                    keys, lines = [], []
+                    self._note(number, keys, lines, sources)
+                    keys, lines, sources = [], [], []
             for embedding in farthest.values():
                 self._note_embedding(Place.parse(embedding.decode()))
+            if lines:
+                self._note(number, keys, lines, sources)
         except (ValueError, TypeError):
             raise other_version(journal.path) from None
-        if lines:
-            self._note(number, keys, lines, is_other_list)
         self._read_to[journal] = offset + len(text)
         if text:  # it has a new complete line
             (self.ended.add if text == _END else self.ended.discard)(journal)
@@ -205,22 +253,41 @@ class History:
         while len(self._descriptors) > count:
             os.close(self._descriptors.pop(next(iter(self._descriptors))))
 
-    def _note(self, number: int, keys: list[bytes], lines: list[tuple[int, int, int]], is_other_list: bool) -> None:
+    def _note(self, number: int, keys: list[bytes], lines: list[tuple[int, int, int]], sources: list[bytes]) -> None:
         """Store the status of utterances and the places of their lines; journals may be read in any order."""
-        places = self._index.find(hash_keys(keys))
-        known = places >= 0
-        places, numbers = places[known], np.array(lines, dtype=np.int64)[known]
-        done, status, journal_of = numbers[:, 0] == DONE, self.status[places], self._journal_of[places]
+        places, numbers = self._index.find(hash_keys(keys)), np.array(lines, dtype=np.int64)
+        is_stale = self._differ(places, sources)
+        done = numbers[:, 0] == DONE
+        counts = (places >= 0) & (done | ~is_stale)  # a failure of another source says nothing of this one
+        places, numbers, is_stale, done = places[counts], numbers[counts], is_stale[counts], done[counts]
+        recorded, journal_of = self._recorded[places], self._journal_of[places]
         later = [other for other in np.unique(journal_of).tolist() if self._starts[other] > self._starts[number]]
-        is_last = (status == LEFT) | ~np.isin(journal_of, later)  # no line of a later attempt is known
-        for chosen in (~done & (status != DONE) & is_last, done & ((status != DONE) | is_last)):
+        is_last = (recorded == LEFT) | ~np.isin(journal_of, later)  # no line of a later attempt is known
+        was_done = recorded == DONE
+        for chosen in (
+            ~done & is_last & (~was_done | self._is_stale[places]),
+            done & (is_last | ~was_done & ~is_stale),
+        ):
             at, chosen_numbers = places[chosen], numbers[chosen]
-            self.status[at] = chosen_numbers[:, 0]
+            self._recorded[at] = chosen_numbers[:, 0]
+            self._is_stale[at] = is_stale[chosen]
             self._journal_of[at] = number
             self._offset[at] = chosen_numbers[:, 1]
             self._length[at] = chosen_numbers[:, 2]
-        if is_other_list:
-            self.done_before[places[done]] = True
+
+    def _differ(self, places: NDArray[np.int64], sources: list[bytes]) -> NDArray[np.bool_]:
+        """Return which lines are of other sources than the list has at their places: (lines,).
+
+        Raises:
+            ValueError: a checksum is none.
+        """
+        checksums = np.frombuffer(bytes.fromhex(b"".join(sources).decode()), dtype=">u4")
+        if len(checksums) != len(sources):
+            raise ValueError("checksums are too short")
+        if self._checksums is None:
+            return np.zeros(len(sources), dtype=np.bool_)
+        differ: NDArray[np.bool_] = self._checksums[places] != checksums
+        return differ
 
     def _keep_farthest(self, place: bytes, farthest: dict[bytes, bytes]) -> None:
         """Keep the place of an embedding if it is the farthest in its archive; the other places are not parsed."""
@@ -256,14 +323,22 @@ def read_header(path: Path) -> Header | None:
     try:
         _, text = next(_whole_lines(path, 0, path.stat().st_size))
         _, kind, content = text.split(b"\t", 2)
-        header = Header(**json.loads(content))
+        fields = json.loads(content)
+        machine, invocation = Machine(**fields["machine"]), Invocation(**fields["invocation"])
+        header = Header(**fields)
         if kind != b"run" or header.format != JOURNAL_FORMAT:
             raise other_version(path)
         datetime.fromisoformat(header.started)  # attempts are ordered by it
-        return replace(header, labels=tuple(header.labels), timeline_formats=tuple(header.timeline_formats))
+        return replace(
+            header,
+            labels=tuple(header.labels),
+            timeline_formats=tuple(header.timeline_formats),
+            machine=replace(machine, gpus=tuple(machine.gpus)),
+            invocation=replace(invocation, command=tuple(invocation.command), inputs=tuple(invocation.inputs)),
+        )
     except StopIteration:
         return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, LookupError):
         raise other_version(path) from None
 
 

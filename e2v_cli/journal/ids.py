@@ -1,7 +1,8 @@
-"""The ids of the list of a run, saved in OUT for merging, status reports and dealing shards."""
+"""The ids of the list of a run and the checksums of their sources, saved in OUT for merging, status and dealing."""
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ from e2v_cli.corpus.ids import KeyIndex, digest_of
 from e2v_cli.errors import OutputError
 from e2v_cli.system.files import exists, published
 
-IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs"))
+IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs", ".sources"))
 """Patterns of their file names."""
 
 
@@ -32,6 +33,10 @@ class Ids(Protocol):
     def digest(self) -> str:
         """The SHA-256 of ids and recording groups."""
 
+    @property
+    def checksums(self) -> NDArray[np.uint32] | None:
+        """(utterances,): of their sources; None if they are not known."""
+
     def __len__(self) -> int: ...
 
     def ids(self) -> Iterator[list[bytes]]:
@@ -39,7 +44,7 @@ class Ids(Protocol):
 
 
 class IdList:
-    """The ids of a list, as ``save_ids`` wrote them to OUT, for processes without the list itself."""
+    """The ids of a list and the checksums of its sources, as they are in OUT, for processes without the list."""
 
     def __init__(self, output_dir: Path, digest: str) -> None:
         """Open and check them.
@@ -54,11 +59,15 @@ class IdList:
         try:
             with suppress(FileNotFoundError):
                 self.recording_groups = np.fromfile(_groups_path(self._path), dtype="<i8")
+            self.checksums = read_sources(output_dir, digest)
             found = digest_of(self._hashed_ids(hashes), self.recording_groups)
         except OSError as error:
             raise OutputError(f"{self._path}: {error.strerror}; run e2v predict again to go on") from None
         if found != digest:
             raise OutputError(f"{self._path}: damaged; remove it, and run e2v predict again to go on")
+        if self.checksums is not None and len(self.checksums) != len(hashes):
+            path = _sources_path(self._path)
+            raise OutputError(f"{path}: damaged; remove it, and run e2v predict again to go on")
         self.index = KeyIndex(np.frombuffer(hashes, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -89,6 +98,31 @@ def save_ids(output_dir: Path, ids: Ids) -> None:
         file.writelines(b"\n".join(keys) + b"\n" for keys in ids.ids())
 
 
+def read_sources(output_dir: Path, digest: str) -> NDArray[np.uint32] | None:
+    """Read the checksums of a list's sources: (utterances,); None if results of all sources count."""
+    try:
+        return np.fromfile(_sources_path(_ids_path(output_dir, digest)), dtype="<u4")
+    except FileNotFoundError:
+        return None
+
+
+def save_sources(output_dir: Path, digest: str, checksums: NDArray[np.uint32] | None) -> None:
+    """Write the checksums of a list's sources to OUT, so that all processes count the same results; None: all count."""
+    path = _sources_path(_ids_path(output_dir, digest))
+    if checksums is None:
+        path.unlink(missing_ok=True)
+        return
+    saved = read_sources(output_dir, digest)
+    if saved is None or not np.array_equal(saved, checksums):
+        with published(path) as file:
+            file.write(checksums.astype("<u4").tobytes())
+
+
+def digest_sources(checksums: NDArray[np.uint32]) -> str:
+    """Return the SHA-256 of the checksums of a list's sources, in order."""
+    return hashlib.sha256(checksums.astype("<u4").tobytes()).hexdigest()
+
+
 def save_costs(output_dir: Path, digest: str, costs: NDArray[np.float32]) -> None:
     """Write the costs for dealing a list to shards to OUT, so that all processes deal it alike."""
     with published(_costs_path(_ids_path(output_dir, digest))) as file:
@@ -116,7 +150,7 @@ def read_costs(output_dir: Path, ids: Ids) -> NDArray[np.float32] | None:
 def names_of_ids(digest: str) -> frozenset[str]:
     """Return the names of the files of a list in a run folder."""
     name = _ids_path(Path(), digest).name
-    return frozenset((name, f"{name}.pieces", f"{name}.costs"))
+    return frozenset((name, f"{name}.pieces", f"{name}.costs", f"{name}.sources"))
 
 
 def _ids_path(output_dir: Path, digest: str) -> Path:
@@ -125,6 +159,10 @@ def _ids_path(output_dir: Path, digest: str) -> Path:
 
 def _groups_path(ids_path: Path) -> Path:
     return ids_path.with_name(f"{ids_path.name}.pieces")
+
+
+def _sources_path(ids_path: Path) -> Path:
+    return ids_path.with_name(f"{ids_path.name}.sources")
 
 
 def _costs_path(ids_path: Path) -> Path:

@@ -4,24 +4,25 @@ Every attempt at a shard writes its own file, ``journal.2-of-3.1``, and never ch
 record what is done. A line is ``crc32 TAB kind TAB content``:
 
     run     JSON: the fingerprint of the run, its list and the writer; the first line
-    done    utt-id, frames, windows, seconds, places of embedding and timeline, label, probabilities
-    failed  utt-id, stage, reason, detail
+    done    utt-id, frames, windows, seconds, places of embedding and timeline, label, probabilities, source
+    failed  utt-id, stage, reason, detail, source
     time    JSON: time taken and utterances finished by the attempt so far; the last one counts
     end     the shard is complete
 
-A last line that was torn by a crash is ignored.
+The source is the CRC-32 of the audio's name in the list: eight hexadecimal digits. A last line that was torn by a crash
+is ignored.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from e2v_cli.options import Fingerprint, Shard
+from e2v_cli.options import Fingerprint, Invocation, Shard
 from e2v_cli.records import DoneRecord, Failure
 from e2v_cli.system.files import naming, sync_file, sync_folder
 from e2v_cli.system.text import tsv_row
@@ -33,8 +34,26 @@ WORKER_DIED = "worker died"
 """The failure reason of an utterance that is not computed again."""
 
 
-JOURNAL_FORMAT = 2
+JOURNAL_FORMAT = 3
 """The version of the lines of journals; a run folder of another version is refused."""
+
+
+SOURCE_DIGITS = 8
+"""Hexadecimal digits of the checksum of a source, the last cell of a line."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The hardware and the software that compute an attempt."""
+
+    device: str
+    """Its kind: cpu or cuda."""
+    gpus: tuple[str, ...]
+    """The names of the GPUs that are used, each once."""
+    cpu: str
+    """The model of the CPU."""
+    versions: Mapping[str, str]
+    """Of e2v, Python and the libraries that change numbers."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +74,16 @@ class Header:
     """Formats of the timeline besides its table."""
     join: bool
     """Whether neighbouring spans with the same label are joined."""
+    mix_devices: bool
+    """Whether other attempts may have another kind of device."""
+    invocation: Invocation
+    machine: Machine
     host: str
     pid: int
     started: str
     """When, in ISO format with the time zone, to the microsecond."""
+    sequence: int = 0
+    """Larger than that of all attempts that were known when this one began, whatever the clocks of machines say."""
 
     @property
     def start_time(self) -> float:
@@ -89,9 +114,9 @@ class JournalFile:
     path: Path
 
 
-def start_order(file: JournalFile, header: Header) -> tuple[float, int, JournalFile]:
+def start_order(file: JournalFile, header: Header) -> tuple[int, float, int, JournalFile]:
     """Return the sort key of an attempt among those at all shards, of any number: the newest one has the largest."""
-    return header.start_time, file.attempt, file
+    return header.sequence, header.start_time, file.attempt, file
 
 
 def failure_status(stage: str, reason: str) -> int:
@@ -155,11 +180,17 @@ def _format_done(record: DoneRecord) -> str:
     places = [str(place or "") for place in (record.embedding, record.timeline)]
     numbers = [str(record.num_frames), str(record.windows), f"{record.duration:.4f}"]
     posteriors = [f"{posterior:.6f}" for posterior in record.posteriors]
-    return "\t".join(["done", record.utt_id, *numbers, *places, tsv_row([record.label]), *posteriors]) + "\n"
+    cells = ["done", record.utt_id, *numbers, *places, tsv_row([record.label]), *posteriors]
+    return "\t".join([*cells, _format_checksum(record.source_checksum)]) + "\n"
 
 
 def _format_failed(failure: Failure) -> str:
-    return f"failed\t{tsv_row([failure.utterance.utt_id, failure.stage, failure.reason, failure.detail])}\n"
+    cells = tsv_row([failure.utterance.utt_id, failure.stage, failure.reason, failure.detail])
+    return f"failed\t{cells}\t{_format_checksum(failure.utterance.source_checksum)}\n"
+
+
+def _format_checksum(checksum: int) -> str:
+    return f"{checksum:0{SOURCE_DIGITS}x}"
 
 
 def json_line(kind: str, content: object) -> str:

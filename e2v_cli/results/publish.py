@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from e2v_cli._version import __version__
 from e2v_cli.errors import OutputError
 from e2v_cli.inference.kept import KEPT_FILES
 from e2v_cli.journal.folder import RunFolder
-from e2v_cli.journal.history import History, parse_done
+from e2v_cli.journal.history import History, parse_done, parse_failed
 from e2v_cli.journal.ids import Ids
 from e2v_cli.journal.journal import Elapsed, Header, JournalFile
-from e2v_cli.options import Shard
+from e2v_cli.options import DEVICE_KEYS, Shard
 from e2v_cli.records import Place, Summary
+from e2v_cli.results.attempts import describe_attempts
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, TIMELINE_FORMATS, data_patterns, result_names
 from e2v_cli.results.newest_run import note_run
 from e2v_cli.results.tables import FAILURES_HEADER, predictions_header, predictions_line
@@ -29,9 +27,9 @@ from e2v_cli.system.files import published
 from e2v_cli.system.text import percent_encoded, tsv_row
 
 
-def open_run_folder(output_dir: Path) -> RunFolder:
+def open_run_folder(output_dir: Path, keep_changed: bool = False) -> RunFolder:
     """Return OUT as a run folder that knows the files of all result formats."""
-    return RunFolder(output_dir, result_names(), data_patterns())
+    return RunFolder(output_dir, result_names(), data_patterns(), keep_changed)
 
 
 def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Summary:
@@ -57,8 +55,14 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
         wall_seconds=elapsed.wall_seconds,
         encode_seconds=elapsed.encode_seconds,
     )
-    sources = folder.describe_sources(ids.digest, history.sizes)
-    facts = {**_run_facts(header), **sources, **_count_facts(summary), "files": sorted(files.names)}
+    facts = {
+        **_run_facts(header, folder),
+        **describe_attempts(folder.headers),
+        **folder.describe_sources(ids.digest, history.sizes),
+        "sources_sha256": history.sources_sha256,
+        **_count_facts(summary),
+        "files": sorted(files.names),
+    }
     with published(folder.path / "run.json") as file:
         file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     unused = folder.timeline_formats.difference(header.timeline_formats)
@@ -105,7 +109,7 @@ class _FinalFiles:
         rows, durations, num_frames, labels, embeddings, timelines = [], [], [], [], [], []
         for key, line in zip(keys, lines, strict=True):
             if line.startswith(b"failed"):
-                row = line.partition(b"\t")[2]
+                row = parse_failed(line)
                 utt_id = row.partition(b"\t")[0]
                 self._failures.write(row)
             else:
@@ -176,30 +180,23 @@ def sum_elapsed(elapsed: Mapping[JournalFile, Elapsed]) -> Elapsed:
     return total
 
 
-def _run_facts(header: Header) -> dict[str, Any]:
-    """Return the model, the options and the versions for ``run.json``."""
-    options = {key: value for key, value in header.fingerprint.items() if key not in ("model", "labels")}
-    packages = ("torch", "numpy", "soundfile", "soxr", "kaldiio")
+def _run_facts(header: Header, folder: RunFolder) -> dict[str, Any]:
+    """Return the model, the options and the newest attempt's versions for ``run.json``."""
+    options: dict[str, Any] = {
+        key: value for key, value in header.fingerprint.items() if key not in ("model", "labels")
+    }
+    for key in DEVICE_KEYS & options.keys():
+        values = {other.fingerprint[key] for other in folder.headers.values()}
+        options[key] = sorted(values) if len(values) > 1 else options[key]
     return {
         "model": {
             "name": header.model,
             "sha256": header.fingerprint["model"],
             "labels": list(header.labels),
         },
-        "options": options,
-        "versions": {
-            "e2v": __version__,
-            "python": platform.python_version(),
-            **{package: _find_version(package) for package in packages},
-        },
+        "options": {**options, "mix-devices": "yes" if folder.mixes_devices else "no"},
+        "versions": header.machine.versions,
     }
-
-
-def _find_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # installed without metadata
-        return "unknown"
 
 
 def _count_facts(summary: Summary) -> dict[str, Any]:

@@ -98,4 +98,5 @@ def make_done_record(
         posteriors=() if posteriors is None else tuple(map(float, posteriors)),
         embedding=embedding,
         timeline=timeline,
+        source_checksum=prediction.utterance.source_checksum,
     )

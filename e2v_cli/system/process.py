@@ -1,4 +1,4 @@
-"""Processes: this machine's name, the time, whether a process is dead, death with the parent, and freed memory."""
+"""Processes: this machine's name, the time, e2v's own command, death of others and with the parent, freed memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import sys
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 HOST = socket.gethostname()
 
@@ -19,6 +20,14 @@ _HEAP_BYTES = 1 << 30
 def now(timespec: str = "seconds") -> str:
     """Return the local time with its offset: ``2026-05-01T09:30:00+02:00``; to the microsecond where order counts."""
     return datetime.now().astimezone().isoformat(timespec=timespec)
+
+
+def own_command() -> tuple[str, ...]:
+    """Return the words that run this e2v from any folder."""
+    script = Path(sys.argv[0])
+    if script.name == "e2v" and os.access(script, os.X_OK):
+        return (str(script.absolute()),)
+    return (sys.executable, "-m", "e2v_cli")
 
 
 def is_dead(host: str, pid: int) -> bool:

@@ -27,6 +27,12 @@ def tsv_row(fields: Iterable[str]) -> str:
     return "\t".join(re.sub(r"[\t\n\r]", " ", field) for field in fields)
 
 
+def redact(text: str) -> str:
+    """Replace the secrets that URLs in a text may have: user and password, query and fragment."""
+    text = re.sub(r"(?<=://)[^\s/?#]*@", "***@", text)
+    return re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1?***", text)
+
+
 def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
     """Align rows in columns as wide as they need; ``numbers``: all but the first column to the right."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import soundfile
+
+from e2v_cli._version import __version__
 from e2v_cli.cluster.task import cores_of_task, share_gpus
 from e2v_cli.errors import DeviceError
-from e2v_cli.inference.load import count_gpus
-from e2v_cli.options import ComputeOptions
+from e2v_cli.inference.load import count_gpus, name_gpus
+from e2v_cli.journal.journal import Machine
+from e2v_cli.options import ComputeOptions, EngineName
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +30,9 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 CPU_INFO = Path("/proc/cpuinfo")
 """The instructions of the CPU, on Linux."""
+
+_PACKAGES = ("torch", "numpy", "soundfile", "soxr", "kaldiio")
+"""Libraries that change numbers, or read and write them."""
 
 
 def choose_devices(compute: ComputeOptions) -> Sequence[str]:
@@ -59,6 +69,37 @@ def check_precision(compute: ComputeOptions, device: str) -> None:
         has_bf16 = None
     if not has_bf16:
         raise DeviceError("--precision bf16: this CPU has no instructions for it, and would be slower; leave it out")
+
+
+def kind_of(device: str) -> str:
+    """Return the kind of a device: cpu or cuda."""
+    return device.partition(":")[0]
+
+
+def describe_machine(devices: Sequence[str], engine: EngineName) -> Machine:
+    """Describe this machine, and the software that computes on these devices; on CPU, PyTorch isn't imported."""
+    packages = (*_PACKAGES, "funasr") if engine == "funasr" else _PACKAGES
+    versions = {"e2v": __version__, "python": platform.python_version()}
+    versions.update({package: _find_version(package) for package in packages})
+    versions["libsndfile"] = soundfile.__libsndfile_version__
+    kind = kind_of(devices[0])
+    gpus = () if kind == "cpu" else tuple(dict.fromkeys(name_gpus(devices)))
+    return Machine(kind, gpus, _find_cpu_model(), versions)
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # installed without metadata
+        return "unknown"
+
+
+def _find_cpu_model() -> str:
+    """Return the model of the CPU, or its architecture where the system names no model."""
+    with suppress(OSError):  # not Linux
+        if match := re.search(r"^model name\s*:\s*(.*\S)", CPU_INFO.read_text(), re.MULTILINE):
+            return match.group(1)
+    return platform.processor() or platform.machine()
 
 
 def count_cores() -> int:

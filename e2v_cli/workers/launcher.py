@@ -25,6 +25,7 @@ from e2v_cli.records import Block, DoneRecord, Failure
 from e2v_cli.results.sinks import Sink
 from e2v_cli.system.progress import Progress
 from e2v_cli.system.signals import STOP_SIGNALS, StopSignals
+from e2v_cli.system.text import redact
 from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results
 from e2v_cli.workers.triage import CRASHES_TO_BLAME, Places, Triage
 from e2v_cli.workers.worker import WorkerSetup, run_worker
@@ -228,7 +229,7 @@ class Launcher:
         to_blame = self._triage.probe_crashed(places)
         if to_blame is not None:
             utterance = self._corpus[to_blame]
-            detail = f"{utterance.source}: {CRASHES_TO_BLAME} workers died over it, the last: {cause}"
+            detail = f"{redact(utterance.source)}: {CRASHES_TO_BLAME} workers died over it, the last: {cause}"
             self._commit([], [Failure(utterance, "model", WORKER_DIED, detail)])
 
     # -- send ----------------------------------------------------------------------------------------------------------

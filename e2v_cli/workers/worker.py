@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.errors import E2vError, OutputError
-from e2v_cli.inference.batches import BATCH_SECONDS
 from e2v_cli.inference.load import load_engine, prepare_process
 from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import Weights
@@ -107,7 +106,7 @@ def run_worker(connection: Connection, setup: WorkerSetup, number: int, device: 
         _open_logs(setup, number)
         engine = _load_engine(setup, device)
         writer = ResultWriter(setup.model.labels, setup.results, setup.shard)
-        batch_seconds = setup.compute.batch_seconds or BATCH_SECONDS[engine.device.type]
+        batch_seconds = setup.compute.batch_seconds_on(engine.device.type)
         while block := launcher.ask("first"):
             blocks = chain([block], iter(lambda: launcher.ask("next"), None))
             started, busy_before = time.monotonic(), engine.busy_seconds

@@ -20,11 +20,11 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
+from support.journals import INVOCATION, MACHINE
 
 from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
-from e2v_cli.inference.batches import BATCH_SECONDS
 from e2v_cli.journal.journal import JOURNAL_FORMAT, Elapsed, Header, Journal
-from e2v_cli.options import Shard
+from e2v_cli.options import BATCH_SECONDS, Shard
 from e2v_cli.records import DoneRecord, Place
 
 HOURS = 42_526.0
@@ -133,6 +133,9 @@ def measure_sync() -> float:
         frame_shift=0.02,
         timeline_formats=(),
         join=False,
+        mix_devices=False,
+        invocation=INVOCATION,
+        machine=MACHINE,
         host="x",
         pid=1,
         started="2026-01-01T00:00:00+00:00",

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -138,6 +139,7 @@ def write_journal(out: Path, shard: Shard, header: Header, indexes: NDArray[np.i
                     posteriors=POSTERIORS,
                     embedding=Place(archive.name, offset * EMBEDDING_BYTES),
                     timeline=None,
+                    source_checksum=zlib.crc32(bytes(CLIP)),
                 )
                 for offset, index in enumerate(chunk, first)
             ]

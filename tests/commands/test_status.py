@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.journals import INVOCATION, MACHINE
 
 from e2v_cli.cluster.slurm import JobState
 from e2v_cli.cluster.submissions import Submission, note_submission
@@ -60,6 +61,7 @@ class List:
     """The ids of a list."""
 
     recording_groups: NDArray[np.int64] | None = None
+    checksums: NDArray[np.uint32] | None = None
 
     def __init__(self, ids: Sequence[str]) -> None:
         self._ids = [utt_id.encode() for utt_id in ids]
@@ -99,6 +101,9 @@ def write(
         frame_shift=0.02,
         timeline_formats=(),
         join=False,
+        mix_devices=False,
+        invocation=INVOCATION,
+        machine=MACHINE,
         host=HOST,
         pid=1,
         started=f"2026-01-31T10:00:{started:02}+01:00",
@@ -197,8 +202,9 @@ def test_complete_shards_without_final_files_are_not_merged(tmp_path: Path) -> N
 def test_run_with_final_files_is_complete(tmp_path: Path) -> None:
     journal = write(tmp_path, WHOLE, range(1, 10), [0], Elapsed(10.0, 5.0, 5.0, 10))
     (tmp_path / "predictions.tsv").touch()
-    sources = hashlib.sha256(f"{tmp_path}\n{journal.name} {journal.stat().st_size}\n".encode()).hexdigest()
-    content = {"input_sha256": IDS.digest, "sources_sha256": sources, "files": ["predictions.tsv"]}
+    sizes = hashlib.sha256(f"{journal.name} {journal.stat().st_size}\n".encode()).hexdigest()
+    sources = {"input_sha256": IDS.digest, "journal_sizes_sha256": sizes, "output_dir": str(tmp_path)}
+    content = {**sources, "files": ["predictions.tsv"]}
     (tmp_path / "run.json").write_text(json.dumps(content))
 
     assert describe(tmp_path, State.COMPLETE) == [

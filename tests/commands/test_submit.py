@@ -1079,6 +1079,57 @@ def test_submit_killed_between_its_jobs_is_continued(slurm: Slurm, call: Call, t
 # -- a shard by its place among tasks ----------------------------------------------------------------------------------
 
 
+def test_other_kind_of_device_is_refused_before_submission(
+    slurm: Slurm, call: Call, finished: Path, tmp_path: Path
+) -> None:
+    """Unless the nodes decide it, whose jobs then refuse it themselves."""
+    scp, out = finished / "wav.scp", tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    more = write_scp(tmp_path, 11)
+    was = f"e2v: {out} holds a different run: device was cpu, is cuda; batch-seconds was 10.0, is 300.0. "
+
+    for options in (("--gpus", "1"), ("--device", "cuda")):
+        refused = call(*words_of_submit(scp, out, *options))
+        assert (refused.returncode, refused.stdout) == (4, "")
+        assert refused.stderr.startswith(f"{was}Go on with --mix-devices, ")
+    assert slurm.calls("sbatch") == []
+
+    allowed: tuple[tuple[str, ...], ...] = (("--gpus", "1", "--mix-devices"), (), ("--device", "cpu", "--gpus", "1"))
+    for words in allowed:
+        done = call(*words_of_submit(more, out, *words, "--dry-run"))
+        assert done.returncode == 0, done.stderr
+        assert ("--mix-devices" in done.stdout) == ("--mix-devices" in words)
+
+
+def test_changed_audio_is_submitted_only_to_be_computed_again(
+    slurm: Slurm, call: Call, finished: Path, tmp_path: Path
+) -> None:
+    out, scp = tmp_path / "out", tmp_path / "wav.scp"
+    shutil.copytree(finished / "out", out)
+    lines = (finished / "wav.scp").read_text().splitlines(keepends=True)
+    assert call("merge", out, "--max-failures", "1").returncode == 0  # its folder is another
+    first, second = (line.split()[1] for line in lines[:2])
+    scp.write_text("".join([lines[0].replace(first, second), *lines[1:]]))
+    of_first = f"for 1 of the 8 utterances that are done: {lines[0].split()[0]}. "
+
+    refused = call(*words_of_submit(scp, out))
+    assert refused.returncode == 4
+    assert refused.stderr.startswith(f"e2v: {out}: the list names other audio now {of_first}")
+    kept = call(*words_of_submit(scp, out, "--keep-changed"))
+    assert (kept.returncode, kept.stdout) == (0, f"{out} is complete: nothing to submit\n")
+
+    again = call(*words_of_submit(scp, out, "--recompute-changed", jobs=2))
+    assert again.returncode == 0
+    assert re.match(r"job 100: shards [12] of 2\n", again.stdout)
+    assert " --recompute-changed " in slurm.script(100)
+    status = call("status", out).stdout.splitlines()
+    assert status[0] == f"{out}: not complete"
+    assert status[1].startswith("9 utterances: 7 done, 1 failed, 1 left")
+    merged = call("merge", out)
+    assert merged.returncode == 1
+    assert "is not complete: 1 of 9 utterances are left" in merged.stderr
+
+
 def test_shard_is_known_by_its_place_in_an_array(tmp_path: Path, e2v: E2v) -> None:
     """An option, or a variable of e2v, takes precedence."""
     scp = write_scp(tmp_path, 3)

@@ -85,6 +85,7 @@ def test_files_of_out(e2v: E2v, tmp_path: Path) -> None:
         "failures.tsv",
         "frame_shift",
         "input.49543d04de3b1732",
+        "input.49543d04de3b1732.sources",
         "journal.1-of-1.1",
         "log",
         "predictions.tsv",
@@ -299,7 +300,7 @@ def test_longer_list_computes_only_new_utterances(e2v: E2v, tmp_path: Path) -> N
     [
         (["--granularity", "frame"], "granularity was utterance, is frame"),
         (["--embeddings", "npy"], "embeddings was ark, is npy"),
-        (["--batch-seconds", "5"], "batch-seconds was auto, is 5.0"),
+        (["--batch-seconds", "5"], "batch-seconds was 10.0, is 5.0"),
         (["--window", "30"], "window was 60.0, is 30.0"),
         (["--timeline", "1"], "timeline was off, is 1.0"),
         (["--channel", "A"], "channel was mix, is 1"),
@@ -622,14 +623,15 @@ def test_removing_results_during_a_run_is_an_error(gone: str, long_list: Path, t
 def test_missing_ids_are_restored(e2v: E2v, tmp_path: Path) -> None:
     command = ["predict", SAMPLE_SCP, "-m", "sample", "-o", tmp_path]
     assert e2v(*command).returncode == 0
-    (ids,) = tmp_path.glob("input.*")
-    content = ids.read_bytes()
+    ids, sources = sorted(tmp_path.glob("input.*"))
+    content = [path.read_bytes() for path in (ids, sources)]
     ids.unlink()
+    sources.unlink()
     lost = e2v("status", tmp_path)
     assert lost.returncode == 1
     assert lost.stderr == f"e2v: {ids}: No such file or directory; run e2v predict again to go on\n"
     assert e2v(*command).returncode == 0
-    assert ids.read_bytes() == content
+    assert [path.read_bytes() for path in (ids, sources)] == content
 
 
 def test_moved_run_lists_its_new_paths(e2v: E2v, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from e2v_cli.journal.history import History, read_header
 from e2v_cli.journal.ids import save_costs, save_ids
 from e2v_cli.journal.journal import DONE, Header
 from e2v_cli.journal.locks import locked
-from e2v_cli.options import Shard
+from e2v_cli.options import RunOptions, Shard
 from e2v_cli.results.formats import result_names
 from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.process import HOST
@@ -85,7 +85,7 @@ def test_other_files_in_out_are_accepted(tmp_path: Path) -> None:
 
 
 def check_places(path: Path, archives: Mapping[str, int] = {}, timelines: Mapping[str, int] = {}) -> None:
-    history = History(HashedIds([]).index, LIST)
+    history = History(HashedIds([]).index, LIST, None)
     history.archives.update(archives)
     history.timelines.update(timelines)
     open_run_folder(path).check_places(history)
@@ -206,7 +206,7 @@ DEAD = 1 << 22
 OURS = [
     *RESULTS,
     *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef", "input.0123456789abcdef.pieces"),
-    "input.0123456789abcdef.costs",
+    *("input.0123456789abcdef.costs", "input.0123456789abcdef.sources"),
     *(f".{name}.{HOST}-{DEAD}-0123abcd.part" for name in ("predictions.tsv", "timeline.rttm")),
     *(
         f".{name}.{HOST}-{DEAD}-0123abcd.part"
@@ -218,6 +218,8 @@ OURS = [
     *("slurm/shards.sh", "slurm/merge.sh", "slurm/12.json"),
 ]
 
+OVERWRITE = RunOptions(overwrite=True)
+
 THEIRS = [
     *("notes.txt", "predictions.tsv.bak", "journal.md", "journal", "input.scp", "input.txt", "my.ark", ".hidden"),
     *("embeddings.ark", "embeddings.zip", "plots/a.npy", ".video.mp4.part", "utt2spk", "log.txt"),
@@ -227,7 +229,7 @@ THEIRS = [
 
 def clear(path: Path) -> None:
     """Begin a new run with ``--overwrite``."""
-    history = open_run_folder(path).guard(FINGERPRINT, WHOLE, IDS, overwrite=True)
+    history = open_run_folder(path).guard(FINGERPRINT, IDS, OVERWRITE)
     assert not history.status.any()
 
 
@@ -290,7 +292,12 @@ def test_path_with_control_characters_is_refused(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-OLD_HEADER = header_line(header()).replace('"format": 2, ', "")
+OLD_HEADER = (
+    'run\t{"format": 2, "fingerprint": {"model": "abc", "batch-seconds": "auto"}, "model": "sample", '
+    '"labels": ["sad"], "input_sha256": "0", "input_size": 6, "frame_shift": 0.02, "timeline_formats": [], '
+    '"join": false, "host": "host", "pid": 17, "started": "2026-01-31T10:00:00+01:00"}'
+)
+"""Of the format before this one."""
 """A header of format 1."""
 
 
@@ -298,11 +305,11 @@ OLD_HEADER = header_line(header()).replace('"format": 2, ', "")
     "content",
     [
         checked(OLD_HEADER) + checked("done\t62\tembeddings.1-of-1.1.ark:5\t\tutt1\tsad\t0.9\t1.2500\t1\t0.1\t0.9"),
-        checked(header_line(header()).replace('"format": 2', '"format": 3')),
+        checked(header_line(header()).replace('"format": 3', '"format": 4')),
         b"torn\n" + checked(header_line(header())),
         checked("nothing known\tof it"),
     ],
-    ids=["format 1", "format 3", "damaged", "something else"],
+    ids=["format 2", "format 4", "damaged", "something else"],
 )
 def test_unreadable_journal_is_named_and_can_be_overwritten(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "journal.1-of-1.1"
@@ -319,7 +326,7 @@ def test_unreadable_journal_is_named_and_can_be_overwritten(content: bytes, tmp_
 
     for shard in (WHOLE, FIRST):
         with pytest.raises(OutputError, match=f"^{re.escape(f'{path}{reason}')}$"):
-            open_run_folder(tmp_path).guard(FINGERPRINT, shard, IDS)
+            open_run_folder(tmp_path).guard(FINGERPRINT, IDS, RunOptions(shard))
     assert sorted(os.listdir(tmp_path)) == before
 
     folder = open_run_folder(tmp_path)
@@ -329,10 +336,10 @@ def test_unreadable_journal_is_named_and_can_be_overwritten(content: bytes, tmp_
     with pytest.raises(OutputError, match=f"^{re.escape(f'{path}{reason}')}$"):
         folder.refresh()
 
-    folder.guard(FINGERPRINT, WHOLE, IDS, overwrite=True)
+    folder.guard(FINGERPRINT, IDS, OVERWRITE)
     assert os.listdir(tmp_path) == ["notes.txt"]
     assert not open_folder(tmp_path).has_journals
-    assert open_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS).sizes == {}
+    assert open_folder(tmp_path).guard(FINGERPRINT, IDS, RunOptions()).sizes == {}
 
 
 def test_run_is_overwritten_by_another_run(tmp_path: Path) -> None:
@@ -341,9 +348,9 @@ def test_run_is_overwritten_by_another_run(tmp_path: Path) -> None:
     folder = open_run_folder(tmp_path)
     message = f"{tmp_path} holds a different run: granularity was utterance, is frame. "
     with pytest.raises(OutputConflictError, match=f"^{re.escape(message)}"):
-        folder.guard(other, WHOLE, IDS)
+        folder.guard(other, IDS, RunOptions())
 
-    assert not folder.guard(other, WHOLE, IDS, overwrite=True).status.any()
+    assert not folder.guard(other, IDS, OVERWRITE).status.any()
     folder.begin(WHOLE, dataclasses.replace(header(), fingerprint=other)).close()
 
     assert os.listdir(tmp_path) == ["journal.1-of-1.1"]
@@ -353,7 +360,7 @@ def test_run_is_overwritten_by_another_run(tmp_path: Path) -> None:
 def test_run_resumes_with_its_done_utterances(tmp_path: Path) -> None:
     write(tmp_path, [done("z"), done("ü")], header())
 
-    history = open_run_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS)
+    history = open_run_folder(tmp_path).guard(FINGERPRINT, IDS, RunOptions())
 
     assert (history.status == DONE).tolist() == [True, False, False, True, False, False]
     assert plan_blocks(history, IDS, None).members.tolist() == [0, 1, 2, 3, 4, 5]
@@ -362,7 +369,7 @@ def test_run_resumes_with_its_done_utterances(tmp_path: Path) -> None:
 def test_utterances_done_with_another_list_are_not_in_blocks(tmp_path: Path) -> None:
     write(tmp_path, [done("z"), done("ü")], header(List(["z", "ü"])))
 
-    history = open_run_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS)
+    history = open_run_folder(tmp_path).guard(FINGERPRINT, IDS, RunOptions())
 
     assert plan_blocks(history, IDS, None).members.tolist() == [1, 2, 4, 5]
 
@@ -372,7 +379,7 @@ def test_run_with_missing_embeddings_does_not_resume(tmp_path: Path) -> None:
 
     message = f"{tmp_path}/embeddings.1-of-1.1.ark is missing, but the journal lists it: "
     with pytest.raises(OutputError, match=f"^{re.escape(message)}"):
-        open_run_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS)
+        open_run_folder(tmp_path).guard(FINGERPRINT, IDS, RunOptions())
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -381,7 +388,7 @@ def test_folder_of_a_working_run_is_not_touched(overwrite: bool, tmp_path: Path)
     before = sorted([*os.listdir(tmp_path), ".lock.1-of-2"])
     with locked(tmp_path, FIRST.name):
         with pytest.raises(OutputConflictError, match=": another e2v is running there "):
-            open_run_folder(tmp_path).guard(FINGERPRINT, WHOLE, IDS, overwrite)
+            open_run_folder(tmp_path).guard(FINGERPRINT, IDS, RunOptions(overwrite=overwrite))
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -389,11 +396,11 @@ def test_shards_of_the_same_list_work_at_the_same_time(tmp_path: Path) -> None:
     """Shards of another list have other blocks."""
     write(tmp_path, [], header(), FIRST, end=False)
     with locked(tmp_path, FIRST.name):
-        open_run_folder(tmp_path).guard(FINGERPRINT, SECOND, IDS)
+        open_run_folder(tmp_path).guard(FINGERPRINT, IDS, RunOptions(SECOND))
         with pytest.raises(OutputConflictError, match=": another e2v is running there "):
-            open_run_folder(tmp_path).guard(FINGERPRINT, SECOND, List(["another"]))
+            open_run_folder(tmp_path).guard(FINGERPRINT, List(["another"]), RunOptions(SECOND))
         write(tmp_path, [], header(List(["another"])), FIRST, end=False)
-        open_run_folder(tmp_path).guard(FINGERPRINT, SECOND, List(["another"]))
+        open_run_folder(tmp_path).guard(FINGERPRINT, List(["another"]), RunOptions(SECOND))
 
 
 def test_attempt_has_the_next_number_of_its_shard(tmp_path: Path) -> None:
@@ -420,9 +427,9 @@ def test_concurrent_attempts_have_separate_journals(tmp_path: Path) -> None:
 def test_later_of_two_concurrent_runs_discards_its_journal(tmp_path: Path) -> None:
     """Neither run sees the other's journal at its first check."""
     mine, theirs = open_run_folder(tmp_path), open_run_folder(tmp_path)
-    mine.guard(FINGERPRINT, FIRST, IDS)
+    mine.guard(FINGERPRINT, IDS, RunOptions(FIRST))
     other = dataclasses.replace(header(), fingerprint={**FINGERPRINT, "granularity": "frame"})
-    theirs.guard(other.fingerprint, SECOND, IDS)
+    theirs.guard(other.fingerprint, IDS, RunOptions(SECOND))
     with_theirs = theirs.begin(SECOND, other)
 
     message = (

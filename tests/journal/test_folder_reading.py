@@ -75,11 +75,11 @@ def make_content(rng: random.Random, shard: Shard) -> bytes:
         timeline = f"timeline.{shard.name}:{rng.randrange(1000)}:{rng.randrange(100)}"
         lines += rng.choice(
             [
-                [f"done\t{utt_id}\t49\t1\t1.0000\t{archive}\t\thappy\t0.750000\t0.250000"],
-                [f"done\t{utt_id}\t{number}\t1\t1.0000\t\t{timeline}\t"],
-                [f"done\t{utt_id}\t{number}\t1\t1.0000\tembeddings/a.npy\t\t"],
-                [f"failed\t{utt_id}\taudio\tmissing\t{rng.random()}"],
-                [f"failed\t{utt_id}\tmodel\tnot finite\t{rng.random()}"],
+                [f"done\t{utt_id}\t49\t1\t1.0000\t{archive}\t\thappy\t0.750000\t0.250000\t00000000"],
+                [f"done\t{utt_id}\t{number}\t1\t1.0000\t\t{timeline}\t\t00000000"],
+                [f"done\t{utt_id}\t{number}\t1\t1.0000\tembeddings/a.npy\t\t\t00000000"],
+                [f"failed\t{utt_id}\taudio\tmissing\t{rng.random()}\t00000000"],
+                [f"failed\t{utt_id}\tmodel\tnot finite\t{rng.random()}\t00000000"],
                 [f'time\t{{"wall_seconds": {number}, "finished": {number}}}'],
             ]
         )
@@ -134,7 +134,7 @@ def test_incremental_read_equals_a_full_read(seed: int, tmp_path: Path, monkeypa
 def test_completed_torn_line_counts(tmp_path: Path) -> None:
     """The line is still being written at the first read."""
     path = tmp_path / "journal.1-of-3.1"
-    header, line = checked(header_line()), checked("done\tutt1\t49\t1\t1.0000\t\t\thappy\t0.750000\t0.250000")
+    header, line = checked(header_line()), checked("done\tutt1\t49\t1\t1.0000\t\t\thappy\t0.750000\t0.250000\t00000000")
     for size in range(len(header) + len(line)):
         path.write_bytes((header + line)[:size])
         folder = list_folder(tmp_path)

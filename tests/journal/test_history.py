@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import re
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.journal_lines import (
     CONTENT,
@@ -34,11 +36,13 @@ from support.journal_lines import (
 
 from e2v_cli.errors import OutputError
 from e2v_cli.journal import history as history_module
+from e2v_cli.journal.folder import RunFolder
 from e2v_cli.journal.history import DoneLine, parse_done, read_header
 from e2v_cli.journal.journal import (
     DONE,
     FAILED,
     FAILED_IN_BATCH,
+    LEFT,
     Elapsed,
     Journal,
     JournalFile,
@@ -195,7 +199,7 @@ def test_torn_checksum_of_zeros_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "journal.1-of-1.1"
     headers = (dataclasses.replace(HEADER, pid=pid) for pid in itertools.count())
     header = next(line for line in map(checked, map(header_line, headers)) if line.startswith(b"00"))
-    details = (f"failed\tutt2\taudio\tmissing\t{number}" for number in itertools.count())
+    details = (f"failed\tutt2\taudio\tmissing\t{number}\t00000000" for number in itertools.count())
     line = next(line for line in map(checked, details) if line.startswith(b"00"))
     for size in range(len(header)):
         path.write_bytes(header[:size])
@@ -254,19 +258,19 @@ def test_damaged_journal_can_be_truncated_as_the_message_says(kept: int, path: P
         ['run\t{"fingerprint": {}}'],
         [header_line().replace('"host"', '"machine"')],
         [header_line(dataclasses.replace(HEADER, started="yesterday"))],
-        [header_line().replace('"format": 2, ', "")],
-        [header_line().replace('"format": 2, ', '"format": 1, ')],
-        [header_line().replace('"format": 2, ', '"format": 3, ')],
-        [header_line().replace('"format": 2, ', '"format": "2", ')],
+        [header_line().replace('"format": 3, ', "")],
+        [header_line().replace('"format": 3, ', '"format": 2, ')],
+        [header_line().replace('"format": 3, ', '"format": 4, ')],
+        [header_line().replace('"format": 3, ', '"format": "3", ')],
         [header_line(), "done"],
         [header_line(), "done\tutt1"],
         [header_line(), "done\tutt1\t62\t1\t1.0000\tembeddings.1-of-1.1.ark:5\t"],
-        [header_line(), "done\tutt1\t62\t1\t1.0000\tembeddings.1-of-1.1.ark:far\t\t"],
-        [header_line(), "done\tutt1\t62\t1\t1.0000\tembeddings.1-of-1.1.ark:1:2:3\t\t"],
-        [header_line(), "done\tutt1\t62\t1\t1.0000\t:5\t\t"],
-        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1\t"],
-        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1:5\t"],
-        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1:5:far\t"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\tembeddings.1-of-1.1.ark:far\t\t\t00000000"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\tembeddings.1-of-1.1.ark:1:2:3\t\t\t00000000"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\t:5\t\t\t00000000"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1\t\t00000000"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1:5\t\t00000000"],
+        [header_line(), "done\tutt1\t62\t1\t1.0000\t\ttimeline.1-of-1.1:5:far\t\t00000000"],
         [header_line(), "done\t62\tembeddings.1-of-1.1.ark:5\t\tutt1\thappy\t0.750000\t1.2500\t1\t0.750000\t0.250000"],
         [header_line(), "failed\tutt1\tmissing"],
         [header_line(), "time\t{"],
@@ -302,7 +306,7 @@ def test_lines_are_looked_up_in_chunks(path: Path) -> None:
 FAILED_FIRST, FAILED_LATER = (failed("utt1", "audio", reason) for reason in ("missing", "truncated"))
 FAILED_IN_MODEL = failed("utt1", "model", "not finite")
 DONE_FIRST, DONE_LATER = (done("utt1", f"embeddings.1-of-1.{number}.ark:4") for number in (1, 2))
-DONE_LINES = [f"done\tutt1\t49\t1\t1.0000\tembeddings.1-of-1.{number}.ark:4\t\t" for number in (1, 2)]
+DONE_LINES = [f"done\tutt1\t49\t1\t1.0000\tembeddings.1-of-1.{number}.ark:4\t\t\t00000000" for number in (1, 2)]
 
 
 @pytest.mark.usefixtures("chunk")
@@ -316,9 +320,9 @@ DONE_LINES = [f"done\tutt1\t49\t1\t1.0000\tembeddings.1-of-1.{number}.ark:4\t\t"
         ([FAILED_FIRST, DONE_FIRST, FAILED_LATER], DONE, DONE_LINES[0]),
         ([DONE_FIRST, DONE_LATER], DONE, DONE_LINES[1]),
         ([DONE_FIRST, FAILED_FIRST, DONE_LATER, FAILED_LATER], DONE, DONE_LINES[1]),
-        ([FAILED_FIRST, FAILED_LATER], FAILED, "failed\tutt1\taudio\ttruncated\tno such file"),
-        ([FAILED_FIRST, FAILED_IN_MODEL], FAILED_IN_BATCH, "failed\tutt1\tmodel\tnot finite\tno such file"),
-        ([FAILED_IN_MODEL, FAILED_FIRST], FAILED, "failed\tutt1\taudio\tmissing\tno such file"),
+        ([FAILED_FIRST, FAILED_LATER], FAILED, "failed\tutt1\taudio\ttruncated\tno such file\t00000000"),
+        ([FAILED_FIRST, FAILED_IN_MODEL], FAILED_IN_BATCH, "failed\tutt1\tmodel\tnot finite\tno such file\t00000000"),
+        ([FAILED_IN_MODEL, FAILED_FIRST], FAILED, "failed\tutt1\taudio\tmissing\tno such file\t00000000"),
     ],
 )
 def test_later_line_wins_but_a_failure_never_replaces_a_result(
@@ -389,6 +393,76 @@ def test_attempt_number_decides_between_attempts_that_began_at_once(tmp_path: Pa
     write(tmp_path, failures=[FAILED_FIRST], shard=Shard(3, 3), started=NEW)
 
     assert line_of(read(tmp_path), "utt1").startswith("failed\tutt1\taudio\ttruncated\t")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_attempt_that_knew_of_another_is_later_whatever_the_clocks_say(order: tuple[int, int], tmp_path: Path) -> None:
+    folder = list_folder(tmp_path)
+    write(tmp_path, [DONE_FIRST], started=NEW)
+    folder.refresh()
+    with closing(folder.begin(WHOLE, dataclasses.replace(HEADER, started=OLD))) as attempt:
+        attempt.append([DONE_LATER], [], TIME)
+    contents = [(tmp_path / f"journal.1-of-1.{number}").read_bytes() for number in (1, 2)]
+    folder = RunFolder(tmp_path / "copy", (), ())
+    folder.path.mkdir()
+
+    for place in order:
+        (folder.path / f"journal.1-of-1.{place + 1}").write_bytes(contents[place])
+        folder.refresh()
+        history = folder.read_history(HashedIds())
+
+    assert line_of(history, "utt1") == DONE_LINES[1]
+
+
+OURS, OTHER = 0xAB, 0xCD
+"""Checksums of the source that the list has now, and of another one."""
+
+
+def done_of(checksum: int) -> DoneRecord:
+    return dataclasses.replace(DONE_FIRST, source_checksum=checksum)
+
+
+def failed_of(checksum: int) -> Failure:
+    return Failure(dataclasses.replace(FAILED_FIRST.utterance, source_checksum=checksum), "audio", "missing", "gone")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("attempts", "state", "is_changed", "kept"),
+    [
+        ([done_of(OURS)], DONE, False, DONE),
+        ([done_of(OTHER)], LEFT, True, DONE),
+        ([done_of(OTHER), done_of(OURS)], DONE, False, DONE),
+        ([done_of(OURS), done_of(OTHER)], LEFT, True, DONE),  # a .npy file is of the newest result
+        ([failed_of(OURS)], FAILED, False, FAILED),
+        ([failed_of(OTHER)], LEFT, False, FAILED),
+        ([failed_of(OTHER), failed_of(OURS)], FAILED, False, FAILED),
+        ([done_of(OTHER), failed_of(OURS)], FAILED, False, DONE),
+        ([failed_of(OURS), done_of(OTHER)], LEFT, True, DONE),
+        ([done_of(OURS), failed_of(OURS)], DONE, False, DONE),
+        ([done_of(OURS), failed_of(OTHER)], DONE, False, DONE),
+        ([failed_of(OTHER), done_of(OURS)], DONE, False, DONE),
+    ],
+)
+def test_results_of_another_source_do_not_count_unless_kept(
+    attempts: list[DoneRecord | Failure], state: int, is_changed: bool, kept: int, reverse: bool, tmp_path: Path
+) -> None:
+    ids = HashedIds()
+    ids.checksums = np.full(len(ids), OURS, dtype=np.uint32)
+    folders = [RunFolder(tmp_path, (), (), keep_changed) for keep_changed in (False, True)]
+    numbered = list(zip(attempts, (OLD, NEW), strict=False))
+    for item, started in reversed(numbered) if reverse else numbered:
+        records, failures = ([item], []) if isinstance(item, DoneRecord) else ([], [item])
+        write(tmp_path, records, failures, started=started)
+        for folder in folders:
+            folder.refresh()
+            folder.read_history(ids)
+
+    history, with_all = (folder.read_history(ids) for folder in folders)
+
+    assert (history.status[0], history.changed[0]) == (state, is_changed)
+    assert (with_all.status[0], with_all.changed[0]) == (kept, False)
+    assert (history.sources_sha256, with_all.sources_sha256) == (hashlib.sha256(b"\xab\0\0\0" * 6).hexdigest(), None)
 
 
 def test_shards_and_attempts_are_combined(tmp_path: Path) -> None:
@@ -518,7 +592,7 @@ def test_lines_are_read_in_list_order(gap: int, tmp_path: Path) -> None:
     history = read(tmp_path, ids)
 
     expected = [
-        f"done\t{utt_id}\t49\t1\t1.0000\tembeddings/{utt_id}.npy\t\t{'x' * number}\n".encode()
+        f"done\t{utt_id}\t49\t1\t1.0000\tembeddings/{utt_id}.npy\t\t{'x' * number}\t00000000\n".encode()
         for number, utt_id in enumerate(ids)
     ]
     assert history.read_lines(0, 60, gap) == expected

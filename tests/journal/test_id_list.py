@@ -28,6 +28,7 @@ class List:
         self.recording_groups: NDArray[np.int64] | None = (
             None if recording_groups is None else np.array(recording_groups)
         )
+        self.checksums: NDArray[np.uint32] | None = None
         self.digest = digest_of([ids], self.recording_groups)
 
     def __len__(self) -> int:

@@ -52,7 +52,7 @@ def test_cells_have_no_tabs_and_line_breaks(tmp_path: Path) -> None:
 
     lines = path.read_bytes().splitlines(keepends=True)
     assert lines[1] == checked(LINES[0].replace("happy", "very hap py "))
-    assert lines[2] == checked("failed\tutt2\taudio\tnot found\ta  b")
+    assert lines[2] == checked("failed\tutt2\taudio\tnot found\ta  b\t00000000")
 
 
 def test_lines_are_in_the_file_when_append_returns(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_paths_of_any_bytes_are_kept(tmp_path: Path) -> None:
     detail = os.fsdecode(b"caf\xe9 \xff.wav: no such file")
     path = write(tmp_path, failures=[failed("utt1", detail=detail)])
 
-    assert b"\tcaf\xe9 \xff.wav: no such file\n" in path.read_bytes()
-    assert line_of(read(tmp_path), "utt1") == f"failed\tutt1\taudio\tmissing\t{detail}"
+    assert b"\tcaf\xe9 \xff.wav: no such file\t00000000\n" in path.read_bytes()
+    assert line_of(read(tmp_path), "utt1") == f"failed\tutt1\taudio\tmissing\t{detail}\t00000000"
 
 
 def test_model_path_may_be_any_bytes(tmp_path: Path) -> None:

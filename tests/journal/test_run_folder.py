@@ -27,7 +27,7 @@ from support.journals import (
 
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.journal.folder import Run
-from e2v_cli.options import Shard
+from e2v_cli.options import ResultOptions, Shard
 
 
 def test_run_is_published_when_run_json_names_the_list(tmp_path: Path) -> None:
@@ -99,8 +99,9 @@ def test_newest_attempt_decides_the_timeline_formats(
     write(tmp_path, [], header(timeline=1.0, formats=formats, join=join, started=5))
 
     folder = open_folder(tmp_path)
-    assert folder.has_same_timeline(WHOLE, header(timeline=1.0, formats=("rttm",), started=9)) == alike
-    assert not folder.has_same_timeline(FIRST, header(timeline=1.0, formats=("rttm",)))
+    wanted = ResultOptions(tmp_path, timeline=1.0, timeline_formats=("rttm",))
+    assert folder.has_same_timeline(WHOLE, wanted) == alike
+    assert not folder.has_same_timeline(FIRST, wanted)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 import re
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -36,7 +34,6 @@ from support.journals import (
     write_run,
 )
 
-from e2v_cli import __version__
 from e2v_cli.commands.merge import merge
 from e2v_cli.errors import OutputError
 from e2v_cli.journal.journal import Elapsed, JournalFile
@@ -224,7 +221,6 @@ def test_run_json_content(tmp_path: Path) -> None:
     publish_all(tmp_path)
 
     journals = "".join(f"{path.name} {path.stat().st_size}\n" for path in sorted(tmp_path.glob("journal.*")))
-    sources = f"{tmp_path}\n{journals}"
     assert (
         (tmp_path / "run.json").read_bytes().decode()
         == f"""{{
@@ -241,19 +237,54 @@ def test_run_json_content(tmp_path: Path) -> None:
     "granularity": "utterance",
     "embeddings": "none",
     "batch-seconds": 10.0,
-    "timeline": "off"
+    "timeline": "off",
+    "mix-devices": "no"
   }},
   "versions": {{
-    "e2v": "{__version__}",
-    "python": "{platform.python_version()}",
-    "torch": "{version("torch")}",
-    "numpy": "{version("numpy")}",
-    "soundfile": "{version("soundfile")}",
-    "soxr": "{version("soxr")}",
-    "kaldiio": "{version("kaldiio")}"
+    "e2v": "0.1.0",
+    "torch": "2.13.0"
   }},
+  "attempts": 1,
+  "commands": [
+    {{
+      "command": [
+        "e2v",
+        "predict",
+        "wav.scp"
+      ],
+      "variables": {{
+        "E2V_MODEL": "./modèle"
+      }},
+      "folder": "/work",
+      "inputs": [
+        "wav.scp"
+      ],
+      "num_shards": 1,
+      "shards": "1",
+      "first_started": "2026-01-31T10:00:00+01:00",
+      "last_started": "2026-01-31T10:00:00+01:00",
+      "attempts": 1
+    }}
+  ],
+  "machines": [
+    {{
+      "device": "cpu",
+      "gpus": [],
+      "cpu": "a CPU",
+      "versions": {{
+        "e2v": "0.1.0",
+        "torch": "2.13.0"
+      }},
+      "hosts": [
+        "host"
+      ],
+      "attempts": 1
+    }}
+  ],
   "input_sha256": "{IDS.digest}",
-  "sources_sha256": "{hashlib.sha256(sources.encode()).hexdigest()}",
+  "journal_sizes_sha256": "{hashlib.sha256(journals.encode()).hexdigest()}",
+  "output_dir": "{tmp_path}",
+  "sources_sha256": "{hashlib.sha256(bytes(4 * 6)).hexdigest()}",
   "counts": {{
     "input": 6,
     "done": 4,

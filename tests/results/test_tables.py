@@ -36,7 +36,7 @@ def test_row_has_the_columns_of_the_header() -> None:
 def test_model_without_a_head_has_fewer_columns() -> None:
     assert predictions_header(()) == ("utt_id", "duration", "windows")
     assert predictions_row(DoneRecord(3, "z", 1.0, 49, 1, "", (), None, None)) == ("z", "1.0000", "1")
-    assert predictions_line(parse_done(b"done\tz\t49\t1\t1.0000\t\t\t\n")) == b"z\t1.0000\t1\n"
+    assert predictions_line(parse_done(b"done\tz\t49\t1\t1.0000\t\t\t\t00000000\n")) == b"z\t1.0000\t1\n"
 
 
 def test_probabilities_are_those_of_the_network_to_six_decimals() -> None:
@@ -49,7 +49,9 @@ def test_probabilities_are_those_of_the_network_to_six_decimals() -> None:
             numbers = [f"{posterior:.6f}" for posterior in posteriors]
             row = ["ü", labels[posteriors.argmax()], f"{posteriors.max():.6f}", "1.5000", "1", *numbers]
             assert tsv_row(predictions_row(make_done_record(prediction, labels, None, None))) == "\t".join(row)
-            journalled = "\t".join(["done", "ü", "74", "1", "1.5000", "e.ark:2", "", row[1], *numbers]) + "\n"
+            journalled = (
+                "\t".join(["done", "ü", "74", "1", "1.5000", "e.ark:2", "", row[1], *numbers, "00000000"]) + "\n"
+            )
             assert predictions_line(parse_done(journalled.encode())).decode() == "\t".join(row) + "\n"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from e2v_cli.journal.history import History
 from e2v_cli.journal.journal import JOURNAL_FORMAT, LEFT, Elapsed, Header, Journal
 from e2v_cli.options import Fingerprint, Shard
 from e2v_cli.records import DoneRecord, Failure, Stage, Utterance
+from support.journals import INVOCATION, MACHINE
 from support.journals import done as make_done
 
 FINGERPRINT: Fingerprint = {"model": "abc", "granularity": "utterance", "batch-seconds": 10.0, "results-version": 1}
@@ -32,6 +34,9 @@ HEADER = Header(
     frame_shift=0.02,
     timeline_formats=("rttm", "textgrid"),
     join=True,
+    mix_devices=False,
+    invocation=INVOCATION,
+    machine=MACHINE,
     host="host",
     pid=17,
     started="2026-01-31T23:59:59+01:00",
@@ -70,11 +75,11 @@ FAILURES = [
 ]
 
 LINES = [
-    "done\tutt1\t62\t3\t1.2500\tembeddings.1-of-1.1.ark:5\t\thappy\t0.750000\t0.250000",
-    "done\tü 笑\u2028\t1\t1\t1.0000\tembeddings.1-of-1.1.ark:90\t\t",
-    "done\tutt3\t99\t1\t1.0000\tembeddings.1-of-1.2.ark:17\ttimeline.1-of-1.2:512:128\t",
-    "failed\tutt2\taudio\tmissing\ta b .wav: no such file",
-    "failed\tutt4\tmodel\tnot finite\tthe model's output has NaN or infinite values",
+    "done\tutt1\t62\t3\t1.2500\tembeddings.1-of-1.1.ark:5\t\thappy\t0.750000\t0.250000\t00000000",
+    "done\tü 笑\u2028\t1\t1\t1.0000\tembeddings.1-of-1.1.ark:90\t\t\t00000000",
+    "done\tutt3\t99\t1\t1.0000\tembeddings.1-of-1.2.ark:17\ttimeline.1-of-1.2:512:128\t\t00000000",
+    "failed\tutt2\taudio\tmissing\ta b .wav: no such file\t00000000",
+    "failed\tutt4\tmodel\tnot finite\tthe model's output has NaN or infinite values\t00000000",
     'time\t{"wall_seconds": 3.5, "encode_seconds": 2.25, "audio_seconds": 120.0, "finished": 5}',
 ]
 """RECORDS, FAILURES and TIME as lines of a journal."""
@@ -119,6 +124,7 @@ class HashedIds:
         self.recording_groups: NDArray[np.int64] | None = None
         self.index = KeyIndex(hash_keys(utt_id.encode() for utt_id in ids))
         self.digest = digest
+        self.checksums: NDArray[np.uint32] | None = np.zeros(len(ids), np.uint32)
         self._keys = [utt_id.encode() for utt_id in ids]
 
     def __len__(self) -> int:
@@ -148,3 +154,16 @@ def states(history: History) -> dict[str, int]:
 def line_of(history: History, utt_id: str) -> str:
     (line,) = history.read_lines(IDS.index(utt_id), IDS.index(utt_id) + 1)
     return line.decode(errors="surrogateescape").removesuffix("\n")
+
+
+def read_json_header(journal: Path) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(journal.read_bytes().split(b"\n")[0].split(b"\t", 2)[2])
+    return header
+
+
+def edit_header(journal: Path, machine: Mapping[str, Any] = {}, **fields: object) -> None:
+    """Change fields of a journal's header, and of the machine in it, as if another machine had written it."""
+    header = read_json_header(journal)
+    header = {**header, **fields, "machine": {**header["machine"], **machine}}
+    _, _, lines = journal.read_bytes().partition(b"\n")
+    journal.write_bytes(checked("run\t" + json.dumps(header)) + lines)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
 from e2v_cli.journal.folder import RunFolder
 from e2v_cli.journal.ids import Ids, save_ids
-from e2v_cli.journal.journal import JOURNAL_FORMAT, Elapsed, Header, Journal
-from e2v_cli.options import Fingerprint, Shard
+from e2v_cli.journal.journal import JOURNAL_FORMAT, Elapsed, Header, Journal, Machine
+from e2v_cli.options import Fingerprint, Invocation, Shard
 from e2v_cli.records import DoneRecord, Failure, Place, Stage, Summary, Utterance
 from e2v_cli.results.publish import open_run_folder, publish
 
@@ -29,6 +29,8 @@ FINGERPRINT: Fingerprint = {
     "batch-seconds": 10.0,
     "timeline": "off",
 }
+INVOCATION = Invocation(("e2v", "predict", "wav.scp"), {"E2V_MODEL": "./modèle"}, "/work", ("wav.scp",))
+MACHINE = Machine("cpu", (), "a CPU", {"e2v": "0.1.0", "torch": "2.13.0"})
 WHOLE, FIRST, SECOND = Shard(1, 1), Shard(2, 1), Shard(2, 2)
 TIME = Elapsed(2.0, 1.0, 0.0, 7)
 
@@ -45,6 +47,7 @@ class List:
             None if recording_groups is None else np.array(recording_groups)
         )
         self.digest = digest_of([self._ids], self.recording_groups)
+        self.checksums: NDArray[np.uint32] | None = np.zeros(len(ids), np.uint32)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -150,6 +153,9 @@ def header(
         frame_shift=frame_shift,
         timeline_formats=formats,
         join=join,
+        mix_devices=False,
+        invocation=INVOCATION,
+        machine=MACHINE,
         host="host",
         pid=17,
         started=f"2026-01-31T10:00:{started:02}+01:00",
@@ -205,7 +211,7 @@ def publish_all(path: Path, ids: Ids = IDS) -> Summary:
 
 def final_files(folder: Path) -> dict[str, str]:
     """Read all files of a folder but journals, locks, ids, archives and run.json."""
-    others = re.compile(r"journal\..*|\.lock\..*|input\.[0-9a-f]{16}|embeddings.*\.ark|run\.json")
+    others = re.compile(r"journal\..*|\.lock\..*|input\.[0-9a-f]{16}(\.sources)?|embeddings.*\.ark|run\.json")
     return {
         name: (folder / name).read_bytes().decode()
         for name in os.listdir(folder)

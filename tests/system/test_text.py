@@ -1,4 +1,4 @@
-"""Words of Kaldi's lists."""
+"""Words of Kaldi's lists, and secrets in texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from e2v_cli.system.text import is_word, percent_encoded
+from e2v_cli.system.text import is_word, percent_encoded, redact
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,22 @@ def test_texts_become_words(text: str, word: str) -> None:
     assert percent_encoded(text) == word
     assert is_word(word)
     assert is_word(text) == (text == word or "%" in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:password@host/a.wav", "https://***@host/a.wav"),
+        ("https://token@host:8080/a@b.wav", "https://***@host:8080/a@b.wav"),
+        ("ftp://user:p@ss:w@rd@host", "ftp://***@host"),
+        ("https://host/a.wav?X-Amz-Signature=abc&n=1#part", "https://host/a.wav?***"),
+        ("https://host#token", "https://host?***"),
+        ("wget -qO- http://u:p@h/a?k=v | sox - -t wav - |", "wget -qO- http://***@h/a?*** | sox - -t wav - |"),
+        ("https://u:p@a/x https://v:q@b/y", "https://***@a/x https://***@b/y"),
+        ("https://host/a.wav", "https://host/a.wav"),
+        ("a@b/what?.wav", "a@b/what?.wav"),
+        ("", ""),
+    ],
+)
+def test_secrets_of_urls_are_replaced(text: str, shown: str) -> None:
+    assert redact(text) == shown
