@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.corpus.blocks import BlockPlan
 from e2v_cli.errors import OutputConflictError, OutputError
+from e2v_cli.inference.kept import KEPT_FILES
 from e2v_cli.journal.history import History, read_header
 from e2v_cli.journal.ids import IDS_PATTERNS, Ids, digest_sources, names_of_ids, read_sources
 from e2v_cli.journal.journal import DONE, Header, Journal, JournalFile, start_order
@@ -319,11 +320,11 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def remove_other_results(self, files: Collection[str], unused: Iterable[str], digest: str) -> None:
-        """Remove the files of earlier publications, and the ids of other lists.
+        """Remove the files of earlier publications, the ids of other lists, and windows of utterances that are done.
 
         Args:
             files: final files of this publication.
-            unused: patterns, relative to OUT, of other files that are not of this publication.
+            unused: patterns, relative to OUT, of files of single utterances that are not of this publication.
             digest: of the list.
         """
         for name in set(self._results) - set(files):
@@ -332,7 +333,7 @@ class RunFolder:
             path.unlink(missing_ok=True)
         own = names_of_ids(digest)
         for name in self._names - own:
-            if any(fnmatchcase(name, pattern) for pattern in IDS_PATTERNS):
+            if any(fnmatchcase(name, pattern) for pattern in (*IDS_PATTERNS, KEPT_FILES)):
                 (self.path / name).unlink(missing_ok=True)
 
     def _remove_everything(self) -> None:

@@ -67,7 +67,7 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
         file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     unused = folder.timeline_formats.difference(header.timeline_formats)
     unused_patterns = [form.path for form in TIMELINE_FORMATS.values() if form.folder and form.name in unused]
-    folder.remove_other_results([*files.names, "run.json"], [*unused_patterns, KEPT_FILES], ids.digest)
+    folder.remove_other_results([*files.names, "run.json"], unused_patterns, ids.digest)
     note_run(folder.path / "run.json")
     return summary
 
