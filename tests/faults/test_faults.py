@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.forkserver import ForkedCommand, fork_e2v
-from support.processes import ROOT, E2v, hook, kill, on_opening, start_e2v, wait_until
+from support.processes import ROOT, E2v, find_group, hook, kill, on_opening, start_e2v, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -248,6 +248,7 @@ def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None
         assert owner.poll() is None
         os.killpg(owner.pid, signal.SIGKILL) if owner.pid % 2 else kill(owner.pid)
         owner.communicate()
+        wait_until(lambda group=owner.pid: not find_group(group))  # type: ignore[misc]
     assert e2v(*command, out).returncode == 0
     assert e2v(*command, whole, "-j", "1").returncode == 0
     assert digest(out) == digest(whole)

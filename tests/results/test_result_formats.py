@@ -126,7 +126,7 @@ def test_new_embedding_format_end_to_end(granularity: str, script: Path, tmp_pat
     places = [line.split("\t") for line in (out / "embeddings.csv.tsv").read_text().splitlines()]
     expected = dict(line.split("\t") for line in (reference / "embeddings.tsv").read_text().splitlines())
     assert [utt_id for utt_id, _ in places] == list(expected)
-    assert len({path.partition(":")[0] for _, path in places}) == 2
+    assert len({path.partition(":")[0] for _, path in places}) <= 2  # a worker may have done all
     for utt_id, text in places:
         place = Place.parse(text)
         assert place.offset is not None
