@@ -51,13 +51,7 @@ class _SplitChannels:
         """Read the utterance at a position of this list, which is the ``index``-th of the corpus."""
         whole, channel = self._corpus[self._originals[position]], self._channels[position]
         utt_id = _split_id(whole.utt_id.encode(), channel).decode()
-        return replace(
-            whole,
-            index=index,
-            utt_id=utt_id,
-            channel=whole.channel if channel < 0 else channel,
-            source_checksum=int(self.checksums[position]),
-        )
+        return replace(whole, index=index, utt_id=utt_id, channel=whole.channel if channel < 0 else channel)
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:

@@ -6,6 +6,7 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -73,14 +74,7 @@ class Recordings:
         source = os.fsdecode(value)
         if self.name and source == STDIN:
             source = self._stdin_audio
-        return Utterance(
-            index,
-            key.decode(),
-            source,
-            self._folder,
-            recording_channel=self._recording_channels.get(key),
-            source_checksum=int(self.checksums[position]),
-        )
+        return Utterance(index, key.decode(), source, self._folder, recording_channel=self._recording_channels.get(key))
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:
@@ -135,7 +129,8 @@ class Corpus:
     def __getitem__(self, index: int) -> Utterance:
         """Read an utterance."""
         utterances, position = self._locate(index)
-        return utterances.utterance(position, index)
+        checksum = int(utterances.checksums[position])
+        return replace(utterances.utterance(position, index), source_checksum=checksum)
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, in order, some thousand at a time."""

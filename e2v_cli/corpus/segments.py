@@ -91,7 +91,6 @@ class Segments:
             channel=_parse_segment_channel(channel[0]) if channel else None,
             recording_channel=recording.recording_channel,
             fault=fault,
-            source_checksum=int(self.checksums[position]),
         )
 
     @cached_property

@@ -215,6 +215,19 @@ def test_changed_segment_recording_or_channel_is_noticed(tmp_path: Path, e2v: E2
     assert e2v(*predict(data, out)).returncode == 0
 
 
+def test_failures_of_the_list_itself_count(tmp_path: Path, e2v: E2v) -> None:
+    """A segment without a recording, and one without length."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    write_list(data / "wav.scp", PATHS[:1], ["r1"])
+    (data / "segments").write_text("a r1 0.0 1.0\nb r2 0.0 1.0\nc r1 1.0 1.0\n")
+    for _ in range(2):
+        assert e2v(*predict(data, out)).returncode == 3
+        failures = [line.split("\t")[:3] for line in (out / "failures.tsv").read_text().splitlines()[1:]]
+        assert failures == [["b", "corpus", "no recording"], ["c", "corpus", "bad segment"]]
+    assert len(list(out.glob("journal.*"))) == 1
+
+
 def test_equal_lists_have_equal_digests_in_all_folders(tmp_path: Path, e2v: E2v) -> None:
     digests = []
     for name, paths in (("a", PATHS[:3]), ("b", PATHS[:3]), ("c", swap([0, 1])[:3])):
