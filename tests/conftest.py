@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from support.checkpoints import make_config, make_model
-from support.forkserver import shared_server
+from support.forkserver import make_runner, shared_server
 from support.processes import ROOT, E2v
 
 # Tests that run inside a Slurm job must not see its variables.
@@ -58,14 +58,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def e2v() -> E2v:
     """Run a command in a fork of a warm process, from the root of the repository."""
-
-    def run(
-        *args: str | Path, cwd: Path = ROOT, stdin: str = "", **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return shared_server().run(list(map(str, args)), cwd, stdin.encode(), variables, timeout=300)
-
-    return run
+    return make_runner(shared_server())
 
 
 @pytest.fixture

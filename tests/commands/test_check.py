@@ -15,6 +15,7 @@ import pytest
 import torch
 from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
+from support.forkserver import make_runner, shared_server
 from support.processes import ROOT, E2v
 from support.resampling import TORCHAUDIO
 from torch import Tensor
@@ -46,6 +47,12 @@ tolerance  +1\.0e-04  +(?P<tolerance>1\.0e-05|–)
 FunASR read (?P<files>.+)
 (?P<end>(?s:.+))
 """
+
+
+@pytest.fixture
+def e2v() -> E2v:
+    """Run a command in a fork of a process that has imported FunASR."""
+    return make_runner(shared_server("funasr.models.emotion2vec.model", "funasr.utils.load_utils"))
 
 
 @pytest.fixture(autouse=True)

@@ -206,7 +206,8 @@ def test_plan_of_segments_matches_the_run(data: Path, e2v: E2v) -> None:
     (data / "data/utt2spk").unlink()
 
     done = e2v("plan", "data", "-m", "sample", cwd=data)
-    e2v("predict", "data", "-m", "sample", "-o", "out", "-q", "-j", "1", cwd=data)
+    ran = e2v("predict", "data", "-m", "sample", "-o", "out", "-q", "-j", "1", cwd=data)
+    assert ran.returncode == 3, ran.stderr
 
     assert done.returncode == 3
     table = [line.split("\t") for line in (data / "out/failures.tsv").read_text().splitlines()[1:]]

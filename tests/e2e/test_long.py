@@ -39,8 +39,8 @@ from e2v_cli.models.folder import read_model
 pytestmark = pytest.mark.e2e
 
 MINUTE = make_speech(60.0)
-HOURS = 2
-NUM_SEGMENTS = 2000
+HOURS = 1
+NUM_SEGMENTS = 1000
 STEP = HOURS * 3600 / NUM_SEGMENTS
 """Seconds from one segment's start to the next. Some segments overlap, and some leave gaps."""
 
@@ -87,7 +87,7 @@ def read_peak(pid: int) -> int:
 
 
 class Recording(NamedTuple):
-    """A recording of two hours and its segments."""
+    """A recording of an hour and its segments."""
 
     path: Path
     segments: list[tuple[str, float, float]]
@@ -139,10 +139,10 @@ def assert_same_rows(rows: Mapping[str, list[str]], reference_rows: Mapping[str,
         assert list(map(float, rows[key][4:])) == pytest.approx(list(map(float, row[4:])), abs=2e-6)
 
 
-def test_thousands_of_segments_of_a_file_are_decoded_once(
+def test_a_thousand_segments_of_a_file_are_decoded_once(
     recording: Recording, reference_rows: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    """All workers together decode every sample once, in less than a gigabyte each."""
+    """All workers together decode every sample once. All samples are 230 MB, and a worker alone takes 340 MB."""
     folder = write_folder(tmp_path / "data", {"rec": recording.path}, segments=recording.lines)
     out, environment = tmp_path / "out", {"COUNT": str(tmp_path / "count"), **hook(tmp_path / "hook", COUNT_FRAMES)}
 
@@ -150,7 +150,7 @@ def test_thousands_of_segments_of_a_file_are_decoded_once(
 
     assert (done.returncode, done.errors) == (0, "")
     assert len(done.peaks) >= 3
-    assert max(done.peaks.values()) < 1e9, done.peaks
+    assert max(done.peaks.values()) < 5.5e8, done.peaks
     assert len(list(tmp_path.glob("count.*"))) == 2
     samples = HOURS * 3600 * RATE
     assert 0.9 * samples < count_frames(tmp_path / "count") <= 1.02 * samples
@@ -159,7 +159,7 @@ def test_thousands_of_segments_of_a_file_are_decoded_once(
     assert_same_rows(rows, reference_rows)
 
 
-def test_thousands_of_segments_of_a_command_run_it_once(
+def test_a_thousand_segments_of_a_command_run_it_once(
     recording: Recording, reference_rows: dict[str, list[str]], tmp_path: Path
 ) -> None:
     """The command runs once, and its output is decoded once."""
@@ -172,7 +172,7 @@ def test_thousands_of_segments_of_a_command_run_it_once(
 
     assert (done.returncode, done.errors) == (0, "")
     assert (tmp_path / "runs").read_text() == "run\n"
-    assert max(done.peaks.values()) < 1e9, done.peaks
+    assert max(done.peaks.values()) < 5.5e8, done.peaks
     assert count_frames(tmp_path / "count") <= 1.02 * HOURS * 3600 * RATE
     rows = read_rows((out / "predictions.tsv").read_text())
     assert list(rows) == [key for key, _, _ in recording.segments]

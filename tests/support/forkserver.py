@@ -20,13 +20,13 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-from support.processes import ROOT
+from support.processes import ROOT, E2v
 
 READY = "ready"
 
@@ -72,11 +72,11 @@ class ForkedCommand:
 class ForkServer:
     """The server, and requests to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="e2v-fork-")
         self._address = str(Path(self._folder.name, "socket"))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.forkserver", self._address],
+            [sys.executable, "-m", "support.forkserver", self._address, *modules],
             env={
                 **os.environ,
                 "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
@@ -120,11 +120,23 @@ class ForkServer:
 
 
 @cache
-def shared_server() -> ForkServer:
-    """Start the server of this test process, once."""
-    server = ForkServer()
+def shared_server(*modules: str) -> ForkServer:
+    """Start the server of this test process, once; ``modules`` are imported, too."""
+    server = ForkServer(*modules)
     atexit.register(server.close)
     return server
+
+
+def make_runner(server: ForkServer) -> E2v:
+    """Return a function that runs a command in a fork, from the root of the repository."""
+
+    def run(
+        *args: str | Path, cwd: Path = ROOT, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        return server.run(list(map(str, args)), cwd, stdin.encode(), variables, timeout=300)
+
+    return run
 
 
 def fork_e2v(*args: str | Path, **environment: str) -> ForkedCommand:
@@ -132,7 +144,7 @@ def fork_e2v(*args: str | Path, **environment: str) -> ForkedCommand:
     return shared_server().start(list(map(str, args)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 
-def serve(address: str) -> None:
+def serve(address: str, *modules: str) -> None:
     """Fork for every request, and answer with the child's pid and, when it has ended, its exit code."""
     import torch  # noqa: F401 — the slow import
 
@@ -146,6 +158,9 @@ def serve(address: str) -> None:
     import e2v_cli.inference.engine
     import e2v_cli.inference.load  # noqa: F401
 
+    with redirect_stdout(sys.stderr):  # FunASR prints when it is imported
+        for module in modules:
+            importlib.import_module(module)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
@@ -316,4 +331,4 @@ def _customize() -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])
