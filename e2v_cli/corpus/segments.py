@@ -77,7 +77,7 @@ class Segments:
         if recording is None or recording.utt_id.encode() != recording_id:
             name = recording_id.decode(errors="backslashreplace")
             fault = f'{self.origin(position)}: recording "{name}" is not in {self._recordings.name}'
-            return Utterance(index, key.decode(), "", fault=fault, source_checksum=int(self.checksums[position]))
+            return Utterance(index, key.decode(), "", fault=fault)
         segment = Segment(float(start), None if float(end) == -1 else float(end))
         fault = ""
         if not 0 <= segment.start < (MAX_TIME if segment.end is None else segment.end) <= MAX_TIME:
