@@ -137,6 +137,7 @@ def test_run_survives_cancel_requeue_and_controller_restart(
     jobs = submit(cluster, corpus, out, "--jobs", "4", brake=brake)
     ask(lambda: all(has_begun(out, shard) for shard in range(1, 5)))
 
+    cluster.save(jobs.array)
     cluster.kill("slurmctld")
     cluster.start()
     cluster.run("scancel", jobs.element(2))

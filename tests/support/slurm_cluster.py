@@ -147,6 +147,12 @@ class Cluster:
             os.kill(self._pid(name), signum)
             ask(lambda: not self._is_alive(name), 20)
 
+    def save(self, job: str) -> None:
+        """Have the controller save the states of all jobs, which a killed one forgets until then."""
+        changed = time.time()
+        self.run("scontrol", "update", f"JobId={job}", "Comment=changed, and so it will be saved")
+        ask(lambda: (self.folder / "state" / "job_state").stat().st_mtime > changed)
+
     def run(self, *words: str | Path, environment: Mapping[str, str] | None = None) -> str:
         """Run a command with this Slurm's environment, and return its standard output."""
         done = self.try_run(*words, environment=environment)
