@@ -115,12 +115,12 @@ def save_sources(output_dir: Path, digest: str, checksums: NDArray[np.uint32] | 
     saved = read_sources(output_dir, digest)
     if saved is None or not np.array_equal(saved, checksums):
         with published(path) as file:
-            file.write(checksums.astype("<u4").tobytes())
+            file.write(np.ascontiguousarray(checksums, "<u4").data)
 
 
 def digest_sources(checksums: NDArray[np.uint32]) -> str:
     """Return the SHA-256 of the checksums of a list's sources, in order."""
-    return hashlib.sha256(checksums.astype("<u4").tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(checksums, "<u4").data).hexdigest()
 
 
 def save_costs(output_dir: Path, digest: str, costs: NDArray[np.float32]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
 from e2v_cli.errors import OutputError
 from e2v_cli.journal.folder import RunFolder
-from e2v_cli.journal.ids import IdList, read_costs, save_costs, save_ids
+from e2v_cli.journal.ids import IdList, read_costs, save_costs, save_ids, save_sources
 
 
 class List:
@@ -261,3 +261,36 @@ def test_costs_of_other_lists_are_removed(tmp_path: Path) -> None:
     remove_other_ids(tmp_path, SEGMENTS.digest)
 
     assert sorted(os.listdir(tmp_path)) == [own, f"{own}.costs", f"{own}.pieces"]
+
+
+def test_checksums_of_sources_are_read_with_the_ids(tmp_path: Path) -> None:
+    """Without them, results of all sources count."""
+    save_ids(tmp_path, IDS)
+    assert IdList(tmp_path, IDS.digest).checksums is None
+    checksums = np.array([0, 1, 2**32 - 1, 7, 7], np.uint32)
+
+    save_sources(tmp_path, IDS.digest, checksums)
+    path = tmp_path / f"input.{IDS.digest[:16]}.sources"
+    assert path.stat().st_size == 20
+    saved = IdList(tmp_path, IDS.digest).checksums
+    assert saved is not None
+    assert saved.tolist() == checksums.tolist()
+    before = path.stat().st_ino
+    save_sources(tmp_path, IDS.digest, checksums)
+    assert path.stat().st_ino == before
+    save_sources(tmp_path, IDS.digest, checksums[::-1])
+    assert path.stat().st_ino != before
+
+    save_sources(tmp_path, IDS.digest, None)
+    save_sources(tmp_path, IDS.digest, None)
+    assert IdList(tmp_path, IDS.digest).checksums is None
+
+
+def test_damaged_checksums_of_sources_are_refused(tmp_path: Path) -> None:
+    save_ids(tmp_path, IDS)
+    save_sources(tmp_path, IDS.digest, np.zeros(4, np.uint32))
+
+    path = tmp_path / f"input.{IDS.digest[:16]}.sources"
+    message = f"{path}: damaged; remove it, and run e2v predict again to go on"
+    with pytest.raises(OutputError, match=f"^{re.escape(message)}$"):
+        IdList(tmp_path, IDS.digest)
