@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import kaldiio
@@ -116,7 +117,8 @@ def kill_and_resume(start: Start, command: list[str | Path], kills: int, total: 
         if generator.random() < 0.5:
             kill(process.pid)
         else:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
         wait_for_end(process)
         watch.note()
         process = start(*command)
