@@ -26,7 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-from support.processes import ROOT, E2v
+from support.processes import ROOT, E2v, find_group, wait_until
 
 READY = "ready"
 
@@ -48,11 +48,15 @@ class ForkedCommand:
         return self._wait()
 
     def communicate(self, timeout: float = 300.0) -> tuple[str, str]:
-        """Wait for the end, and return what was written to standard output and standard error."""
+        """Wait for the end, and return what was written to standard output and standard error.
+
+        Workers of a killed command have its lock until they are gone, too, as forks.
+        """
         if not self._has_ended and not select.select([self._connection], [], [], timeout)[0]:
             os.killpg(self.pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired("e2v", timeout)
-        self._wait()
+        if self._wait() < 0:
+            wait_until(lambda: not find_group(self.pid))
         written = []
         for stream in self._streams:
             stream.seek(0)
