@@ -161,7 +161,8 @@ class E2vEngine:
     def _encode_windows(self, waveform: Waveform, samples: DiskWaveform) -> Prediction | Failure:
         """Encode a long utterance window by window, from the first that no earlier run has done, and pool over all."""
         config, output_dir = self.network.config, self.results.output_dir
-        windows = list(cut_windows(config.num_frames(len(samples)), *window_frames(config, self.compute.window)))
+        num_frames = config.num_frames(len(samples))
+        windows = list(cut_windows(num_frames, *window_frames(config, self.compute.window)))
         mean, timeline = MeanPooling(config.embed_dim, self.device), self._open_timeline()
         kept = all_frames = None
         if output_dir and len(windows) > 1:
@@ -187,7 +188,6 @@ class E2vEngine:
         pooled = mean.mean()
         posteriors = self._posteriors(pooled[None])[0].cpu().numpy() if len(self.classes) else None
         spans = timeline.posteriors() if timeline else None
-        num_frames = config.num_frames(len(samples))
         prediction = make_prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), spans, len(windows))
         if all_frames is not None and isinstance(prediction, Prediction):
             return replace(prediction, embedding=all_frames)
