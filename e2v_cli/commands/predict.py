@@ -27,7 +27,7 @@ from e2v_cli.errors import OutputError, TimeLimitError, UsageError
 from e2v_cli.inference.kept import has_kept_windows
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
-from e2v_cli.journal.ids import read_costs, save_costs, save_ids, save_sources
+from e2v_cli.journal.ids import read_costs, save_costs
 from e2v_cli.journal.journal import DONE, JOURNAL_FORMAT, LEFT, Elapsed, Header
 from e2v_cli.journal.locks import MERGE, Owner, locked
 from e2v_cli.models.folder import Model, read_model
@@ -167,8 +167,7 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         status = history.status
         if options.run.retry_failed:
             status[status != DONE] = LEFT
-        save_ids(output_dir, corpus)
-        save_sources(output_dir, corpus.digest, None if options.run.changed == "keep" else corpus.checksums)
+        folder.save_list(corpus)
         elapsed = [taken for journal, taken in history.elapsed.items() if journal.shard == shard]
         has_ended = shard in folder.find_ended(history) and folder.has_same_timeline(shard, options.results)
         if run.count_left(status, plan) or not has_ended:

@@ -41,7 +41,7 @@ from e2v_cli.corpus.corpus import STDIN, Corpus
 from e2v_cli.errors import OutputConflictError, OutputError, SlurmError, UsageError
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
-from e2v_cli.journal.ids import read_costs, save_costs, save_ids, save_sources
+from e2v_cli.journal.ids import read_costs, save_costs
 from e2v_cli.journal.journal import DONE, LEFT
 from e2v_cli.journal.locks import locked
 from e2v_cli.models.folder import Model
@@ -124,8 +124,7 @@ def _submit_left(
     left = _find_left(options, history, plan_blocks(history, corpus, costs))
     if dry_run:
         return _show(options, output_dir, left)
-    save_ids(output_dir, corpus)
-    save_sources(output_dir, corpus.digest, None if options.run.run.changed == "keep" else corpus.checksums)
+    folder.save_list(corpus)
     if costs is not None:
         save_costs(output_dir, corpus.digest, costs)
     return _submit(options, output_dir, corpus.digest, left)

@@ -21,7 +21,15 @@ from e2v_cli.corpus.blocks import BlockPlan
 from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.inference.kept import KEPT_FILES
 from e2v_cli.journal.history import History, read_header
-from e2v_cli.journal.ids import IDS_PATTERNS, Ids, digest_sources, names_of_ids, read_sources
+from e2v_cli.journal.ids import (
+    IDS_PATTERNS,
+    Ids,
+    digest_sources,
+    names_of_ids,
+    read_sources,
+    save_ids,
+    save_sources,
+)
 from e2v_cli.journal.journal import DONE, Header, Journal, JournalFile, start_order
 from e2v_cli.journal.locks import refuse_held_shards
 from e2v_cli.options import DEVICE_KEYS, Fingerprint, ResultOptions, RunOptions, Shard
@@ -226,6 +234,15 @@ class RunFolder:
             "compute them again with --recompute-changed; or choose another -o"
         )
 
+    def save_list(self, ids: Ids) -> None:
+        """Write the ids of a list, and the checksums of its sources, so that all processes count the same results."""
+        save_ids(self.path, ids)
+        save_sources(self.path, ids.digest, self._checksums_that_count(ids))
+
+    def _checksums_that_count(self, ids: Ids) -> NDArray[np.uint32] | None:
+        """Return the checksums that results must have to count: (utterances,); None: all count."""
+        return None if self._keep_changed else ids.checksums
+
     def read_history(self, ids: Ids) -> History:
         """Read the records of a list from the journals; only the new lines of those read before.
 
@@ -241,7 +258,7 @@ class RunFolder:
                 sizes.get(name, -1) < size for name, size in history.sizes.items()
             )  # a journal was removed or truncated
         ):
-            history = self._history = History(ids.index, ids.digest, None if self._keep_changed else ids.checksums)
+            history = self._history = History(ids.index, ids.digest, self._checksums_that_count(ids))
         for file, size in self._sizes.items():
             history.add(file, self._headers.get(file), size)
         history.sizes = sizes  # in order of the files, not of reading
