@@ -35,6 +35,9 @@ NUMERICS = 4
 PIPE_SECONDS = 600.0
 """Time limit of a command in a list, in seconds, unless an option sets it."""
 
+MAX_SOURCE_BYTES = 10**18
+"""The highest limit of what a command or a URL delivers: the kernel's own is not much higher."""
+
 MIN_WINDOW = 1.0
 """Seconds: a shorter window has too little context."""
 
@@ -103,10 +106,14 @@ class InputOptions:
     """Time limit of the commands in lists; None: commands are refused."""
     resampler: ResamplerName = "soxr"
     """How audio of other sample rates becomes audio at 16 kHz."""
+    max_source_bytes: int | None = None
+    """The most that a command or a URL may deliver; None: by the free space of TMPDIR."""
 
     def __post_init__(self) -> None:
         if self.pipe_seconds is not None and not 0 < self.pipe_seconds < math.inf:
             raise UsageError(f"--pipe-timeout {self.pipe_seconds}: must be a positive number")
+        if self.max_source_bytes is not None and not 0 < self.max_source_bytes <= MAX_SOURCE_BYTES:
+            raise UsageError(f"--max-source-bytes {self.max_source_bytes}: must be from 1 to {MAX_SOURCE_BYTES} bytes")
 
     @property
     def allow_pipes(self) -> bool:

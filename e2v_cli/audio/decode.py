@@ -19,7 +19,7 @@ from e2v_cli.audio.errors import AudioError, blame
 from e2v_cli.audio.formats import find_format
 from e2v_cli.audio.integrity import ExpectedLength
 from e2v_cli.audio.resample import Resampler, predict_length
-from e2v_cli.audio.sources import open_source
+from e2v_cli.audio.sources import FetchLimits, open_source
 from e2v_cli.options import Channel, ComputeOptions, InputOptions, OneChannel
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
@@ -55,6 +55,13 @@ class AudioOptions:
     """Samples at 16 kHz that the model needs for a frame."""
     block_samples: int = BLOCK_SAMPLES
     """Samples read at a time, over all channels."""
+    fetches: int = 1
+    """Commands and URLs that may be fetched at once, by all workers."""
+
+    @property
+    def limits(self) -> FetchLimits:
+        """The limits of each of them."""
+        return FetchLimits(self.input.pipe_seconds, self.input.max_source_bytes, self.fetches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def load_waveforms(
         return
     first = next(iter(waiting.values()))
     try:
-        with open_source(first.source, first.folder, options.input.pipe_seconds, stopping) as path:
+        with open_source(first.source, first.folder, options.limits, stopping) as path:
             for item in _read_recording(path, list(waiting.values()), options):
                 yield finished(item)
     except AudioError as error:
@@ -127,7 +134,7 @@ def inspect_headers(utterances: Sequence[Utterance], options: AudioOptions) -> I
     first = waiting[0]
     try:
         with (
-            open_source(first.source, first.folder, options.input.pipe_seconds, lambda: False) as path,
+            open_source(first.source, first.folder, options.limits, lambda: False) as path,
             _open_audio(path) as file,
         ):
             expected = _check_audio_header(file, path, at_a_glance=True)
@@ -144,10 +151,10 @@ def inspect_headers(utterances: Sequence[Utterance], options: AudioOptions) -> I
             yield _audio_failure(utterance, error)
 
 
-def count_channels(utterance: Utterance, stopping: Callable[[], bool], pipe_seconds: float | None) -> int:
+def count_channels(utterance: Utterance, stopping: Callable[[], bool], limits: FetchLimits) -> int:
     """Count the channels of an utterance's recording: 0 where it can't be read."""
     try:
-        with open_source(utterance.source, utterance.folder, pipe_seconds, stopping) as path, _open_audio(path) as file:
+        with open_source(utterance.source, utterance.folder, limits, stopping) as path, _open_audio(path) as file:
             channels: int = file.channels
             return channels
     except AudioError:

@@ -26,6 +26,11 @@ def blame(error: OSError) -> AudioError:
     return AudioError("unreadable", error.strerror or str(error))
 
 
+def too_large(max_bytes: int) -> AudioError:
+    """Return the error of a command or a URL that delivers more than it may."""
+    return AudioError("too large", f"more than {max_bytes} bytes; --max-source-bytes sets another limit")
+
+
 def one_line(text: str) -> str:
     """Return a text on one line, without characters that a terminal would not show."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

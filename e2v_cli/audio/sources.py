@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from e2v_cli.audio.archives import read_archived_audio
@@ -21,7 +23,39 @@ from e2v_cli.system.files import naming
 
 _BLANKS = " \t\r\n\v\f"
 
+_ROOMY = 10**9
+"""Bytes of a long recording, of nine hours in 16 bits: the default limit is not lower on a disk with sixteen times as
+many."""
+
+_CRAMPED = 1 << 24
+"""Bytes: the default limit is not lower on any disk; one that has less runs full, and that stops the run."""
+
 _ARCHIVE_RECORD = re.compile(r"(?P<archive>.+):(?P<offset>[0-9]{1,18})(?P<range>\[.*\])?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    """The limits of what a command or a URL takes."""
+
+    pipe_seconds: float | None
+    """The time limit of a command; None: commands are not allowed."""
+    max_bytes: int | None = None
+    """The most that it may deliver; None: by the free space of TMPDIR."""
+    at_once: int = 1
+    """Sources that may be fetched at once, which share the free space."""
+
+
+def share_space(free: int, at_once: int) -> int:
+    """Return how many bytes a source may have where no option sets it.
+
+    Half of the free space is shared by all that may be fetched at once; the other half is left to waveforms. The
+    limit is not lower than a sixteenth of the free space, up to 1 GB.
+
+    Args:
+        free: bytes on the disk of TMPDIR.
+        at_once: sources that may be fetched at once.
+    """
+    return max(free // (2 * at_once), min(_ROOMY, free // 16), _CRAMPED)
 
 
 def is_pipe(name: str) -> bool:
@@ -43,13 +77,13 @@ def find_path(name: str, folder: str) -> str | None:
 
 
 @contextmanager
-def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Callable[[], bool]) -> Iterator[str]:
+def open_source(name: str, folder: str, limits: FetchLimits, stopping: Callable[[], bool]) -> Iterator[str]:
     """Open a source until the block ends: the path of a file with its audio.
 
     Args:
         name: as the list has it.
         folder: the list's own, for relative paths that don't exist from the current one.
-        pipe_seconds: the time limit of a command; None: commands are not allowed.
+        limits: of a command or a URL.
         stopping: asked now and then while something is fetched: whether to give up.
 
     Raises:
@@ -62,12 +96,13 @@ def open_source(name: str, folder: str, pipe_seconds: float | None, stopping: Ca
         return
     with tempfile.TemporaryFile() as file:
         with naming(Path(tempfile.gettempdir())):
+            max_bytes = limits.max_bytes or share_space(shutil.disk_usage(file.fileno()).free, limits.at_once)
             if is_pipe(name):
-                if pipe_seconds is None:
+                if limits.pipe_seconds is None:
                     raise AudioError("not allowed", "commands are run only with --allow-pipes")
-                run_pipe(name.rstrip(_BLANKS)[:-1], file, pipe_seconds, stopping)
+                run_pipe(name.rstrip(_BLANKS)[:-1], file, limits.pipe_seconds, max_bytes, stopping)
             elif is_url(name):
-                download(name, file, stopping)
+                download(name, file, max_bytes, stopping)
             elif record := _ARCHIVE_RECORD.fullmatch(name):
                 if record["range"]:
                     raise AudioError("unreadable", f"{record['range']}: a part of an archive's record can't be read")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from e2v_cli.audio.archives import CHUNK
-from e2v_cli.audio.errors import AudioError, one_line
+from e2v_cli.audio.errors import AudioError, one_line, too_large
 
 CONNECT_SECONDS = 10.0
 """The longest time until a server answers."""
@@ -24,14 +24,15 @@ DOWNLOAD_SECONDS = 3600.0
 def download(
     url: str,
     file: BinaryIO,
+    max_bytes: int,
     stopping: Callable[[], bool],
     read_seconds: float = READ_SECONDS,
     download_seconds: float = DOWNLOAD_SECONDS,
 ) -> None:
-    """Download a URL to a file, within these time limits.
+    """Download a URL to a file, within these limits.
 
     Raises:
-        AudioError: it can't be downloaded, or its body ends before its header says so.
+        AudioError: it can't be downloaded, is too large, or its body ends before its header says so.
         OSError: the disk is full.
     """
     import requests  # takes long, and few need it
@@ -60,7 +61,13 @@ def download(
                 if response.status_code != requests.codes.ok:
                     reason = "missing" if response.status_code in (404, 410) else "download failed"
                     raise AudioError(reason, f"HTTP {response.status_code} {response.reason}".rstrip())
+                if (response.raw.length_remaining or 0) > max_bytes:  # by its header
+                    raise too_large(max_bytes)
+                left = max_bytes
                 while chunk := response.raw.read1(CHUNK, decode_content=True):  # the bytes that have come, even a few
+                    left -= len(chunk)
+                    if left < 0:
+                        raise too_large(max_bytes)
                     file.write(chunk)
                     if stopping():
                         raise AudioError("stopped", "the run was stopped")

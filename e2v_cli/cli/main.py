@@ -54,7 +54,7 @@ cli.add_command(predict)
 
 
 @cli.command(cls=opts.GroupedCommand, no_args_is_help=True)
-@opts.input_options(timeout=False)
+@opts.input_options(limits=False)
 @opts.model_options(opts.MODEL)
 @opts.compute_options(opts.JOBS)
 @opts.result_options(opts.GRANULARITY, opts.EMBEDDINGS, opts.EMBEDDING_DTYPE, planned_dir=Path("OUT"))
@@ -154,7 +154,7 @@ def merge(output_dir: Path, run: RunOptions) -> int:
 
 
 @cli.command(cls=opts.GroupedCommand, no_args_is_help=True)
-@opts.input_options(timeout=False, channel=False)
+@opts.input_options(channel=False)
 @opts.model_options(opts.MODEL, *opts.HUB)
 @opts.compute_options(opts.DEVICE, opts.PRECISION)
 def check(

@@ -9,14 +9,21 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
+from e2v_cli.cli.values import (
+    check_word,
+    parse_channel,
+    parse_folder,
+    parse_max_failures,
+    parse_names,
+    parse_shard,
+    parse_size,
+)
 from e2v_cli.options import (
     PIPE_SECONDS,
     ChangedSources,
@@ -28,7 +35,6 @@ from e2v_cli.options import (
     HubName,
     InputOptions,
     LabelLanguage,
-    MaxFailures,
     ModelRequest,
     Precision,
     ResamplerName,
@@ -94,63 +100,11 @@ def option_group(name: str, make: Callable[..., object], options: Iterable[Decor
     return decorate
 
 
-def _check_word(_context: click.Context, _param: click.Parameter, value: Any) -> Any:
-    """Refuse empty words, which most likely come from a variable that is not set."""
-    if value == "" or (isinstance(value, tuple) and "" in value):
-        raise click.UsageError("INPUT, --output-dir or --model is empty: is a variable of the shell not set?")
-    return value
-
-
-def _parse_channel(_context: click.Context, _param: click.Parameter, value: str) -> Channel:
-    """Parse ``mix``, ``split``, a letter, or a number that counts from 1."""
-    if value == "mix":
-        return "mix"
-    if value == "split":
-        return "split"
-    if re.fullmatch(r"[A-H]", value):
-        return ord(value) - ord("A")
-    if re.fullmatch(r"[1-9][0-9]{0,2}", value):
-        return int(value) - 1
-    raise click.BadParameter(f"{value!r} is not mix, split, A, B, or a number counted from 1.")
-
-
-def _parse_folder(context: click.Context, param: click.Parameter, value: str | None) -> Path | None:
-    """Parse the path of a folder."""
-    return None if value is None else Path(_check_word(context, param, value))
-
-
-def _parse_names(_context: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Parse names that may be given in any order, and more than once."""
-    return tuple(sorted(set(value)))
-
-
-def _parse_shard(_context: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
-    """Parse ``I/N``."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", value)
-    if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
-        raise click.BadParameter(f"{value!r} is not a part and a number of parts like 2/3, counted from 1.")
-    return Shard(count=int(match.group(2)), index=int(match.group(1)))
-
-
-def _parse_max_failures(_context: click.Context, _param: click.Parameter, value: str) -> MaxFailures:
-    """Parse ``N`` or ``P%``."""
-    percent = value.endswith("%")
-    try:
-        limit = float(value.removesuffix("%")) if percent else int(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor a percentage like 1%.") from None
-    if not 0 <= limit <= (100 if percent else sys.maxsize):
-        raise click.BadParameter(f"{value!r} is out of range.")
-    return MaxFailures(limit, percent)
-
-
 _CHANNEL = _option(
     "Input",
     "--channel",
     metavar="N|A|B|mix|split",
-    callback=_parse_channel,
+    callback=parse_channel,
     default=InputOptions.channel,
     help="Channel of files with several, counted from 1; split makes an utterance of each (-1, -2).",
 )
@@ -168,6 +122,14 @@ _PIPE_TIMEOUT = _option(
     metavar="S",
     help="Time limit of such a command, in seconds.",
 )
+_MAX_SOURCE_BYTES = _option(
+    "Input",
+    "--max-source-bytes",
+    callback=parse_size,
+    metavar="SIZE",
+    show_default="by the free space of TMPDIR",
+    help="Most bytes that a command or a URL may deliver, like 500M or 2G.",
+)
 _RESAMPLER = _option(
     "Input",
     "--resampler",
@@ -177,24 +139,25 @@ _RESAMPLER = _option(
 )
 
 
-def input_options(timeout: bool = True, channel: bool = True) -> Decorator[Any]:
-    """INPUT and the options of ``InputOptions``; ``--pipe-timeout`` and ``--channel`` can be left out."""
+def input_options(limits: bool = True, channel: bool = True) -> Decorator[Any]:
+    """INPUT and the options of ``InputOptions``; the limits of what is fetched, and ``--channel``, can be left out."""
 
     def make(
         inputs: tuple[str, ...],
         allow_pipes: bool,
         resampler: ResamplerName,
         pipe_timeout: float = PIPE_SECONDS,
+        max_source_bytes: int | None = None,
         channel: Channel = "mix",
     ) -> InputOptions:
-        return InputOptions(inputs, channel, pipe_timeout if allow_pipes else None, resampler)
+        return InputOptions(inputs, channel, pipe_timeout if allow_pipes else None, resampler, max_source_bytes)
 
     options = [
-        click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=_check_word),
+        click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=check_word),
         *([_CHANNEL] if channel else []),
         _RESAMPLER,
         _ALLOW_PIPES,
-        *([_PIPE_TIMEOUT] if timeout else []),
+        *([_PIPE_TIMEOUT, _MAX_SOURCE_BYTES] if limits else []),
     ]
     return option_group("input", make, options)
 
@@ -205,7 +168,7 @@ MODEL = _option(
     "--model",
     "name",
     default=ModelRequest.name,
-    callback=_check_word,
+    callback=check_word,
     metavar="NAME|DIR",
     help="A name from e2v models, an id on a hub, or a folder in FunASR's format.",
 )
@@ -322,7 +285,7 @@ OUTPUT_DIR = _option(
     "-o",
     "--output-dir",
     type=click.Path(file_okay=False),
-    callback=_parse_folder,
+    callback=parse_folder,
     metavar="OUT",
     show_default="rows on standard output",
     help="Where results go; a stopped run is continued there.",
@@ -352,7 +315,7 @@ RESULTS = (
         "timeline_formats",
         type=click.Choice(list(TIMELINE_FORMATS)),
         multiple=True,
-        callback=_parse_names,
+        callback=parse_names,
         help="Also write the timeline in this format; repeatable.",
     ),
     _option("Results", "--join", is_flag=True, help="Join neighbouring spans of the timeline with the same label."),
@@ -369,7 +332,7 @@ SHARD = _option(
     "Run",
     "--shard",
     metavar="I/N",
-    callback=_parse_shard,
+    callback=parse_shard,
     show_default="with -o, its place in a Slurm array or among the tasks of an srun; else 1/1",
     help="Compute only part I of N, counted from 1; the last part to end, or e2v merge, merges them.",
 )
@@ -383,7 +346,7 @@ MAX_FAILURES = _option(
     "Run",
     "--max-failures",
     metavar="N|P%",
-    callback=_parse_max_failures,
+    callback=parse_max_failures,
     default=str(RunOptions.max_failures),
     help="Failed utterances that still count as success; more end in exit code 3.",
 )

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from e2v_cli.audio.decode import AudioOptions, HeaderInfo, count_channels, inspect_headers
-from e2v_cli.audio.sources import is_pipe, is_url
+from e2v_cli.audio.sources import FetchLimits, is_pipe, is_url
 from e2v_cli.corpus.blocks import group_recordings
 from e2v_cli.corpus.channels import split_channels
 from e2v_cli.corpus.corpus import Corpus
@@ -184,7 +184,7 @@ def _is_remote(utterance: Utterance) -> bool:
 
 
 def _count_local_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:
-    return 0 if _is_remote(utterance) else count_channels(utterance, stopping, pipe_seconds=None)
+    return 0 if _is_remote(utterance) else count_channels(utterance, stopping, FetchLimits(pipe_seconds=None))
 
 
 def _count_speakers(inputs: Sequence[str], corpus: Corpus) -> tuple[int, int] | None:

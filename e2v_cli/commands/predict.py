@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.audio.decode import AudioOptions, count_channels
+from e2v_cli.audio.sources import FetchLimits
 from e2v_cli.cluster.task import Task
 from e2v_cli.commands.merge import describe_missing
 from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
@@ -113,7 +114,8 @@ def find_corpus_and_model(options: PredictOptions) -> tuple[Corpus, Model]:
 def _read_corpus(options: InputOptions) -> Corpus:
     corpus = read_corpus(options.inputs, options.allow_pipes)
     if options.channel == "split":
-        count = partial(count_channels, pipe_seconds=options.pipe_seconds)
+        limits = FetchLimits(options.pipe_seconds, options.max_source_bytes, WAITING_DECODERS)
+        count = partial(count_channels, limits=limits)
         corpus = split_channels(corpus, count, num_threads=WAITING_DECODERS)
     return corpus
 
@@ -268,14 +270,17 @@ def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> Sequence[int]:
     devices = run.devices[: len(first)]  # no worker without a block
     if not devices:
         return ()
+    decoders = min(8, max(WAITING_DECODERS if run.corpus.waits else 1, count_cores() // len(devices)))
     setup = WorkerSetup(
         model=model,
         weights=run.weights,
         compute=options.compute,
         results=options.results,
-        audio=AudioOptions(options.input, options.compute, model.config.receptive_field),
+        audio=AudioOptions(
+            options.input, options.compute, model.config.receptive_field, fetches=decoders * len(devices)
+        ),
         shard=run.shard,
-        decoders=min(8, max(WAITING_DECODERS if run.corpus.waits else 1, count_cores() // len(devices))),
+        decoders=decoders,
         log_level=options.run.log_level,
     )
     left, stop = run.count_left(sink.status, plan), run.stop

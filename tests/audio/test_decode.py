@@ -30,6 +30,7 @@ from support.audio_files import (
 from support.kaldi_folders import kaldi_bounds
 
 from e2v_cli.audio.decode import AudioOptions, HeaderInfo, count_channels, inspect_headers, load_waveforms
+from e2v_cli.audio.sources import FetchLimits
 from e2v_cli.options import ComputeOptions, InputOptions, OneChannel, ResamplerName
 from e2v_cli.records import Failure, Segment, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
@@ -570,7 +571,7 @@ def test_recording_channel_of_a_mono_file_is_its_only_channel(tmp_path: Path) ->
 def test_channels_are_counted(num_channels: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", encode(noisy_tone(RATE, num_channels)))
 
-    assert count_channels(Utterance(0, "utt", str(path)), lambda: False, None) == num_channels
+    assert count_channels(Utterance(0, "utt", str(path)), lambda: False, FetchLimits(None)) == num_channels
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no audio"])
@@ -579,8 +580,8 @@ def test_unreadable_audio_has_no_channels(content: bytes | None, tmp_path: Path)
     if content is not None:
         path.write_bytes(content)
 
-    assert count_channels(Utterance(0, "utt", str(path)), lambda: False, None) == 0
-    assert count_channels(Utterance(0, "utt", "cat a.wav |"), lambda: False, None) == 0
+    assert count_channels(Utterance(0, "utt", str(path)), lambda: False, FetchLimits(None)) == 0
+    assert count_channels(Utterance(0, "utt", "cat a.wav |"), lambda: False, FetchLimits(None)) == 0
 
 
 # -- segments ----------------------------------------------------------------------------------------------------------

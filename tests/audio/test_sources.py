@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import errno
-import gzip
 import io
 import os
 import re
 import socket
 import struct
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +24,14 @@ import soundfile
 from numpy.typing import NDArray
 from support.audio_files import RATE, as_float, encode, noisy_tone
 from support.processes import find_group, wait_until
+from support.sites import WAV, SiteServer
 
 from e2v_cli.audio.errors import AudioError, blame
-from e2v_cli.audio.sources import is_pipe, is_url, open_source
+from e2v_cli.audio.sources import FetchLimits, is_pipe, is_url, open_source
 from e2v_cli.audio.urls import DOWNLOAD_SECONDS, READ_SECONDS, download
 
 TONE = noisy_tone(RATE)
 STEREO = noisy_tone(RATE, 2)
-WAV = encode(TONE)
 FLAC = encode(TONE, "FLAC")
 MATRIX = np.stack([as_float(TONE), as_float(TONE[::-1])])
 
@@ -44,12 +41,12 @@ def never() -> bool:
 
 
 def fetch(name: str | Path, folder: str = "", pipe_seconds: float | None = 10.0) -> bytes:
-    with open_source(str(name), folder, pipe_seconds, never) as path:
+    with open_source(str(name), folder, FetchLimits(pipe_seconds), never) as path:
         return Path(path).read_bytes()
 
 
 def fetch_audio(name: str | Path) -> tuple[NDArray[np.float32], int]:
-    with open_source(str(name), "", None, never) as path:
+    with open_source(str(name), "", FetchLimits(None), never) as path:
         samples, rate = soundfile.read(path, dtype="float32")
     return samples, rate
 
@@ -58,7 +55,7 @@ def failure(
     name: str | Path, folder: str = "", pipe_seconds: float | None = 10.0, stopping: Callable[[], bool] = never
 ) -> tuple[str, str]:
     """Fetch an unusable source: (reason, detail)."""
-    with pytest.raises(AudioError) as caught, open_source(str(name), folder, pipe_seconds, stopping):
+    with pytest.raises(AudioError) as caught, open_source(str(name), folder, FetchLimits(pipe_seconds), stopping):
         pass
     return caught.value.reason, str(caught.value)
 
@@ -98,7 +95,7 @@ def test_kind_of_source_depends_on_its_text_alone(name: str, pipe: bool, url: bo
 @pytest.mark.parametrize("name", ["a.wav", "/nowhere/a.wav", "-", "a.wav:", "a.wav:1x", "a\0b.wav", "| cat", "a\udcff"])
 def test_plain_path_is_unchanged(name: str, tmp_path: Path) -> None:
     """Also without such a file: its reader raises the error."""
-    with open_source(name, str(tmp_path), None, never) as path:
+    with open_source(name, str(tmp_path), FetchLimits(None), never) as path:
         assert path == name
 
 
@@ -113,9 +110,9 @@ def test_relative_path_is_resolved_against_folder_of_the_list(tmp_path: Path, mo
 
     assert fetch("both", folder) == b"here"
     assert fetch("beside", folder) == b"list"
-    with open_source("neither", folder, None, never) as path:
+    with open_source("neither", folder, FetchLimits(None), never) as path:
         assert path == "neither"
-    with open_source("beside", "", None, never) as path:
+    with open_source("beside", "", FetchLimits(None), never) as path:
         assert path == "beside"
 
 
@@ -139,9 +136,12 @@ def test_a_file_on_a_dropped_mount_is_not_looked_for_elsewhere(tmp_path: Path, m
 
     monkeypatch.setattr(os, "stat", stat)
 
-    with open_source("a.wav", mount, None, never) as path:
+    with open_source("a.wav", mount, FetchLimits(None), never) as path:
         assert path == f"{mount}/a.wav"
-    with pytest.raises(OSError, match="Stale file handle"), open_source(f"{mount}/a.ark:4", "", None, never) as path:
+    with (
+        pytest.raises(OSError, match="Stale file handle"),
+        open_source(f"{mount}/a.ark:4", "", FetchLimits(None), never) as path,
+    ):
         os.stat(path)
 
 
@@ -154,7 +154,7 @@ def test_wav_records_of_kaldiio_are_cut_out_exactly(samples: NDArray[Any], tmp_p
 
     for value in read_scp(scp).values():
         rate, expected = kaldiio.load_mat(value)
-        with open_source(value, "", None, never) as path:
+        with open_source(value, "", FetchLimits(None), never) as path:
             dtype = "int16"
             got, got_rate = soundfile.read(path, dtype=dtype)
             assert os.stat(path).st_size == 44 + expected.nbytes
@@ -475,7 +475,7 @@ def test_audio_from_a_command_can_be_opened_repeatedly(kind: str, subtype: str, 
     audio = write(tmp_path / "audio", encode(TONE, kind, subtype))
     expected, _ = soundfile.read(audio)
 
-    with open_source(f"cat {audio} |", "", 10, never) as path:
+    with open_source(f"cat {audio} |", "", FetchLimits(10), never) as path:
         for _ in range(3):
             samples, rate = soundfile.read(path)
             assert rate == RATE
@@ -483,13 +483,15 @@ def test_audio_from_a_command_can_be_opened_repeatedly(kind: str, subtype: str, 
 
 
 def test_command_may_write_50_megabytes() -> None:
-    with open_source("head -c 50000000 /dev/zero |", "", 10, never) as path:
+    with open_source("head -c 50000000 /dev/zero |", "", FetchLimits(10), never) as path:
         assert os.stat(path).st_size == 50_000_000
 
 
 def test_commands_run_concurrently() -> None:
     with ExitStack() as stack:
-        paths = [stack.enter_context(open_source(f"echo {number} |", "", 10, never)) for number in range(20)]
+        paths = [
+            stack.enter_context(open_source(f"echo {number} |", "", FetchLimits(10), never)) for number in range(20)
+        ]
 
         assert [Path(path).read_text() for path in paths] == [f"{number}\n" for number in range(20)]
 
@@ -573,77 +575,6 @@ def test_background_processes_of_a_command_are_killed(tmp_path: Path) -> None:
     assert fetch(f"(sleep 100; echo late) & echo $$ > {pid}; echo done |") == b"done\n"
     assert time.monotonic() - started < 5
     wait_until(lambda: not find_group(int(pid.read_text())))
-
-
-class Site(BaseHTTPRequestHandler):
-    """Answers by the path of the request."""
-
-    server: SiteServer
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        what, _, rest = self.path.removeprefix("/").partition("/")
-        times = self.server.requests.count(self.path)
-        match what:
-            case "status":
-                self.answer(int(rest), b"<html>")
-            case "busy-twice":
-                self.answer(200 if times > 2 else 503, WAV, retry_after="3600")
-            case "to":
-                self.answer(302, location=rest)
-            case "loop":
-                self.answer(302, location=self.path)
-            case "cut":
-                self.answer(200, WAV[:1000], content_length="32044")
-            case "chunks":
-                self.answer(200, b"a\r\nsome bytes\r\n5\r\n more\r\n0\r\n\r\n", transfer_encoding="chunked")
-            case "cut-chunks":
-                self.answer(200, b"a\r\nsome bytes\r\n5\r\n mo", transfer_encoding="chunked")
-            case "zipped":
-                self.answer(200, gzip.compress(WAV), content_encoding="gzip")
-            case "slow":
-                self.answer(200, WAV[:10], content_length="32044")
-                self.server.closing.wait(20)
-            case "large":
-                self.answer(200, WAV * 300)
-            case _:
-                self.answer(200, WAV)
-
-    def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(content)
-        self.wfile.flush()
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing."""
-
-
-class SiteServer(ThreadingHTTPServer):
-    """Records the paths of requests."""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-        self.closing = threading.Event()
-        super().__init__(("127.0.0.1", 0), Site)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[SiteServer]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with SiteServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server
-        server.closing.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(
@@ -733,7 +664,7 @@ def test_absent_server_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_takes_too_long_is_given_up(limits: dict[str, float], detail: str, site: SiteServer) -> None:
     assert (READ_SECONDS, DOWNLOAD_SECONDS) == (60, 3600)
     with pytest.raises(AudioError, match=f"^{detail}$") as caught:
-        download(f"{site.url}/slow", io.BytesIO(), never, **limits)
+        download(f"{site.url}/slow", io.BytesIO(), 10**6, never, **limits)
     assert caught.value.reason == "download failed"
 
 
@@ -764,7 +695,7 @@ def test_temporary_file_has_no_name(fetched: str, tmp_path: Path, monkeypatch: p
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
-    with open_source(fetched, "", 10, never) as path:
+    with open_source(fetched, "", FetchLimits(10), never) as path:
         assert Path(path).read_bytes() == WAV
         assert list((tmp_path / "tmp").iterdir()) == []
         assert os.stat(path).st_dev == tmp_path.stat().st_dev
@@ -777,7 +708,7 @@ def test_a_full_disk_is_not_blamed_on_the_source(fetched: str, monkeypatch: pyte
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
 
-    with pytest.raises(OSError, match="No space left on device"), open_source(fetched, "", 10, never):
+    with pytest.raises(OSError, match="No space left on device"), open_source(fetched, "", FetchLimits(10), never):
         pass
 
 
@@ -785,7 +716,7 @@ def test_a_full_disk_is_not_blamed_on_the_source(fetched: str, monkeypatch: pyte
 def test_disk_that_fills_up_is_not_blamed_on_the_source(fetched: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
 
-    with pytest.raises(OSError, match="No space left on device"), open_source(fetched, "", 10, never):
+    with pytest.raises(OSError, match="No space left on device"), open_source(fetched, "", FetchLimits(10), never):
         pass
 
 

@@ -30,7 +30,7 @@ from e2v_cli.records import Summary
 from e2v_cli.system.signals import StopSignals
 
 HEADINGS = {
-    "Input": ["--channel", "--resampler", "--allow-pipes", "--pipe-timeout"],
+    "Input": ["--channel", "--resampler", "--allow-pipes", "--pipe-timeout", "--max-source-bytes"],
     "Model": ["--model", "--hub", "--revision", "--offline", "--labels"],
     "Compute": ["--engine", "--device", "--jobs", "--precision", "--batch-seconds", "--window"],
     "Results": [
@@ -56,6 +56,7 @@ VALUES: dict[str, list[str]] = {
     "--channel": ["mix", "split", "1", "2", "C", "17"],
     "--resampler": ["soxr", "torchaudio"],
     "--pipe-timeout": ["600", "7", "0.1", "1e-7", "123456.789"],
+    "--max-source-bytes": ["1", "500M", "2G", "123456789", "1000000T"],
     "--model": ["emotion2vec_plus_base", "sample", "./my model", "-m", "--window"],
     "--hub": ["ms", "hf"],
     "--revision": ["v1.0", "--offline", "größer"],
@@ -231,6 +232,7 @@ DEFAULTS = {
 """Defaults of the option groups; all other options are switches, or have a computed default."""
 
 DESCRIBED = {
+    "--max-source-bytes": "(by the free space of TMPDIR)",
     "--revision": "(what is here, else the newest)",
     "--jobs": "(all cores, or all GPUs)",
     "--batch-seconds": "(10 on CPU, 300 on a GPU)",

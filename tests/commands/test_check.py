@@ -457,6 +457,17 @@ def test_only_whole_plain_files_are_read_by_funasr(e2v: E2v, tiny: Path, audio: 
     assert (table.files, table.file_cells[2]) == ("2 of 4 files itself", "2 of 2")
 
 
+@pytest.mark.e2e
+def test_command_that_writes_too_much_is_left_out(e2v: E2v, tiny: Path, audio: Path, tmp_path: Path) -> None:
+    (tmp_path / "wav.scp").write_text(f"piped cat {audio}/b-mono.wav |\nendless yes |\n")
+
+    done = e2v("check", "wav.scp", "-m", tiny, "--allow-pipes", "--max-source-bytes", "40k", cwd=tmp_path)
+
+    limit = "more than 40000 bytes; --max-source-bytes sets another limit"
+    assert f"e2v: endless is left out: too large: yes |: {limit}\n" in done.stderr
+    assert (done.returncode, Table(done.stdout).head.count("1 utterance (1 left out)")) == (0, 1)
+
+
 def test_file_that_funasr_can_not_read_is_named(
     tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,76 @@
+"""Texts of options → their values: Click's callbacks."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from e2v_cli.options import Channel, MaxFailures, Shard
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def check_word(_context: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """Refuse empty words, which most likely come from a variable that is not set."""
+    if value == "" or (isinstance(value, tuple) and "" in value):
+        raise click.UsageError("INPUT, --output-dir or --model is empty: is a variable of the shell not set?")
+    return value
+
+
+def parse_channel(_context: click.Context, _param: click.Parameter, value: str) -> Channel:
+    """Parse ``mix``, ``split``, a letter, or a number that counts from 1."""
+    if value == "mix":
+        return "mix"
+    if value == "split":
+        return "split"
+    if re.fullmatch(r"[A-H]", value):
+        return ord(value) - ord("A")
+    if re.fullmatch(r"[1-9][0-9]{0,2}", value):
+        return int(value) - 1
+    raise click.BadParameter(f"{value!r} is not mix, split, A, B, or a number counted from 1.")
+
+
+def parse_folder(context: click.Context, param: click.Parameter, value: str | None) -> Path | None:
+    """Parse the path of a folder."""
+    return None if value is None else Path(check_word(context, param, value))
+
+
+def parse_names(_context: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Parse names that may be given in any order, and more than once."""
+    return tuple(sorted(set(value)))
+
+
+def parse_shard(_context: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
+    """Parse ``I/N``."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", value)
+    if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
+        raise click.BadParameter(f"{value!r} is not a part and a number of parts like 2/3, counted from 1.")
+    return Shard(count=int(match.group(2)), index=int(match.group(1)))
+
+
+def parse_max_failures(_context: click.Context, _param: click.Parameter, value: str) -> MaxFailures:
+    """Parse ``N`` or ``P%``."""
+    percent = value.endswith("%")
+    try:
+        limit = float(value.removesuffix("%")) if percent else int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor a percentage like 1%.") from None
+    if not 0 <= limit <= (100 if percent else sys.maxsize):
+        raise click.BadParameter(f"{value!r} is out of range.")
+    return MaxFailures(limit, percent)
+
+
+def parse_size(_context: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Parse a number of bytes: ``1500000``, ``500M`` or ``2G``, in the decimal units of ``e2v plan``."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,19})([KMGT]?)B?", value.upper())
+    if not match:
+        raise click.BadParameter(f"{value!r} is not a number of bytes like 1500000, 500M or 2G.")
+    return int(match.group(1)) * _UNITS[match.group(2)]
