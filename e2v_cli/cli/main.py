@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from e2v_cli.cli.predict import predict
 from e2v_cli.cli.submit import submit
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
 from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions, RunOptions
-from e2v_cli.system.logs import log_to_stderr
+from e2v_cli.system.logs import log_library_notes, log_to_stderr
 from e2v_cli.system.signals import StopSignals
 
 WATCH_SECONDS = 10
@@ -81,6 +82,7 @@ def plan(
       2   usage error             3   something would fail
     """  # noqa: D301
     log_to_stderr(logging.WARNING)
+    log_library_notes(os.devnull)
 
     from e2v_cli.commands.plan import PlanOptions, make_plan
 
@@ -181,6 +183,7 @@ def check(
       1   could not be compared      2   usage error      3   beyond them
     """  # noqa: D301
     log_to_stderr(logging.WARNING)
+    log_library_notes(os.devnull)
 
     from e2v_cli.commands.check import CheckOptions
     from e2v_cli.commands.check import check as compare

@@ -16,7 +16,7 @@ from e2v_cli.cli.invocation import describe_invocation
 from e2v_cli.cluster.task import shard_of_task
 from e2v_cli.errors import EXIT_STOPPED
 from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, PredictOptions, ResultOptions, RunOptions, Shard
-from e2v_cli.system.logs import log_to_stderr
+from e2v_cli.system.logs import log_library_notes, log_to_stderr
 from e2v_cli.system.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def predict(
     if shard and not run.quiet:
         show_message(f"shard {run.shard}, by its place among the tasks of Slurm")
     if run.quiet:
+        log_library_notes(os.devnull)
         os.environ["TQDM_DISABLE"] = "1"  # for the bars of the hubs' packages
 
     from e2v_cli.commands.predict import predict as compute_predictions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from e2v_cli.options import (
     ResultOptions,
     RunOptions,
 )
-from e2v_cli.system.logs import log_to_stderr
+from e2v_cli.system.logs import log_library_notes, log_to_stderr
 
 MAX_SHARDS = 99_999
 """The most shards of a run: the number of a shard has at most five digits."""
@@ -119,6 +120,8 @@ def submit(
     """  # noqa: D301
     options = PredictOptions(input, model, compute, results, run)
     log_to_stderr(run.log_level)
+    if run.quiet:
+        log_library_notes(os.devnull)
 
     from e2v_cli.commands.submit import SubmitOptions
     from e2v_cli.commands.submit import submit as submit_jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import time
 from contextlib import suppress
@@ -22,7 +23,7 @@ from e2v_cli.models.weights import Weights
 from e2v_cli.options import ComputeOptions, ResultOptions, Shard
 from e2v_cli.records import Block
 from e2v_cli.results.writer import ResultWriter
-from e2v_cli.system.logs import log_to_file, log_to_stderr
+from e2v_cli.system.logs import log_library_notes, log_to_file, log_to_stderr
 from e2v_cli.system.process import die_with_parent
 from e2v_cli.system.signals import STOP_SIGNALS
 from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results, Wish
@@ -149,7 +150,11 @@ def _open_logs(setup: WorkerSetup, number: int) -> None:
         log_to_stderr(setup.log_level)
     output_dir = setup.results.output_dir
     if output_dir is not None:
-        log_to_file(output_dir / "log" / f"worker.{setup.shard.name}.{number}.log")
+        path = output_dir / "log" / f"worker.{setup.shard.name}.{number}.log"
+        log_to_file(path)
+        log_library_notes(path)
+    elif setup.log_level >= logging.ERROR:
+        log_library_notes(os.devnull)
 
 
 def _load_engine(setup: WorkerSetup, device: str) -> Engine:
