@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import click
 import pytest
+from support.forkserver import shared_server
 from support.processes import ROOT
 
 from e2v_cli.cli.main import cli
@@ -102,18 +103,16 @@ def options() -> set[str]:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder with ``sample_data`` and an ``e2v``, and its environment."""
+    """A folder with ``sample_data``, and its environment. ``e2v`` is forked; ``make`` starts the real one."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "sample_data").symlink_to(ROOT / "sample_data")
-    (folder / "bin").mkdir()
-    (folder / "bin" / "e2v").write_text(f'#!/bin/sh\nexec {sys.executable} -m e2v_cli "$@"\n')
-    (folder / "bin" / "e2v").chmod(0o755)
+    shared_server().write_command(folder / "bin" / "e2v")
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    demo = (
-        "e2v predict sample_data/wav.scp -m sample -o exp/demo --embeddings ark --overwrite && "
-        f"{sys.executable} sample_data/show.py exp/demo/predictions.tsv sample_data/utt2emo"
+    predict = "e2v predict sample_data/wav.scp -m sample -o exp/demo --embeddings ark --overwrite"
+    show = "sample_data/show.py exp/demo/predictions.tsv sample_data/utt2emo"
+    (folder / "bin" / "make").write_text(
+        f"#!/bin/sh\necho .venv/bin/{predict}\n{sys.executable} -m e2v_cli {predict[4:]} && {sys.executable} {show}\n"
     )
-    (folder / "bin" / "make").write_text(f"#!/bin/sh\necho .venv/bin/{demo.partition(' &&')[0]}\n{demo}\n")
     (folder / "bin" / "make").chmod(0o755)
     return folder, environment
 

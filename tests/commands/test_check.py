@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +15,9 @@ import pytest
 import torch
 from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
-from support.forkserver import make_runner, shared_server
 from support.processes import ROOT, E2v
 from support.resampling import TORCHAUDIO
+from support.upstream import upstream_alone
 from torch import Tensor
 
 from e2v_cli.commands.check import CheckOptions, Verdict, check
@@ -49,10 +49,10 @@ FunASR read (?P<files>.+)
 """
 
 
-@pytest.fixture
-def e2v() -> E2v:
-    """Run a command in a fork of a process that has imported FunASR."""
-    return make_runner(shared_server("funasr.models.emotion2vec.model", "funasr.utils.load_utils"))
+@pytest.fixture(autouse=True)
+def upstream() -> Iterator[None]:
+    with upstream_alone():
+        yield
 
 
 @pytest.fixture(autouse=True)

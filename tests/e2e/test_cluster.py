@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.forkserver import shared_server
 from support.processes import ROOT, on_opening
 from support.slurm_cluster import Cluster, ask, install_packages, running_cluster
 
@@ -315,11 +316,8 @@ def test_srun_on_a_node_with_four_gpus(corpus: Path, reference: str, tmp_path: P
 
 
 def run_shell(command: str, tmp_path: Path, **environment: str) -> str:
-    """Run a command of the README in a shell with e2v on its path."""
-    tools = tmp_path / "bin"
-    tools.mkdir(exist_ok=True)
-    (tools / "e2v").write_text(f'#!/bin/sh\nexec {" ".join(E2V)} "$@"\n')
-    (tools / "e2v").chmod(0o755)
+    """Run a command of the README in a shell with e2v, which is forked, on its path."""
+    tools = shared_server().write_command(tmp_path / "bin" / "e2v").parent
     path = f"{tools}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-ec", command],

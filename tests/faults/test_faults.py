@@ -73,6 +73,25 @@ builtins.open = io.open = faulty_open
 os.fsync, os.replace = faulty_fsync, faulty_replace
 '''
 
+STUB = """
+from types import SimpleNamespace
+import numpy as np
+import e2v_cli.workers.worker as worker
+from e2v_cli.records import Prediction
+
+class Engine:
+    device, busy_seconds = SimpleNamespace(type="cpu"), 0.0
+
+    def start(self, batch):
+        return lambda: [
+            Prediction(one.utterance, one.duration, 10, 1, np.full(9, 1 / 9, np.float32), one.whole[:96])
+            for one in batch.waveforms
+        ]
+
+worker.prepare_process, worker.load_engine = lambda _: None, lambda *_: Engine()
+"""
+"""An engine without PyTorch, which gives samples for embeddings."""
+
 
 def digest(out: Path) -> dict[str, str]:
     """Return digests of the final files, and of the content of embeddings."""
@@ -102,12 +121,12 @@ def scp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_failed_write_is_named_and_run_resumes(
     kind: str, roles: list[str], scp: Path, tmp_path: Path, e2v: E2v, real_e2v: E2v
 ) -> None:
-    """Every fifth case runs the real command; the others run a forked one."""
+    """Every fifth case runs the real command; the others run a forked one. None computes."""
 
     def run(name: str, role: str, at: int) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         """Run with a fault: odd faults happen once, even faults persist."""
         environment = {
-            **hook(tmp_path / "hook", FAULTS),
+            **hook(tmp_path / "hook", FAULTS + STUB),
             "FAULT_OUT": str(tmp_path / name),
             "FAULT_NOTES": str(tmp_path / f"{name}.notes"),
             "FAULT_ROLE": role,

@@ -1,4 +1,4 @@
-"""The tables of formats; and the examples of the wing's README, run end to end through the real command."""
+"""The tables of formats; and the examples of the wing's README, run end to end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.forkserver import shared_server
 from support.predictions import make_predictions
 from support.processes import ROOT
 
@@ -96,31 +97,29 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(script: Path, *args: str | Path) -> str:
-    """Run the script as a command, and return its standard output."""
-    done = subprocess.run(
-        [sys.executable, script, *map(str, args)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def run(script: Path, *args: str | Path, real: bool = False) -> str:
+    """Run the script as a command, in a fork or in a process of its own, and return its standard output."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = list(map(str, args))
+    if real:
+        command = [sys.executable, str(script), *words]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    else:
+        done = shared_server().run(words, ROOT, b"", environment, script)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def predict(script: Path, out: Path, *args: str) -> None:
-    run(script, "predict", "sample_data/wav", "-m", "sample", "-j", "2", "-q", "-o", out, *args)
+def predict(script: Path, out: Path, *args: str, real: bool = False) -> None:
+    run(script, "predict", "sample_data/wav", "-m", "sample", "-j", "2", "-q", "-o", out, *args, real=real)
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
 def test_new_embedding_format_end_to_end(granularity: str, script: Path, tmp_path: Path) -> None:
-    """Written by two workers, listed, resumed, checked, removed with --overwrite."""
+    """Written by two workers, which import the script when they are spawned, listed, resumed, checked, removed."""
     out, reference = tmp_path / "out", tmp_path / "reference"
-    predict(script, out, "--granularity", granularity, "--embeddings", "csv")
+    predict(script, out, "--granularity", granularity, "--embeddings", "csv", real=granularity == "utterance")
     predict(script, reference, "--granularity", granularity, "--embeddings", "npy")
 
     places = [line.split("\t") for line in (out / "embeddings.csv.tsv").read_text().splitlines()]

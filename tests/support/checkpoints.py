@@ -15,6 +15,7 @@ import yaml
 from e2v_cli.errors import ModelError
 from e2v_cli.models.checkpoint import make_network
 from e2v_cli.models.folder import read_model
+from support.upstream import upstream_alone
 
 State = dict[str, torch.Tensor]
 
@@ -111,12 +112,13 @@ def make_config(
 
 def random_state(config: dict[str, Any], num_classes: int, seed: int = 0) -> State:
     """Make random weights with upstream's own names and shapes, all of them with an effect."""
-    from funasr.models.emotion2vec.model import Emotion2vec
-
     model_conf = copy.deepcopy(config["model_conf"])
     model_conf["norm_eps"] = float(model_conf["norm_eps"])
     torch.manual_seed(seed)
-    state = Emotion2vec(model_conf=model_conf, vocab_size=num_classes or -1).state_dict()
+    with upstream_alone():
+        from funasr.models.emotion2vec.model import Emotion2vec
+
+        state = Emotion2vec(model_conf=model_conf, vocab_size=num_classes or -1).state_dict()
     for name, tensor in state.items():
         if name.endswith("alibi_scale"):
             tensor.uniform_(-0.2, 1.5)  # below 0 the encoder clamps

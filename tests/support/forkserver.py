@@ -8,10 +8,12 @@ start of Python itself (signals at start, ``--help``, spawned workers, ``kill -9
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import logging
 import os
+import runpy
 import select
 import signal
 import socket
@@ -19,16 +21,32 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
 from support.processes import ROOT, E2v, find_group, wait_until
+from support.upstream import upstream_alone
 
 READY = "ready"
+
+CLIENT = """\
+#!{python} -ES
+import json, os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+request = dict(args=sys.argv[1:], cwd=os.getcwd(), environment=dict(os.environ), script="")
+socket.send_fds(connection, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
+answers = connection.makefile()
+answers.readline()
+code = int(answers.readline())
+sys.exit(code if code >= 0 else 128 - code)
+"""
+"""A command that a shell can start, which runs e2v in a fork."""
 
 
 class ForkedCommand:
@@ -76,11 +94,11 @@ class ForkedCommand:
 class ForkServer:
     """The server, and requests to it."""
 
-    def __init__(self, *modules: str) -> None:
+    def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="e2v-fork-")
         self._address = str(Path(self._folder.name, "socket"))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.forkserver", self._address, *modules],
+            [sys.executable, "-m", "support.forkserver", self._address],
             env={
                 **os.environ,
                 "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
@@ -94,25 +112,39 @@ class ForkServer:
         assert self._process.stdout.readline() == f"{READY}\n"
 
     def run(
-        self, args: list[str], cwd: Path, stdin: bytes, environment: dict[str, str], timeout: float
+        self, args: list[str], cwd: Path, stdin: bytes, environment: dict[str, str], script: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end: its exit code, and what it wrote."""
-        command = self.start(args, cwd, environment, stdin)
-        out, err = command.communicate(timeout)
+        """Run a command, or a script that calls it, to its end: its exit code, and what it wrote."""
+        command = self.start(args, cwd, environment, stdin, script)
+        out, err = command.communicate()
         return subprocess.CompletedProcess(args, command.returncode, out, err)
 
-    def start(self, args: list[str], cwd: Path, environment: dict[str, str], stdin: bytes = b"") -> ForkedCommand:
+    def start(
+        self,
+        args: list[str],
+        cwd: Path,
+        environment: dict[str, str],
+        stdin: bytes = b"",
+        script: Path | None = None,
+    ) -> ForkedCommand:
         """Start a command in a session of its own."""
         streams: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115 — the command's
         streams[0].write(stdin)
         streams[0].seek(0)
-        request = {"args": args, "cwd": str(cwd), "environment": environment}
+        request = {"args": args, "cwd": str(cwd), "environment": environment, "script": str(script or "")}
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
         descriptors = [stream.fileno() for stream in streams]
         socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], descriptors)
         streams.pop(0).close()
         return ForkedCommand(connection, streams)
+
+    def write_command(self, path: Path) -> Path:
+        """Write a command for shells, which runs e2v in a fork, and exits as shells do."""
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(CLIENT.format(python=sys.executable, address=self._address))
+        path.chmod(0o755)
+        return path
 
     def close(self) -> None:
         """End the server."""
@@ -124,9 +156,9 @@ class ForkServer:
 
 
 @cache
-def shared_server(*modules: str) -> ForkServer:
-    """Start the server of this test process, once; ``modules`` are imported, too."""
-    server = ForkServer(*modules)
+def shared_server() -> ForkServer:
+    """Start the server of this test process, once."""
+    server = ForkServer()
     atexit.register(server.close)
     return server
 
@@ -138,7 +170,7 @@ def make_runner(server: ForkServer) -> E2v:
         *args: str | Path, cwd: Path = ROOT, stdin: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
         variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return server.run(list(map(str, args)), cwd, stdin.encode(), variables, timeout=300)
+        return server.run(list(map(str, args)), cwd, stdin.encode(), variables)
 
     return run
 
@@ -148,8 +180,8 @@ def fork_e2v(*args: str | Path, **environment: str) -> ForkedCommand:
     return shared_server().start(list(map(str, args)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 
-def serve(address: str, *modules: str) -> None:
-    """Fork for every request, and answer with the child's pid and, when it has ended, its exit code."""
+def serve(address: str) -> None:
+    """Import what commands need, then fork for every request."""
     import torch  # noqa: F401 — the slow import
 
     import e2v_cli.commands.check
@@ -162,9 +194,15 @@ def serve(address: str, *modules: str) -> None:
     import e2v_cli.inference.engine
     import e2v_cli.inference.load  # noqa: F401
 
-    with redirect_stdout(sys.stderr):  # FunASR prints when it is imported
-        for module in modules:
-            importlib.import_module(module)
+    with upstream_alone():
+        _serve(address)
+
+
+def _serve(address: str) -> None:
+    """Fork for every request, and answer with the child's pid and, when it has ended, its exit code."""
+    gc.collect()
+    gc.freeze()  # children neither traverse nor copy what was imported
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # nor end at their end what is the server's
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
@@ -216,6 +254,9 @@ def _be_command(request: dict[str, Any], streams: list[int]) -> None:
         _fork_workers()
         _fork_clients()
         _customize()
+        if request["script"]:
+            runpy.run_path(request["script"], run_name="__main__")
+            return
         from e2v_cli.__main__ import main
 
         main()
@@ -335,4 +376,4 @@ def _customize() -> None:
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    serve(sys.argv[1])

@@ -89,7 +89,7 @@ def run_e2v(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a fork of a warm process; its standard input may be audio."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
-    return shared_server().run(list(map(str, args)), cwd, stdin, variables, timeout=300)
+    return shared_server().run(list(map(str, args)), cwd, stdin, variables)
 
 
 def read_rows(text: str) -> dict[str, list[str]]:

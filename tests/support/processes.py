@@ -60,7 +60,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def find_workers(pid: int) -> list[int]:
