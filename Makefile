@@ -18,15 +18,21 @@ demo: $(VENV)/installed ## Recognise the sample corpus with the sample model, an
 	@$(BIN)/python sample_data/show.py $(DEMO)/predictions.tsv sample_data/utt2emo
 
 .PHONY: test
-test: lint ## Check style and types, then run all tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: style ## Check style and types, and run all tests
+	@mkdir -p .mypy_cache; $(BIN)/mypy > .mypy_cache/log & types=$$!; \
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$types; types=$$?; \
+	cat .mypy_cache/log; exit $$((tests | types))
 
 .PHONY: lint
-lint: $(VENV)/installed ## Check style, floors and types
+lint: style ## Check style, floors and types
+	$(BIN)/mypy
+
+.PHONY: style
+style: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy
 
 .PHONY: docs
 docs: $(VENV)/installed ## Write the reference of commands, e2v_cli/cli/README.md, from --help

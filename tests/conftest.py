@@ -27,8 +27,8 @@ CACHE = tempfile.mkdtemp(prefix="e2v-cache-")
 os.environ["E2V_CACHE"] = CACHE
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
-LONG = ("kill", "slurm", "faults", "parity")
-"""Marks of tests that take minutes."""
+LONG = ("slurm", "kill", "faults", "parity", "e2e")
+"""Marks of tests that take long, the longest first."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -38,8 +38,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the longest files first, so that parallel test processes end at about the same time."""
-    long = {item.path for name in LONG for item in items if item.get_closest_marker(name)}
-    items.sort(key=lambda item: item.path not in long)
+    ranks = {
+        item.path: rank
+        for rank, name in reversed(list(enumerate(LONG)))
+        for item in items
+        if item.get_closest_marker(name)
+    }
+    items.sort(key=lambda item: ranks.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session")
