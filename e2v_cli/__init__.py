@@ -5,8 +5,8 @@ In Python, for notebooks:
     from e2v_cli import load
 
     model = load("emotion2vec_plus_base")
-    for result in model.predict([waveform, another]):  # (samples,) at 16 kHz
-        print(result.label, result.score, result.embedding.shape)
+    for result in model.predict(["a.wav", "b.mp3"]):
+        print(result.label, result.score, result.probabilities, result.embedding.shape)
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from e2v_cli._version import __version__
 
 if TYPE_CHECKING:
-    from e2v_cli.api import Recognizer, Result, load
+    from e2v_cli.api import PredictionError, Recognizer, Result, load
 
-__all__ = ["Recognizer", "Result", "__version__", "load"]
+__all__ = ["PredictionError", "Recognizer", "Result", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:

@@ -193,8 +193,6 @@ class ResultOptions:
             return
         if not MIN_SPAN <= self.timeline <= MAX_SPAN:
             raise UsageError(f"--timeline {self.timeline:g}: must be from {MIN_SPAN:g} s, one frame, to {MAX_SPAN:g} s")
-        if self.output_dir is None:
-            raise UsageError("--timeline needs an output folder: add -o OUT")
 
 
 @dataclass(frozen=True)
@@ -259,6 +257,8 @@ class PredictOptions:
         if self.results.output_dir is None and (self.run.changed != "refuse" or self.run.mix_devices):
             option = "--mix-devices" if self.run.changed == "refuse" else f"--{self.run.changed}-changed"
             raise UsageError(f"{option} needs an output folder: add -o OUT")
+        if self.results.output_dir is None and self.results.timeline is not None:
+            raise UsageError("--timeline needs an output folder: add -o OUT")
         if self.results.timeline is not None and self.compute.engine == "funasr":
             raise UsageError("upstream's engine has no --timeline: leave out --engine funasr")
 

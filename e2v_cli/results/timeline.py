@@ -28,12 +28,18 @@ def timeline_header(labels: Sequence[str]) -> tuple[str, ...]:
 def timeline_rows(
     utt_id: str, posteriors: NDArray[np.float32], span_seconds: float, duration: float, labels: Sequence[str]
 ) -> Iterator[str]:
-    """Format the rows of an utterance, each with its line break.
+    """Format the rows of an utterance, each with its line break; the arguments are those of ``make_spans``."""
+    return span_rows(utt_id, make_spans(posteriors, span_seconds, duration, labels))
+
+
+def make_spans(
+    posteriors: NDArray[np.float32], span_seconds: float, duration: float, labels: Sequence[str]
+) -> Iterator[Span]:
+    """Make the spans of an utterance.
 
     A span that begins at the rounded end of the utterance is left out: it would have no length.
 
     Args:
-        utt_id: the utterance's id.
         posteriors: (spans, labels); span k begins at k × span_seconds and ends where the next one begins.
         span_seconds: length of a span.
         duration: seconds; the last span ends there.
@@ -41,12 +47,9 @@ def timeline_rows(
     """
     starts = [rounded(min(number * span_seconds, duration)) for number in range(len(posteriors))]
     times = pairwise([*starts, rounded(duration)])
-    spans = (
-        Span(start, end, labels[best], span[best], tuple(span))
-        for (start, end), best, span in zip(times, posteriors.argmax(axis=1), posteriors.tolist(), strict=True)
-        if start < end
-    )
-    return span_rows(utt_id, spans)
+    for (start, end), best, span in zip(times, posteriors.argmax(axis=1), posteriors.tolist(), strict=True):
+        if start < end:
+            yield Span(start, end, labels[best], span[best], tuple(span))
 
 
 class Timeline:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
-from support.sites import SiteServer
+from support.sites import SiteServer, serve_site
 
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[SiteServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with SiteServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with serve_site() as server:
         yield server
-        server.closing.set()
-        server.shutdown()
-        thread.join()
