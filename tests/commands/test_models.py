@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support.checkpoints import make_model
+from support.forkserver import make_runner, shared_server
 from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
 from support.processes import ROOT, E2v
 
@@ -56,8 +56,9 @@ def run(hub: HubServer, e2v: E2v, tmp_path: Path) -> E2v:
 @pytest.fixture(scope="module")
 def rows(tiny: Path) -> str:
     """The rows of the model for a clip."""
-    command = [sys.executable, "-m", "e2v_cli", "predict", CLIP, "-m", str(tiny)]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    done = make_runner(shared_server())("predict", CLIP, "-m", tiny)
+    assert done.returncode == 0
+    return done.stdout
 
 
 def pull(run: E2v, *options: str | Path, name: str | Path = NAME) -> Path:

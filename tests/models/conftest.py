@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -12,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from support.downloads import CLIP
+from support.forkserver import make_runner, shared_server
 from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
-from support.processes import ROOT, E2v
+from support.processes import E2v
 
 from e2v_cli.models import weights as prepared
 from e2v_cli.models.folder import Model, read_model
@@ -62,5 +61,6 @@ def run(environment: dict[str, str], e2v: E2v) -> E2v:
 @pytest.fixture(scope="session")
 def rows(tiny: Path) -> str:
     """The printed rows of a clip."""
-    command = [sys.executable, "-m", "e2v_cli", "predict", CLIP, "-m", str(tiny)]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    done = make_runner(shared_server())("predict", CLIP, "-m", tiny)
+    assert done.returncode == 0
+    return done.stdout

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.audio_files import encode, noisy_tone
+from support.forkserver import fork_e2v
 from support.prepared import EVERY_TIME, drafts, flip_byte, other_weights, overwrite
-from support.processes import E2v, hook, start_e2v
+from support.processes import E2v, hook
 
 pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.e2e]
 
@@ -28,7 +29,7 @@ def list_files(folder: Path) -> list[str]:
 
 def test_simultaneous_runs_prepare_one_copy(e2v: E2v, folder: Path, wav: Path, cache: Path) -> None:
     outs = [wav.with_name(f"out{number}") for number in range(2)]
-    runs = [start_e2v("predict", wav, "-m", folder, "-j", "1", "-o", out) for out in outs]
+    runs = [fork_e2v("predict", wav, "-m", folder, "-j", "1", "-o", out) for out in outs]
     for run in runs:
         _, errors = run.communicate(timeout=120)
         assert run.returncode == 0, errors

@@ -358,9 +358,10 @@ def test_bfloat16_convolution_uses_no_pairs() -> None:
 @pytest.mark.parametrize("packed", FORMS)
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_sizes_of_tiles_do_not_matter(size: int, packed: bool) -> None:
+    lengths = LENGTHS if size > 1 else [max(400, length // 4) for length in LENGTHS]  # tiles of one row are slow
     tiled, whole = make_network(CpuTiles(size, size, size)), make_network()
     if packed:
         tiled.pack()
         whole.pack()
-    for one, other in zip(encode(tiled, LENGTHS), encode(whole, LENGTHS), strict=True):
+    for one, other in zip(encode(tiled, lengths), encode(whole, lengths), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
