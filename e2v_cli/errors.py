@@ -8,7 +8,7 @@
     ├── WorkerError          1   worker processes die again and again
     ├── SlurmError           1   Slurm isn't there, or refuses a job
     ├── TimeLimitError       1   a job's time limit is too short for any result
-    ├── UsageError           2   the options contradict each other or the model
+    ├── UsageError           2   the options contradict each other or the model, or INPUT is no audio and no list
     └── OutputConflictError  4   OUT holds a different run, or one in progress
 
 Messages name the thing, the cause and the next move. A problem with a single utterance is no error but a
@@ -59,7 +59,7 @@ class TimeLimitError(E2vError):
 
 
 class UsageError(E2vError):
-    """The options contradict each other or the model."""
+    """The options contradict each other or the model, or INPUT is no audio and no list."""
 
     exit_code = 2
 

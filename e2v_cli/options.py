@@ -108,6 +108,8 @@ class InputOptions:
     """How audio of other sample rates becomes audio at 16 kHz."""
     max_source_bytes: int | None = None
     """The most that a command or a URL may deliver; None: by the free space of TMPDIR."""
+    hidden: bool = False
+    """Whether hidden folders and files are searched, too."""
 
     def __post_init__(self) -> None:
         if self.pipe_seconds is not None and not 0 < self.pipe_seconds < math.inf:

@@ -137,6 +137,9 @@ _RESAMPLER = _option(
     default=InputOptions.resampler,
     help="How other sample rates become 16 kHz: as FunASR does without torchaudio (SoX's HQ), or with it.",
 )
+_HIDDEN = _option(
+    "Input", "--hidden", is_flag=True, help="In folders, also search what is hidden: names that begin with a dot."
+)
 
 
 def input_options(limits: bool = True, channel: bool = True) -> Decorator[Any]:
@@ -146,14 +149,17 @@ def input_options(limits: bool = True, channel: bool = True) -> Decorator[Any]:
         inputs: tuple[str, ...],
         allow_pipes: bool,
         resampler: ResamplerName,
+        hidden: bool,
         pipe_timeout: float = PIPE_SECONDS,
         max_source_bytes: int | None = None,
         channel: Channel = "mix",
     ) -> InputOptions:
-        return InputOptions(inputs, channel, pipe_timeout if allow_pipes else None, resampler, max_source_bytes)
+        pipe_seconds = pipe_timeout if allow_pipes else None
+        return InputOptions(inputs, channel, pipe_seconds, resampler, max_source_bytes, hidden)
 
     options = [
         click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=check_word),
+        _HIDDEN,
         *([_CHANNEL] if channel else []),
         _RESAMPLER,
         _ALLOW_PIPES,

@@ -141,7 +141,7 @@ def make_plan(options: PlanOptions) -> PlanReport:
         ModelError: there is no such model, or its folder is not one.
         OSError: the machine is to blame, not a recording.
     """
-    corpus = read_corpus(options.input.inputs, options.input.allow_pipes)
+    corpus = read_corpus(options.input.inputs, options.input.allow_pipes, options.input.hidden)
     config = _find_shape(options.model)
     speakers = _count_speakers(options.input.inputs, corpus)
     if options.input.channel == "split":
@@ -304,4 +304,6 @@ def _format_command(options: PlanOptions) -> str:
     ):
         if value != default:
             words += [name, str(value)]
-    return shlex.join([*words, "--allow-pipes"] if options.input.allow_pipes else words)
+    for name, given in (("--hidden", options.input.hidden), ("--allow-pipes", options.input.allow_pipes)):
+        words += [name] if given else []
+    return shlex.join(words)

@@ -38,6 +38,7 @@ from e2v_cli.cluster.submissions import FOLDER, Submission, note_submission, rea
 from e2v_cli.commands.predict import find_corpus_and_model
 from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
 from e2v_cli.corpus.corpus import STDIN, Corpus
+from e2v_cli.corpus.inputs import is_only_here
 from e2v_cli.errors import OutputConflictError, OutputError, SlurmError, UsageError
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
@@ -135,8 +136,9 @@ def _check_options(options: SubmitOptions) -> Path:
     output_dir = options.run.results.output_dir
     if output_dir is None:
         raise UsageError("e2v submit needs an output folder that all nodes see: add -o OUT")
-    if STDIN in options.run.input.inputs:
-        raise UsageError("-: a job has no standard input; save the list in a file whose name ends in .scp")
+    for item in filter(is_only_here, options.run.input.inputs):
+        what = "has no standard input" if item == STDIN else "can't read from this process"
+        raise UsageError(f"{item}: a job {what}; save the list in a file")
     for option in options.resources.others:
         if not re.fullmatch(r"--[a-z-]+(=.*)?", option, re.DOTALL):
             raise UsageError(f"--sbatch-arg {option}: write it as one word, like --constraint=ib")

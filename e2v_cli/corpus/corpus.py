@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.corpus.data_dir import read_durations
-from e2v_cli.corpus.ids import KeyIndex, digest_of
+from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
 from e2v_cli.corpus.lists import LineList, mix_checksums
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Utterance
@@ -87,6 +87,10 @@ class Recordings:
     def origin(self, position: int) -> str:
         """Return where an utterance is written, as in ``wav.scp:17``, or its file."""
         return self._lines.origin(position) if self.name else os.fsdecode(self._lines.read(position)[1])
+
+    def hash_sources(self) -> NDArray[np.int64]:
+        """Hash the sources: (utterances,)."""
+        return hash_keys(source for _, source in self._lines.entries())
 
     def recording_groups(self) -> NDArray[np.int64]:
         """Number the recording groups, (utterances,): each utterance is one."""

@@ -1,143 +1,189 @@
-"""INPUT → Utterance: audio files, folders of them, ``.scp`` lists, Kaldi data directories, URLs, standard input.
+"""INPUT → Utterance: audio files, folders of them, lists, Kaldi data directories, URLs, standard input.
 
-Lists are read as Kaldi reads them: split at the first white space, relative paths against the current folder (and
-against the list's own, where only that has them). A byte order mark, CRLF, blank lines and a missing final newline do
-no harm. Ids are UTF-8; paths may be any bytes. An error in a list stops e2v before any work; one in a segment alone is
-a failure of that segment.
+A list is told by its content (``corpus.kinds``), whatever its name. Lines of an id and audio are read as Kaldi reads
+them: split at the first white space, relative paths against the current folder (and against the list's own, where only
+that has them). A byte order mark, CRLF, blank lines and a missing final newline do no harm. Ids are UTF-8; paths may be
+any bytes. An error in a list stops e2v before any work; one in a segment alone is a failure of that segment.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+
+import numpy as np
 
 from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.audio.sources import is_pipe, is_url
 from e2v_cli.corpus.corpus import STDIN, Corpus, Recordings, UtteranceList
 from e2v_cli.corpus.data_dir import read_recording_channels
+from e2v_cli.corpus.found import FoundAudio, choose_ids, search_folder
+from e2v_cli.corpus.kinds import Kind, is_binary, read_first_line, refuse_other, tell_kind, unzipped
 from e2v_cli.corpus.lists import (
+    ListWriter,
     check_entry,
     check_id,
     copy_to_disk,
     has_list,
     index_lines,
-    make_list,
     open_list,
     split_line,
+    stored_on_disk,
 )
-from e2v_cli.corpus.segments import read_segments
-from e2v_cli.errors import CorpusError
-from e2v_cli.system.files import exists, is_directory
-from e2v_cli.system.text import percent_encoded
+from e2v_cli.corpus.manifests import Row, read_delimited, read_json_lines
+from e2v_cli.corpus.segments import list_audio, read_segments
+from e2v_cli.errors import CorpusError, UsageError
+from e2v_cli.system.files import is_directory, is_regular_file
+
+logger = logging.getLogger(__name__)
 
 _PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|-][^|]*$")
 """A line that needs no other check: an id of plain letters that is no comment, and a path without a ``|``."""
 
+_SCP_NAME = re.compile(r".*\.scp(\.gz)?", re.IGNORECASE | re.DOTALL)
+"""A file that is a list, whatever its content."""
 
-@dataclass(frozen=True, slots=True)
-class _FoundFile:
-    """An audio file that was named or found in a folder; its id depends on the other files."""
+_SPECIFIER = re.compile(r"(?P<kind>(scp|ark)(,[a-z]+)*):(?P<place>.*)", re.DOTALL)
 
-    path: str
-    relative: str
-    """The path as an id, where its stem alone is ambiguous: within the folder that was named, or from here."""
-
-    @property
-    def stem(self) -> str:
-        """Its name without folder and suffix."""
-        name = self.path
-        if is_url(name):
-            with suppress(ValueError):  # an address that can't be one fails when it is asked for
-                name = unquote(urlsplit(name).path)
-        return Path(name).stem or self.relative
+_DESCRIPTOR = re.compile(r"/dev/(fd/\d+|stdin)|/proc/(self|\d+)/fd/\d+")
+"""The path of something that is open, as a shell writes ``<(command)``."""
 
 
-@dataclass(frozen=True)
-class _FoundFiles:
-    """Audio files that were named one by one, or found."""
-
-    found: list[_FoundFile]
-    folder: str = ""
-    """The list's own, for relative paths that the current folder doesn't have."""
-
-
-def read_corpus(inputs: Sequence[str], allow_pipes: bool = False) -> Corpus:
-    """Read all inputs, in order.
+def read_corpus(inputs: Sequence[str], allow_pipes: bool = False, hidden: bool = False) -> Corpus:
+    """Read all inputs, in order; what folders left out is logged.
 
     Args:
         inputs: as on the command line.
         allow_pipes: whether a list may hold commands to be run.
+        hidden: whether hidden folders and files are searched, too.
 
     Raises:
         CorpusError: an input doesn't exist, a line can't be read, an id is duplicate, or there are no utterances.
+        UsageError: an input is neither audio nor a list.
     """
-    reader = _InputReader(allow_pipes, stdin_is_list=STDIN in inputs)
-    lists: list[UtteranceList | _FoundFiles] = []
-    for item in inputs:
-        utterances = reader.read(item)
-        last = lists[-1] if lists else None
-        if isinstance(utterances, _FoundFiles) and isinstance(last, _FoundFiles) and utterances.folder == last.folder:
-            last.found.extend(utterances.found)
-        else:
+    reader = _InputReader(allow_pipes, hidden, stdin_is_list=any(item.removeprefix("scp:") == STDIN for item in inputs))
+    lists: list[UtteranceList | FoundAudio] = []
+    empty = []
+    with stored_on_disk():
+        for item in inputs:
+            utterances = reader.read(item)
+            if isinstance(utterances, str):
+                _add_audio(lists, utterances)
+                continue
             lists.append(utterances)
-    if not any(len(each.found) if isinstance(each, _FoundFiles) else len(each.hashes) for each in lists):
-        raise CorpusError(
-            f"{', '.join(inputs)}: no utterances found; a list has lines like: utt-id path, "
-            f"and folders are searched for {' '.join(sorted(audio_suffixes()))}"
-        )
-    ids = _choose_ids(lists)
-    return Corpus([_list_files(each, ids) if isinstance(each, _FoundFiles) else each for each in lists], reader.waits)
+            if not _count(utterances):
+                empty.append(item)
+        if not any(map(_count, lists)):
+            what = (
+                f"{', '.join(inputs)}: no utterances found; a list has lines like: utt-id path, "
+                f"and folders are searched for {' '.join(sorted(audio_suffixes()))}"
+            )
+            raise CorpusError("; ".join([what, *reader.notes]))
+        for note in (*reader.notes, *(f"{item}: no utterances found" for item in empty)):
+            logger.warning("%s", note)
+        return Corpus(_name_audio(lists, reader.stdin_audio), reader.waits)
+
+
+def is_only_here(item: str) -> bool:
+    """Whether no other process can read an INPUT: standard input, or a pipe."""
+    place = item.removeprefix("scp:")
+    if place == STDIN or _DESCRIPTOR.fullmatch(place):
+        return True
+    with suppress(OSError, ValueError):
+        return stat.S_ISFIFO(os.stat(place).st_mode)
+    return False
+
+
+def _count(utterances: UtteranceList | FoundAudio) -> int:
+    return len(utterances if isinstance(utterances, FoundAudio) else utterances.hashes)
+
+
+def _add_audio(lists: list[UtteranceList | FoundAudio], source: str) -> None:
+    """Add audio that is an INPUT of its own, to that before it if that is so, too."""
+    last = lists[-1] if lists else None
+    if not isinstance(last, FoundAudio) or last.name:
+        last = FoundAudio()
+        lists.append(last)
+    last.add(source, source if is_url(source) else os.path.relpath(source))
+
+
+def _name_audio(lists: Sequence[UtteranceList | FoundAudio], stdin_audio: str) -> list[UtteranceList]:
+    """Make the ids of audio that has none, and return all lists."""
+    found = [each for each in lists if isinstance(each, FoundAudio)]
+    ids = [np.frombuffer(each.hashes, dtype=np.int64) for each in lists if not isinstance(each, FoundAudio)]
+    choices = iter(choose_ids(found, np.concatenate([*ids, np.zeros(0, np.int64)])) if found else [])
+    return [
+        list_audio(each.name_all(next(choices)), each.name, each.folder, stdin_audio)
+        if isinstance(each, FoundAudio)
+        else each
+        for each in lists
+    ]
 
 
 class _InputReader:
     """A reader of inputs, and the state that they share."""
 
-    def __init__(self, allow_pipes: bool, stdin_is_list: bool) -> None:
+    def __init__(self, allow_pipes: bool, hidden: bool, stdin_is_list: bool) -> None:
         self.waits = False
         """Whether there are commands or URLs, whose audio is waited for."""
-        self._allow_pipes = allow_pipes
-        self._stdin_is_list = stdin_is_list
-        self._stdin_audio = ""
+        self.stdin_audio = ""
         """The file that the audio on standard input was copied to."""
+        self.notes: list[str] = []
+        """What the user must know, though nothing is wrong."""
+        self._allow_pipes = allow_pipes
+        self._hidden = hidden
+        self._stdin_is_list = stdin_is_list
 
-    def read(self, item: str) -> UtteranceList | _FoundFiles:
-        """Read an input."""
-        path = Path(item)
-        if item == STDIN:
-            with copy_to_disk(_standard_input()) as file:
-                return self._read_scp(file, "<stdin>", "", {})
+    def read(self, item: str) -> UtteranceList | FoundAudio | str:
+        """Read an input; audio is returned as it is: a path or URL."""
         if is_url(item):
             self.waits = True
-            return _FoundFiles([_FoundFile(item, item)])
+            return item
+        place = _strip_specifier(item)
         if is_pipe(item):
-            raise CorpusError(f"{item}: a command can only stand in a list: echo 'utt1 {item}' | e2v predict - …")
+            run = f"e2v predict <({place.rstrip(' |')})" if place != item else f"echo 'utt1 {item}' | e2v predict - …"
+            raise CorpusError(f"{item}: a command can only stand in a list: {run}")
+        if place == STDIN:
+            return self._read_standard_input()
+        path = Path(place)
+        if place != item:
+            return self._read_list(path, {})
         if is_directory(path):
             return self._read_folder(path)
-        if path.suffix == ".scp" and has_list(path):
-            return self._read_list(path, {})
-        if exists(path) or path.suffix.lower() in audio_suffixes():  # audio that is missing fails alone, later
-            return _FoundFiles([_FoundFile(item, os.path.relpath(item))])
-        raise CorpusError(
-            f"{item}: no such file or folder; INPUT is audio, a folder, a .scp list or - for standard input"
-        )
+        if path.suffix.lower() in audio_suffixes():  # audio that is missing fails alone, later
+            return item
+        if not has_list(path):
+            raise CorpusError(
+                f"{item}: no such file or folder; INPUT is audio, a folder, a list or - for standard input"
+            )
+        return self._read_list(path, {}) if _SCP_NAME.fullmatch(path.name) else self._read_file(path, item)
 
-    def _read_folder(self, folder: Path) -> UtteranceList | _FoundFiles:
+    def _read_standard_input(self) -> UtteranceList | FoundAudio:
+        with copy_to_disk(_standard_input()) as file, unzipped(file, STDIN) as plain:
+            if is_binary(plain):
+                raise UsageError(
+                    "-: not text, but a list is read from here; for audio: e2v predict <(echo utt1 -) < AUDIO"
+                )
+            return self._read_lines(plain, tell_kind(plain), Path("<stdin>"), {})
+
+    def _read_folder(self, folder: Path) -> UtteranceList | FoundAudio:
         """Read a Kaldi data directory (it holds ``wav.scp``), or all audio below a folder, sorted by path."""
         has_segments = has_list(folder / "segments")
         if not has_list(folder / "wav.scp"):
             if has_segments:
                 raise CorpusError(f"{folder / 'wav.scp'}: no such file, but there are segments of its recordings")
-            return _FoundFiles(_find_audio_files(folder))
+            found, left_out = search_folder(folder, self._hidden)
+            self.notes += [str(left_out)] if str(left_out) else []
+            return found
         recordings = self._read_list(folder / "wav.scp", read_recording_channels(folder))
         if not has_segments:
             return recordings
@@ -146,17 +192,59 @@ class _InputReader:
         index = Corpus([recordings]).index  # refuses duplicate ids
         return read_segments(folder / "segments", recordings, index)
 
-    def _read_list(self, path: Path, recording_channels: dict[bytes, int]) -> Recordings | _FoundFiles:
-        with open_list(path) as file:
-            return self._read_scp(file, str(path), str(path.parent), recording_channels)
+    def _read_list(self, path: Path, recording_channels: dict[bytes, int]) -> UtteranceList | FoundAudio:
+        """Read a file that must be a list."""
+        with open_list(path) as file, unzipped(file, str(path)) as plain:
+            return self._read_lines(plain, tell_kind(plain), path, recording_channels)
 
-    def _read_scp(
-        self, file: BinaryIO, name: str, folder: str, recording_channels: dict[bytes, int]
-    ) -> Recordings | _FoundFiles:
-        if _has_one_column(file):
-            return _FoundFiles(list(self._read_paths(file, name)), folder)
-        lines = index_lines(file, name, _PLAIN_LINE, self._check_scp_line)
-        return Recordings(lines, folder, recording_channels, self._stdin_audio)
+    def _read_file(self, path: Path, item: str) -> UtteranceList | FoundAudio | str:
+        """Read a file that is audio or a list."""
+        if _is_device(path):
+            return item
+        with open_list(path) as file, unzipped(file, item) as plain:
+            if is_binary(plain):
+                if is_regular_file(path):
+                    return item
+                raise UsageError(
+                    f"{item}: audio from a pipe; save it, or name it in a list: e2v predict <(echo utt1 -) < AUDIO"
+                )
+            kind, first = tell_kind(plain), read_first_line(plain)
+            if first and kind is None:
+                raise refuse_other(item, first)
+            if not first and is_regular_file(path):
+                return item  # which fails alone
+            return self._read_lines(plain, kind, path, {})
+
+    def _read_lines(
+        self, file: BinaryIO, kind: Kind | None, path: Path, recording_channels: dict[bytes, int]
+    ) -> UtteranceList | FoundAudio:
+        """Read a list of a kind; one of no kind is read as Kaldi's, whose errors name the line."""
+        name = str(path)
+        folder = "" if _DESCRIPTOR.fullmatch(name) else str(path.parent)
+        if kind is None or kind == "scp":
+            lines = index_lines(file, name, _PLAIN_LINE, self._check_scp_line)
+            return Recordings(lines, folder, recording_channels, self.stdin_audio)
+        readers = {"paths": _read_paths, "json": read_json_lines, "table": read_delimited}
+        return self._collect(readers[kind](file, name), name, folder)
+
+    def _collect(self, rows: Iterable[Row], name: str, folder: str) -> UtteranceList | FoundAudio:
+        """Collect the rows of a list, whose ids are all in it, or are all made."""
+        named, found = ListWriter(), FoundAudio(name, folder)
+        with stored_on_disk():
+            for row in rows:
+                origin = f"{name}:{row.number}"
+                self._check_source(row.source, origin)
+                if row.utt_id is None:
+                    relative = row.source if is_url(row.source) else os.path.normpath(row.source)
+                    found.add(row.source, relative, row.segment, row.number)
+                else:
+                    key = check_id(os.fsencode(row.utt_id), origin)
+                    named.add(key, os.fsencode(row.source), row.segment, row.number)
+                if len(named) and len(found):
+                    raise CorpusError(
+                        f"{origin}: an id here or in line 1, but not in both; write one in each, or in none"
+                    )
+            return found if len(found) else list_audio(named, name, folder, self.stdin_audio)
 
     def _check_scp_line(self, line: bytes, origin: str) -> bytes:
         """Check a line, and return its id.
@@ -170,30 +258,18 @@ class _InputReader:
             raise CorpusError(f'{origin}: no path behind utt-id "{key.decode()}"; a line is: utt-id path')
         source = os.fsdecode(rest[0])
         self._check_source(source, origin)
-        if source == STDIN:
-            self._keep_standard_input(origin)
         return key
 
     def _check_source(self, source: str, origin: str) -> None:
-        """Refuse commands that are not allowed, and note whether the audio is waited for."""
+        """Refuse commands that are not allowed, note whether the audio is waited for, and keep standard input."""
         if is_pipe(source) and not self._allow_pipes:
             raise CorpusError(
                 f"{origin}: {source!r} is a command; --allow-pipes lets e2v run the commands of a list, "
                 "for lists that you trust"
             )
         self.waits = self.waits or is_pipe(source) or is_url(source)
-
-    def _read_paths(self, file: BinaryIO, name: str) -> Iterator[_FoundFile]:
-        """Read a list of one column."""
-        for number, line in enumerate(file, 1):
-            cells = split_line(line)
-            if cells == [b""]:
-                continue
-            if len(cells) > 1:
-                raise CorpusError(f"{name}:{number}: two columns, but the first line has one: write an utt-id in each")
-            path = os.fsdecode(check_entry(cells[0], f"{name}:{number}"))
-            self._check_source(path, f"{name}:{number}")
-            yield _FoundFile(path, path if is_url(path) else os.path.normpath(path))
+        if source == STDIN:
+            self._keep_standard_input(origin)
 
     def _keep_standard_input(self, origin: str) -> None:
         """Copy the audio on standard input to a file, which workers can read.
@@ -201,7 +277,7 @@ class _InputReader:
         Raises:
             CorpusError: standard input is used already, or the disk is full.
         """
-        if self._stdin_is_list or self._stdin_audio:
+        if self._stdin_is_list or self.stdin_audio:
             other = "the list itself" if self._stdin_is_list else "the audio of another line"
             raise CorpusError(f"{origin}: - reads audio from standard input, which is already {other}")
         try:
@@ -214,7 +290,7 @@ class _InputReader:
                 f"{tempfile.gettempdir()}: {error.strerror}; audio from standard input is stored there: set TMPDIR"
             ) from None
         _KEPT.append(keeper)  # removed when e2v ends
-        self._stdin_audio = str(path)
+        self.stdin_audio = str(path)
 
 
 _KEPT: list[object] = []
@@ -232,53 +308,34 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _has_one_column(file: BinaryIO) -> bool:
-    """Whether a list is one of paths alone: its first line has one column, which looks like a path."""
-    begin = file.tell()
-    first = next((cells for line in file if (cells := split_line(line)) != [b""]), [])
-    file.seek(begin)
-    return len(first) == 1 and (b"/" in first[0] or Path(os.fsdecode(first[0])).suffix.lower() in audio_suffixes())
+def _strip_specifier(item: str) -> str:
+    """Return PATH of Kaldi's ``scp:PATH``; any other input as it is.
+
+    Raises:
+        UsageError: it is another of Kaldi's specifiers.
+    """
+    match = _SPECIFIER.fullmatch(item)
+    if match is None or has_list(Path(item)):
+        return item
+    if match["kind"] != "scp":
+        raise UsageError(f"{item}: of Kaldi's specifiers, e2v takes scp:PATH alone")
+    return match["place"]
 
 
-def _find_audio_files(folder: Path) -> list[_FoundFile]:
-    """Find all audio below a folder, also in linked folders, sorted by path."""
-    suffixes = audio_suffixes()
-    found = []
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link to a folder that was visited, perhaps a parent
-            folders.clear()
+def _is_device(path: Path) -> bool:
+    """Whether a path is neither a file nor a pipe; False if that can't be told."""
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode))
+    return False
+
+
+def _read_paths(file: BinaryIO, name: str) -> Iterator[Row]:
+    """Read a list of one column."""
+    for number, line in enumerate(file, 1):
+        cells = split_line(line)
+        if cells == [b""]:
             continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
-                path = os.path.join(parent, name)
-                found.append(_FoundFile(path, os.path.relpath(path, folder)))
-    return found
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise CorpusError(f"{error.filename}: {error.strerror}") from None
-
-
-def _choose_ids(lists: Sequence[UtteranceList | _FoundFiles]) -> Iterator[str]:
-    """Choose ids for all files that were found: the stem if it is unique, else the relative path; both as words."""
-    found = [item for each in lists if isinstance(each, _FoundFiles) for item in each.found]
-    stems = Counter(item.stem for item in found)
-    relatives = Counter(item.relative for item in found)
-    by_hash = {hash(percent_encoded(stem).encode()): stem for stem in stems}
-    for each in lists:
-        if not isinstance(each, _FoundFiles) and stems:
-            stems.update(by_hash[value] for value in each.hashes if value in by_hash)
-    for item in found:
-        elsewhere = item.path if is_url(item.path) else os.path.relpath(item.path)
-        ambiguous = item.relative if relatives[item.relative] == 1 else elsewhere
-        yield percent_encoded(item.stem if stems[item.stem] == 1 else ambiguous)
-
-
-def _list_files(files: _FoundFiles, ids: Iterator[str]) -> Recordings:
-    """Make a list of files that were found."""
-    lines = make_list((next(ids).encode(), os.fsencode(item.path)) for item in files.found)
-    return Recordings(lines, files.folder, {}, "")
+        if len(cells) > 1:
+            raise CorpusError(f"{name}:{number}: two columns, but the first line has one: write an utt-id in each")
+        yield Row(number, None, os.fsdecode(check_entry(cells[0], f"{name}:{number}")))

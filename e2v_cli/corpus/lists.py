@@ -7,6 +7,8 @@ finds out by it that an id has other audio than before.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import re
 import shutil
@@ -15,8 +17,9 @@ import tempfile
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from gzip import GzipFile
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -25,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.errors import CorpusError
+from e2v_cli.records import Segment
 from e2v_cli.system.text import is_word
 
 BLANKS = b" \t\r\n\v\f"
@@ -49,22 +53,25 @@ class LineList:
         hashes: array[int],
         checksums: array[int],
         blanks: Sequence[int] = (),
+        separator: bytes | None = None,
     ) -> None:
         """Keep a file open for as long as this object lives.
 
         Args:
             file: the file.
-            name: its name in messages; empty where the lines were made by e2v.
+            name: its name in messages; empty where there is no list.
             offsets: (lines + 1,) where each line begins, and where the last one ends.
             hashes: (lines,) of the ids.
             checksums: (lines,) of the sources.
             blanks: (blank lines,) the number of other lines before each.
+            separator: between an id and the rest, which is kept to the byte; None: white space, also around the rest.
         """
         self.name = name
         self.hashes = hashes
         self.checksums: NDArray[np.uint32] = np.frombuffer(checksums, dtype=np.uint32)
+        self.blanks = blanks
         self._offsets = offsets
-        self._blanks = blanks
+        self._separator = separator
         self._descriptor = os.dup(file.fileno())
 
     def __del__(self) -> None:
@@ -76,7 +83,7 @@ class LineList:
     def read(self, index: int) -> tuple[bytes, bytes]:
         """Read a line: its id, and the rest."""
         ((key, rest),) = self._read_lines(index, index + 1)
-        return key, rest.strip(BLANKS) if self.name else rest
+        return key, rest if self._separator else rest.strip(BLANKS)
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""
@@ -90,7 +97,7 @@ class LineList:
 
     def origin(self, index: int) -> str:
         """Return where a line is written, as in ``wav.scp:17``."""
-        return f"{self.name}:{index + bisect_right(self._blanks, index) + 1}"
+        return f"{self.name}:{index + bisect_right(self.blanks, index) + 1}"
 
     def _read_all(self) -> Iterator[list[list[bytes]]]:
         for first in range(0, len(self), CHUNK_LINES):
@@ -102,11 +109,12 @@ class LineList:
         Raises:
             CorpusError: the file has changed.
         """
-        separator = None if self.name else b"\t"
         offsets = self._offsets[first : end + 1]
         begin = offsets[0]
         text = os.pread(self._descriptor, offsets[-1] - begin, begin)
-        lines = [text[offset - begin : next_one - begin].split(separator, 1) for offset, next_one in pairwise(offsets)]
+        lines = [
+            text[offset - begin : next_one - begin].split(self._separator, 1) for offset, next_one in pairwise(offsets)
+        ]
         if array("q", [hash(line[0]) for line in lines if len(line) == 2]) != self.hashes[first:end]:
             raise CorpusError(f"{self.name}: it changed while it was read; run the same command again")
         return lines
@@ -150,12 +158,38 @@ def open_list(path: Path) -> Iterator[BinaryIO]:
         raise CorpusError(f"{path}: {cause}") from None
 
 
-def copy_to_disk(stream: BinaryIO) -> BinaryIO:
-    """Copy a list that can be read only once to a temporary file, which is open behind its byte order mark."""
+def copy_to_disk(stream: BinaryIO | GzipFile) -> BinaryIO:
+    """Copy a list that can be read only once to a temporary file, which is open behind its byte order mark.
+
+    Raises:
+        CorpusError: the disk is full.
+        OSError: the list can't be read.
+    """
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller's
-    shutil.copyfileobj(stream, file)
-    _skip_byte_order_mark(file)
+    try:
+        with stored_on_disk():
+            shutil.copyfileobj(stream, file)
+        _skip_byte_order_mark(file)
+    except BaseException:
+        file.close()
+        raise
     return file
+
+
+@contextmanager
+def stored_on_disk() -> Iterator[None]:
+    """Name the folder of temporary files if the disk is full.
+
+    Raises:
+        CorpusError: it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        folder = tempfile.gettempdir()
+        raise CorpusError(f"{folder}: {error.strerror}; lists are copied there to be read again: set TMPDIR") from None
 
 
 def _skip_byte_order_mark(file: BinaryIO) -> None:
@@ -206,16 +240,57 @@ def index_lines(
     return LineList(file, name, offsets, hashes, checksums, blanks)
 
 
-def make_list(entries: Iterable[tuple[bytes, bytes]]) -> LineList:
-    """Make a list of ids, each with the rest of its line."""
-    offsets, hashes, checksums = array("q", [0]), array("q"), array("I")
-    with tempfile.TemporaryFile() as file:
-        for key, rest in entries:
-            hashes.append(hash(key))
-            checksums.append(zlib.crc32(rest))
-            offsets.append(offsets[-1] + file.write(key + b"\t" + rest))
-        file.flush()
-        return LineList(cast(BinaryIO, file), "", offsets, hashes, checksums)
+class ListWriter:
+    """A list that e2v makes, in a temporary file: lines of an id and a source, and perhaps the segment of each."""
+
+    def __init__(self) -> None:
+        self.starts, self.ends = array("d"), array("d")
+        """(lines,): of the segments, in seconds; NaN is the end of the recording."""
+        self.has_segments = False
+        self.blanks = array("q")
+        """(blank lines,) of the user's list: the number of other lines before each."""
+        self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — closed with this object
+        self._offsets, self._hashes, self._checksums = array("q", [0]), array("q"), array("I")
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def add(self, key: bytes, source: bytes, segment: Segment | None = None, number: int = 0) -> None:
+        """Add a line.
+
+        Args:
+            key: the id.
+            source: the audio.
+            segment: the part of it; None: all.
+            number: of the line in the user's list, counted from 1; 0: it is in none.
+        """
+        start, end = (segment.start, segment.end) if segment else (0.0, None)
+        checksum = zlib.crc32(source)
+        if segment:
+            self.has_segments = True
+            checksum = zlib.crc32(f"{start!r} {end!r}".encode(), checksum)
+        self.blanks.extend([len(self)] * (number - 1 - len(self) - len(self.blanks)))
+        self._hashes.append(hash(key))
+        self._checksums.append(checksum)
+        self._offsets.append(self._offsets[-1] + self._file.write(key + b"\t" + source))
+        self.starts.append(start)
+        self.ends.append(math.nan if end is None else end)
+
+    def finish(self, name: str) -> LineList:
+        """Return the lines; ``name`` is that of the user's list, empty if there is none."""
+        self._file.flush()
+        return LineList(self._file, name, self._offsets, self._hashes, self._checksums, self.blanks, b"\t")
+
+
+def make_segment(start: float, end: float) -> Segment | None:
+    """Make a segment of times as ``ListWriter`` keeps them; None: all of the recording."""
+    if start == 0 and math.isnan(end):
+        return None
+    return Segment(start, None if math.isnan(end) else end)
 
 
 def mix_checksums(checksums: NDArray[np.uint32], numbers: NDArray[np.integer]) -> NDArray[np.uint32]:

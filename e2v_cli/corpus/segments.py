@@ -1,11 +1,12 @@
-"""``segments`` of a Kaldi data directory: each an utterance, a part of a recording of its ``wav.scp``."""
+"""Segments, each an utterance: of ``segments`` in a Kaldi data directory, or of a list that has times of its own."""
 
 from __future__ import annotations
 
 import math
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +16,19 @@ from numpy.typing import NDArray
 
 from e2v_cli.audio.formats import seekable_suffixes
 from e2v_cli.audio.sources import is_url
+from e2v_cli.corpus.corpus import Recordings
 from e2v_cli.corpus.data_dir import MAX_TIME, NUMBER, read_durations
 from e2v_cli.corpus.ids import KeyIndex
-from e2v_cli.corpus.lists import BLANKS, LineList, check_id, index_lines, mix_checksums, open_list
+from e2v_cli.corpus.lists import (
+    BLANKS,
+    LineList,
+    ListWriter,
+    check_id,
+    index_lines,
+    make_segment,
+    mix_checksums,
+    open_list,
+)
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment, Utterance
 
@@ -79,9 +90,11 @@ class Segments:
             fault = f'{self.origin(position)}: recording "{name}" is not in {self._recordings.name}'
             return Utterance(index, key.decode(), "", fault=fault)
         segment = Segment(float(start), None if float(end) == -1 else float(end))
-        fault = ""
-        if not 0 <= segment.start < (MAX_TIME if segment.end is None else segment.end) <= MAX_TIME:
-            fault = f"{self.origin(position)}: from {start.decode()} to {end.decode()} s: not 0 <= start < end <= 1e9"
+        fault = (
+            ""
+            if _is_valid(segment)
+            else f"{self.origin(position)}: {_refuse_times(f'from {start.decode()} to {end.decode()} s')}"
+        )
         return Utterance(
             index,
             key.decode(),
@@ -116,23 +129,96 @@ class Segments:
         """Number the recording groups, (segments,): the segments of a recording, or of a part of it."""
         unknown = self._recording_of < 0  # they are not decoded
         recording_of = np.where(unknown, -1 - np.arange(len(unknown)), self._recording_of)
-        _, firsts, recordings, counts = np.unique(
-            recording_of, return_index=True, return_inverse=True, return_counts=True
-        )
-        num_groups = np.ones(len(counts), dtype=np.int64)
-        seekable = _compile_suffixes(seekable_suffixes())
-        for number in np.flatnonzero(counts > GROUP_SEGMENTS).tolist():
-            source = self._recordings.utterance(int(self._recording_of[firsts[number]]), 0).source
-            if seekable.search(source) and not is_url(source):
-                num_groups[number] = math.ceil(counts[number] / GROUP_SEGMENTS)
-        by_appearance = np.argsort(firsts)
-        first_group = np.empty_like(num_groups)
-        first_group[by_appearance] = np.cumsum(num_groups[by_appearance]) - num_groups[by_appearance]
-        by_recording = np.lexsort((self._starts, recordings))  # a group has neighbours in time, not in the list
-        rank = np.empty(len(recordings), dtype=np.int64)
-        rank[by_recording] = np.arange(len(recordings)) - np.repeat(np.cumsum(counts) - counts, counts)
-        groups: NDArray[np.int64] = first_group[recordings] + rank * num_groups[recordings] // counts[recordings]
-        return groups
+
+        def source_of(position: int) -> str:
+            return self._recordings.utterance(int(self._recording_of[position]), 0).source
+
+        return _group_segments(recording_of, self._starts, source_of)
+
+
+class ListedSegments:
+    """A list of audio, with the segment of each line: every line is an utterance."""
+
+    def __init__(self, recordings: Recordings, starts: NDArray[np.float64], ends: NDArray[np.float64]) -> None:
+        """Cut recordings.
+
+        Args:
+            recordings: one for each line, whatever its source.
+            starts: (lines,) seconds from the beginning of the recording.
+            ends: (lines,) likewise; NaN is the end of the recording.
+        """
+        self.name = recordings.name
+        self.hashes = recordings.hashes
+        self.checksums = recordings.checksums
+        self.ids = recordings.ids
+        self.origin = recordings.origin
+        self._recordings = recordings
+        self._starts = starts
+        self._ends = ends
+
+    def utterance(self, position: int, index: int) -> Utterance:
+        """Read the segment at a position of this list, which is the ``index``-th utterance of the corpus."""
+        whole = self._recordings.utterance(position, index)
+        segment = make_segment(float(self._starts[position]), float(self._ends[position]))
+        if segment is None or _is_valid(segment):
+            return replace(whole, segment=segment)
+        end = "" if segment.end is None else f" to {segment.end:.10g}"
+        return replace(whole, fault=f"{self.origin(position)}: {_refuse_times(f'from {segment.start:.10g}{end} s')}")
+
+    def durations(self) -> NDArray[np.float64]:
+        """Return the duration of each segment, NaN where no list has it: (lines,) seconds."""
+        durations = self._ends - self._starts
+        invalid = ~np.isnan(durations) & ~((durations > 0) & (durations <= MAX_TIME))
+        durations[invalid] = 0.0  # they are not decoded
+        return np.where(np.isnan(durations), self._recordings.durations(), durations)
+
+    def recording_groups(self) -> NDArray[np.int64]:
+        """Number the recording groups, (lines,): the segments of a recording, or of a part of it."""
+        return _group_segments(self._recordings.hash_sources(), self._starts, lambda at: self.utterance(at, 0).source)
+
+
+def list_audio(writer: ListWriter, name: str, folder: str, stdin_audio: str) -> Recordings | ListedSegments:
+    """List the audio of a list that e2v made; the other arguments are those of ``Recordings``."""
+    recordings = Recordings(writer.finish(name), folder, {}, stdin_audio)
+    if not writer.has_segments:
+        return recordings
+    starts, ends = (np.frombuffer(times, dtype=np.float64) for times in (writer.starts, writer.ends))
+    return ListedSegments(recordings, starts, ends)
+
+
+def _is_valid(segment: Segment) -> bool:
+    return 0 <= segment.start < (MAX_TIME if segment.end is None else segment.end) <= MAX_TIME
+
+
+def _refuse_times(times: str) -> str:
+    return f"{times}: not 0 <= start < end <= 1e9"
+
+
+def _group_segments(
+    recording_of: NDArray[np.int64], starts: NDArray[np.float64], source_of: Callable[[int], str]
+) -> NDArray[np.int64]:
+    """Number the recording groups: (segments,), by first appearance.
+
+    Args:
+        recording_of: (segments,) a number of each one's recording.
+        starts: (segments,) seconds from its beginning.
+        source_of: returns the source of the recording of the segment at a position.
+    """
+    _, firsts, recordings, counts = np.unique(recording_of, return_index=True, return_inverse=True, return_counts=True)
+    num_groups = np.ones(len(counts), dtype=np.int64)
+    seekable = _compile_suffixes(seekable_suffixes())
+    for number in np.flatnonzero(counts > GROUP_SEGMENTS).tolist():
+        source = source_of(int(firsts[number]))
+        if seekable.search(source) and not is_url(source):
+            num_groups[number] = math.ceil(counts[number] / GROUP_SEGMENTS)
+    by_appearance = np.argsort(firsts)
+    first_group = np.empty_like(num_groups)
+    first_group[by_appearance] = np.cumsum(num_groups[by_appearance]) - num_groups[by_appearance]
+    by_recording = np.lexsort((starts, recordings))  # a group has neighbours in time, not in the list
+    rank = np.empty(len(recordings), dtype=np.int64)
+    rank[by_recording] = np.arange(len(recordings)) - np.repeat(np.cumsum(counts) - counts, counts)
+    groups: NDArray[np.int64] = first_group[recordings] + rank * num_groups[recordings] // counts[recordings]
+    return groups
 
 
 def read_segments(path: Path, recordings: RecordingList, index: KeyIndex) -> Segments:

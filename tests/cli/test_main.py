@@ -134,7 +134,7 @@ def test_usage_error_exits_2_with_message(args: list[str], message: str, e2v: E2
     [
         (
             ["nothing.scp"],
-            "e2v: nothing.scp: no such file or folder; INPUT is audio, a folder, a .scp list or - for standard input\n",
+            "e2v: nothing.scp: no such file or folder; INPUT is audio, a folder, a list or - for standard input\n",
         ),
         ([CLIP, "--device", "tpu"], "e2v: --device tpu: unknown; choose auto, cpu, cuda or cuda:0,2\n"),
         ([CLIP, "--device", "meta"], "e2v: --device meta: unknown; choose auto, cpu, cuda or cuda:0,2\n"),

@@ -30,7 +30,7 @@ from e2v_cli.records import Summary
 from e2v_cli.system.signals import StopSignals
 
 HEADINGS = {
-    "Input": ["--channel", "--resampler", "--allow-pipes", "--pipe-timeout", "--max-source-bytes"],
+    "Input": ["--hidden", "--channel", "--resampler", "--allow-pipes", "--pipe-timeout", "--max-source-bytes"],
     "Model": ["--model", "--hub", "--revision", "--offline", "--labels"],
     "Compute": ["--engine", "--device", "--jobs", "--precision", "--batch-seconds", "--window"],
     "Results": [
@@ -79,7 +79,7 @@ VALUES: dict[str, list[str]] = {
 """Some allowed values of each option that takes one."""
 
 SWITCHES = [
-    *("--allow-pipes", "--offline", "--compress", "--join", "--overwrite", "--retry-failed", "--progress"),
+    *("--hidden", "--allow-pipes", "--offline", "--compress", "--join", "--overwrite", "--retry-failed", "--progress"),
     *("--keep-changed", "--recompute-changed", "--mix-devices", "--quiet", "--verbose"),
 ]
 

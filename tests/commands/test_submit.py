@@ -534,11 +534,11 @@ def test_usage_errors_are_refused(
         (["--jobs", "2"], "e2v submit needs an output folder that all nodes see: add -o OUT"),
         (
             ["-", "-o", "out", "--jobs", "2"],
-            "-: a job has no standard input; save the list in a file whose name ends in .scp",
+            "-: a job has no standard input; save the list in a file",
         ),
         (
             ["-o", "out", "--jobs", "2", "--", "-"],
-            "-: a job has no standard input; save the list in a file whose name ends in .scp",
+            "-: a job has no standard input; save the list in a file",
         ),
         (
             ["-o", "out", "--jobs", "2", "--sbatch-arg", "constraint=ib"],
@@ -583,7 +583,7 @@ def test_unreadable_list_stops_submit(slurm: Slurm, call: Call, tmp_path: Path) 
     gone = call(*words_of_submit(tmp_path / "gone.scp", out))
     twice = call(*words_of_submit(write_scp(tmp_path, 3, LINES[0]), out))
 
-    hint = "INPUT is audio, a folder, a .scp list or - for standard input"
+    hint = "INPUT is audio, a folder, a list or - for standard input"
     assert (gone.returncode, gone.stderr) == (1, f"e2v: {tmp_path}/gone.scp: no such file or folder; {hint}\n")
     assert twice.returncode == 1
     assert twice.stderr == f'e2v: {tmp_path}/wav.scp:4: utt-id "f1-0001" again (first on line 1)\n'

@@ -14,7 +14,7 @@ from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 
-NO_INPUT = "no such file or folder; INPUT is audio, a folder, a .scp list or - for standard input"
+NO_INPUT = "no such file or folder; INPUT is audio, a folder, a list or - for standard input"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,8 @@ NO_INPUT = "no such file or folder; INPUT is audio, a folder, a .scp list or - f
         (["empty"], "empty: no utterances found; " + NOTHING),
         (
             ["empty", "texts"],
-            "empty, texts: no utterances found; " + NOTHING,
+            f"empty, texts: no utterances found; {NOTHING}; "
+            "texts: left out 2 files that are not audio: 1 without a suffix, 1 .txt",
         ),
         (["segmented"], "segmented: no utterances found; " + NOTHING),
         (

@@ -43,8 +43,9 @@ def touch(*names: str) -> None:
         path.touch()
 
 
-def pipe_to_stdin(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
+def pipe_to_stdin(content: bytes | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = content if isinstance(content, bytes) else content.encode()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(written)))
 
 
 def write_segments(segments: str, recordings: str = "r1 1.wav\nr2 2.mp3\n", recording_channels: str = "") -> str:
