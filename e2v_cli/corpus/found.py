@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.audio.sources import is_url
-from e2v_cli.corpus.lists import ListWriter, make_segment
+from e2v_cli.corpus.lists import ListWriter
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment
 from e2v_cli.system.text import percent_encoded
@@ -44,12 +44,18 @@ class FoundAudio:
         """
         self.name = name
         self.folder = folder
-        self.stems, self.relatives, self.sources = array("q"), array("q"), array("q")
-        """(files,): hashes; the last is the same for segments of the same source alone."""
-        self._writer = ListWriter()
+        self.stems, self.sources = array("q"), array("q")
+        """(files,): hashes; those of sources are the same for segments of one source alone."""
+        self._drafts = ListWriter()
+        """Lines of relative paths as ids, and sources."""
 
     def __len__(self) -> int:
         return len(self.stems)
+
+    @property
+    def relatives(self) -> array[int]:
+        """(files,): hashes of relative paths."""
+        return self._drafts.hashes
 
     def add(self, source: str, relative: str, segment: Segment | None = None, number: int = 0) -> None:
         """Add audio.
@@ -62,20 +68,18 @@ class FoundAudio:
         """
         word = percent_encoded(relative).encode()
         self.stems.append(hash(_make_stem(source, word)))
-        self.relatives.append(hash(word))
         self.sources.append(hash(source) if segment else hash((id(self), len(self))))
-        self._writer.add(word, os.fsencode(source), segment, number)
+        self._drafts.add(word, os.fsencode(source), segment, number)
 
     def name_all(self, choices: NDArray[np.int8]) -> ListWriter:
         """Make the list with ids; ``choices`` are those of ``choose_ids``: (files,)."""
-        drafts, writer = self._writer, ListWriter()
-        lines = zip(drafts.finish("").entries(), drafts.starts, drafts.ends, choices.tolist(), strict=True)
-        for (word, source), start, end, choice in lines:
+        drafts, writer = self._drafts, ListWriter()
+        lines = zip(drafts.finish("").entries(), drafts.segments(), choices, strict=True)
+        for (word, source), segment, choice in lines:
             if choice == _STEM:
                 key = _make_stem(os.fsdecode(source), word)
             else:
                 key = word if choice == _RELATIVE else _make_path(os.fsdecode(source))
-            segment = make_segment(start, end)
             writer.add(key + _format_times(segment) if segment else key, source, segment)
         writer.blanks = drafts.blanks
         return writer
@@ -83,15 +87,20 @@ class FoundAudio:
 
 def choose_ids(found: Sequence[FoundAudio], taken: NDArray[np.int64]) -> list[NDArray[np.int8]]:
     """Choose what the ids of all audio are made of: (files,) of each; ``taken`` are hashes of other ids."""
-    stems, relatives, sources = (
-        np.concatenate([np.frombuffer(hashes, dtype=np.int64) for hashes in of_all])
-        for of_all in zip(*((each.stems, each.relatives, each.sources) for each in found), strict=True)
-    )
+    sources = _join(each.sources for each in found)
+    stems = _join(each.stems for each in found)
     choices = np.full(len(stems), _STEM, dtype=np.int8)
     has_other = _are_ambiguous(stems, sources) | np.isin(stems, taken)
-    choices[has_other] = _RELATIVE
-    choices[has_other & _are_ambiguous(relatives, sources)] = _FROM_HERE
+    if has_other.any():
+        choices[has_other] = _RELATIVE
+        choices[has_other & _are_ambiguous(_join(each.relatives for each in found), sources)] = _FROM_HERE
     return np.split(choices, np.cumsum([len(each) for each in found])[:-1])
+
+
+def _join(hashes: Iterable[array[int]]) -> NDArray[np.int64]:
+    """Join arrays; one alone is not copied."""
+    parts = [np.frombuffer(part, dtype=np.int64) for part in hashes]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _are_ambiguous(names: NDArray[np.int64], sources: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -109,7 +118,7 @@ def _make_stem(source: str, relative: bytes) -> bytes:
     if is_url(name):
         with suppress(ValueError):  # an address that can't be one fails when it is asked for
             name = unquote(urlsplit(name).path)
-    return percent_encoded(Path(name).stem).encode() or relative
+    return percent_encoded(os.path.splitext(os.path.basename(name))[0]).encode() or relative
 
 
 def _make_path(source: str) -> bytes:

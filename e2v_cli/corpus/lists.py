@@ -20,7 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from gzip import GzipFile
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -244,20 +244,21 @@ class ListWriter:
     """A list that e2v makes, in a temporary file: lines of an id and a source, and perhaps the segment of each."""
 
     def __init__(self) -> None:
+        self.hashes = array("q")
+        """(lines,): of the ids."""
         self.starts, self.ends = array("d"), array("d")
-        """(lines,): of the segments, in seconds; NaN is the end of the recording."""
-        self.has_segments = False
+        """(lines,): of the segments, in seconds, NaN is the end of the recording; empty if no line has a segment."""
         self.blanks = array("q")
         """(blank lines,) of the user's list: the number of other lines before each."""
         self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — closed with this object
-        self._offsets, self._hashes, self._checksums = array("q", [0]), array("q"), array("I")
+        self._offsets, self._checksums = array("q", [0]), array("I")
 
     def __del__(self) -> None:
         with suppress(OSError):
             self._file.close()
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self.hashes)
 
     def add(self, key: bytes, source: bytes, segment: Segment | None = None, number: int = 0) -> None:
         """Add a line.
@@ -268,22 +269,26 @@ class ListWriter:
             segment: the part of it; None: all.
             number: of the line in the user's list, counted from 1; 0: it is in none.
         """
-        start, end = (segment.start, segment.end) if segment else (0.0, None)
         checksum = zlib.crc32(source)
-        if segment:
-            self.has_segments = True
-            checksum = zlib.crc32(f"{start!r} {end!r}".encode(), checksum)
+        if segment or self.starts:
+            begin, end = (segment.start, segment.end) if segment else (0.0, None)
+            before = len(self) - len(self.starts)
+            self.starts.extend([*[0.0] * before, begin])
+            self.ends.extend([*[math.nan] * before, math.nan if end is None else end])
+            checksum = zlib.crc32(f"{begin!r} {end!r}".encode(), checksum) if segment else checksum
         self.blanks.extend([len(self)] * (number - 1 - len(self) - len(self.blanks)))
-        self._hashes.append(hash(key))
+        self.hashes.append(hash(key))
         self._checksums.append(checksum)
         self._offsets.append(self._offsets[-1] + self._file.write(key + b"\t" + source))
-        self.starts.append(start)
-        self.ends.append(math.nan if end is None else end)
+
+    def segments(self) -> Iterator[Segment | None]:
+        """Return the segment of each line; None: it has none."""
+        return map(make_segment, self.starts, self.ends) if self.starts else repeat(None, len(self))
 
     def finish(self, name: str) -> LineList:
         """Return the lines; ``name`` is that of the user's list, empty if there is none."""
         self._file.flush()
-        return LineList(self._file, name, self._offsets, self._hashes, self._checksums, self.blanks, b"\t")
+        return LineList(self._file, name, self._offsets, self.hashes, self._checksums, self.blanks, b"\t")
 
 
 def make_segment(start: float, end: float) -> Segment | None:

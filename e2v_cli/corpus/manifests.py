@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 from e2v_cli.audio.formats import audio_suffixes
@@ -152,12 +153,9 @@ def _take_text(record: Mapping[str, object], name: str, origin: str) -> str:
     """
     value = record[name]
     if isinstance(value, str) and value:
-        try:
-            os.fsencode(value)
-        except UnicodeEncodeError:
-            pass
-        else:
-            return value
+        with suppress(UnicodeEncodeError):
+            if value.isascii() or os.fsencode(value):
+                return value
     raise CorpusError(f'{origin}: "{name}" is {json.dumps(value)[:40]}; it must be a text')
 
 

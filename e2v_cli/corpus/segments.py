@@ -180,7 +180,7 @@ class ListedSegments:
 def list_audio(writer: ListWriter, name: str, folder: str, stdin_audio: str) -> Recordings | ListedSegments:
     """List the audio of a list that e2v made; the other arguments are those of ``Recordings``."""
     recordings = Recordings(writer.finish(name), folder, {}, stdin_audio)
-    if not writer.has_segments:
+    if not writer.starts:
         return recordings
     starts, ends = (np.frombuffer(times, dtype=np.float64) for times in (writer.starts, writer.ends))
     return ListedSegments(recordings, starts, ends)

@@ -92,7 +92,7 @@ def test_segments_may_have_ids() -> None:
 
 def test_checksums_depend_on_path_and_times_alone() -> None:
     def checksums(*records: dict[str, object]) -> list[int]:
-        return read_corpus([json_lines(*records)]).checksums.tolist()
+        return list(map(int, read_corpus([json_lines(*records)]).checksums))
 
     a = {"audio_filepath": "a.wav", "offset": 1, "duration": 2}
     b = {"audio_filepath": "b.wav", "offset": 0, "duration": 2}
