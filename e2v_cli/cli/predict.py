@@ -41,14 +41,16 @@ def predict(
 ) -> int:
     """Recognise the emotion of every utterance.
 
-    INPUT is any mix of audio files, folders of them, .scp lists (utt-id path), Kaldi data directories (with segments
-    or without), http(s):// URLs of audio, and - for a list on standard input.
+    INPUT is any mix of audio files, folders of them, lists, Kaldi data directories (with segments or without),
+    http(s):// URLs of audio, and - for a list on standard input. A list has lines 'utt-id path', paths alone, JSON
+    lines (FunASR, NeMo) or CSV with a header; it is told by its content, also compressed (.gz) or from <(command).
 
     \b
     Examples:
       e2v predict call.wav other.flac -m sample | cut -f 1,2
       e2v predict data/train -m emotion2vec_plus_large -o exp/emotion --embeddings ark
       grep female wav.scp | e2v predict - -m emotion2vec_plus_base -o exp/female
+      e2v predict manifest.jsonl more.txt.gz <(shuf -n 99 wav.scp) -m sample
       e2v predict recordings/ -m sample -o out --granularity frame --embeddings npy
       e2v predict data/swbd -m emotion2vec_plus_base -o exp/swbd --allow-pipes
       e2v predict call.wav -m sample -o out --timeline 1 --timeline-format textgrid --join
