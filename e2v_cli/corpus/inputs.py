@@ -27,7 +27,7 @@ from e2v_cli.audio.sources import is_pipe, is_url
 from e2v_cli.corpus.corpus import STDIN, Corpus, Recordings, UtteranceList
 from e2v_cli.corpus.data_dir import read_recording_channels
 from e2v_cli.corpus.found import FoundAudio, choose_ids, search_folder
-from e2v_cli.corpus.kinds import Kind, is_binary, read_first_line, refuse_other, tell_kind, unzipped
+from e2v_cli.corpus.kinds import Kind, is_binary, read_first_line, refuse_file, tell_kind, unzipped
 from e2v_cli.corpus.lists import (
     ListWriter,
     check_entry,
@@ -210,7 +210,7 @@ class _InputReader:
                 )
             kind, first = tell_kind(plain), read_first_line(plain)
             if first and kind is None:
-                raise refuse_other(item, first)
+                refuse_file(item, first)
             if not first and is_regular_file(path):
                 return item  # which fails alone
             return self._read_lines(plain, kind, path, {})
@@ -242,7 +242,7 @@ class _InputReader:
                     named.add(key, os.fsencode(row.source), row.segment, row.number)
                 if len(named) and len(found):
                     raise CorpusError(
-                        f"{origin}: an id here or in line 1, but not in both; write one in each, or in none"
+                        f"{origin}: an id here or in the first line, but not in both; write one in each, or in none"
                     )
             return found if len(found) else list_audio(named, name, folder, self.stdin_audio)
 

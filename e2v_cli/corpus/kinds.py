@@ -1,4 +1,4 @@
-"""What a file is, by its first lines: audio, or which kind of list. Its name counts only where it is ``.scp``."""
+"""What a file is, by its beginning: audio, or which kind of list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NoReturn
 
 from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.audio.sources import is_pipe, is_url
@@ -62,9 +62,9 @@ def tell_kind(file: BinaryIO) -> Kind | None:
         return "json"
     if find_header(first):
         return "table"
-    cells = split_line(first)
     if _NO_LIST.match(first):
         return None
+    cells = split_line(first)
     if len(cells) > 1:
         return "scp" if _is_source(cells[1]) else None
     return "paths" if b"/" in cells[0] or _has_audio_suffix(cells[0]) else None
@@ -79,11 +79,15 @@ def read_first_line(file: BinaryIO) -> bytes:
     return first
 
 
-def refuse_other(name: str, first_line: bytes) -> UsageError:
-    """Return the error for a file that is neither audio nor a list."""
+def refuse_file(name: str, first_line: bytes) -> NoReturn:
+    """Refuse a file that is neither audio nor a list.
+
+    Raises:
+        UsageError: always.
+    """
     text = first_line.strip(BLANKS).decode(errors="backslashreplace")
     shown = f"{text[:SHOWN_CHARACTERS]}…" if len(text) > SHOWN_CHARACTERS else text
-    return UsageError(f"{name}: neither audio nor a list: its first line is {shown!r}; {LIST_FORMS}")
+    raise UsageError(f"{name}: neither audio nor a list: its first line is {shown!r}; {LIST_FORMS}")
 
 
 @contextmanager

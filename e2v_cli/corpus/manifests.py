@@ -45,7 +45,7 @@ class Row(NamedTuple):
     """None: all of the audio."""
 
 
-class Header(NamedTuple):
+class TableHeader(NamedTuple):
     """The header of a table."""
 
     delimiter: str
@@ -53,7 +53,7 @@ class Header(NamedTuple):
     """Of the columns, in lower case."""
 
 
-def find_header(line: bytes) -> Header | None:
+def find_header(line: bytes) -> TableHeader | None:
     """Find the names of columns in a line; None: it is no header, or names no column of audio."""
     text = line.decode(errors="replace").strip()
     if "/" in text or os.path.splitext(text)[1].lower() in audio_suffixes():
@@ -61,7 +61,7 @@ def find_header(line: bytes) -> Header | None:
     for delimiter in (",", "\t"):
         names = [name.strip(' "').lower() for name in text.split(delimiter)]
         if any(name in names for name in SOURCE_NAMES):
-            return Header(delimiter, names)
+            return TableHeader(delimiter, names)
     return None
 
 
@@ -91,7 +91,7 @@ def read_delimited(file: BinaryIO, name: str) -> Iterator[Row]:
         yield _make_row(_parse_cells(line, header, origin), number, origin)
 
 
-def _read_header(line: bytes, origin: str) -> Header:
+def _read_header(line: bytes, origin: str) -> TableHeader:
     """Read the first line of a table.
 
     Raises:
@@ -120,7 +120,7 @@ def _parse_object(line: bytes, origin: str) -> Mapping[str, object]:
     return record
 
 
-def _parse_cells(line: bytes, header: Header, origin: str) -> Mapping[str, object]:
+def _parse_cells(line: bytes, header: TableHeader, origin: str) -> Mapping[str, object]:
     """Parse a row of a table; no cell has a line break."""
     text = os.fsdecode(line.strip(b"\r\n"))
     try:

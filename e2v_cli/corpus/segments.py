@@ -93,7 +93,7 @@ class Segments:
         fault = (
             ""
             if _is_valid(segment)
-            else f"{self.origin(position)}: {_refuse_times(f'from {start.decode()} to {end.decode()} s')}"
+            else f"{self.origin(position)}: {_describe_fault(f'from {start.decode()} to {end.decode()} s')}"
         )
         return Utterance(
             index,
@@ -163,7 +163,7 @@ class ListedSegments:
         if segment is None or _is_valid(segment):
             return replace(whole, segment=segment)
         end = "" if segment.end is None else f" to {segment.end:.10g}"
-        return replace(whole, fault=f"{self.origin(position)}: {_refuse_times(f'from {segment.start:.10g}{end} s')}")
+        return replace(whole, fault=f"{self.origin(position)}: {_describe_fault(f'from {segment.start:.10g}{end} s')}")
 
     def durations(self) -> NDArray[np.float64]:
         """Return the duration of each segment, NaN where no list has it: (lines,) seconds."""
@@ -190,7 +190,7 @@ def _is_valid(segment: Segment) -> bool:
     return 0 <= segment.start < (MAX_TIME if segment.end is None else segment.end) <= MAX_TIME
 
 
-def _refuse_times(times: str) -> str:
+def _describe_fault(times: str) -> str:
     return f"{times}: not 0 <= start < end <= 1e9"
 
 

@@ -146,7 +146,7 @@ def test_invalid_segment_fails_alone(start: float, seconds: float | None, fault:
         ),
         ('{"key": "b c", "source": "b.wav"}', "white space or control characters in utt-id 'b c'; rename it"),
         ('{"key": "a", "source": "b.wav"}', 'utt-id "a" again (first on line 1)'),
-        ('{"source": "b.wav"}', "an id here or in line 1, but not in both; write one in each, or in none"),
+        ('{"source": "b.wav"}', "an id here or in the first line, but not in both; write one in each, or in none"),
     ],
 )
 def test_malformed_json_is_named(line: str, message: str) -> None:
