@@ -195,14 +195,26 @@ def check(
     return 0 if verdict.is_exact else EXIT_TOO_MANY_FAILURES
 
 
-@cli.group(invoke_without_command=True)
+class _ModelsGroup(click.Group):
+    """A group whose command ``show`` may be left out: ``e2v models NAME``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; the name of a model is one of ``show``."""
+        names_command = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if names_command else ["show", *args])
+
+
+@cli.group(cls=_ModelsGroup, invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
-    """List models, or download one.
+    """List models, show or download one.
 
     \b
     Examples:
       e2v models
+      e2v models emotion2vec_plus_large
       e2v models pull emotion2vec_plus_large --hub hf
       e2v models pull emotion2vec_plus_base --to /scratch/models/plus_base
     """  # noqa: D301
@@ -214,12 +226,30 @@ def models(context: click.Context) -> None:
 def list_models() -> None:
     """List known models, and those that are here.
 
-    Revision, size, SHA-256 and folder of each; no network is used.
+    Revision, size and SHA-256 of each; no network is used.
     """
     from e2v_cli.commands.models import describe_models
 
     log_to_stderr(logging.WARNING)
     print_result(describe_models())
+
+
+@models.command("show")
+@click.argument("name", metavar="NAME")
+def show_model(name: str) -> None:
+    """Show a model's source, licence and citation.
+
+    For a model that is here also its folder, revision and the SHA-256 of its weights; no network is used. The word
+    show may be left out.
+
+    \b
+    Example:
+      e2v models show emotion2vec_plus_large
+    """  # noqa: D301
+    from e2v_cli.commands.models import describe_model
+
+    log_to_stderr(logging.WARNING)
+    print_result(describe_model(name))
 
 
 @models.command("pull", cls=opts.GroupedCommand, no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})

@@ -25,6 +25,7 @@ from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 from e2v_cli.inference.batches import make_batches
 from e2v_cli.inference.load import load_engine, load_upstream, prepare_process
+from e2v_cli.journal.journal import Machine
 from e2v_cli.models.folder import read_model
 from e2v_cli.models.hub import find_model
 from e2v_cli.models.weights import prepare_weights
@@ -33,7 +34,7 @@ from e2v_cli.records import SAMPLE_RATE, Batch, Failure, Prediction, Utterance, 
 from e2v_cli.system.progress import Progress, ProgressStyle
 from e2v_cli.system.spool import DiskWaveform, whole
 from e2v_cli.system.text import columns
-from e2v_cli.workers.devices import check_precision, choose_devices
+from e2v_cli.workers.devices import check_precision, choose_devices, describe_machine
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine
@@ -220,7 +221,8 @@ def check(options: CheckOptions) -> Verdict:
     if not comparison.batched.worst:
         raise CorpusError(f"none of the {len(corpus)} utterances could be compared")
     subject = f"{model.name} on {device}, {options.compute.precision}"
-    text = _describe_comparison(comparison, subject, has_head=bool(model.labels))
+    traits = f"weights: SHA-256 {weights.sha256}\n{_describe_software(describe_machine([device], 'funasr'))}"
+    text = _describe_comparison(comparison, subject, traits, has_head=bool(model.labels))
     if weights.was_damaged:
         text += f"DAMAGED: {weights.copy} was changed since e2v wrote it, and is replaced\n"
     return Verdict(text, comparison.is_exact and not weights.was_damaged)
@@ -251,12 +253,18 @@ def _read_waveforms(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | 
         yield from decoded
 
 
-def _describe_comparison(comparison: _Comparison, subject: str, has_head: bool) -> str:
-    """Format the outcome: what was compared, the table, and the conclusion."""
+def _describe_software(machine: Machine) -> str:
+    """Format the versions that decide the numbers, and the hardware."""
+    versions = ", ".join(f"{name} {machine.versions[name]}" for name in ("e2v", "python", "torch", "funasr"))
+    return f"{versions}\n{', '.join([*machine.gpus, machine.cpu])}\n"
+
+
+def _describe_comparison(comparison: _Comparison, subject: str, traits: str, has_head: bool) -> str:
+    """Format the outcome: what was compared and by what, the table, and the conclusion."""
     batched = comparison.batched
     left_out = f" ({comparison.left_out} left out)" if comparison.left_out else ""
     plural = "" if batched.compared == 1 else "s"
-    head = f"{subject}: {batched.compared} utterance{plural}{left_out}, {comparison.seconds:.1f} s of audio\n"
+    head = f"{subject}: {batched.compared} utterance{plural}{left_out}, {comparison.seconds:.1f} s of audio\n{traits}"
     where = "within" if comparison.is_exact else "BEYOND"
     files = f"FunASR read {comparison.files.compared} of {batched.compared} files itself"
     if comparison.resampled:

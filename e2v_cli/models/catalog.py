@@ -14,6 +14,30 @@ SAMPLE = "sample"
 
 HUB_TITLES: dict[HubName, str] = {"ms": "ModelScope", "hf": "Hugging Face"}
 
+PAGES: dict[HubName, str] = {"ms": "https://www.modelscope.cn/models", "hf": "https://huggingface.co"}
+"""Where each hub shows the card of a model, before its id."""
+
+LICENCES: dict[HubName, str] = {"hf": "model-license (https://github.com/alibaba-damo-academy/FunASR)"}
+"""The licence that the family's cards name on a hub, and their link; ModelScope's are not known here."""
+
+CODE = "https://github.com/ddlBoJack/emotion2vec"
+"""The authors' own code."""
+
+PAPER = """\
+@inproceedings{ma2024emotion2vec,
+  title         = {{emotion2vec}: Self-Supervised Pre-Training for Speech Emotion Representation},
+  author        = {Ma, Ziyang and Zheng, Zhisheng and Ye, Jiaxin and Li, Jinchao and Gao, Zhifu
+                   and Zhang, Shiliang and Chen, Xie},
+  booktitle     = {Findings of the Association for Computational Linguistics: {ACL} 2024},
+  pages         = {15747--15760},
+  year          = {2024},
+  doi           = {10.18653/v1/2024.findings-acl.931},
+  eprint        = {2312.15185},
+  archiveprefix = {arXiv}
+}
+"""
+"""The BibTeX entry of the paper."""
+
 OWNERS: dict[HubName, str] = {"ms": "iic", "hf": "emotion2vec"}
 """The owner of the family on each hub: the first part of a model's id."""
 
@@ -58,11 +82,18 @@ class PublishedModel:
     head: str
     """The classes, for people."""
     hubs: tuple[HubName, ...] = ("ms", "hf")
+    year: int = 2024
+    """Of publication."""
 
     @property
     def ids(self) -> Mapping[HubName, str]:
         """The model's id on each of its hubs."""
         return {hub: f"{OWNERS[hub]}/{self.name}" for hub in self.hubs}
+
+    @property
+    def pages(self) -> Mapping[HubName, str]:
+        """The address of the model's card on each of its hubs."""
+        return {hub: f"{PAGES[hub]}/{model_id}" for hub, model_id in self.ids.items()}
 
 
 PUBLISHED_MODELS = (
@@ -70,7 +101,7 @@ PUBLISHED_MODELS = (
     PublishedModel("emotion2vec_plus_base", BASE, "base, ~90 M", NINE),
     PublishedModel("emotion2vec_plus_large", LARGE, "large, ~300 M", NINE),
     PublishedModel("emotion2vec_base_finetuned", BASE, "base", NINE, hubs=("ms",)),
-    PublishedModel("emotion2vec_base", BASE, "base", "none: embeddings only"),
+    PublishedModel("emotion2vec_base", BASE, "base", "none: embeddings only", year=2023),
 )
 
 

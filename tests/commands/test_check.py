@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -30,11 +31,15 @@ from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, Precision, ResamplerName
 from e2v_cli.records import Batch, Failure, Prediction
 from e2v_cli.system.spool import DiskArray
+from e2v_cli.workers.devices import describe_machine
 
 pytestmark = pytest.mark.parity
 
 NUMBER = r"(\d\.\de[+-]\d\d)"
 TABLE = rf"""(?P<head>.+)
+weights: SHA-256 (?P<sha256>[0-9a-f]{{64}})
+e2v (?P<e2v>\S+), python (?P<python>\S+), torch (?P<torch>\S+), funasr (?P<upstream>\S+)
+(?P<hardware>.+)
 
  +frame features  +probabilities  +labels  +speed
  +largest  +mean  +largest  +that agree  +× real time
@@ -82,7 +87,8 @@ class Table:
         match = re.fullmatch(TABLE, text)
         assert match, text
         self.head, self.end = match["head"], match["end"]
-        cells = match.groups()[2:]
+        self.traits = match.groups()[1:7]
+        cells = match.groups()[8:]
         rows = [(cells[0], cells[1], cells[2], *cells[4:6]), (cells[6], cells[7], cells[8], *cells[10:12])]
         self.speeds = [float(match["funasr"]), *(float(row[4]) for row in rows)]
         self.features = [(float(row[0]), float(row[1])) for row in rows]
@@ -127,6 +133,10 @@ def test_sample_model_matches_on_the_sample_corpus(e2v: E2v) -> None:
     assert done.returncode == 0
     table = Table(done.stdout)
     assert table.head == "sample on cpu, fp32: 40 utterances, 150.2 s of audio"
+    machine = describe_machine(["cpu"], "funasr")
+    versions = [machine.versions[name] for name in ("e2v", "python", "torch", "funasr")]
+    weights = ROOT / "e2v_cli" / "sample" / "model.pt"
+    assert [*table.traits] == [hashlib.sha256(weights.read_bytes()).hexdigest(), *versions, machine.cpu]
     assert (table.resampler, table.files) == ("soxr", "40 of 40 files itself, and resampled 2 of them")
     assert re.fullmatch(r"within the tolerances; the largest difference is that of [fm]\d-\d{4}", table.end)
     assert_right(table, 40)

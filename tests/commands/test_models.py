@@ -29,14 +29,34 @@ NEEDED = ["config.yaml", "configuration.json", "model.pt", "tokens.txt"]
 SAMPLE = ROOT / "e2v_cli" / "sample"
 
 FAMILY = """\
-name                        size           head                   ModelScope                      Hugging Face
-emotion2vec_plus_seed       base, ~90 M    9 classes              iic/emotion2vec_plus_seed       emotion2vec/emotion2vec_plus_seed
-emotion2vec_plus_base       base, ~90 M    9 classes              iic/emotion2vec_plus_base       emotion2vec/emotion2vec_plus_base
-emotion2vec_plus_large      large, ~300 M  9 classes              iic/emotion2vec_plus_large      emotion2vec/emotion2vec_plus_large
-emotion2vec_base_finetuned  base           9 classes              iic/emotion2vec_base_finetuned  –
-emotion2vec_base            base           none: embeddings only  iic/emotion2vec_base            emotion2vec/emotion2vec_base
+name                        size           head                   hubs
+emotion2vec_plus_seed       base, ~90 M    9 classes              ms hf
+emotion2vec_plus_base       base, ~90 M    9 classes              ms hf
+emotion2vec_plus_large      large, ~300 M  9 classes              ms hf
+emotion2vec_base_finetuned  base           9 classes              ms
+emotion2vec_base            base           none: embeddings only  ms hf
 sample                      tiny, 0.45 M   9 classes; a toy       in the package
-"""  # noqa: E501
+"""
+
+LEGEND = """\
+ms: ModelScope, iic/NAME; hf: Hugging Face, emotion2vec/NAME
+e2v models NAME: source, licence and citation; folder, revision and SHA-256 in full
+e2v's own cache: {}/e2v
+"""
+
+PAPER = """
+@inproceedings{ma2024emotion2vec,
+  title         = {{emotion2vec}: Self-Supervised Pre-Training for Speech Emotion Representation},
+  author        = {Ma, Ziyang and Zheng, Zhisheng and Ye, Jiaxin and Li, Jinchao and Gao, Zhifu
+                   and Zhang, Shiliang and Chen, Xie},
+  booktitle     = {Findings of the Association for Computational Linguistics: {ACL} 2024},
+  pages         = {15747--15760},
+  year          = {2024},
+  doi           = {10.18653/v1/2024.findings-acl.931},
+  eprint        = {2312.15185},
+  archiveprefix = {arXiv}
+}
+"""
 
 
 @pytest.fixture(params=["ms", "hf"])
@@ -86,7 +106,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def test_models_lists_the_family_and_local_models(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
-    sample = ["sample", "the package", "–", "2 MB", digest(SAMPLE / "model.pt"), str(SAMPLE)]
+    sample = ["sample", "the package", "–", "2 MB", digest(SAMPLE / "model.pt")[:12]]
     with (
         HubServer("ms", {PLUS_BASE["ms"]: Repository(publish(tiny))}) as ms,
         HubServer("hf", {PLUS_BASE["hf"]: Repository(publish(tiny))}) as hf,
@@ -97,21 +117,23 @@ def test_models_lists_the_family_and_local_models(e2v: E2v, tiny: Path, tmp_path
         assert (nothing.returncode, nothing.stderr, ms.requests, hf.requests) == (0, "", [], [])
         assert f"{family}\n" == FAMILY
         assert read_here(nothing.stdout)[1:] == [sample]
-        assert cache == f"e2v's own cache: {tmp_path}/e2v\n"
+        assert cache == LEGEND.format(tmp_path)
 
-        folders = {hub: pull(run, "--hub", hub) for hub in ("ms", "hf")}
+        for name in ("ms", "hf"):
+            pull(run, "--hub", name)
         asked = len(ms.requests + hf.requests)
         done = run("models", "list")
         assert (done.returncode, done.stderr) == (0, "")
         assert len(ms.requests + hf.requests) == asked
-    sha256 = digest(tiny / "model.pt")
+    sha256 = digest(tiny / "model.pt")[:12]
     assert done.stdout.startswith(f"{FAMILY}\n")
     assert read_here(done.stdout) == [
-        ["here", "from", "revision", "size", "SHA-256 of the weights", "folder"],
+        ["here", "from", "revision", "size", "SHA-256 of the weights"],
         sample,
-        [NAME, "ModelScope", "master", "2 MB", sha256, str(folders["ms"])],
-        [NAME, "Hugging Face", hf.commit(PLUS_BASE["hf"]), "2 MB", sha256, str(folders["hf"])],
+        [NAME, "ModelScope", "master", "2 MB", sha256],
+        [NAME, "Hugging Face", hf.commit(PLUS_BASE["hf"])[:12], "2 MB", sha256],
     ]
+    assert max(map(len, done.stdout.replace(str(tmp_path), "~").splitlines())) <= 100
 
 
 @pytest.mark.parametrize("hub", ["hf"], indirect=True)
@@ -128,8 +150,85 @@ def test_unusable_model_does_not_hide_the_others(damage: str, run: E2v) -> None:
     assert sample[0] == "sample"
     (broken,) = others
     assert broken[0] == NAME
-    assert "can't be used" in broken
-    assert broken[-1].startswith(f"{folder / damage}: ")
+    assert broken[-2:] == ["–", "can't be used"]
+    shown = run("models", NAME)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert re.search(f"^can't be used  {re.escape(str(folder / damage))}: ", shown.stdout, re.MULTILINE)
+    assert "SHA-256" not in shown.stdout
+
+
+# -- one model ---------------------------------------------------------------------------------------------------------
+
+
+def test_model_is_shown_with_licence_and_citation(e2v: E2v, tiny: Path, tmp_path: Path) -> None:
+    """Of each hub, until there is a copy on this machine, which is cited then."""
+    facts = f"""\
+{NAME}
+
+size          base, ~90 M
+head          9 classes
+ModelScope    https://www.modelscope.cn/models/iic/{NAME}
+Hugging Face  https://huggingface.co/emotion2vec/{NAME}
+code          https://github.com/ddlBoJack/emotion2vec
+licence       on ModelScope: see the card there
+licence       on Hugging Face: model-license (https://github.com/alibaba-damo-academy/FunASR)
+"""
+    entry = rf"""
+@misc{{{NAME},
+  title        = {{emotion2vec\_plus\_base}},
+  author       = {{{{emotion2vec}}}},
+  year         = {{2024}},
+  howpublished = {{Hugging Face, \url{{https://huggingface.co/emotion2vec/{NAME}}}}}"""
+    with HubServer("hf", {PLUS_BASE["hf"]: Repository(publish(tiny))}) as hub:
+        run = partial(e2v, **hub.environment(tmp_path), E2V_CACHE=f"{tmp_path}/e2v")
+        absent = run("models", NAME)
+        folder = pull(run, "--hub", "hf")
+        asked = len(hub.requests)
+        present = run("models", "show", PLUS_BASE["hf"])
+        assert len(hub.requests) == asked
+    revision, sha256 = hub.commit(PLUS_BASE["hf"]), digest(tiny / "model.pt")
+
+    assert absent.stdout == f"{facts}here          no; download it by: e2v models pull {NAME}\n{entry}\n}}\n{PAPER}"
+    assert max(map(len, absent.stdout.splitlines())) <= 100
+    here = f"""\
+here          from Hugging Face, revision {revision}
+folder        {folder}
+SHA-256       {sha256} (2 MB)
+"""
+    note = f"  note         = {{revision {revision},\n                  SHA-256 {sha256}}}"
+    assert present.stdout == f"{facts}{here}{entry},\n{note}\n}}\n{PAPER}"
+
+
+def test_model_of_one_hub_and_sample_are_shown(e2v: E2v) -> None:
+    finetuned = e2v("models", "emotion2vec_base_finetuned").stdout
+    assert "\nlicence     on ModelScope: see the card there\n" in finetuned
+    assert "\n  author       = {iic},\n".replace("{iic}", "{{iic}}") in finetuned
+    assert "Hugging Face" not in finetuned
+
+    assert (
+        e2v("models", "sample").stdout
+        == f"""\
+sample
+
+size     tiny, 0.45 M
+head     9 classes; a toy
+source   the package
+licence  Apache-2.0, as e2v
+here     from the package
+folder   {SAMPLE}
+SHA-256  {digest(SAMPLE / "model.pt")} (2 MB)
+{PAPER}"""
+    )
+
+
+def test_only_models_of_the_family_are_shown(e2v: E2v) -> None:
+    done = e2v("models", "./my_model")
+    known = (
+        "sample, emotion2vec_plus_seed, emotion2vec_plus_base, emotion2vec_plus_large, emotion2vec_base_finetuned, "
+        "emotion2vec_base"
+    )
+    message = f"./my_model: no model of the family ({known}); of any other, its card on the hub has the licence"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"e2v: {message}\n")
 
 
 # -- pull --------------------------------------------------------------------------------------------------------------
