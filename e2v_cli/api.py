@@ -264,7 +264,7 @@ class Recognizer:
         if timeline is not None and timeline < frame:
             raise ValueError(f"timeline is {timeline:g}; no span can be shorter than a frame, {frame:g} s")
         try:
-            return ResultOptions(granularity=granularity, timeline=timeline)
+            return ResultOptions(granularity=granularity, timelines=() if timeline is None else (timeline,))
         except UsageError as error:
             raise ValueError(_in_python(str(error))) from None
 
@@ -305,9 +305,8 @@ class Recognizer:
         best = int(posteriors.argmax())
         probabilities = dict(zip(self.labels, posteriors.tolist(), strict=True))
         timeline = None
-        if options.timeline is not None and outcome.timeline is not None:
-            seconds = round(options.timeline * SAMPLE_RATE) / SAMPLE_RATE  # as the engine counts them
-            timeline = tuple(make_spans(outcome.timeline, seconds, duration, self.labels))
+        for seconds, spans in zip(options.timelines, outcome.timelines, strict=True):  # one at most
+            timeline = tuple(make_spans(spans, seconds, duration, self.labels))
         return Result(
             self.labels[best], float(posteriors[best]), probabilities, posteriors, embedding, duration, timeline
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from e2v_cli.errors import UsageError
+from e2v_cli.system.text import number_word
 
 EngineName = Literal["e2v", "funasr"]
 HubName = Literal["ms", "hf"]
@@ -29,8 +30,8 @@ Channel = OneChannel | Literal["split"]
 ResamplerName = Literal["soxr", "torchaudio"]
 """SoX's resampler in its quality HQ, or the default of torchaudio's: FunASR uses the second where it is installed."""
 
-NUMERICS = 4
-"""Raised whenever a change of the code changes a number: results of different numerics are never mixed in one OUT."""
+NUMERICS = 5
+"""Raised whenever a change of the code changes a result: different ones are never mixed in one OUT."""
 
 PIPE_SECONDS = 600.0
 """Time limit of a command in a list, in seconds, unless an option sets it."""
@@ -177,10 +178,10 @@ class ResultOptions:
     """Precision of embeddings."""
     compress: bool = False
     """Whether matrices in archives have Kaldi's compressed form."""
-    timeline: float | None = None
-    """Seconds of a span; None: no timeline."""
+    timelines: tuple[float, ...] = ()
+    """Seconds of a span in each timeline, ascending."""
     timeline_formats: tuple[str, ...] = ()
-    """Names of ``results.formats.TIMELINE_FORMATS``, sorted: the timeline is written in these, too."""
+    """Names of ``results.formats.TIMELINE_FORMATS``, sorted: timelines are written in these, too."""
     join: bool = False
     """Whether neighbouring spans with the same label are joined."""
 
@@ -189,12 +190,13 @@ class ResultOptions:
             raise UsageError("--embeddings, --overwrite and --retry-failed need an output folder: add -o OUT")
         if self.compress and (self.embeddings != "ark" or self.granularity != "frame"):
             raise UsageError("--compress is for matrices in archives: add --granularity frame --embeddings ark")
-        if self.timeline is None:
-            if self.timeline_formats or self.join:
-                raise UsageError("--timeline-format and --join need a timeline: add --timeline 1")
-            return
-        if not MIN_SPAN <= self.timeline <= MAX_SPAN:
-            raise UsageError(f"--timeline {self.timeline:g}: must be from {MIN_SPAN:g} s, one frame, to {MAX_SPAN:g} s")
+        if not self.timelines and (self.timeline_formats or self.join):
+            raise UsageError("--timeline-format and --join need a timeline: add --timeline 1")
+        for seconds in self.timelines:
+            if not MIN_SPAN <= seconds <= MAX_SPAN:
+                raise UsageError(f"--timeline {seconds:g}: must be from {MIN_SPAN:g} s, one frame, to {MAX_SPAN:g} s")
+        if self.output_dir is None and (self.timeline_formats or len(self.timelines) > 1):
+            raise UsageError("--timeline-format and more than one --timeline need an output folder: add -o OUT")
 
 
 @dataclass(frozen=True)
@@ -259,9 +261,7 @@ class PredictOptions:
         if self.results.output_dir is None and (self.run.changed != "refuse" or self.run.mix_devices):
             option = "--mix-devices" if self.run.changed == "refuse" else f"--{self.run.changed}-changed"
             raise UsageError(f"{option} needs an output folder: add -o OUT")
-        if self.results.output_dir is None and self.results.timeline is not None:
-            raise UsageError("--timeline needs an output folder: add -o OUT")
-        if self.results.timeline is not None and self.compute.engine == "funasr":
+        if self.results.timelines and self.compute.engine == "funasr":
             raise UsageError("upstream's engine has no --timeline: leave out --engine funasr")
 
 
@@ -291,8 +291,20 @@ def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple
         "compress": "yes" if results.compress else "no",
         "batch-seconds": compute.batch_seconds_on(device),
         "window": compute.window,
-        "timeline": results.timeline or "off",
+        "timeline": describe_timelines(results.timelines),
         "channel": channel if isinstance(channel, str) else channel + 1,
         "resampler": options.input.resampler,
         "results-version": NUMERICS,
     }
+
+
+def describe_timelines(timelines: tuple[float, ...]) -> str | float:
+    """Return the value of ``timeline`` in a fingerprint: ``off``, the seconds of a span, or several like ``1 60``."""
+    if len(timelines) == 1:
+        return timelines[0]
+    return " ".join(map(number_word, timelines)) or "off"
+
+
+def parse_timelines(value: str | float) -> tuple[float, ...]:
+    """Parse a value that ``describe_timelines`` returned."""
+    return () if value == "off" else tuple(map(float, str(value).split()))

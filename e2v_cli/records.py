@@ -32,6 +32,32 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The part of a recording that an utterance is."""
+
+    recording: str
+    """The id of the recording."""
+    start: float = 0.0
+    """Seconds from the beginning of the recording."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A row of segments in the timeline of a recording: those of the same channel and speaker."""
+
+    channel: int | None = None
+    """Of the recording, counted from 0; None: that of ``--channel``."""
+    speaker: str = ""
+    """Empty: unknown."""
+
+    @property
+    def name(self) -> str:
+        """Its name in files: ``anna``, ``channel 2``, or ``anna channel 2``; ``emotion`` where neither is known."""
+        channel = "" if self.channel is None else f"channel {self.channel + 1}"
+        return " ".join(filter(None, (self.speaker, channel))) or "emotion"
+
+
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One utterance to be recognised, as the input names it."""
 
@@ -50,6 +76,8 @@ class Utterance:
     """The channel of its recording in a file that has several, from ``reco2file_and_channel``, counted from 0."""
     fault: str = ""
     """The problem with its line in the list."""
+    recording_id: str = ""
+    """The id of the recording of its segment; empty: it is a recording itself."""
     source_checksum: int = field(default=0, compare=False)
     """The CRC-32 of its source: see ``corpus.lists``."""
 
@@ -58,6 +86,13 @@ class Utterance:
         """The key that neighbours share if they are decoded together: segments and channels of a recording."""
         whole = self.segment is None and self.channel is None
         return self.index if whole else (self.source, self.folder)
+
+    @property
+    def cut(self) -> Cut:
+        """The part of a recording that it is."""
+        if not self.recording_id or self.segment is None:
+            return Cut(self.utt_id)
+        return Cut(self.recording_id, self.segment.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +145,8 @@ class Prediction:
     """(labels,): probabilities that sum to 1; None where the model has no head."""
     embedding: NDArray[np.float32] | DiskArray
     """(dim,), the mean over frames; or (frames, dim) where frames are asked for, spooled where they are many."""
-    timeline: NDArray[np.float32] | None = None
-    """(spans, labels): the posteriors of each span of the utterance, where a timeline is asked for."""
+    timelines: tuple[NDArray[np.float32], ...] = ()
+    """(spans, labels) each: the posteriors of all spans of the utterance, for each length of spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +204,12 @@ class DoneRecord:
     posteriors: tuple[float, ...]
     """(labels,): probabilities in the model's order; empty where the model has no head."""
     embedding: Place | None
-    timeline: Place | None
+    timelines: tuple[Place, ...] = ()
+    """The rows of each of its timelines."""
     source_checksum: int = 0
     """That of the utterance."""
+    rows: str = ""
+    """The rows of its timeline, where they go to standard output."""
 
 
 @dataclass(frozen=True, slots=True)

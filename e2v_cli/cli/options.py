@@ -16,13 +16,15 @@ from typing import Any, TypeVar, get_args
 import click
 
 from e2v_cli.cli.values import (
+    Names,
     check_word,
     parse_channel,
     parse_folder,
     parse_max_failures,
-    parse_names,
     parse_shard,
     parse_size,
+    sort_names,
+    sort_numbers,
 )
 from e2v_cli.options import (
     PIPE_SECONDS,
@@ -311,18 +313,22 @@ RESULTS = (
     _option(
         "Results",
         "--timeline",
+        "timelines",
         type=float,
+        multiple=True,
+        callback=sort_numbers,
         metavar="HOP",
-        help="Also write emotions over time, every HOP seconds, to OUT/timeline.tsv.",
+        help="Also write emotions over time, every HOP seconds, to OUT/timeline.tsv; repeatable, for files like "
+        "timeline-60.tsv. Without -o: print them instead of a row per utterance.",
     ),
     _option(
         "Results",
         "--timeline-format",
         "timeline_formats",
-        type=click.Choice(list(TIMELINE_FORMATS)),
+        type=Names(list(TIMELINE_FORMATS)),
         multiple=True,
-        callback=parse_names,
-        help="Also write the timeline in this format; repeatable.",
+        callback=sort_names,
+        help="Also write timelines in these formats, separated by commas: segments by recording, in its time.",
     ),
     _option("Results", "--join", is_flag=True, help="Join neighbouring spans of the timeline with the same label."),
 )

@@ -53,7 +53,8 @@ def predict(
       e2v predict manifest.jsonl more.txt.gz <(shuf -n 99 wav.scp) -m sample
       e2v predict recordings/ -m sample -o out --granularity frame --embeddings npy
       e2v predict data/swbd -m emotion2vec_plus_base -o exp/swbd --allow-pipes
-      e2v predict call.wav -m sample -o out --timeline 1 --timeline-format textgrid --join
+      e2v predict call.wav -m sample --timeline 1 --join | cut -f 2-4
+      e2v predict data/calls -m sample -o out --timeline 1 --timeline 60 --timeline-format rttm,textgrid
 
     \b
     Exit codes:

@@ -39,8 +39,21 @@ def parse_folder(context: click.Context, param: click.Parameter, value: str | No
     return None if value is None else Path(check_word(context, param, value))
 
 
-def parse_names(_context: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Parse names that may be given in any order, and more than once."""
+class Names(click.Choice):  # type: ignore[type-arg] # in Click 8.1 it has none
+    """One or more choices, separated by commas."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert a word to its choices."""
+        return tuple(super(Names, self).convert(name, param, ctx) for name in value.split(","))
+
+
+def sort_names(_context: click.Context, _param: click.Parameter, value: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """Sort names that may be given in any order, and more than once."""
+    return tuple(sorted({name for names in value for name in names}))
+
+
+def sort_numbers(_context: click.Context, _param: click.Parameter, value: tuple[float, ...]) -> tuple[float, ...]:
+    """Sort numbers that may be given in any order, and more than once."""
     return tuple(sorted(set(value)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from e2v_cli.options import PIPE_SECONDS, Channel, InputOptions, PredictOptions
+from e2v_cli.system.text import number_word
 
 
 def format_words(options: PredictOptions) -> tuple[str, ...]:
@@ -19,9 +20,11 @@ def format_words(options: PredictOptions) -> tuple[str, ...]:
         if value is True:
             words.append(name)
         elif value is not False and value != default:
-            words += [name, _format_number(value) if isinstance(value, float) else str(value)]
-    for form in options.results.timeline_formats:
-        words += ["--timeline-format", form]
+            words += [name, number_word(value) if isinstance(value, float) else str(value)]
+    for seconds in options.results.timelines:
+        words += ["--timeline", number_word(seconds)]
+    if options.results.timeline_formats:
+        words += ["--timeline-format", ",".join(options.results.timeline_formats)]
     if options.run.progress is not None:
         words.append("--progress" if options.run.progress else "--no-progress")
     return tuple(words)
@@ -35,7 +38,7 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
         return [
             *(results.output_dir, model.name, model.hub, model.revision, model.offline, model.labels),
             *(compute.engine, compute.device, compute.precision, compute.batch_seconds, compute.window),
-            *(results.granularity, results.embeddings, results.dtype, results.compress, results.timeline, results.join),
+            *(results.granularity, results.embeddings, results.dtype, results.compress, results.join),
             *(of.input.hidden, _format_channel(of.input.channel), of.input.resampler),
             *(of.input.allow_pipes, of.input.pipe_seconds or PIPE_SECONDS, of.input.max_source_bytes),
             *(of.run.retry_failed, of.run.changed == "keep", of.run.changed == "recompute", of.run.mix_devices),
@@ -46,7 +49,7 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
     names = [
         *("-o", "-m", "--hub", "--revision", "--offline", "--labels"),
         *("--engine", "--device", "--precision", "--batch-seconds", "--window"),
-        *("--granularity", "--embeddings", "--embedding-dtype", "--compress", "--timeline", "--join"),
+        *("--granularity", "--embeddings", "--embedding-dtype", "--compress", "--join"),
         *("--hidden", "--channel", "--resampler", "--allow-pipes", "--pipe-timeout", "--max-source-bytes"),
         *("--retry-failed", "--keep-changed", "--recompute-changed", "--mix-devices", "--max-failures", "-q", "-v"),
     ]
@@ -56,8 +59,3 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
 def _format_channel(channel: Channel) -> str:
     """Format a channel as the command line counts it."""
     return channel if isinstance(channel, str) else str(channel + 1)
-
-
-def _format_number(number: float) -> str:
-    """Format a number as the command line reads it: no digit is lost, and a whole one has no point."""
-    return str(number).removesuffix(".0")

@@ -28,7 +28,7 @@ from e2v_cli.errors import OutputError, TimeLimitError, UsageError
 from e2v_cli.inference.kept import has_kept_windows
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
-from e2v_cli.journal.ids import read_costs, save_costs
+from e2v_cli.journal.ids import read_costs, save_costs, save_tiers
 from e2v_cli.journal.journal import DONE, JOURNAL_FORMAT, LEFT, Elapsed, Header
 from e2v_cli.journal.locks import MERGE, Owner, locked
 from e2v_cli.models.folder import Model, read_model
@@ -39,6 +39,8 @@ from e2v_cli.records import SAMPLE_RATE, Summary
 from e2v_cli.results.formats import draft_name
 from e2v_cli.results.publish import open_run_folder, publish
 from e2v_cli.results.sinks import JournalSink, Sink, StdoutSink
+from e2v_cli.results.tables import predictions_header
+from e2v_cli.results.timeline import timeline_header
 from e2v_cli.system.logs import log_to_file
 from e2v_cli.system.process import HOST, now
 from e2v_cli.system.progress import Progress, choose_style
@@ -125,15 +127,14 @@ def _check_results(model: Model, options: ResultOptions) -> None:
     if not model.labels and options.embeddings == "none":
         hint = " (its tokens.txt is missing)" if model.declares_head else ""
         raise UsageError(f"{model.name} has no head{hint}, only embeddings: add -o OUT --embeddings npy, or ark")
-    if options.timeline is None:
-        return
-    if not model.labels:
+    if options.timelines and not model.labels:
         raise UsageError(f"{model.name} has no head, which a timeline needs: leave out --timeline")
     frame_shift = model.config.hop / SAMPLE_RATE
-    if options.timeline < frame_shift:
-        raise UsageError(
-            f"--timeline {options.timeline:g}: no span can be shorter than a frame of {model.name}, {frame_shift:g} s"
-        )
+    for seconds in options.timelines:
+        if seconds < frame_shift:
+            raise UsageError(
+                f"--timeline {seconds:g}: no span can be shorter than a frame of {model.name}, {frame_shift:g} s"
+            )
 
 
 def _predict_to_stdout(run: _Run) -> Summary:
@@ -144,7 +145,8 @@ def _predict_to_stdout(run: _Run) -> Summary:
     order: Iterable[int] = (place for block in plan.deal_blocks(run.shard) for place in block.places.tolist())
     if corpus.recording_groups is not None:  # segments are not computed in the order of the list
         order = sorted(order)
-    sink = StdoutSink(run.model.labels, len(corpus), iter(order), run.started)
+    header = timeline_header if run.options.results.timelines else predictions_header
+    sink = StdoutSink(header(run.model.labels), len(corpus), iter(order), run.started)
     try:
         _run_workers(run, plan, sink)
     finally:
@@ -170,8 +172,10 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         if options.run.retry_failed:
             status[status != DONE] = LEFT
         folder.save_list(corpus)
+        if options.results.timeline_formats and corpus.recording_groups is not None:
+            save_tiers(output_dir, corpus.digest, corpus.tiers())
         elapsed = [taken for journal, taken in history.elapsed.items() if journal.shard == shard]
-        has_ended = shard in folder.find_ended(history) and folder.has_same_timeline(shard, options.results)
+        has_ended = shard in folder.find_ended(history) and folder.has_same_formats(shard, options.results)
         if run.count_left(status, plan) or not has_ended:
             with closing(folder.begin(shard, _make_header(run, fingerprint))) as journal:
                 sink = JournalSink(journal, status, run.started)

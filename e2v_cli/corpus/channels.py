@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.lists import mix_checksums
-from e2v_cli.records import Utterance
+from e2v_cli.records import Tier, Utterance
 
 
 class _SplitChannels:
@@ -71,6 +71,14 @@ class _SplitChannels:
         """Return the duration of each utterance, that of all channels together: (utterances,) seconds."""
         durations: NDArray[np.float64] = self._corpus.durations[np.asarray(self._originals)]
         return durations
+
+    def tiers(self) -> Iterator[Tier | None]:
+        """Read the tiers of the originals, which channels have for themselves."""
+        tiers, read = self._corpus.tiers(), -1
+        for original, channel in zip(self._originals, self._channels, strict=True):
+            while read < original:
+                tier, read = next(tiers), read + 1
+            yield tier if tier is None or channel < 0 else replace(tier, channel=channel)
 
 
 def _split_id(key: bytes, channel: int) -> bytes:

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from e2v_cli.corpus.data_dir import read_durations
 from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
 from e2v_cli.corpus.lists import LineList, mix_checksums
 from e2v_cli.errors import CorpusError
-from e2v_cli.records import Utterance
+from e2v_cli.records import Tier, Utterance
 
 STDIN = "-"
 """Standard input: as INPUT a list, in a list audio."""
@@ -54,6 +54,9 @@ class UtteranceList(Protocol):
 
     def durations(self) -> NDArray[np.float64]:
         """Return the duration of each utterance, NaN where no list has it: (utterances,) seconds."""
+
+    def tiers(self) -> Iterator[Tier | None]:
+        """Read the tier of each utterance in the timeline of its recording; None if it is a recording itself."""
 
 
 class Recordings:
@@ -101,6 +104,10 @@ class Recordings:
         if not self._folder:
             return np.full(len(self.hashes), np.nan)
         return read_durations(Path(self._folder), np.frombuffer(self.hashes, dtype=np.int64))
+
+    def tiers(self) -> Iterator[Tier | None]:
+        """Return None for each."""
+        return repeat(None, len(self.hashes))
 
 
 class Corpus:
@@ -173,6 +180,15 @@ class Corpus:
             CorpusError: a list of durations can't be read.
         """
         return np.concatenate([each.durations() for each in self._lists])
+
+    def tiers(self) -> Iterator[Tier | None]:
+        """Read the tier of each utterance in the timeline of its recording; None if it is a recording itself.
+
+        Raises:
+            CorpusError: a list of speakers can't be read.
+        """
+        for each in self._lists:
+            yield from each.tiers()
 
     def _locate(self, index: int) -> tuple[UtteranceList, int]:
         """Find the list that an utterance is in, and its position there."""

@@ -1,8 +1,9 @@
-"""Tables of a Kaldi data directory beside its lists: ``reco2file_and_channel`` and ``utt2dur``."""
+"""Tables of a Kaldi data directory beside its lists: ``reco2file_and_channel``, ``utt2dur`` and ``utt2spk``."""
 
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -101,6 +102,30 @@ def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDA
             matches.append(match)
     seconds = np.array([min(float(match.group(2)), MAX_TIME) for match in matches], dtype=np.float64)
     return hash_keys(match.group(1) for match in matches), seconds
+
+
+def read_speakers(folder: Path, hashes: NDArray[np.int64]) -> tuple[NDArray[np.int64], Sequence[str]]:
+    """Read ``utt2spk``, if there is one: (utterances,) numbers of speakers, and the speakers; the last is none: ``""``.
+
+    Args:
+        folder: the data directory.
+        hashes: (utterances,) of their ids.
+
+    Raises:
+        CorpusError: it can't be read, or a line has another form.
+    """
+    path = folder / "utt2spk"
+    keys, numbers = array("q"), array("q")
+    speakers: dict[bytes, int] = {}
+    for origin, cells in read_table(path) if has_list(path) else ():
+        if len(cells) != 2:
+            raise CorpusError(f"{origin}: a line is: utt-id speaker")
+        keys.append(hash(cells[0]))
+        numbers.append(speakers.setdefault(check_id(cells[1], origin), len(speakers)))
+    found = KeyIndex(hashes).find(np.frombuffer(keys, dtype=np.int64))
+    speaker_of = np.full(len(hashes), len(speakers), dtype=np.int64)
+    speaker_of[found[found >= 0]] = np.frombuffer(numbers, dtype=np.int64)[found >= 0]
+    return speaker_of, [*(speaker.decode() for speaker in speakers), ""]
 
 
 def _parse_recording_channel(text: bytes) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from e2v_cli.audio.formats import seekable_suffixes
 from e2v_cli.audio.sources import is_url
 from e2v_cli.corpus.corpus import Recordings
-from e2v_cli.corpus.data_dir import MAX_TIME, NUMBER, read_durations
+from e2v_cli.corpus.data_dir import MAX_TIME, NUMBER, read_durations, read_speakers
 from e2v_cli.corpus.ids import KeyIndex
 from e2v_cli.corpus.lists import (
     BLANKS,
@@ -30,7 +30,8 @@ from e2v_cli.corpus.lists import (
     open_list,
 )
 from e2v_cli.errors import CorpusError
-from e2v_cli.records import Segment, Utterance
+from e2v_cli.records import Segment, Tier, Utterance
+from e2v_cli.system.text import percent_encoded, redact
 
 GROUP_SEGMENTS = 64
 """The most segments of a seekable recording that are decoded together, so that others may have another core; of a
@@ -104,6 +105,7 @@ class Segments:
             channel=_parse_segment_channel(channel[0]) if channel else None,
             recording_channel=recording.recording_channel,
             fault=fault,
+            recording_id=recording.utt_id,
         )
 
     @cached_property
@@ -124,6 +126,13 @@ class Segments:
                 # invalid segments are not decoded
                 durations[position] = seconds if 0 < seconds <= MAX_TIME else 0.0
         return durations
+
+    def tiers(self) -> Iterator[Tier | None]:
+        """Read the tier of each: its channel, and its speaker of an ``utt2spk`` beside the list."""
+        speaker_of, speakers = read_speakers(Path(self.name).parent, np.frombuffer(self.hashes, dtype=np.int64))
+        for (_, rest), speaker in zip(self._lines.entries(), speaker_of.tolist(), strict=True):
+            channel = rest.split()[3:]
+            yield Tier(_parse_segment_channel(channel[0]) if channel else None, speakers[speaker])
 
     def recording_groups(self) -> NDArray[np.int64]:
         """Number the recording groups, (segments,): the segments of a recording, or of a part of it."""
@@ -161,7 +170,8 @@ class ListedSegments:
         whole = self._recordings.utterance(position, index)
         segment = make_segment(float(self._starts[position]), float(self._ends[position]))
         if segment is None or _is_valid(segment):
-            return replace(whole, segment=segment)
+            recording_id = percent_encoded(redact(whole.source)) if segment else ""
+            return replace(whole, segment=segment, recording_id=recording_id)
         end = "" if segment.end is None else f" to {segment.end:.10g}"
         return replace(whole, fault=f"{self.origin(position)}: {_describe_fault(f'from {segment.start:.10g}{end} s')}")
 
@@ -171,6 +181,11 @@ class ListedSegments:
         invalid = ~np.isnan(durations) & ~((durations > 0) & (durations <= MAX_TIME))
         durations[invalid] = 0.0  # they are not decoded
         return np.where(np.isnan(durations), self._recordings.durations(), durations)
+
+    def tiers(self) -> Iterator[Tier | None]:
+        """Return that of each: its speaker is unknown; None if it is the whole recording."""
+        for start, end in zip(self._starts.tolist(), self._ends.tolist(), strict=True):
+            yield Tier() if make_segment(start, end) else None
 
     def recording_groups(self) -> NDArray[np.int64]:
         """Number the recording groups, (lines,): the segments of a recording, or of a part of it."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from threading import Lock
 from typing import Any, Protocol
 
@@ -104,7 +105,7 @@ class E2vEngine:
         self.classes = torch.tensor(model.classes, dtype=torch.long, device=self.device)
         self.compute = compute
         self.results = results
-        self.span_samples = None if results.timeline is None else round(results.timeline * SAMPLE_RATE)
+        self.span_samples = [round(seconds * SAMPLE_RATE) for seconds in results.timelines]
 
     @torch.inference_mode()
     def start(self, batch: Batch) -> Pending:
@@ -145,7 +146,7 @@ class E2vEngine:
         pooled = torch.stack([frames.mean(dim=0) for frames in features])
         posteriors = _fetch(self._posteriors(pooled)) if len(self.classes) else None
         embeddings = [_fetch(frames) for frames in features] if self.results.granularity == "frame" else _fetch(pooled)
-        timelines = [self._make_timeline(frames) for frames in features]
+        timelines = [self._make_timelines(frames) for frames in features]
         num_frames = [len(frames) for frames in features]
         return lambda: [
             make_prediction(
@@ -163,31 +164,32 @@ class E2vEngine:
         config, output_dir = self.network.config, self.results.output_dir
         num_frames = config.num_frames(len(samples))
         windows = list(cut_windows(num_frames, *window_frames(config, self.compute.window)))
-        mean, timeline = MeanPooling(config.embed_dim, self.device), self._open_timeline()
+        mean, timelines = MeanPooling(config.embed_dim, self.device), self._open_timelines()
+        poolings: list[MeanPooling | TimelinePooling] = [mean, *timelines]
         kept = all_frames = None
         if output_dir and len(windows) > 1:
-            kept = KeptWindows(output_dir, waveform.utterance.utt_id, samples.sha256)
+            kept = KeptWindows(output_dir, waveform.utterance.utt_id, f"{samples.sha256} {self.span_samples}")
         if self.results.granularity == "frame":
             all_frames = DiskArray((config.embed_dim,), kept.frames_path if kept else None)
         num_done, state = kept.load(all_frames) if kept else (0, {})
         if num_done:
-            mean.restore(state)
-            if timeline:
-                timeline.restore(state)
+            for pooling in poolings:
+                pooling.restore(state)
         for number, window in enumerate(windows[num_done:], num_done + 1):
             part = torch.from_numpy(samples.read(window.samples(config)))
             (frames,) = self.network.encode([self.network.normalize(part, samples.mean, samples.variance)])
             frames = frames[window.first_kept - window.first : window.end_kept - window.first]
             mean.add(frames)
-            if timeline:
+            for timeline in timelines:
                 timeline.add(window.first_kept, frames)
             if all_frames is not None:
                 all_frames.append(frames.cpu().numpy())
             if kept and kept.is_due():
-                kept.keep(number, {**mean.state(), **(timeline.state() if timeline else {})}, all_frames)
+                states = chain.from_iterable(pooling.state().items() for pooling in poolings)
+                kept.keep(number, dict(states), all_frames)
         pooled = mean.mean()
         posteriors = self._posteriors(pooled[None])[0].cpu().numpy() if len(self.classes) else None
-        spans = timeline.posteriors() if timeline else None
+        spans = tuple(timeline.posteriors() for timeline in timelines)
         prediction = make_prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), spans, len(windows))
         if all_frames is not None and isinstance(prediction, Prediction):
             return replace(prediction, embedding=all_frames)
@@ -200,20 +202,17 @@ class E2vEngine:
         """
         return self.network.logits(pooled)[:, self.classes].softmax(dim=1)
 
-    def _open_timeline(self) -> TimelinePooling | None:
-        """Begin the timeline of an utterance, if one is wanted."""
-        if self.span_samples is None:
-            return None
-        config = self.network.config
-        return TimelinePooling(config.embed_dim, self.device, config.hop, self.span_samples, self._posteriors)
+    def _open_timelines(self) -> list[TimelinePooling]:
+        """Begin the timelines of an utterance."""
+        dim, hop = self.network.config.embed_dim, self.network.config.hop
+        return [TimelinePooling(dim, self.device, hop, samples, self._posteriors) for samples in self.span_samples]
 
-    def _make_timeline(self, frames: Tensor) -> NDArray[np.float32] | None:
-        """Make the timeline of a whole utterance: (spans, labels)."""
-        timeline = self._open_timeline()
-        if timeline is None:
-            return None
-        timeline.add(0, frames)
-        return timeline.posteriors()
+    def _make_timelines(self, frames: Tensor) -> tuple[NDArray[np.float32], ...]:
+        """Make the timelines of a whole utterance: (spans, labels) each."""
+        timelines = self._open_timelines()
+        for timeline in timelines:
+            timeline.add(0, frames)
+        return tuple(timeline.posteriors() for timeline in timelines)
 
 
 def _fetch(tensor: Tensor) -> Tensor:
@@ -253,10 +252,10 @@ def make_prediction(
     num_frames: int,
     posteriors: NDArray[np.float32] | None,
     embedding: NDArray[np.float32],
-    timeline: NDArray[np.float32] | None,
+    timelines: tuple[NDArray[np.float32], ...],
     num_windows: int = 1,
 ) -> Prediction | Failure:
     """Make a prediction of a network's output, or a failure if that is not finite."""
     if not np.isfinite(embedding).all() or (posteriors is not None and not np.isfinite(posteriors).all()):
         return Failure(waveform.utterance, "model", "not finite", "the model's output has NaN or infinite values")
-    return Prediction(waveform.utterance, waveform.duration, num_frames, num_windows, posteriors, embedding, timeline)
+    return Prediction(waveform.utterance, waveform.duration, num_frames, num_windows, posteriors, embedding, timelines)

@@ -30,16 +30,16 @@ KEEP_SECONDS = 10.0
 class KeptWindows:
     """The state of one utterance."""
 
-    def __init__(self, output_dir: Path, utt_id: str, samples_sha256: str) -> None:
+    def __init__(self, output_dir: Path, utt_id: str, made_of: str) -> None:
         """Read nothing yet.
 
         Args:
-            output_dir: OUT, whose results all have the same options.
+            output_dir: OUT, whose results all have the same options, but for lengths of spans.
             utt_id: the utterance.
-            samples_sha256: of its samples: a state of others is ignored.
+            made_of: its samples and the lengths of spans, in any form: a state of others is ignored.
         """
         self._state_path, self.frames_path = _kept_paths(output_dir, utt_id)
-        self._utt_id, self._samples = utt_id, samples_sha256
+        self._utt_id, self._made_of = utt_id, made_of
         self._kept_at = time.monotonic()
 
     def load(self, frames: DiskArray | None) -> tuple[int, State]:
@@ -54,11 +54,11 @@ class KeptWindows:
         try:
             with self._state_path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 state = dict(arrays)
-            num_windows, samples = int(state.pop("windows")), str(state.pop("samples"))
+            num_windows, made_of = int(state.pop("windows")), str(state.pop("made_of"))
         except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
             logger.debug("no state of earlier windows: %s", error)
-            samples = ""
-        if samples != self._samples or (frames is not None and len(frames) < state["count"]):
+            made_of = ""
+        if made_of != self._made_of or (frames is not None and len(frames) < state["count"]):
             num_windows, state = 0, {}
         if frames is not None:
             frames.truncate(int(state["count"]) if state else 0)
@@ -81,7 +81,7 @@ class KeptWindows:
         if frames is not None:
             with naming(self.frames_path):
                 frames.sync()
-        arrays = {**state, "windows": np.array(num_windows), "samples": np.array(self._samples)}
+        arrays = {**state, "windows": np.array(num_windows), "made_of": np.array(self._made_of)}
         with published(self._state_path) as file:
             np.savez(file, allow_pickle=False, **arrays)
         self._kept_at = time.monotonic()

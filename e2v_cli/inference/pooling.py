@@ -82,15 +82,14 @@ class TimelinePooling:
 
     def state(self) -> State:
         """Return what a later process needs to continue."""
-        return {
-            "span": np.array(self._span),
-            "span_total": self._total.cpu().numpy(),
-            "span_count": np.array(self._count),
-            **({"posteriors": np.concatenate(self._posteriors)} if self._posteriors else {}),
-        }
+        state = {"number": np.array(self._span), "total": self._total.cpu().numpy(), "count": np.array(self._count)}
+        if self._posteriors:
+            state["posteriors"] = np.concatenate(self._posteriors)
+        return {f"spans.{self._span_samples}.{name}": array for name, array in state.items()}
 
     def restore(self, state: State) -> None:
         """Continue from a state."""
-        self._span, self._count = int(state["span"]), int(state["span_count"])
-        self._total = torch.from_numpy(state["span_total"]).to(self._device)
-        self._posteriors = [state["posteriors"]] if "posteriors" in state else []
+        prefix = f"spans.{self._span_samples}."
+        self._span, self._count = int(state[f"{prefix}number"]), int(state[f"{prefix}count"])
+        self._total = torch.from_numpy(state[f"{prefix}total"]).to(self._device)
+        self._posteriors = [state[f"{prefix}posteriors"]] if f"{prefix}posteriors" in state else []

@@ -95,5 +95,5 @@ class FunasrEngine:
             self.config.num_frames(len(waveform.samples)),
             np.array(scores, dtype=np.float32) if scores else None,
             results[0]["feats"],
-            timeline=None,
+            timelines=(),
         )

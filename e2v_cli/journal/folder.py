@@ -25,6 +25,7 @@ from e2v_cli.journal.ids import (
     IDS_PATTERNS,
     Ids,
     digest_sources,
+    digest_tiers,
     names_of_ids,
     read_sources,
     save_ids,
@@ -273,16 +274,11 @@ class RunFolder:
             if file in history.ended and self._headers[file].input_sha256 == history.input_sha256
         }
 
-    def has_same_timeline(self, shard: Shard, results: ResultOptions) -> bool:
+    def has_same_formats(self, shard: Shard, results: ResultOptions) -> bool:
         """Whether the newest attempt at a shard used these timeline formats."""
         newest = self._newest().get(shard)
         wanted = (results.timeline_formats, results.join)
         return newest is not None and (self._headers[newest].timeline_formats, self._headers[newest].join) == wanted
-
-    @property
-    def timeline_formats(self) -> set[str]:
-        """Timeline formats that any attempt used."""
-        return {name for header in self._headers.values() for name in header.timeline_formats}
 
     def is_published(self, input_sha256: str) -> bool:
         """Whether all final files exist, and were made from this list and from the journals as they are."""
@@ -302,15 +298,17 @@ class RunFolder:
         return all(exists(self.path / name) for name in content["files"])
 
     def describe_sources(self, input_sha256: str, sizes: Mapping[str, int]) -> dict[str, str]:
-        """Describe what final files are made of: the list; the journals; and the path of OUT, which is in them.
+        """Describe what final files are made of: the list, its tiers, the journals, and the path of OUT.
 
         Args:
             input_sha256: of the list.
             sizes: bytes of the journals by name; a journal changes only by growing.
         """
         lines = "".join(f"{name} {size}\n" for name, size in sizes.items())
+        tiers_sha256 = digest_tiers(self.path, input_sha256)
         return {
             "input_sha256": input_sha256,
+            **({"tiers_sha256": tiers_sha256} if tiers_sha256 else {}),
             "journal_sizes_sha256": hashlib.sha256(lines.encode()).hexdigest(),
             "output_dir": str(self.path.resolve()),
         }
@@ -341,13 +339,12 @@ class RunFolder:
 
         Args:
             files: final files of this publication.
-            unused: patterns, relative to OUT, of files of single utterances that are not of this publication.
+            unused: patterns, relative to OUT, of other files that are not of this publication.
             digest: of the list.
         """
         for name in set(self._results) - set(files):
             (self.path / name).unlink(missing_ok=True)
-        for path in chain.from_iterable(map(self.path.glob, unused)):
-            path.unlink(missing_ok=True)
+        self._remove(unused)
         own = names_of_ids(digest)
         for name in self._names - own:
             if any(fnmatchcase(name, pattern) for pattern in (*IDS_PATTERNS, KEPT_FILES)):
@@ -355,21 +352,26 @@ class RunFolder:
 
     def _remove_everything(self) -> None:
         """Remove all files of an earlier run; without a journal, remove only results."""
-        self.remove_drafts([*self._results, "npy.*-of-*", *IDS_PATTERNS])
+        self.remove_drafts([*self._results, *self._data, "npy.*-of-*", *IDS_PATTERNS])
         others = (
             "journal.*-of-*.*",
             *IDS_PATTERNS,
             *self._data,
             *_LOGS,
         )  # journals first: none may record a missing file
-        patterns = (*(others if self.has_journals else ()), *self._results)
-        for path in chain.from_iterable(map(self.path.glob, patterns)):
-            path.unlink(missing_ok=True)
-        for folder in {Path(pattern).parent for pattern in patterns} - {Path()}:
-            with suppress(OSError):  # it does not exist, or holds foreign files
-                (self.path / folder).rmdir()
+        self._remove((*(others if self.has_journals else ()), *self._results))
         self._history = None
         self.refresh()
+
+    def _remove(self, patterns: Iterable[str]) -> None:
+        """Remove files by patterns relative to OUT, in their order, and the folders that are empty then."""
+        for pattern in patterns:
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+            if "/" in pattern:
+                for folder in self.path.glob(pattern.partition("/")[0]):
+                    with suppress(OSError):  # it holds other files
+                        folder.rmdir()
 
     def _newest(self) -> dict[Shard, JournalFile]:
         """Find the newest attempt at each shard whose header is whole: attempts at a shard have ascending numbers."""

@@ -61,7 +61,7 @@ class DoneLine(NamedTuple):
     windows: bytes
     duration: bytes
     embedding: bytes
-    timeline: bytes
+    timelines: bytes
     label: bytes
     posteriors: bytes = b""
     """All of them, still separated by tabs; empty where the model has no head."""
@@ -178,14 +178,14 @@ class History:
             for offset, text in _whole_lines(journal.path, begin, size):
                 _, kind, key, *cells = text.split(b"\t", 8)
                 if kind == b"done":
-                    _, _, _, embedding, timeline, _ = cells
+                    _, _, _, embedding, timelines, _ = cells
                     lines.append((DONE, offset, len(text)))
                     keys.append(key)
                     sources.append(text[_SOURCE])
                     if embedding:
                         self._keep_farthest(embedding, farthest)
-                    if timeline:
-                        self._note_timeline(Place.parse(timeline.decode()))
+                    for place in timelines.split():
+                        self._note_timeline(Place.parse(place.decode()))
                 elif kind == b"failed":
                     stage, reason, *_ = cells
                     lines.append((failure_status(stage.decode(), reason.decode()), offset, len(text)))

@@ -1,11 +1,12 @@
-"""The ids of the list of a run and the checksums of their sources, saved in OUT for merging, status and dealing."""
+"""What OUT keeps of the list of a run, for merging, status and dealing: ids, checksums of sources, costs, tiers."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from e2v_cli.corpus.ids import KeyIndex, digest_of
 from e2v_cli.errors import OutputError
+from e2v_cli.records import Tier
 from e2v_cli.system.files import exists, published
 
-IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs", ".sources"))
+IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs", ".sources", ".tiers"))
 """Patterns of their file names."""
 
 
@@ -147,10 +149,39 @@ def read_costs(output_dir: Path, ids: Ids) -> NDArray[np.float32] | None:
     return costs
 
 
+def save_tiers(output_dir: Path, digest: str, tiers: Iterable[Tier | None]) -> None:
+    """Write the tier of each utterance of a list in the timeline of its recording to OUT; None: a recording itself."""
+    with published(_tiers_path(_ids_path(output_dir, digest))) as file:
+        for tier in tiers:
+            channel = "" if tier is None or tier.channel is None else str(tier.channel)
+            file.write(b"\n" if tier is None else f"{channel}\t{tier.speaker}\n".encode())
+
+
+def read_tiers(output_dir: Path, digest: str) -> Iterator[Tier | None]:
+    """Read the tiers of a list's utterances, in order; each is None if none were saved."""
+    try:
+        file = _tiers_path(_ids_path(output_dir, digest)).open("rb")
+    except FileNotFoundError:
+        yield from repeat(None)
+        return
+    with file:
+        for line in file:
+            channel, tab, speaker = line.decode().removesuffix("\n").partition("\t")
+            yield Tier(int(channel) if channel else None, speaker) if tab else None
+
+
+def digest_tiers(output_dir: Path, digest: str) -> str | None:
+    """Return the SHA-256 of the tiers of a list's utterances; None if none were saved."""
+    try:
+        return hashlib.sha256(_tiers_path(_ids_path(output_dir, digest)).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
 def names_of_ids(digest: str) -> frozenset[str]:
     """Return the names of the files of a list in a run folder."""
     name = _ids_path(Path(), digest).name
-    return frozenset((name, f"{name}.pieces", f"{name}.costs", f"{name}.sources"))
+    return frozenset((name, f"{name}.pieces", f"{name}.costs", f"{name}.sources", f"{name}.tiers"))
 
 
 def _ids_path(output_dir: Path, digest: str) -> Path:
@@ -167,3 +198,7 @@ def _sources_path(ids_path: Path) -> Path:
 
 def _costs_path(ids_path: Path) -> Path:
     return ids_path.with_name(f"{ids_path.name}.costs")
+
+
+def _tiers_path(ids_path: Path) -> Path:
+    return ids_path.with_name(f"{ids_path.name}.tiers")

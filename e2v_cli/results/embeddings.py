@@ -19,7 +19,7 @@ from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
 from e2v_cli.records import Place, Prediction
 from e2v_cli.results.formats import draft_name
 from e2v_cli.results.tables import file_name
-from e2v_cli.system.files import draft_of, drafted, naming, sync_file, sync_folder
+from e2v_cli.system.files import draft_of, drafted, is_directory, naming, sync_file, sync_folder
 from e2v_cli.system.spool import DiskArray, whole
 
 AUTOMATIC_COMPRESSION = 1
@@ -47,14 +47,15 @@ class NpyWriter:
     """
 
     def __init__(self, output_dir: Path, results: ResultOptions, shard: Shard) -> None:
-        self._output_dir = output_dir
+        self._output_dir, self._folder = output_dir, output_dir / "embeddings"
         self._dtype = results.dtype
         self._draft = draft_of(output_dir / draft_name(shard))
-        (output_dir / "embeddings").mkdir(exist_ok=True)
-        sync_folder(output_dir)
 
     def write(self, predictions: Sequence[Prediction]) -> list[Place]:
         """Write a file for each, and sync them and their folder."""
+        if predictions and not is_directory(self._folder):  # none is left behind without a file
+            self._folder.mkdir(exist_ok=True)
+            sync_folder(self._output_dir)
         places = [Place(f"embeddings/{file_name(prediction.utterance.utt_id)}.npy") for prediction in predictions]
         for place, prediction in zip(places, predictions, strict=True):
             with drafted(self._output_dir / place.file, self._draft) as file:
@@ -62,7 +63,7 @@ class NpyWriter:
                 for block in _embedding_blocks(prediction.embedding):
                     file.write(_round_embedding(block, self._dtype).tobytes())
         if places:
-            sync_folder(self._output_dir / "embeddings")
+            sync_folder(self._folder)
         return places
 
     def _header(self, shape: tuple[int, ...]) -> bytes:

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 
 from e2v_cli.inference.kept import KEPT_FILES
 from e2v_cli.results.timeline_formats import format_audacity, format_rttm, format_text_grid
+from e2v_cli.system.text import number_word
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
     from e2v_cli.results.embeddings import EmbeddingWriter
-    from e2v_cli.results.spans import Span
+    from e2v_cli.results.spans import Track
+
+TIMELINE_TABLE = "timeline.tsv"
+"""The file of a timeline that every run with one has."""
 
 NO_EMBEDDINGS = "none"
 """The value of ``--embeddings`` for no embeddings."""
@@ -49,18 +53,13 @@ class EmbeddingFormat:
 
 @dataclass(frozen=True)
 class TimelineFormat:
-    """A value of ``--timeline-format``: a format of the timeline for other tools."""
+    """A word of ``--timeline-format``: a format of timelines for other tools."""
 
     name: str
     path: str
-    """The file relative to OUT, ``timeline.rttm``; or one for each utterance: ``audacity/*.txt``, * for its id."""
-    format: Callable[[str, float, Sequence[Span]], str]
-    """Format an utterance: its id, its duration in seconds, and its spans."""
-
-    @property
-    def folder(self) -> str | None:
-        """The folder with a file for each utterance; None: all are in one file."""
-        return self.path.partition("/")[0] if "/" in self.path else None
+    """The file relative to OUT, ``timeline.rttm``; or one for each recording: ``audacity/*.txt``, * for its id."""
+    format: Callable[[str, Sequence[Track]], str]
+    """Format a recording: its id, and its utterances, at least one. In one file, each utterance comes alone."""
 
 
 def _open_npy(output_dir: Path, results: ResultOptions, shard: Shard) -> EmbeddingWriter:
@@ -140,23 +139,45 @@ TIMELINE_FORMATS: dict[str, TimelineFormat] = {
 
 
 def result_names() -> tuple[str, ...]:
-    """Return the names of all final files that a run may have, except those of single utterances."""
+    """Return the names of all final files that a run may have, except those that ``data_patterns`` has."""
     return (
         *("predictions.tsv", "failures.tsv", "run.json", "utt2dur", "utt2num_frames", "frame_shift"),
         *dict.fromkeys(form.index for form in EMBEDDING_FORMATS.values()),
-        *("utt2emo", "timeline.tsv"),
-        *(form.path for form in TIMELINE_FORMATS.values() if form.folder is None),
+        *("utt2emo", TIMELINE_TABLE),
+        *(form.path for form in TIMELINE_FORMATS.values() if "/" not in form.path),
     )
 
 
 def data_patterns() -> tuple[str, ...]:
-    """Return patterns, relative to OUT, of workers' files besides journals, and of final files of single utterances."""
+    """Return patterns, relative to OUT, of workers' files besides journals, and of other final files."""
+    paths = [form.path for form in TIMELINE_FORMATS.values()]
     return (
         *dict.fromkeys(form.files for form in EMBEDDING_FORMATS.values()),
         "timeline.*-of-*.*",
         KEPT_FILES,
-        *(form.path for form in TIMELINE_FORMATS.values() if form.folder is not None),
+        *(path for path in paths if "/" in path),
+        *(with_suffix(path, "-[0-9]*") for path in (TIMELINE_TABLE, *paths)),
     )
+
+
+def timeline_suffixes(timelines: Sequence[float]) -> tuple[str, ...]:
+    """Return what the names of the files of each timeline have more: nothing if there is one, else ``-60``."""
+    return ("",) if len(timelines) == 1 else tuple(f"-{number_word(seconds)}" for seconds in timelines)
+
+
+def with_suffix(path: str, suffix: str) -> str:
+    """Add a suffix to the path of a file, ``timeline-60.tsv``, or of the files of a folder, ``audacity-60/*.txt``."""
+    folder, slash, name = path.rpartition("/")
+    if slash:
+        return f"{folder}{suffix}/{name}"
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem}{suffix}{dot}{extension}"
+
+
+def timeline_paths(timelines: Sequence[float], formats: Sequence[str]) -> set[str]:
+    """Return the files of timelines in known formats, relative to OUT; patterns for those of single recordings."""
+    paths = [TIMELINE_TABLE, *(form.path for name, form in TIMELINE_FORMATS.items() if name in formats)]
+    return {with_suffix(path, suffix) for suffix in timeline_suffixes(timelines) for path in paths}
 
 
 def draft_name(shard: Shard) -> str:

@@ -6,23 +6,29 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from e2v_cli.errors import OutputError
-from e2v_cli.inference.kept import KEPT_FILES
 from e2v_cli.journal.folder import RunFolder
 from e2v_cli.journal.history import History, parse_done, parse_failed
-from e2v_cli.journal.ids import Ids
+from e2v_cli.journal.ids import Ids, read_tiers
 from e2v_cli.journal.journal import Elapsed, Header, JournalFile
-from e2v_cli.options import DEVICE_KEYS, Shard
-from e2v_cli.records import Place, Summary
+from e2v_cli.options import DEVICE_KEYS, Shard, parse_timelines
+from e2v_cli.records import Place, Summary, Tier
 from e2v_cli.results.attempts import describe_attempts
-from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, TIMELINE_FORMATS, data_patterns, result_names
+from e2v_cli.results.formats import (
+    EMBEDDING_FORMATS,
+    NO_EMBEDDINGS,
+    data_patterns,
+    result_names,
+    timeline_paths,
+    timeline_suffixes,
+)
 from e2v_cli.results.newest_run import note_run
 from e2v_cli.results.tables import FAILURES_HEADER, predictions_header, predictions_line
-from e2v_cli.results.timeline import Timeline, timeline_header
+from e2v_cli.results.timeline import Timeline
 from e2v_cli.system.files import published
 from e2v_cli.system.text import percent_encoded, tsv_row
 
@@ -39,13 +45,16 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
         OutputError: a file that the journals record is missing.
     """
     folder.check_places(history)
-    folder.remove_drafts([*result_names(), KEPT_FILES])
+    folder.remove_drafts([*result_names(), *data_patterns()])
     with ExitStack() as stack, history.reading():
         files = _FinalFiles(folder.path, header, stack)
         first = 0
+        tiers = read_tiers(folder.path, ids.digest)
         for keys in ids.ids():
-            files.write(keys, history.read_lines(first, first + len(keys)))
+            files.write(keys, history.read_lines(first, first + len(keys)), list(islice(tiers, len(keys))))
             first += len(keys)
+        for timeline in files.timelines:
+            timeline.finish()
     elapsed = sum_elapsed(history.elapsed)
     summary = Summary(
         input=len(ids),
@@ -65,9 +74,8 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
     }
     with published(folder.path / "run.json") as file:
         file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-    unused = folder.timeline_formats.difference(header.timeline_formats)
-    unused_patterns = [form.path for form in TIMELINE_FORMATS.values() if form.folder and form.name in unused]
-    folder.remove_other_results([*files.names, "run.json"], unused_patterns, ids.digest)
+    before: set[str] = set().union(*map(_timeline_paths, folder.headers.values()))
+    folder.remove_other_results([*files.names, "run.json"], before - _timeline_paths(header), ids.digest)
     note_run(folder.path / "run.json")
     return summary
 
@@ -93,21 +101,28 @@ class _FinalFiles:
         cells = [tsv_row([label]) for label in labels]
         self._label_words = {cell.encode(): percent_encoded(cell).encode() for cell in cells}
         self._create("frame_shift").write(f"{header.frame_shift:g}\n".encode())
-        self._timeline = None
-        if header.fingerprint["timeline"] != "off":
-            table = self._create("timeline.tsv", *timeline_header(labels))
-            self._timeline = Timeline(output_dir, table, header.timeline_formats, header.join, self._create)
-            stack.enter_context(closing(self._timeline))
+        suffixes = timeline_suffixes(parse_timelines(header.fingerprint["timeline"]))
+        self.timelines = [
+            Timeline(output_dir, suffix, header.timeline_formats, header.join, labels, self._create)
+            for suffix in suffixes
+        ]
+        for timeline in self.timelines:
+            stack.enter_context(closing(timeline))
 
-    def write(self, keys: Sequence[bytes], lines: Sequence[bytes]) -> None:
+    def write(self, keys: Sequence[bytes], lines: Sequence[bytes], tiers: Sequence[Tier | None]) -> None:
         """Write utterances from their lines in journals.
+
+        Args:
+            keys: their ids.
+            lines: their lines.
+            tiers: their tiers in the timelines of recordings.
 
         Raises:
             OutputError: a line is of another utterance.
         """
         done: list[bytes] = []
-        rows, durations, num_frames, labels, embeddings, timelines = [], [], [], [], [], []
-        for key, line in zip(keys, lines, strict=True):
+        rows, durations, num_frames, labels, embeddings = [], [], [], [], []
+        for key, line, tier in zip(keys, lines, tiers, strict=True):
             if line.startswith(b"failed"):
                 row = parse_failed(line)
                 utt_id = row.partition(b"\t")[0]
@@ -121,7 +136,8 @@ class _FinalFiles:
                 num_frames.append(record.num_frames)
                 labels.append(record.label)
                 embeddings.append(record.embedding)
-                timelines.append(record.timeline)
+                for timeline, place in zip(self.timelines, record.timelines.split(), strict=True):
+                    timeline.add(key.decode(), Place.parse(place.decode()), tier)
             if utt_id != key:
                 raise OutputError(
                     f"{self._output_dir}: expected {key!r}, the journal has {utt_id!r}; run the same command again"
@@ -131,9 +147,6 @@ class _FinalFiles:
         self._write_lists(done, durations, num_frames, labels, embeddings)
         for duration in durations:
             self.audio_seconds += float(duration)
-        if self._timeline:
-            for key, duration, place in zip(done, durations, timelines, strict=True):
-                self._timeline.add(key.decode(), float(duration), Place.parse(place.decode()))
 
     def _write_lists(
         self,
@@ -157,6 +170,11 @@ class _FinalFiles:
         file = self._stack.enter_context(published(self._output_dir / name))
         file.write((tsv_row(columns) + "\n").encode() if columns else b"")
         return file
+
+
+def _timeline_paths(header: Header) -> set[str]:
+    """Return the files of the timelines of an attempt, relative to OUT, with patterns."""
+    return timeline_paths(parse_timelines(header.fingerprint["timeline"]), header.timeline_formats)
 
 
 def _format_pairs(keys: Iterable[bytes], separator: bytes, values: Iterable[bytes]) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.journal.journal import DONE, LEFT, Elapsed, Journal, failure_status
 from e2v_cli.records import DoneRecord, Failure
-from e2v_cli.results.tables import predictions_header, predictions_row
+from e2v_cli.results.tables import predictions_row
 from e2v_cli.system.files import naming
 from e2v_cli.system.text import tsv_row
 
@@ -35,13 +35,13 @@ class Sink(Protocol):
 
 
 class StdoutSink:
-    """Rows of predictions on standard output, in input order, each as soon as all rows before it are printed."""
+    """Rows of predictions, or of spans, on standard output, in input order, each as soon as all before it are."""
 
-    def __init__(self, labels: Sequence[str], size: int, order: Iterator[int], started: float) -> None:
+    def __init__(self, header: Sequence[str], size: int, order: Iterator[int], started: float) -> None:
         """Print the header.
 
         Args:
-            labels: the model's, in its order.
+            header: the columns.
             size: number of utterances of the input.
             order: indexes of the utterances that are computed.
             started: when the run began, by ``time.monotonic()``.
@@ -53,7 +53,7 @@ class StdoutSink:
         self._lines: dict[int, str] = {}
         self._started = self._loaded = started
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
-        sys.stdout.write(tsv_row(predictions_header(labels)) + "\n")
+        sys.stdout.write(tsv_row(header) + "\n")
 
     def begin(self) -> None:
         """Note that models are loaded."""
@@ -65,7 +65,7 @@ class StdoutSink:
             logger.warning(_describe_failure(failure))
             self._lines[failure.utterance.index] = ""
         for record in done:
-            self._lines[record.index] = tsv_row(predictions_row(record)) + "\n"
+            self._lines[record.index] = record.rows or tsv_row(predictions_row(record)) + "\n"
         _note_status(self.status, done, failures)
         self.elapsed = _add_elapsed(self.elapsed, done, failures, self._started, self._loaded)
         with naming(Path("standard output")):

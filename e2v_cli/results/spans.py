@@ -1,4 +1,4 @@
-"""Spans of a timeline, in memory and as rows of ``timeline.tsv``; nothing here needs NumPy.
+"""Spans of a timeline, and their rows in ``timeline.tsv``; nothing here needs NumPy.
 
 Times are rounded once, to the decimals of the table, and lengths are differences of rounded times: so in every format
 a span ends exactly where the next one begins, and the last one where the utterance does.
@@ -10,8 +10,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from e2v_cli.system.text import tsv_row
+
+if TYPE_CHECKING:
+    from e2v_cli.records import Cut, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +32,33 @@ class Span:
     """(labels,): probabilities that sum to 1."""
 
 
-def span_rows(utt_id: str, spans: Iterable[Span]) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class Track:
+    """The spans of an utterance in a timeline of its recording."""
+
+    tier: Tier
+    spans: Sequence[Span]
+    """Times are from the start of the recording."""
+
+
+def span_rows(utt_id: str, cut: Cut, spans: Iterable[Span]) -> Iterator[str]:
     """Format the rows of an utterance, each with its line break."""
-    first = tsv_row([utt_id])
+    first, recording, begin = tsv_row([utt_id]), tsv_row([cut.recording]), rounded(cut.start)
     for span in spans:
         probabilities = "\t".join([f"{probability:.6f}" for probability in (span.score, *span.posteriors)])
-        yield f"{first}\t{span.start:.4f}\t{span.end:.4f}\t{tsv_row([span.label])}\t{probabilities}\n"
+        yield (
+            f"{first}\t{span.start:.4f}\t{span.end:.4f}\t{tsv_row([span.label])}\t{probabilities}\t"
+            f"{recording}\t{begin + span.start:.4f}\t{begin + span.end:.4f}\n"
+        )
 
 
-def parse_rows(text: bytes) -> list[Span]:
-    """Parse the rows of one utterance, without a header."""
-    spans = []
-    for row in text.decode().split("\n"):  # a label may hold other characters that Python takes for line breaks
-        if row:
-            _, start, end, label, score, *posteriors = row.split("\t")
-            spans.append(Span(float(start), float(end), label, float(score), tuple(map(float, posteriors))))
-    return spans
+def in_recording(cut: Cut, spans: Iterable[Span]) -> list[Span]:
+    """Move the spans of an utterance to the time of its recording."""
+    begin = rounded(cut.start)
+    return [
+        Span(rounded(begin + span.start), rounded(begin + span.end), span.label, span.score, span.posteriors)
+        for span in spans
+    ]
 
 
 def join_spans(spans: Sequence[Span]) -> list[Span]:

@@ -1,16 +1,19 @@
-"""Prediction → its embedding and its timeline on disk → the done record of the journal."""
+"""Prediction → its embedding and its timelines on disk → the done record of the journal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from e2v_cli.inference.kept import forget_windows
 from e2v_cli.options import ResultOptions, Shard
-from e2v_cli.records import SAMPLE_RATE, DoneRecord, Place, Prediction
+from e2v_cli.records import DoneRecord, Place, Prediction
 from e2v_cli.results.embeddings import EmbeddingWriter, GrowingFile
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS
-from e2v_cli.results.timeline import timeline_rows
+from e2v_cli.results.spans import join_spans, span_rows
+from e2v_cli.results.timeline import parse_rows, timeline_rows
 
 
 class ResultWriter:
@@ -25,15 +28,15 @@ class ResultWriter:
             shard: the shard in the names of files.
         """
         self._labels = labels
-        self._output_dir = results.output_dir
+        self._results = results
         self._embeddings: EmbeddingWriter | None = None
-        self._timeline: TimelineWriter | None = None
+        self._timelines: TimelineWriter | None = None
         if results.output_dir is None:
             return
         if results.embeddings != NO_EMBEDDINGS:
             self._embeddings = EMBEDDING_FORMATS[results.embeddings].open(results.output_dir, results, shard)
-        if results.timeline is not None:
-            self._timeline = TimelineWriter(results.output_dir, results.timeline, labels, shard)
+        if results.timelines:
+            self._timelines = TimelineWriter(results.output_dir, results.timelines, labels, shard)
 
     def write(self, predictions: Sequence[Prediction]) -> tuple[DoneRecord, ...]:
         """Write and sync results, and return their records for the journal.
@@ -43,48 +46,58 @@ class ResultWriter:
         """
         nowhere: list[Place | None] = [None] * len(predictions)
         embeddings = self._embeddings.write(predictions) if self._embeddings else nowhere
-        timelines = self._timeline.write(predictions) if self._timeline else nowhere
+        timelines = self._timelines.write(predictions) if self._timelines else [()] * len(predictions)
         for prediction in predictions:
-            if self._output_dir is not None and prediction.windows > 1:
-                forget_windows(self._output_dir, prediction.utterance.utt_id)
+            if self._results.output_dir is not None and prediction.windows > 1:
+                forget_windows(self._results.output_dir, prediction.utterance.utt_id)
         return tuple(
-            make_done_record(prediction, self._labels, embedding, timeline)
-            for prediction, embedding, timeline in zip(predictions, embeddings, timelines, strict=True)
+            replace(make_done_record(prediction, self._labels, embedding, places), rows=self._format_rows(prediction))
+            for prediction, embedding, places in zip(predictions, embeddings, timelines, strict=True)
         )
+
+    def _format_rows(self, prediction: Prediction) -> str:
+        """Format the rows of a timeline that goes to standard output."""
+        if self._results.output_dir is not None or not prediction.timelines:
+            return ""
+        (seconds,), (posteriors,) = self._results.timelines, prediction.timelines
+        rows = "".join(timeline_rows(prediction, posteriors, seconds, self._labels))
+        if not self._results.join:
+            return rows
+        cut, spans = parse_rows(rows.encode())  # means are of rounded probabilities, as when a run is published
+        return "".join(span_rows(prediction.utterance.utt_id, cut, join_spans(spans)))
 
 
 class TimelineWriter:
-    """``timeline.2-of-3.N``: rows of ``timeline.tsv``, in the order in which utterances were finished."""
+    """``timeline.2-of-3.N``: rows of all timelines, in the order in which utterances were finished."""
 
-    def __init__(self, output_dir: Path, span_seconds: float, labels: tuple[str, ...], shard: Shard) -> None:
-        self._span_seconds = round(span_seconds * SAMPLE_RATE) / SAMPLE_RATE
+    def __init__(self, output_dir: Path, timelines: tuple[float, ...], labels: tuple[str, ...], shard: Shard) -> None:
+        self._timelines = timelines
         self._labels = labels
         self._file = GrowingFile(output_dir, f"timeline.{shard.name}.", "")
 
-    def write(self, predictions: Sequence[Prediction]) -> list[Place]:
-        """Append rows, and sync them. A place has the offset and the size of an utterance's rows.
+    def write(self, predictions: Sequence[Prediction]) -> list[tuple[Place, ...]]:
+        """Append rows, and sync them. A place has the offset and the size of an utterance's rows in one timeline.
 
         Raises:
             OSError: they can't be written.
         """
-        places: list[Place] = []
         if not predictions:
-            return places
+            return []
         with self._file.growing() as file:
-            for prediction in predictions:
-                utt_id, duration = prediction.utterance.utt_id, prediction.duration
-                begin = file.tell()
-                if prediction.timeline is not None:
-                    rows = timeline_rows(utt_id, prediction.timeline, self._span_seconds, duration, self._labels)
-                    file.writelines(row.encode() for row in rows)
-                places.append(Place(self._file.name, begin, file.tell() - begin))
-        return places
+            return [tuple(self._append(file, prediction)) for prediction in predictions]
+
+    def _append(self, file: BinaryIO, prediction: Prediction) -> Iterator[Place]:
+        for seconds, posteriors in zip(self._timelines, prediction.timelines, strict=True):
+            begin = file.tell()
+            rows = timeline_rows(prediction, posteriors, seconds, self._labels)
+            file.writelines(row.encode() for row in rows)
+            yield Place(self._file.name, begin, file.tell() - begin)
 
 
 def make_done_record(
-    prediction: Prediction, labels: Sequence[str], embedding: Place | None, timeline: Place | None
+    prediction: Prediction, labels: Sequence[str], embedding: Place | None, timelines: tuple[Place, ...]
 ) -> DoneRecord:
-    """Return the done record of a prediction with the places of its embedding and timeline."""
+    """Return the done record of a prediction with the places of its embedding and timelines."""
     label, posteriors = "", prediction.posteriors
     if posteriors is not None:
         label = labels[int(posteriors.argmax())]
@@ -97,6 +110,6 @@ def make_done_record(
         label=label,
         posteriors=() if posteriors is None else tuple(map(float, posteriors)),
         embedding=embedding,
-        timeline=timeline,
+        timelines=timelines,
         source_checksum=prediction.utterance.source_checksum,
     )

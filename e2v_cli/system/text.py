@@ -27,6 +27,11 @@ def tsv_row(fields: Iterable[str]) -> str:
     return "\t".join(re.sub(r"[\t\n\r]", " ", field) for field in fields)
 
 
+def number_word(number: float) -> str:
+    """Format a number as the command line reads it: no digit is lost, and a whole one has no point."""
+    return str(number).removesuffix(".0")
+
+
 def redact(text: str) -> str:
     """Replace the secrets that URLs in a text may have: user and password, query and fragment."""
     text = re.sub(r"(?<=://)[^\s/?#]*@", "***@", text)

@@ -140,7 +140,7 @@ def measure_sync() -> float:
         pid=1,
         started="2026-01-01T00:00:00+00:00",
     )
-    done = DoneRecord(0, "utt1", 5.0, 249, 1, "neutral", (0.9,), Place("embeddings.1-of-1.1.ark", 5), None)
+    done = DoneRecord(0, "utt1", 5.0, 249, 1, "neutral", (0.9,), Place("embeddings.1-of-1.1.ark", 5))
     times = []
     with tempfile.TemporaryDirectory(dir=".") as folder:
         with closing(Journal(Path(folder), Shard(1, 1), header)) as journal:

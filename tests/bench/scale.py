@@ -138,7 +138,7 @@ def write_journal(out: Path, shard: Shard, header: Header, indexes: NDArray[np.i
                     label="surprised",
                     posteriors=POSTERIORS,
                     embedding=Place(archive.name, offset * EMBEDDING_BYTES),
-                    timeline=None,
+                    timelines=(),
                     source_checksum=zlib.crc32(bytes(CLIP)),
                 )
                 for offset, index in enumerate(chunk, first)

@@ -82,7 +82,13 @@ def test_help_has_examples_and_imports_nothing_heavy(
         (["predict", CLIP, "--window", "nan"], "--window nan: must be at least 1 s"),
         (["predict", CLIP, "--channel", "0"], "'0' is not mix, split, A, B, or a number counted from 1."),
         (["predict", CLIP, "--channel", "left"], "'left' is not mix, split, A, B, or a number counted from 1."),
-        (["predict", CLIP, "--timeline", "1"], "--timeline needs an output folder: add -o OUT"),
+        *(
+            (
+                ["predict", CLIP, "--timeline", "1", *options],
+                "--timeline-format and more than one --timeline need an output folder: add -o OUT",
+            )
+            for options in (("--timeline", "60"), ("--timeline-format", "rttm"))
+        ),
         (
             ["predict", CLIP, "-o", "out", "--timeline", "0.01"],
             "--timeline 0.01: must be from 0.02 s, one frame, to 86400 s",
@@ -101,7 +107,7 @@ def test_help_has_examples_and_imports_nothing_heavy(
         ),
         (["predict", CLIP, "-o", "out", "--join"], "--timeline-format and --join need a timeline: add --timeline 1"),
         (
-            ["predict", CLIP, "-o", "out", "--timeline", "1", "--timeline-format", "srt"],
+            ["predict", CLIP, "-o", "out", "--timeline", "1", "--timeline-format", "rttm,srt"],
             "'srt' is not one of 'rttm', 'audacity', 'textgrid'",
         ),
         (

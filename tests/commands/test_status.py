@@ -112,7 +112,7 @@ def write(
     with closing(Journal(folder, shard, head)) as journal:
         if elapsed is not None:
             journal.append(
-                [DoneRecord(number, f"utt{number}", 1.0, 49, 1, "", (), None, None) for number in done],
+                [DoneRecord(number, f"utt{number}", 1.0, 49, 1, "", (), None) for number in done],
                 [Failure(Utterance(number, f"utt{number}", "x"), "audio", "missing", "gone") for number in failed],
                 elapsed,
             )

@@ -23,9 +23,9 @@ def test_segments_become_utterances_in_file_order() -> None:
 
     assert all_ids(corpus) == [b"b", b"a", b"c"]
     assert [corpus[index] for index in (2, 0, 1)] == [
-        Utterance(2, "c", "2.mp3", "data", Segment(10.0, 20.0), channel=1, recording_channel=1),
-        Utterance(0, "b", "2.mp3", "data", Segment(0.0, 1.5), recording_channel=1),
-        Utterance(1, "a", "1.wav", "data", Segment(2.25, None), channel=1, recording_channel=0),
+        Utterance(2, "c", "2.mp3", "data", Segment(10.0, 20.0), channel=1, recording_channel=1, recording_id="r2"),
+        Utterance(0, "b", "2.mp3", "data", Segment(0.0, 1.5), recording_channel=1, recording_id="r2"),
+        Utterance(1, "a", "1.wav", "data", Segment(2.25, None), channel=1, recording_channel=0, recording_id="r1"),
     ]
 
 

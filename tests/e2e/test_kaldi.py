@@ -833,8 +833,11 @@ def test_duplicate_id_of_a_split_channel_is_refused(sounds: Ran, tmp_path: Path)
 
 # -- the same bytes with jobs, shards, kills and more segments ---------------------------------------------------------
 
-RUN = ("-m", "sample", "--embeddings", "ark", "--timeline", "0.5")
-MORE = ("timeline.tsv", "frame_shift")
+RUN = (
+    *("-m", "sample", "--embeddings", "ark", "--timeline", "0.5", "--timeline", "60"),
+    *("--timeline-format", "rttm,audacity,textgrid"),
+)
+MORE = ("timeline-0.5.tsv", "timeline-60.tsv", "timeline-0.5.rttm", "frame_shift")
 
 
 @pytest.fixture(scope="module")
@@ -860,7 +863,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines.append("long call0 3.1 99.9")  # longer than a window
     lines.append("late call0 199 250")
     generator.shuffle(lines)
-    return write_folder(folder / "data", recordings, segments=lines)
+    speakers = [f"{line.split()[0]} {generator.choice(['anna', 'bob'])}" for line in lines]
+    return write_folder(folder / "data", recordings, segments=lines, utt2spk=speakers)
 
 
 @pytest.fixture(scope="module")
@@ -874,9 +878,25 @@ def reference_run(calls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def assert_same(out: Path, reference_run: Path) -> None:
     assert read_tables(out, *MORE) == read_tables(reference_run, *MORE)
+    assert read_by_recording(out) == read_by_recording(reference_run)
     ours, theirs = read_embeddings(out), read_embeddings(reference_run)
     assert list(ours) == list(theirs)
     assert [key for key in theirs if ours[key] != theirs[key]] == []
+
+
+def read_by_recording(out: Path) -> dict[str, bytes]:
+    """Read the files of timelines that each recording has."""
+    paths = [path for folder in ("audacity", "textgrid") for path in out.glob(f"{folder}-*/*")]
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def test_timelines_of_shuffled_segments_are_by_recording(reference_run: Path) -> None:
+    assert read_by_recording(reference_run).keys() == {
+        f"{folder}-{seconds}/call{number}.{suffix}"
+        for folder, suffix in (("audacity", "txt"), ("textgrid", "TextGrid"))
+        for seconds in ("0.5", "60")
+        for number in range(5)
+    }
 
 
 def test_segments_with_several_jobs(calls: Path, reference_run: Path, tmp_path: Path) -> None:
@@ -944,8 +964,9 @@ def test_only_new_segments_are_computed(calls: Path, reference_run: Path, tmp_pa
         assert list(map(float, rows[key][4:])) == pytest.approx(list(map(float, row[4:])), abs=1e-5)
     assert sorted(encoded) == sorted(first)
     assert sorted(read_encoded(out)) == sorted(expected)
-    starts = [line.split("\t")[:2] for line in (out / "timeline.tsv").read_text().splitlines()[1:]]
-    assert starts == [line.split("\t")[:2] for line in (reference_run / "timeline.tsv").read_text().splitlines()[1:]]
+    name = "timeline-0.5.tsv"
+    starts = [line.split("\t")[:2] for line in (out / name).read_text().splitlines()[1:]]
+    assert starts == [line.split("\t")[:2] for line in (reference_run / name).read_text().splitlines()[1:]]
 
 
 def test_shuffled_segments_are_decoded_once(tmp_path: Path) -> None:
@@ -1109,7 +1130,8 @@ def read_timeline(out: Path) -> dict[str, list[Span]]:
     assert header.startswith(TIMELINE_HEADER)
     spans: dict[str, list[Span]] = {}
     for line in lines:
-        key, start, end, label, score, *probabilities = line.split("\t")
+        key, start, end, label, score, *probabilities, recording, in_recording, _ = line.split("\t")
+        assert (recording, in_recording) == (key, start)
         span = Span(Decimal(start), Decimal(end), label, float(score), tuple(map(float, probabilities)))
         spans.setdefault(key, []).append(span)
     return spans

@@ -182,7 +182,7 @@ def test_spooled_utterance_within_a_window_matches_the_one_in_memory(
     granularity: Granularity, model: Model, network: Emotion2vec
 ) -> None:
     samples, waveform = make_long(10.0)
-    engine = make_engine(model, network, granularity, timeline=0.5)
+    engine = make_engine(model, network, granularity, timelines=(0.5,))
 
     spooled = encode_one(engine, waveform)
     whole = encode_one(engine, samples)
@@ -191,7 +191,7 @@ def test_spooled_utterance_within_a_window_matches_the_one_in_memory(
     embedding = spooled.embedding.read() if isinstance(spooled.embedding, DiskArray) else spooled.embedding
     assert isinstance(whole.embedding, np.ndarray)
     np.testing.assert_allclose(embedding, whole.embedding, rtol=0, atol=1e-4)
-    for one, other in ((spooled.posteriors, whole.posteriors), (spooled.timeline, whole.timeline)):
+    for one, other in ((spooled.posteriors, whole.posteriors), (spooled.timelines[0], whole.timelines[0])):
         assert one is not None
         assert other is not None
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)

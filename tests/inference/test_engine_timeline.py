@@ -46,15 +46,15 @@ def test_timeline_applies_the_head_to_the_mean_of_each_span(hop: float, model: M
     batch = make_batch([0.5, 3.0, 0.03, 1.51])
     plain = make_engine(model, network).start(batch)()
 
-    results = make_engine(model, network, timeline=hop).start(batch)()
+    results = make_engine(model, network, timelines=(hop,)).start(batch)()
 
     assert_same(results, plain)  # the timeline changes nothing else
     for waveform, result in zip(batch.waveforms, results, strict=True):
         assert isinstance(result, Prediction)
-        assert result.timeline is not None
+        (timeline,) = result.timelines
         expected = expected_timeline(network, encode_whole(network, waveform.whole), hop)
-        assert (result.timeline.dtype.name, result.timeline.shape) == ("float32", expected.shape)
-        np.testing.assert_allclose(result.timeline, expected, rtol=0, atol=1e-5)
+        assert (timeline.dtype.name, timeline.shape) == ("float32", expected.shape)
+        np.testing.assert_allclose(timeline, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("hop", HOPS)
@@ -66,13 +66,23 @@ def test_timeline_of_windows_is_that_of_all_frames(
     samples, waveform = make_long(11.3)
     frames, num_windows = encode_in_windows(network, samples, 2.0)
 
-    prediction = encode_one(make_engine(model, network, granularity, window=2.0, timeline=hop), waveform)
+    prediction = encode_one(make_engine(model, network, granularity, window=2.0, timelines=(hop,)), waveform)
 
     assert prediction.windows == num_windows == 7
-    assert prediction.timeline is not None
+    (timeline,) = prediction.timelines
     expected = expected_timeline(network, frames, hop)
-    assert prediction.timeline.shape == expected.shape
-    np.testing.assert_allclose(prediction.timeline, expected, rtol=0, atol=1e-5)
+    assert timeline.shape == expected.shape
+    np.testing.assert_allclose(timeline, expected, rtol=0, atol=1e-5)
+
+
+def test_each_of_several_timelines_is_as_if_it_were_alone(model: Model, network: Emotion2vec) -> None:
+    _, waveform = make_long(11.3)
+
+    several = encode_one(make_engine(model, network, window=2.0, timelines=tuple(HOPS)), waveform)
+
+    for hop, timeline in zip(HOPS, several.timelines, strict=True):
+        (alone,) = encode_one(make_engine(model, network, window=2.0, timelines=(hop,)), waveform).timelines
+        np.testing.assert_array_equal(timeline, alone)
 
 
 def test_timeline_has_only_the_labels_in_use(tmp_path: Path) -> None:
@@ -80,13 +90,13 @@ def test_timeline_has_only_the_labels_in_use(tmp_path: Path) -> None:
     network = make_network(model)
     (waveform,) = make_batch([1.0]).waveforms
 
-    prediction = encode_one(make_engine(model, network, timeline=0.5), waveform)
+    prediction = encode_one(make_engine(model, network, timelines=(0.5,)), waveform)
 
-    assert prediction.timeline is not None
-    assert prediction.timeline.shape == (2, len(model.labels)) == (2, 3)
-    np.testing.assert_allclose(prediction.timeline.sum(axis=1), 1, rtol=0, atol=1e-6)
+    (timeline,) = prediction.timelines
+    assert timeline.shape == (2, len(model.labels)) == (2, 3)
+    np.testing.assert_allclose(timeline.sum(axis=1), 1, rtol=0, atol=1e-6)
 
 
 def test_timeline_is_none_unless_requested(model: Model, network: Emotion2vec) -> None:
-    assert encode_one(make_engine(model, network), make_long(1.0)[0]).timeline is None
-    assert encode_one(make_engine(model, network, "frame", window=2.0), make_long(5.0)[1]).timeline is None
+    assert encode_one(make_engine(model, network), make_long(1.0)[0]).timelines == ()
+    assert encode_one(make_engine(model, network, "frame", window=2.0), make_long(5.0)[1]).timelines == ()

@@ -36,7 +36,7 @@ def assert_close(results: Sequence[Prediction | Failure], expected: Sequence[Pre
         assert isinstance(result, Prediction)
         assert isinstance(other, Prediction)
         np.testing.assert_allclose(whole(result.embedding), whole(other.embedding), rtol=0, atol=1e-4)
-        for one, two in ((result.posteriors, other.posteriors), (result.timeline, other.timeline)):
+        for one, two in zip((result.posteriors, *result.timelines), (other.posteriors, *other.timelines), strict=True):
             assert (one is None) == (two is None)
             if one is not None and two is not None:
                 np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
@@ -53,7 +53,7 @@ def test_results_are_complete_in_a_thread_that_waits_for_them(
     results = {
         "pooled": ResultOptions(),
         "frames": ResultOptions(granularity="frame"),
-        "timeline": ResultOptions(tmp_path, timeline=0.5),
+        "timeline": ResultOptions(tmp_path, timelines=(0.5,)),
     }[kind]
     expected = load_on("cpu", model, weights, results).start(batch)()
     prepare_process(f"cuda:{number}")

@@ -44,8 +44,14 @@ class StoppingNetwork:
         monkeypatch.setattr(network, "encode", encode_or_stop)
 
 
-def open_engine(model: Model, network: Emotion2vec, out: Path, granularity: Granularity = "utterance") -> E2vEngine:
-    return E2vEngine(model, network, ComputeOptions(window=2.0), ResultOptions(out, granularity, timeline=0.5))
+def open_engine(
+    model: Model,
+    network: Emotion2vec,
+    out: Path,
+    granularity: Granularity = "utterance",
+    timelines: tuple[float, ...] = (0.5, 3.0),
+) -> E2vEngine:
+    return E2vEngine(model, network, ComputeOptions(window=2.0), ResultOptions(out, granularity, timelines=timelines))
 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
@@ -73,10 +79,13 @@ def test_engine_continues_after_the_windows_that_are_done(
     assert stopping.encoded == expected.windows == result.windows > 8
     assert result.num_frames == expected.num_frames
     np.testing.assert_array_equal(whole(result.embedding), whole(expected.embedding))
-    for ours, theirs in ((result.posteriors, expected.posteriors), (result.timeline, expected.timeline)):
+    for ours, theirs in zip(
+        (result.posteriors, *result.timelines), (expected.posteriors, *expected.timelines), strict=True
+    ):
         assert ours is not None
         assert theirs is not None
         np.testing.assert_array_equal(ours, theirs)
+    assert [len(timeline) for timeline in result.timelines] == [40, 7]
 
     kept.forget_windows(tmp_path, "long")
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
@@ -127,6 +136,21 @@ def test_unusable_state_is_ignored(
 
     assert stopping.encoded == result.windows
     np.testing.assert_array_equal(whole(result.embedding), whole(expected.embedding))
+
+
+def test_state_with_other_spans_is_ignored(
+    model: Model, network: Emotion2vec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, waveform = make_long(10.0)
+    stopping = StoppingNetwork(network, monkeypatch)
+    stopping.left = 3
+    with pytest.raises(StoppedError):
+        encode_one(open_engine(model, network, tmp_path, timelines=(0.5, 3.0)), waveform)
+    stopping.left, stopping.encoded = 1_000, 0
+
+    result = encode_one(open_engine(model, network, tmp_path, timelines=(0.5,)), waveform)
+
+    assert stopping.encoded == result.windows
 
 
 def test_state_is_kept_now_and_then(

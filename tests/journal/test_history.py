@@ -87,7 +87,7 @@ def test_done_line_is_parsed(path: Path) -> None:
             windows=b"3",
             duration=b"1.2500",
             embedding=b"embeddings.1-of-1.1.ark:5",
-            timeline=b"",
+            timelines=b"",
             label=b"happy",
             posteriors=b"0.750000\t0.250000",
         ),

@@ -99,9 +99,9 @@ def test_newest_attempt_decides_the_timeline_formats(
     write(tmp_path, [], header(timeline=1.0, formats=formats, join=join, started=5))
 
     folder = open_folder(tmp_path)
-    wanted = ResultOptions(tmp_path, timeline=1.0, timeline_formats=("rttm",))
-    assert folder.has_same_timeline(WHOLE, wanted) == alike
-    assert not folder.has_same_timeline(FIRST, wanted)
+    wanted = ResultOptions(tmp_path, timelines=(1.0,), timeline_formats=("rttm",))
+    assert folder.has_same_formats(WHOLE, wanted) == alike
+    assert not folder.has_same_formats(FIRST, wanted)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_two_workers_write_the_same_npy_files_without_damage(tmp_path: Path) -> 
 
 def test_npy_write_error_names_the_file(tmp_path: Path) -> None:
     writer = NpyWriter(tmp_path, PLAIN, WHOLE)
-    (tmp_path / "embeddings/a.npy").mkdir()
+    (tmp_path / "embeddings/a.npy").mkdir(parents=True)
 
     with pytest.raises(IsADirectoryError) as caught:
         writer.write(make_predictions(["a"], (8,)))

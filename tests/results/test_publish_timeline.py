@@ -14,14 +14,14 @@ from e2v_cli.commands.merge import merge
 from e2v_cli.errors import OutputError
 from e2v_cli.journal.ids import save_ids
 
-TIMELINE_HEADER = "utt_id\tstart\tend\tlabel\tscore\tangry\tsad\n"
+TIMELINE_HEADER = "utt_id\tstart\tend\tlabel\tscore\tangry\tsad\trecording\trecording_start\trecording_end\n"
 ROWS = {
     "../x": (
-        "../x\t0.0000\t1.0000\tangry\t0.750000\t0.750000\t0.250000\n"
-        "../x\t1.0000\t2.0000\tangry\t0.250000\t0.250000\t0.750000\n"
-        "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\n"
+        "../x\t0.0000\t1.0000\tangry\t0.750000\t0.750000\t0.250000\t../x\t0.0000\t1.0000\n"
+        "../x\t1.0000\t2.0000\tangry\t0.250000\t0.250000\t0.750000\t../x\t1.0000\t2.0000\n"
+        "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\t../x\t2.0000\t2.5000\n"
     ),
-    "my%20call": "my%20call\t0.0000\t0.9000\tsad\t0.500000\t0.500000\t0.500000\n",
+    "my%20call": "my%20call\t0.0000\t0.9000\tsad\t0.500000\t0.500000\t0.500000\tmy%20call\t0.0000\t0.9000\n",
     "ü": "",
 }
 """Rows of the timeline by utterance; the last one has none."""
@@ -64,8 +64,10 @@ def test_join_option_joins_the_timeline(tmp_path: Path) -> None:
     merge(tmp_path)
 
     assert final_files(tmp_path)["timeline.tsv"] == (
-        TIMELINE_HEADER + ROWS["my%20call"] + "../x\t0.0000\t2.0000\tangry\t0.500000\t0.500000\t0.500000\n"
-        "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\n"
+        TIMELINE_HEADER
+        + ROWS["my%20call"]
+        + "../x\t0.0000\t2.0000\tangry\t0.500000\t0.500000\t0.500000\t../x\t0.0000\t2.0000\n"
+        "../x\t2.0000\t2.5000\tsad\t1.000000\t0.000000\t1.000000\t../x\t2.0000\t2.5000\n"
     )
 
 
@@ -80,9 +82,9 @@ def test_timeline_in_other_formats(tmp_path: Path) -> None:
         "SPEAKER ../x 1 1.0000 1.0000 <NA> <NA> angry 0.250000 <NA>\n"
         "SPEAKER ../x 1 2.0000 0.5000 <NA> <NA> sad 1.000000 <NA>\n"
     )
-    assert sorted(os.listdir(tmp_path / "audacity")) == ["%2E.%2Fx.txt", "my%2520call.txt", "ü.txt"]
+    assert sorted(os.listdir(tmp_path / "audacity")) == ["%2E.%2Fx.txt", "my%2520call.txt"]
     assert (tmp_path / "audacity/my%2520call.txt").read_text() == "0.000000\t0.900000\tsad\n"
-    assert sorted(os.listdir(tmp_path / "textgrid")) == ["%2E.%2Fx.TextGrid", "my%2520call.TextGrid", "ü.TextGrid"]
+    assert sorted(os.listdir(tmp_path / "textgrid")) == ["%2E.%2Fx.TextGrid", "my%2520call.TextGrid"]
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["files"] == [
         *("failures.tsv", "frame_shift", "predictions.tsv", "timeline.rttm", "timeline.tsv"),
         *("utt2dur", "utt2emo", "utt2num_frames"),
@@ -104,7 +106,7 @@ def test_files_of_unused_timeline_formats_are_removed(tmp_path: Path) -> None:
         "timeline.tsv",
     ]
     assert os.listdir(tmp_path / "audacity") == ["readme"]
-    assert os.listdir(tmp_path / "textgrid") == []
+    assert not (tmp_path / "textgrid").exists()
 
     write_timeline(tmp_path)
     merge(tmp_path)

@@ -17,7 +17,14 @@ from support.processes import ROOT
 
 from e2v_cli.options import ResultOptions, Shard
 from e2v_cli.records import Place
-from e2v_cli.results.formats import EMBEDDING_FORMATS, TIMELINE_FORMATS, data_patterns, result_names
+from e2v_cli.results.formats import (
+    EMBEDDING_FORMATS,
+    TIMELINE_FORMATS,
+    data_patterns,
+    result_names,
+    timeline_paths,
+    timeline_suffixes,
+)
 
 WING = ROOT / "e2v_cli/results"
 
@@ -32,7 +39,7 @@ from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
 from e2v_cli.records import Place, Prediction
 from e2v_cli.results.embeddings import GrowingFile
 from e2v_cli.results.formats import EMBEDDING_FORMATS, TIMELINE_FORMATS, EmbeddingFormat, TimelineFormat
-from e2v_cli.results.spans import Span
+from e2v_cli.results.spans import Track
 from e2v_cli.system.spool import whole
 
 """
@@ -53,7 +60,17 @@ def test_names_of_result_and_data_files() -> None:
     assert data_patterns() == (
         *("embeddings/*.npy", "embeddings.*-of-*.*.ark", "timeline.*-of-*.*", ".windows.*"),
         *("audacity/*.txt", "textgrid/*.TextGrid"),
+        *("timeline-[0-9]*.tsv", "timeline-[0-9]*.rttm", "audacity-[0-9]*/*.txt", "textgrid-[0-9]*/*.TextGrid"),
     )
+
+
+def test_files_of_timelines() -> None:
+    assert timeline_suffixes(()) == ()
+    assert timeline_paths((), ("rttm",)) == set()
+    assert timeline_paths((60.0,), ("rttm", "a format of a script")) == {"timeline.tsv", "timeline.rttm"}
+    assert timeline_paths((0.5, 60.0), ("textgrid",)) == {
+        *("timeline-0.5.tsv", "textgrid-0.5/*.TextGrid", "timeline-60.tsv", "textgrid-60/*.TextGrid")
+    }
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -172,5 +189,5 @@ def test_new_timeline_format_end_to_end(script: Path, tmp_path: Path) -> None:
     assert (tmp_path / "timeline.rttm").exists()
 
     predict(script, tmp_path, "--timeline", "1", "--timeline-format", "rttm")
-    assert list((tmp_path / "srt").iterdir()) == []
+    assert not (tmp_path / "srt").exists()
     assert (tmp_path / "timeline.rttm").exists()

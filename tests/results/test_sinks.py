@@ -14,6 +14,7 @@ from support.journals import IDS, LABELS, WHOLE, done, failed, header, open_fold
 from e2v_cli.journal.journal import DONE, FAILED, FAILED_IN_BATCH, LEFT, Journal
 from e2v_cli.records import DoneRecord, Failure
 from e2v_cli.results.sinks import JournalSink, StdoutSink
+from e2v_cli.results.tables import predictions_header
 
 
 def record_at(index: int, utt_id: str) -> DoneRecord:
@@ -26,7 +27,7 @@ def failure_at(index: int, utt_id: str) -> Failure:
 
 
 def test_rows_are_printed_in_input_order(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    sink = StdoutSink(LABELS, 5, iter([0, 1, 3, 4]), started=0.0)
+    sink = StdoutSink(predictions_header(LABELS), 5, iter([0, 1, 3, 4]), started=0.0)
     header_line = "utt_id\tlabel\tscore\tduration\twindows\tangry\tsad\n"
     assert capsys.readouterr().out == header_line
 
@@ -43,7 +44,7 @@ def test_rows_are_printed_in_input_order(capsys: pytest.CaptureFixture[str], cap
 
 
 def test_rows_over_a_gap_are_printed_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    sink = StdoutSink(LABELS, 5, iter(range(5)), started=0.0)
+    sink = StdoutSink(predictions_header(LABELS), 5, iter(range(5)), started=0.0)
     sink.commit([record_at(4, "e"), record_at(1, "b"), record_at(3, "d")], [])
     capsys.readouterr()
 
@@ -52,6 +53,16 @@ def test_rows_over_a_gap_are_printed_at_the_end(capsys: pytest.CaptureFixture[st
     assert [row.split("\t")[0] for row in capsys.readouterr().out.splitlines()] == ["b", "d", "e"]
     sink.end()
     assert capsys.readouterr().out == ""
+
+
+def test_rows_of_a_timeline_are_printed_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    sink = StdoutSink(("utt_id", "start"), 2, iter(range(2)), started=0.0)
+
+    sink.commit(
+        [dataclasses.replace(record_at(number, "u"), rows=f"{number}\t0\n{number}\t1\n") for number in (1, 0)], []
+    )
+
+    assert capsys.readouterr().out == "utt_id\tstart\n0\t0\n0\t1\n1\t0\n1\t1\n"
 
 
 def test_journal_has_the_committed_results(tmp_path: Path) -> None:

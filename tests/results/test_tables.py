@@ -18,7 +18,7 @@ LABELS = ("angry", "sad")
 
 
 def test_row_has_the_columns_of_the_header() -> None:
-    record = DoneRecord(3, "z", 1.23456789, 61, 2, "sad", (0.24999963, 0.75000037), None, None)
+    record = DoneRecord(3, "z", 1.23456789, 61, 2, "sad", (0.24999963, 0.75000037), None)
 
     row = predictions_row(record)
 
@@ -35,7 +35,7 @@ def test_row_has_the_columns_of_the_header() -> None:
 
 def test_model_without_a_head_has_fewer_columns() -> None:
     assert predictions_header(()) == ("utt_id", "duration", "windows")
-    assert predictions_row(DoneRecord(3, "z", 1.0, 49, 1, "", (), None, None)) == ("z", "1.0000", "1")
+    assert predictions_row(DoneRecord(3, "z", 1.0, 49, 1, "", (), None)) == ("z", "1.0000", "1")
     assert predictions_line(parse_done(b"done\tz\t49\t1\t1.0000\t\t\t\t00000000\n")) == b"z\t1.0000\t1\n"
 
 
@@ -48,7 +48,7 @@ def test_probabilities_are_those_of_the_network_to_six_decimals() -> None:
             prediction = Prediction(Utterance(0, "ü", "x"), 1.5, 74, 1, posteriors, np.zeros(8, np.float32))
             numbers = [f"{posterior:.6f}" for posterior in posteriors]
             row = ["ü", labels[posteriors.argmax()], f"{posteriors.max():.6f}", "1.5000", "1", *numbers]
-            assert tsv_row(predictions_row(make_done_record(prediction, labels, None, None))) == "\t".join(row)
+            assert tsv_row(predictions_row(make_done_record(prediction, labels, None, ()))) == "\t".join(row)
             journalled = (
                 "\t".join(["done", "ü", "74", "1", "1.5000", "e.ark:2", "", row[1], *numbers, "00000000"]) + "\n"
             )

@@ -31,11 +31,11 @@ def make_engine(
     granularity: Granularity = "utterance",
     *,
     window: float = 60.0,
-    timeline: float | None = None,
+    timelines: tuple[float, ...] = (),
     precision: Precision = "fp32",
 ) -> E2vEngine:
     """Make an engine of a network."""
-    results = ResultOptions(None if timeline is None else Path(OUT.name), granularity, timeline=timeline)
+    results = ResultOptions(Path(OUT.name) if timelines else None, granularity, timelines=timelines)
     return E2vEngine(model, network, ComputeOptions(window=window, precision=precision), results)
 
 

@@ -82,7 +82,7 @@ def done(
         label=labels[posteriors.index(max(posteriors))] if posteriors else "",
         posteriors=posteriors,
         embedding=Place.parse(embedding) if embedding else None,
-        timeline=Place.parse(timeline) if timeline else None,
+        timelines=tuple(map(Place.parse, timeline.split())),
     )
 
 

@@ -80,7 +80,7 @@ class NotingWriter:
         if predictions:
             self.written.append([prediction.utterance.index for prediction in predictions])
         return tuple(
-            make_done_record(prediction, LABELS, Place(f"embeddings/{prediction.utterance.utt_id}.npy"), None)
+            make_done_record(prediction, LABELS, Place(f"embeddings/{prediction.utterance.utt_id}.npy"), ())
             for prediction in predictions
         )
 

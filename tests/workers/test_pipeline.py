@@ -76,7 +76,7 @@ def test_no_blocks_mean_no_work() -> None:
 def test_done_records_are_reported_as_the_writer_made_them(utterances: list[Utterance]) -> None:
     _, reporter, _ = run([Block(7, (utterances[1],), frozenset())])
 
-    record = DoneRecord(1, "utt1", 2.0, 49, 1, "happy", (0.25, 0.75), Place("embeddings/utt1.npy"), None)
+    record = DoneRecord(1, "utt1", 2.0, 49, 1, "happy", (0.25, 0.75), Place("embeddings/utt1.npy"))
     assert reporter.messages == [Results((record,), ()), BlockDone(7)]
 
 

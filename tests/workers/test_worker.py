@@ -96,10 +96,7 @@ def test_two_threads_may_send_at_once() -> None:
     here, there = Pipe()
     line = LauncherLine(there)
     spoken = [
-        [
-            Results((DoneRecord(index, f"{thread}" * 100_000, 1.0, 49, 1, "", (), None, None),), ())
-            for index in range(20)
-        ]
+        [Results((DoneRecord(index, f"{thread}" * 100_000, 1.0, 49, 1, "", (), None),), ()) for index in range(20)]
         for thread in range(2)
     ]
 
@@ -126,7 +123,7 @@ def test_two_threads_may_send_at_once() -> None:
     "message",
     [
         Results(
-            (DoneRecord(1, "a", 2.0, 49, 1, "sad", (0.75, 0.25), None, Place("timeline.1-of-1.1", 0, 7)),),
+            (DoneRecord(1, "a", 2.0, 49, 1, "sad", (0.75, 0.25), None, (Place("timeline.1-of-1.1", 0, 7),)),),
             (Failure(BLOCKS[0].utterances[0], "audio", "empty", "0 bytes"),),
         ),
         BlockDone(-1),
