@@ -201,8 +201,8 @@ def serve(address: str) -> None:
 def _serve(address: str) -> None:
     """Fork for every request, and answer with the child's pid and, when it has ended, its exit code."""
     gc.collect()
-    gc.freeze()  # children neither traverse nor copy what was imported
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # nor end at their end what is the server's
+    gc.freeze()  # a collection of what was imported takes a child a tenth of a second
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # PyTorch's, which no child needs
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
