@@ -122,11 +122,12 @@ def test_failed_write_is_named_and_run_resumes(
     kind: str, roles: list[str], scp: Path, tmp_path: Path, e2v: E2v, real_e2v: E2v
 ) -> None:
     """Every fifth case runs the real command; the others run a forked one. None computes."""
+    hooked = hook(tmp_path / "hook", FAULTS + STUB)
 
     def run(name: str, role: str, at: int) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         """Run with a fault: odd faults happen once, even faults persist."""
         environment = {
-            **hook(tmp_path / "hook", FAULTS + STUB),
+            **hooked,
             "FAULT_OUT": str(tmp_path / name),
             "FAULT_NOTES": str(tmp_path / f"{name}.notes"),
             "FAULT_ROLE": role,

@@ -167,8 +167,8 @@ def test_run_stops_within_seconds_despite_a_hanging_worker(number: signal.Signal
     for _ in range(3):
         os.killpg(process.pid, number)
         time.sleep(0.1)
-    _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - asked < 10  # four seconds, on a machine that is not busy
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 40  # four seconds on an idle machine; the worker would hang for ten minutes
     assert process.returncode == 75
     assert re.fullmatch(
         r"e2v: stopped; (\d+) of 14 utterances are left\n"
