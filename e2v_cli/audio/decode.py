@@ -6,18 +6,16 @@ blocks, and each block is passed to the utterances that it belongs to, so that m
 
 from __future__ import annotations
 
-import os
-import stat
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
+from e2v_cli.audio.decoder import Decoder
 from e2v_cli.audio.errors import AudioError, blame
-from e2v_cli.audio.formats import find_format
-from e2v_cli.audio.integrity import ExpectedLength
+from e2v_cli.audio.formats import open_audio
 from e2v_cli.audio.resample import Resampler, predict_length
 from e2v_cli.audio.sources import FetchLimits, open_source
 from e2v_cli.options import Channel, ComputeOptions, InputOptions, OneChannel
@@ -28,17 +26,8 @@ from e2v_cli.system.text import redact
 BLOCK_SAMPLES = 1 << 20
 """Few enough that memory follows the audio that is there, not what a header claims (4 MB)."""
 
-SAMPLE_RATES = range(1_000, 1_000_001)
-"""A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
-
 MAX_OVERSHOOT = 0.5
 """Seconds: a segment that ends less than this behind its recording ends with it, as in Kaldi's ``extract-segments``."""
-
-SEEKABLE_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
-"""Encodings in which libsndfile seeks to the exact sample, in a format that is seekable."""
-
-UNKNOWN_FRAMES = 2**63 - 1
-"""What libsndfile returns as the length of a FLAC file whose header has none (written to a pipe)."""
 
 _NOT_SPLIT = "unreadable when channels were counted, now it has {} channels; run the same command again"
 
@@ -135,17 +124,16 @@ def inspect_headers(utterances: Sequence[Utterance], options: AudioOptions) -> I
     try:
         with (
             open_source(first.source, first.folder, options.limits, lambda: False) as path,
-            _open_audio(path) as file,
+            open_audio(path, at_a_glance=True) as decoder,
         ):
-            expected = _check_audio_header(file, path, at_a_glance=True)
-            num_samples, rate, num_channels = file.frames, file.samplerate, file.channels
+            num_samples, rate, num_channels = decoder.num_samples, decoder.rate, decoder.num_channels
     except AudioError as error:
         yield from (_audio_failure(utterance, error) for utterance in waiting)
         return
     for utterance in waiting:
         try:
             channel = _choose_channel(utterance, num_channels, options.input.channel)
-            duration = _Collector(utterance, rate, channel, options).predict_duration(num_samples, expected)
+            duration = _Collector(utterance, rate, channel, options).predict_duration(num_samples)
             yield HeaderInfo(utterance, duration, rate, num_channels)
         except AudioError as error:
             yield _audio_failure(utterance, error)
@@ -154,9 +142,11 @@ def inspect_headers(utterances: Sequence[Utterance], options: AudioOptions) -> I
 def count_channels(utterance: Utterance, stopping: Callable[[], bool], limits: FetchLimits) -> int:
     """Count the channels of an utterance's recording: 0 where it can't be read."""
     try:
-        with open_source(utterance.source, utterance.folder, limits, stopping) as path, _open_audio(path) as file:
-            channels: int = file.channels
-            return channels
+        with (
+            open_source(utterance.source, utterance.folder, limits, stopping) as path,
+            open_audio(path, at_a_glance=True) as decoder,
+        ):
+            return decoder.num_channels
     except AudioError:
         return 0
 
@@ -215,19 +205,19 @@ class _Collector:
         self._check_length(len(samples))
         return Waveform(self.utterance, samples, self._length / self._rate)
 
-    def predict_duration(self, total: int, expected: ExpectedLength) -> float:
+    def predict_duration(self, total: int | None) -> float:
         """Predict how many seconds the utterance has.
 
         Args:
-            total: samples that the recording has by its header.
-            expected: samples that it claims to have.
+            total: samples that the recording has by its header; None where it has none.
 
         Raises:
-            AudioError: ``finish`` will raise it.
+            AudioError: ``finish`` will raise it, or the length is unknown.
         """
-        if self.end is None or self.end > total:
-            expected.check(total)
-        self._length = max(0, (total if self.end is None else min(self.end, total)) - self.first)
+        end = total if self.end is None else self.end if total is None else min(self.end, total)
+        if end is None:
+            raise AudioError("unknown length", "the header declares none; it will be read to its end")
+        self._length = max(0, end - self.first)
         self._check_end(total)
         self._check_length(predict_length(self._options.input.resampler, self._rate, self._length))
         return self._length / self._rate
@@ -258,23 +248,23 @@ class _Collector:
 
 def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOptions) -> Iterator[Waveform | Failure]:
     """Read a file once for all its utterances, in the order in which they end."""
-    with _open_audio(path) as file:
-        expected = _check_audio_header(file, path)
+    with open_audio(path) as decoder:
         collectors = []
         for utterance in utterances:
             try:
-                channel = _choose_channel(utterance, file.channels, options.input.channel)
-                collectors.append(_Collector(utterance, file.samplerate, channel, options))
+                channel = _choose_channel(utterance, decoder.num_channels, options.input.channel)
+                collectors.append(_Collector(utterance, decoder.rate, channel, options))
             except AudioError as error:
                 yield _audio_failure(utterance, error)
         collectors.sort(key=lambda collector: collector.first)
-        if not collectors:
-            return
-        position = _seek_sample(file, collectors[0].first)
-        ends = [expected.most if collector.end is None else collector.end for collector in collectors]
-        for block in _read_blocks(file, position, min(expected.most, max(ends)), options.block_samples):
-            mono: dict[OneChannel, NDArray[np.float32]] = {}
+        position = 0
+        while collectors:
+            position = _skip(decoder, position, collectors[0].first)
+            block = _read_block(decoder, position, collectors, options.block_samples)
+            if not len(block):
+                break
             end = position + len(block)
+            mono: dict[OneChannel, NDArray[np.float32]] = {}
             under_way = []
             for number, collector in enumerate(collectors):
                 if collector.first >= end:
@@ -291,9 +281,9 @@ def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOp
                 except AudioError as error:
                     yield _audio_failure(collector.utterance, error)
             position, collectors = end, under_way
-            if not collectors:
-                return
-        expected.check(position)
+        if not collectors:
+            return
+        decoder.check_end(position)
         for collector in collectors:
             try:
                 yield collector.finish(position)
@@ -301,37 +291,32 @@ def _read_recording(path: str, utterances: Sequence[Utterance], options: AudioOp
                 yield _audio_failure(collector.utterance, error)
 
 
-def _read_blocks(
-    file: soundfile.SoundFile, position: int, end: int, block_samples: int
-) -> Iterator[NDArray[np.float32]]:
-    """Read from where the file stands: (samples, channels) at a time.
+def _skip(decoder: Decoder, position: int, first: int) -> int:
+    """Seek the first sample that is needed, where the format allows it; return the one that is read next."""
+    if first <= position or not decoder.can_seek or decoder.num_samples is None:
+        return position
+    first = min(first, decoder.num_samples)
+    decoder.seek(first)
+    return first
+
+
+def _read_block(
+    decoder: Decoder, position: int, collectors: Sequence[_Collector], block_samples: int
+) -> NDArray[np.float32]:
+    """Read from a position on, at most to the last sample that is needed: (samples, channels), none at the end.
 
     Blocks end at the same samples wherever reading begins, so that segments are whole in the same order.
     """
-    size = max(1, block_samples // file.channels)
-    while position < end:
-        try:
-            block = file.read(min(size - position % size, end - position), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
-            # libsndfile's message is of no use: for a FLAC file cut short it is "error in flush"
-            raise AudioError("truncated", f"the audio is damaged, or ends before sample {file.frames}") from None
-        except OSError as error:
-            raise blame(error) from None
-        except MemoryError:
-            raise AudioError("unreadable", "too many channels for the memory of this machine") from None
-        if not len(block):
-            return
-        yield block
-        position += len(block)
-
-
-def _seek_sample(file: soundfile.SoundFile, first: int) -> int:
-    """Seek a sample, where the format allows it; return the one that is read next."""
-    audio_format = find_format(file.format)
-    seekable = audio_format is not None and audio_format.seekable and file.subtype in SEEKABLE_SUBTYPES
-    if seekable and 0 < first < file.frames:
-        return int(file.seek(first))
-    return 0
+    size = max(1, block_samples // decoder.num_channels)
+    end = position + size - position % size
+    total = math.inf if decoder.num_samples is None else decoder.num_samples
+    needed = max((total if each.end is None else each.end for each in collectors if each.first < end), default=end)
+    try:
+        return decoder.read(int(min(end, total, max(needed, position + 1))) - position)
+    except OSError as error:
+        raise blame(error) from None
+    except MemoryError:
+        raise AudioError("unreadable", "too many channels for the memory of this machine") from None
 
 
 def _select_channel(block: NDArray[np.float32], channel: OneChannel) -> NDArray[np.float32]:
@@ -363,65 +348,6 @@ def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) ->
         plural = "" if num_channels == 1 else "s"
         raise AudioError("no such channel", f"channel {channel + 1} of a file with {num_channels} channel{plural}")
     return channel
-
-
-def _open_audio(path: str) -> soundfile.SoundFile:
-    """Open an audio file.
-
-    Raises:
-        AudioError: it is missing, empty, or not audio.
-    """
-    _check_audio_file(path)
-    try:
-        return soundfile.SoundFile(b"./-" if path == "-" else os.fsencode(path))  # "-" is standard input to libsndfile
-    except TypeError:  # soundfile raises it for a file called .raw
-        raise AudioError("not audio", "no header: sample rate and format are unknown") from None
-    except soundfile.LibsndfileError as error:
-        raise AudioError("not audio", error.error_string) from None
-    except OSError as error:  # the file changed since it was checked, or its disk failed
-        raise blame(error) from None
-
-
-def _check_audio_header(file: soundfile.SoundFile, path: str, at_a_glance: bool = False) -> ExpectedLength:
-    """Check the header of a file; at a glance, without reading all of a file to know its length."""
-    audio_format = find_format(file.format)
-    if audio_format is None:
-        raise AudioError(
-            "unreadable", f"a {file.format} file can't be checked for completeness: convert it to WAV or FLAC"
-        )
-    if file.samplerate not in SAMPLE_RATES:
-        raise AudioError("not audio", f"a sample rate of {file.samplerate} Hz")
-    if file.frames == UNKNOWN_FRAMES:  # libsndfile then loses the end of the file
-        raise AudioError("unreadable", "the header declares no length: decode it and encode it again")
-    if at_a_glance and audio_format.check_reads_file and file.frames:
-        return ExpectedLength(file.frames, file.frames)
-    try:
-        return audio_format.read_expected_length(file, path)
-    except OSError as error:
-        raise blame(error) from None
-
-
-def _check_audio_file(path: str) -> None:
-    """Check that a path is a file, and not empty.
-
-    Raises:
-        AudioError: it is not.
-    """
-    try:
-        status = os.stat(path)
-        if stat.S_ISREG(status.st_mode):
-            with open(path, "rb"):
-                pass
-    except FileNotFoundError:
-        raise AudioError("missing", "no such file") from None
-    except OSError as error:
-        raise blame(error) from None
-    except ValueError:
-        raise AudioError("unreadable", "a NUL character in the path") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise AudioError("unreadable", "not a regular file")
-    if status.st_size == 0:
-        raise AudioError("empty", "0 bytes")
 
 
 def _list_failure(utterance: Utterance) -> Failure:

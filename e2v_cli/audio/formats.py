@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from e2v_cli.audio.integrity import (
-    ExpectedLength,
-    read_decoder_length,
-    read_logged_length,
-    read_mp3_length,
-    read_nist_length,
-    read_ogg_length,
-    read_w64_length,
-)
+from e2v_cli.audio.decoder import Decoder
+from e2v_cli.audio.errors import AudioError, blame
+from e2v_cli.audio.flac import open_flac
+from e2v_cli.audio.headers import open_au, open_sphere
+from e2v_cli.audio.mpeg import find_frames, open_mp3
+from e2v_cli.audio.ogg import open_ogg
+from e2v_cli.audio.riff import open_aiff, open_w64, open_wav
 
-if TYPE_CHECKING:
-    import soundfile
+HEAD = 1 << 16
+"""Bytes by which a container is told from others."""
 
 
 @dataclass(frozen=True)
@@ -25,44 +25,36 @@ class AudioFormat:
     """An audio container."""
 
     name: str
-    containers: tuple[str, ...]
-    """libsndfile's names of it."""
     suffixes: tuple[str, ...]
     """Of its files, in lower case: what is taken for audio in a folder. A file that is named may be called anything."""
     seekable: bool
     """Whether a decoder finds any sample without decoding those before it."""
-    read_expected_length: Callable[[soundfile.SoundFile, str], ExpectedLength]
-    """Its completeness check: returns how many samples the open file at a path claims to have.
+    matches: Callable[[bytes], object]
+    """Whether a file is one, by its first bytes, behind tags of ID3."""
+    open: Callable[[str, bool], Decoder]
+    """Opens the file at a path, and checks that it is whole as far as its structure tells; at a glance (True), without
+    reading all of it.
 
     Raises:
-        AudioError: they can't be there, or the file is damaged where libsndfile doesn't see it.
+        AudioError: it is damaged, or not all there.
+        OSError: it can't be read.
     """
-    check_reads_file: bool = False
-    """Whether that reads all of a file: where only headers are looked at, libsndfile's length counts instead."""
 
 
 AUDIO_FORMATS = {
     audio_format.name: audio_format
     for audio_format in (
-        AudioFormat("wav", ("WAV", "WAVEX", "RF64"), (".wav",), True, read_logged_length),
-        AudioFormat("w64", ("W64",), (".w64",), True, read_w64_length),
-        AudioFormat("aiff", ("AIFF",), (".aif", ".aifc", ".aiff"), True, read_logged_length),
-        AudioFormat("au", ("AU",), (".au",), True, read_logged_length),
-        AudioFormat("sph", ("NIST",), (".sph",), True, read_nist_length),
-        AudioFormat("flac", ("FLAC",), (".flac",), True, read_decoder_length),
-        AudioFormat("ogg", ("OGG",), (".oga", ".ogg", ".opus"), False, read_ogg_length, check_reads_file=True),
-        AudioFormat("mp3", ("MP3",), (".mp3",), False, read_mp3_length, check_reads_file=True),
+        AudioFormat("wav", (".wav",), True, re.compile(rb"(?s)(RIFF|RIFX|RF64|BW64)....WAVE").match, open_wav),
+        AudioFormat("w64", (".w64",), True, re.compile(rb"riff\x2e\x91\xcf\x11").match, open_w64),
+        AudioFormat("aiff", (".aif", ".aifc", ".aiff"), True, re.compile(rb"(?s)FORM....AIF[FC]").match, open_aiff),
+        AudioFormat("au", (".au",), True, re.compile(rb"\.snd|dns\.").match, open_au),
+        AudioFormat("sph", (".sph",), True, re.compile(rb"NIST_1A").match, open_sphere),
+        AudioFormat("flac", (".flac",), True, re.compile(rb"fLaC").match, open_flac),
+        AudioFormat("ogg", (".oga", ".ogg", ".opus"), False, re.compile(rb"OggS").match, open_ogg),
+        AudioFormat("mp3", (".mp3",), False, find_frames, open_mp3),  # last, since it has no mark of its own
     )
 }
-"""By name."""
-
-
-def find_format(container: str) -> AudioFormat | None:
-    """Find the format of a container, by libsndfile's name of it."""
-    for audio_format in AUDIO_FORMATS.values():
-        if container in audio_format.containers:
-            return audio_format
-    return None
+"""By name, in the order in which they are tried."""
 
 
 def audio_suffixes() -> frozenset[str]:
@@ -75,3 +67,49 @@ def seekable_suffixes() -> frozenset[str]:
     return frozenset(
         suffix for audio_format in AUDIO_FORMATS.values() if audio_format.seekable for suffix in audio_format.suffixes
     )
+
+
+def open_audio(path: str, at_a_glance: bool = False) -> Decoder:
+    """Open an audio file, whose format is told by its content.
+
+    Args:
+        path: of the file.
+        at_a_glance: whether the header alone is looked at; else a format without a header is read whole.
+
+    Raises:
+        AudioError: it is missing, empty, not audio, damaged, or not all there.
+        OSError: this machine fails, not the file.
+    """
+    try:
+        _check_file(path)
+        head = _read_head(path)
+        for audio_format in AUDIO_FORMATS.values():
+            if audio_format.matches(head):
+                return audio_format.open(path, at_a_glance)
+    except FileNotFoundError:
+        raise AudioError("missing", "no such file") from None
+    except OSError as error:
+        raise blame(error) from None
+    except ValueError:
+        raise AudioError("unreadable", "a NUL character in the path") from None
+    raise AudioError("not audio", f"no known format: it begins with {head[:16]!r}")
+
+
+def _check_file(path: str) -> None:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioError("unreadable", "not a regular file")
+    if status.st_size == 0:
+        raise AudioError("empty", "0 bytes")
+
+
+def _read_head(path: str) -> bytes:
+    """Read the first bytes of a file, behind tags of ID3 (version 2), of which there may be several."""
+    position = 0
+    with open(path, "rb") as file:
+        while True:
+            file.seek(position)
+            head = file.read(HEAD)
+            if not head.startswith(b"ID3") or len(head) < 10:
+                return head
+            position += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))

@@ -1,0 +1,86 @@
+"""Files that libsndfile decodes. Whether they are whole is checked elsewhere: libsndfile itself fills and cuts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from e2v_cli.audio.decoder import Decoder
+from e2v_cli.audio.errors import AudioError, blame
+
+SEEKABLE_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
+"""Encodings in which libsndfile seeks to the exact sample, in a container that allows it."""
+
+
+class SndfileDecoder(Decoder):
+    """A file that libsndfile decodes."""
+
+    def __init__(self, file: soundfile.SoundFile, num_samples: int | None, can_seek: bool = True) -> None:
+        """Take over an open file.
+
+        Args:
+            file: at its first sample.
+            num_samples: samples of each channel that the file should have; None: only decoding it tells.
+            can_seek: whether the container lets libsndfile seek.
+        """
+        super().__init__(file.samplerate, file.channels, num_samples, can_seek and file.subtype in SEEKABLE_SUBTYPES)
+        self.file = file
+
+    def read(self, count: int) -> NDArray[np.float32]:
+        """Read the next samples as floats of ±1."""
+        try:
+            samples: NDArray[np.float32] = self.file.read(count, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:
+            # libsndfile's message is of no use: for a FLAC file cut short it is "error in flush"
+            whole = "" if self.num_samples is None else f", or ends before sample {self.num_samples}"
+            raise AudioError("truncated", f"the audio is damaged{whole}") from None
+        return samples
+
+    def seek(self, sample: int) -> None:
+        """Make a sample the next to be read."""
+        self.file.seek(sample)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def open_sndfile(path: str) -> soundfile.SoundFile:
+    """Open a file by libsndfile.
+
+    Raises:
+        AudioError: libsndfile can't read it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)  # of a name, soundfile looks at the suffix
+    except OSError as error:
+        raise blame(error) from None
+    return _open(lambda: soundfile.SoundFile(descriptor, closefd=True))  # which closes it, whether it can read it or not
+
+
+def open_pcm(file: BinaryIO, subtype: str, rate: int, num_channels: int, big_endian: bool) -> soundfile.SoundFile:
+    """Open bare samples, without a header.
+
+    Args:
+        file: holds the samples alone; it is read by seeking.
+        subtype: libsndfile's name of their encoding.
+        rate: samples of a channel per second.
+        num_channels: channels.
+        big_endian: whether the first byte of a sample is the highest.
+    """
+    endian = "BIG" if big_endian else "LITTLE"
+    return _open(lambda: soundfile.SoundFile(file, "r", rate, num_channels, subtype, endian, "RAW"))
+
+
+def _open(make: Callable[[], soundfile.SoundFile]) -> soundfile.SoundFile:
+    try:
+        return make()
+    except soundfile.LibsndfileError as error:
+        raise AudioError("not audio", error.error_string) from None
+    except OSError as error:  # the file changed since it was checked, or its disk failed
+        raise blame(error) from None
