@@ -15,6 +15,7 @@ from e2v_cli.audio.headers import open_au, open_sphere
 from e2v_cli.audio.mpeg import find_frames, open_mp3
 from e2v_cli.audio.ogg import open_ogg
 from e2v_cli.audio.riff import open_aiff, open_w64, open_wav
+from e2v_cli.audio.tags import skip_tags
 
 HEAD = 1 << 16
 """Bytes by which a container is told from others."""
@@ -104,12 +105,7 @@ def _check_file(path: str) -> None:
 
 
 def _read_head(path: str) -> bytes:
-    """Read the first bytes of a file, behind tags of ID3 (version 2), of which there may be several."""
-    position = 0
+    """Read the first bytes of a file, behind its tags."""
     with open(path, "rb") as file:
-        while True:
-            file.seek(position)
-            head = file.read(HEAD)
-            if not head.startswith(b"ID3") or len(head) < 10:
-                return head
-            position += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        file.seek(skip_tags(file))
+        return file.read(HEAD)

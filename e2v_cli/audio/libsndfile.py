@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -33,8 +33,12 @@ class SndfileDecoder(Decoder):
 
     def read(self, count: int) -> NDArray[np.float32]:
         """Read the next samples as floats of ±1."""
+        return self._read(count, "float32")
+
+    def _read(self, count: int, dtype: str) -> NDArray[Any]:
+        """Read the next samples as floats of ±1, or as integers of full scale: (samples, channels)."""
         try:
-            samples: NDArray[np.float32] = self.file.read(count, dtype="float32", always_2d=True)
+            samples: NDArray[Any] = self.file.read(count, dtype=dtype, always_2d=True)
         except soundfile.LibsndfileError:
             # libsndfile's message is of no use: for a FLAC file cut short it is "error in flush"
             whole = "" if self.num_samples is None else f", or ends before sample {self.num_samples}"
