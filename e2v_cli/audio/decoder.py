@@ -63,6 +63,7 @@ class Decoder(ABC):
         if self.num_samples is not None and position != self.num_samples:
             raise truncated(self.num_samples, position)
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
 

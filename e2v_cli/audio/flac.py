@@ -1,4 +1,4 @@
-"""FLAC files: libFLAC fills missing frames with silence, so frames are followed by their numbers, and the MD5 is compared.
+"""FLAC files, whose frames are followed by their numbers, since libFLAC fills gaps with silence.
 
 The format is that of RFC 9639.
 """
@@ -61,7 +61,7 @@ class _StreamInfo:
     """The byte at which the frames begin."""
 
 
-def open_flac(path: str, at_a_glance: bool) -> Decoder:
+def open_flac(path: str, _at_a_glance: bool) -> Decoder:
     """Open a FLAC file.
 
     Raises:
@@ -81,7 +81,7 @@ class _FlacDecoder(SndfileDecoder):
     def __init__(self, path: str, info: _StreamInfo) -> None:
         super().__init__(open_sndfile(path), info.num_samples)
         self._info = info
-        self._frames = open(path, "rb")
+        self._frames = open(path, "rb")  # noqa: SIM115 — closed with the decoder
         self._walk = _FrameWalk(self._frames, info)
         self._position = 0
         self._digest = hashlib.md5(usedforsecurity=False) if any(info.md5) else None

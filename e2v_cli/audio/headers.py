@@ -14,7 +14,7 @@ AU_UNKNOWN = 0xFFFF_FFFF
 """The size of the audio in an AU file that was written to a pipe."""
 
 
-def open_au(path: str, at_a_glance: bool) -> Decoder:
+def open_au(path: str, _at_a_glance: bool) -> Decoder:
     """Open an AU file (Sun, NeXT), of either byte order.
 
     Raises:
@@ -31,7 +31,7 @@ def open_au(path: str, at_a_glance: bool) -> Decoder:
     return SndfileDecoder(file, file.frames)
 
 
-def open_sphere(path: str, at_a_glance: bool) -> Decoder:
+def open_sphere(path: str, _at_a_glance: bool) -> Decoder:
     """Open a NIST SPHERE file, whose header is text.
 
     Raises:

@@ -64,7 +64,9 @@ def open_sndfile(path: str) -> soundfile.SoundFile:
         descriptor = os.open(path, os.O_RDONLY)  # of a name, soundfile looks at the suffix
     except OSError as error:
         raise blame(error) from None
-    return _open(lambda: soundfile.SoundFile(descriptor, closefd=True))  # which closes it, whether it can read it or not
+    return _open(
+        lambda: soundfile.SoundFile(descriptor, closefd=True)
+    )  # which closes it, whether it can read it or not
 
 
 def open_pcm(file: BinaryIO, subtype: str, rate: int, num_channels: int, big_endian: bool) -> soundfile.SoundFile:

@@ -206,7 +206,7 @@ def test_resampling_keeps_a_tone_and_removes_higher_frequencies(tmp_path: Path) 
             "not audio",
             "no known format: it begins with b'This is a text.\\n'",
         ),
-        ("a.flac", bytes(5000), "not audio", f"no known format: it begins with {bytes(16)}"),
+        ("a.flac", bytes(5000), "not audio", f"no known format: it begins with {bytes(16)!r}"),
         ("a.wav", with_wav_rate(WAV, 1), "not audio", "a sample rate of 1 Hz"),
         ("a.wav", with_wav_rate(WAV, 1_000_001), "not audio", "a sample rate of 1000001 Hz"),
         ("a.wav", encode(TONE[:0]), "zero length", "holds no samples"),
@@ -803,7 +803,7 @@ def test_faulty_lines_fail_alone(tmp_path: Path) -> None:
 
 
 def test_recording_is_read_only_around_its_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A seekable format is read from the first segment to the end of the last one."""
+    """What lies between two segments of a seekable format is not read."""
     taken: list[int] = []
     path = write(tmp_path / "a.wav", encode(LONG_TONE))
     read = soundfile.SoundFile.read
@@ -814,9 +814,9 @@ def test_recording_is_read_only_around_its_segments(tmp_path: Path, monkeypatch:
         return block
 
     monkeypatch.setattr(soundfile.SoundFile, "read", note)
-    load_all(cut(path, (5.0, 5.5), (6.0, 6.1)), in_blocks(4000))
+    load_all(cut(path, (0.5, 1.0), (9.0, 9.1)), in_blocks(4000))
 
-    assert sum(taken) < 2 * RATE
+    assert sum(taken) == 0.6 * RATE
 
 
 def test_memory_of_a_long_recording_is_that_of_its_segments(tmp_path: Path) -> None:

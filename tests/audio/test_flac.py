@@ -86,7 +86,7 @@ def test_missing_samples_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.write_bytes(without_frames(FLAC, 5, 9))
 
-    with pytest.raises(AudioError, match="^samples 20480 to 40960 are missing: copy it again$"):
+    with pytest.raises(AudioError, match=r"^samples 20480 to 40960 are missing: copy it again$"):
         read(path)
 
 
@@ -152,7 +152,7 @@ def test_file_without_a_length_but_with_a_gap_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.write_bytes(without_frames(without_md5(with_flac_samples(FLAC, 0)), 5, 9))
 
-    with pytest.raises(AudioError, match="^samples 20480 to 40960 are missing: copy it again$"):
+    with pytest.raises(AudioError, match=r"^samples 20480 to 40960 are missing: copy it again$"):
         read(path)
 
 
@@ -168,3 +168,14 @@ def test_start_of_a_segment_is_found_by_bisection(tmp_path: Path) -> None:
     for first in range(100_000, 900_000, 33_333):
         segment = read(path, first, first + 5000)
         np.testing.assert_array_equal(segment[:, 0], (noise[first : first + 5000] / 2**15).astype(np.float32))
+
+
+def test_segment_behind_the_end_of_a_file_cut_short_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(FLAC[: len(FLAC) // 2])
+
+    assert len(read(path, 1000, 3000)) == 2000
+    for first in (45_000, 60_000, len(TONE) - 1):
+        with pytest.raises(AudioError) as error:
+            read(path, first, first + 1)
+        assert error.value.reason == "truncated"
