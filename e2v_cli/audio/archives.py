@@ -15,6 +15,7 @@ import soundfile
 from kaldiio.matio import read_kaldi
 
 from e2v_cli.audio.errors import AudioError, blame
+from e2v_cli.audio.riff import measure_record
 from e2v_cli.records import SAMPLE_RATE
 
 MAX_FLAC_BLOCKS = 256
@@ -22,9 +23,6 @@ MAX_FLAC_BLOCKS = 256
 
 MAX_CHANNELS = 8
 """A matrix with more rows and columns than this holds features."""
-
-UNKNOWN_SIZE = 0x7FFF_F000
-"""A RIFF chunk of this size or a greater one, or of 0, was written to a pipe, by a program that could not know."""
 
 CHUNK = 1 << 18
 """Bytes that are copied at a time."""
@@ -85,10 +83,9 @@ def _measure_record(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int
     if head.startswith(b"AUDIO"):  # by kaldiio: how many bytes the size has, the size, and a file of any format
         begin = 6 + int.from_bytes(head[5:6], "little")
         size = int.from_bytes(head[6:begin], "little")
-    elif head.startswith(b"RIFF"):
-        size = 8 + int.from_bytes(head[4:8], "little")
-        if size == 8 or size >= UNKNOWN_SIZE:
-            size = min(left, 1 << 32)  # RIFF has no more
+    elif head.startswith((b"RIFF", b"RIFX", b"RF64")):
+        start = archive.tell()
+        size = measure_record(archive, start, start + left)
     elif head.startswith(b"fLaC"):
         size = min(left, _bound_flac_size(archive, head))
     else:

@@ -14,7 +14,7 @@ from e2v_cli.audio.flac import open_flac
 from e2v_cli.audio.headers import open_au, open_sphere
 from e2v_cli.audio.mpeg import find_frames, open_mp3
 from e2v_cli.audio.ogg import open_ogg
-from e2v_cli.audio.riff import open_aiff, open_w64, open_wav
+from e2v_cli.audio.riff import open_riff
 from e2v_cli.audio.tags import skip_tags
 
 HEAD = 1 << 16
@@ -45,9 +45,9 @@ class AudioFormat:
 AUDIO_FORMATS = {
     audio_format.name: audio_format
     for audio_format in (
-        AudioFormat("wav", (".wav",), True, re.compile(rb"(?s)(RIFF|RIFX|RF64|BW64)....WAVE").match, open_wav),
-        AudioFormat("w64", (".w64",), True, re.compile(rb"riff\x2e\x91\xcf\x11").match, open_w64),
-        AudioFormat("aiff", (".aif", ".aifc", ".aiff"), True, re.compile(rb"(?s)FORM....AIF[FC]").match, open_aiff),
+        AudioFormat("wav", (".wav",), True, re.compile(rb"(?s)(RIFF|RIFX|RF64|BW64)....WAVE").match, open_riff),
+        AudioFormat("w64", (".w64",), True, re.compile(rb"riff\x2e\x91\xcf\x11").match, open_riff),
+        AudioFormat("aiff", (".aif", ".aifc", ".aiff"), True, re.compile(rb"(?s)FORM....AIF[FC]").match, open_riff),
         AudioFormat("au", (".au",), True, re.compile(rb"\.snd|dns\.").match, open_au),
         AudioFormat("sph", (".sph",), True, re.compile(rb"NIST_1A").match, open_sphere),
         AudioFormat("flac", (".flac",), True, re.compile(rb"fLaC").match, open_flac),

@@ -9,26 +9,49 @@ import struct
 from e2v_cli.audio.decoder import Decoder, truncated
 from e2v_cli.audio.errors import AudioError
 from e2v_cli.audio.libsndfile import SndfileDecoder, open_sndfile
+from e2v_cli.audio.pcm import SLIGHT, Encoding, PcmDecoder, measure_audio
+from e2v_cli.audio.tags import skip_tags
 
-AU_UNKNOWN = 0xFFFF_FFFF
-"""The size of the audio in an AU file that was written to a pipe."""
+_AU_ENCODINGS = {
+    1: ("ULAW", 1),
+    2: ("PCM_S8", 1),
+    3: ("PCM_16", 2),
+    4: ("PCM_24", 3),
+    5: ("PCM_32", 4),
+    6: ("FLOAT", 4),
+    7: ("DOUBLE", 8),
+    27: ("ALAW", 1),
+}
+"""libsndfile's name and the bytes of a sample, by AU's number."""
 
 
 def open_au(path: str, _at_a_glance: bool) -> Decoder:
     """Open an AU file (Sun, NeXT), of either byte order.
 
     Raises:
-        AudioError: the header declares more than there is.
+        AudioError: the header declares more than there is, or far less, or the encoding is unknown.
     """
-    file = open_sndfile(path)
-    with open(path, "rb") as header:
-        magic, begin, size = struct.unpack("4sII", header.read(12))
-        if magic == b".snd":
-            begin, size = struct.unpack(">II", struct.pack("=II", begin, size))
-        found = os.fstat(header.fileno()).st_size - begin
-    if size != AU_UNKNOWN and size > found:
-        raise AudioError("truncated", f"the header declares {size} bytes of audio, the file has {found}: copy it again")
-    return SndfileDecoder(file, file.frames)
+    with open(path, "rb") as file:
+        file.seek(start := skip_tags(file))
+        header = file.read(24)
+        end = os.fstat(file.fileno()).st_size
+    if len(header) < 24:
+        raise AudioError("truncated", "the file ends within its header: copy it again")
+    big_endian = header.startswith(b".snd")
+    begin, declared, number, rate, num_channels = struct.unpack_from(">5I" if big_endian else "<5I", header, 4)
+    if number not in _AU_ENCODINGS:
+        raise AudioError("unreadable", f"AU's encoding {number} is not read: convert it, ffmpeg -i IN OUT.wav")
+    subtype, width = _AU_ENCODINGS[number]
+    encoding = Encoding(rate, num_channels, subtype, width * num_channels, big_endian)
+    found = max(0, end - start - begin)
+    size = measure_audio(declared, found)
+    if size + SLIGHT < found:
+        raise AudioError(
+            "unreadable",
+            f"the header declares {size} bytes of audio, the file has {found}: "
+            "if all is audio, mend the header: sox --ignore-length IN OUT",
+        )
+    return PcmDecoder(path, start + begin, size, encoding)
 
 
 def open_sphere(path: str, _at_a_glance: bool) -> Decoder:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -62,30 +61,7 @@ def open_sndfile(path: str) -> soundfile.SoundFile:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)  # of a name, soundfile looks at the suffix
-    except OSError as error:
-        raise blame(error) from None
-    return _open(
-        lambda: soundfile.SoundFile(descriptor, closefd=True)
-    )  # which closes it, whether it can read it or not
-
-
-def open_pcm(file: BinaryIO, subtype: str, rate: int, num_channels: int, big_endian: bool) -> soundfile.SoundFile:
-    """Open bare samples, without a header.
-
-    Args:
-        file: holds the samples alone; it is read by seeking.
-        subtype: libsndfile's name of their encoding.
-        rate: samples of a channel per second.
-        num_channels: channels.
-        big_endian: whether the first byte of a sample is the highest.
-    """
-    endian = "BIG" if big_endian else "LITTLE"
-    return _open(lambda: soundfile.SoundFile(file, "r", rate, num_channels, subtype, endian, "RAW"))
-
-
-def _open(make: Callable[[], soundfile.SoundFile]) -> soundfile.SoundFile:
-    try:
-        return make()
+        return soundfile.SoundFile(descriptor, closefd=True)  # which closes it, whether it can read it or not
     except soundfile.LibsndfileError as error:
         raise AudioError("not audio", error.error_string) from None
     except OSError as error:  # the file changed since it was checked, or its disk failed

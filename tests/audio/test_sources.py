@@ -23,6 +23,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 from support.audio_files import RATE, as_float, encode, noisy_tone
+from support.containers import Container
 from support.processes import find_group, wait_until
 from support.sites import WAV, SiteServer
 
@@ -227,11 +228,34 @@ def test_endless_flac_header_is_copied_quickly(tmp_path: Path) -> None:
     assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize("size", [0, 0x7FFF_F000, 0x7FFF_F024, 0x7FFF_FFFF, 0xFFFF_FFFF])
-def test_wav_record_written_to_a_pipe_ends_with_the_archive(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [b"", b"utt2 " + WAV])
+@pytest.mark.parametrize("size", [0, 28, 0x7FFF_F000, 0x7FFF_F024, 0x7FFF_FFFF, 0xFFFF_FFFF])
+def test_wav_record_ends_with_its_audio(size: int, behind: bytes, tmp_path: Path) -> None:
+    """Whatever the header declares in all."""
     wav = WAV[:4] + struct.pack("<I", size) + WAV[8:]
 
-    assert fetch(f"{write(tmp_path / 'a.ark', b'utt ' + wav)}:4") == wav
+    assert fetch(f"{write(tmp_path / 'a.ark', b'utt ' + wav + behind)}:4") == wav
+
+
+@pytest.mark.parametrize("behind", [b"", b"utt2 " + WAV])
+@pytest.mark.parametrize("size", [0, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FF9B, 0xFFFF_FFFF])
+def test_wav_record_of_unknown_size_fails(size: int, behind: bytes, tmp_path: Path) -> None:
+    """Its end can't be told from the next record."""
+    wav = WAV[:40] + struct.pack("<I", size) + WAV[44:]
+
+    assert failure(f"{write(tmp_path / 'a.ark', b'utt ' + wav + behind)}:4") == (
+        "unreadable",
+        f"the header declares {size} bytes of audio, as if it was written to a pipe, so that the next record can't be "
+        "told from it: write it to a file, and the file to the archive",
+    )
+
+
+@pytest.mark.parametrize("magic", [b"RIFX", b"RF64"])
+def test_wav_records_of_other_kinds_are_cut_out_exactly(magic: bytes, tmp_path: Path) -> None:
+    container = Container(magic)
+    wav = container.wrap(container.encode(TONE, "PCM_16"), after=container.chunk(b"LIST", b"INFO"))
+
+    assert fetch(f"{write(tmp_path / 'a.ark', b'utt ' + wav + b'utt2 ' + WAV)}:4") == wav
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
