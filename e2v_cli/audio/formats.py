@@ -8,9 +8,11 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from e2v_cli.audio.containers import open_asf, open_avi, open_matroska, open_mp4
 from e2v_cli.audio.decoder import Decoder
 from e2v_cli.audio.errors import AudioError, blame
 from e2v_cli.audio.flac import open_flac
+from e2v_cli.audio.framed import find_ac3, find_adts, open_ac3, open_adts, open_amr, open_ape, open_caf, open_wavpack
 from e2v_cli.audio.headers import open_au, open_sphere
 from e2v_cli.audio.mpeg import find_frames, open_mp3
 from e2v_cli.audio.ogg import open_ogg
@@ -49,9 +51,29 @@ AUDIO_FORMATS = {
         AudioFormat("w64", (".w64",), True, re.compile(rb"riff\x2e\x91\xcf\x11").match, open_riff),
         AudioFormat("aiff", (".aif", ".aifc", ".aiff"), True, re.compile(rb"(?s)FORM....AIF[FC]").match, open_riff),
         AudioFormat("au", (".au",), True, re.compile(rb"\.snd|dns\.").match, open_au),
-        AudioFormat("sph", (".sph",), True, re.compile(rb"NIST_1A").match, open_sphere),
+        AudioFormat("sph", (".sph", ".wv1", ".wv2"), True, re.compile(rb"NIST_1A").match, open_sphere),
         AudioFormat("flac", (".flac",), True, re.compile(rb"fLaC").match, open_flac),
         AudioFormat("ogg", (".oga", ".ogg", ".opus"), False, re.compile(rb"OggS").match, open_ogg),
+        AudioFormat(
+            "mp4",
+            (".3g2", ".3gp", ".m4a", ".m4b", ".m4v", ".mov", ".mp4"),
+            False,
+            re.compile(rb"(?s)\0...(ftyp|styp|moov|wide|free|skip|pnot)|....mdat").match,
+            open_mp4,
+        ),
+        AudioFormat(
+            "matroska", (".mka", ".mkv", ".webm"), False, re.compile(rb"\x1a\x45\xdf\xa3").match, open_matroska
+        ),
+        AudioFormat(
+            "asf", (".asf", ".wma", ".wmv"), False, re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11").match, open_asf
+        ),
+        AudioFormat("avi", (".avi",), False, re.compile(rb"(?s)RIFF....AVI ").match, open_avi),
+        AudioFormat("amr", (".amr",), False, re.compile(rb"#!AMR(-WB)?\n").match, open_amr),
+        AudioFormat("wavpack", (".wv",), False, re.compile(rb"wvpk").match, open_wavpack),
+        AudioFormat("ape", (".ape",), False, re.compile(rb"MAC ").match, open_ape),
+        AudioFormat("caf", (".caf",), False, re.compile(rb"caff").match, open_caf),
+        AudioFormat("aac", (".aac",), False, find_adts, open_adts),
+        AudioFormat("ac3", (".ac3", ".eac3"), False, find_ac3, open_ac3),
         AudioFormat("mp3", (".mp3",), False, find_frames, open_mp3),  # last, since it has no mark of its own
     )
 }

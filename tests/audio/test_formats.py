@@ -14,9 +14,9 @@ from support.audio_files import RATE, as_float, encode, noisy_tone
 from support.kaldi_folders import read_rows, run_e2v, write_folder
 
 from e2v_cli.audio.decode import AudioOptions, load_waveforms
+from e2v_cli.audio.decoder import Decoder
 from e2v_cli.audio.errors import AudioError
-from e2v_cli.audio.formats import AUDIO_FORMATS, AudioFormat, audio_suffixes, find_format, seekable_suffixes
-from e2v_cli.audio.integrity import ExpectedLength
+from e2v_cli.audio.formats import AUDIO_FORMATS, AudioFormat, audio_suffixes, seekable_suffixes
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 from e2v_cli.options import ComputeOptions, InputOptions
@@ -27,11 +27,15 @@ README = ROOT / "e2v_cli" / "audio" / "README.md"
 
 HEAD = """
 import re
-import soundfile
+import struct
+from e2v_cli.audio.decoder import Decoder, truncated
 from e2v_cli.audio.errors import AudioError
 from e2v_cli.audio.formats import AUDIO_FORMATS, AudioFormat
-from e2v_cli.audio.integrity import ExpectedLength
+from e2v_cli.audio.libsndfile import SndfileDecoder, open_sndfile
 """
+
+LAST = 'AUDIO_FORMATS["mp3"] = AUDIO_FORMATS.pop("mp3")'
+"""Code by which the example stands before MP3."""
 
 TAIL = """
 if __name__ == "__main__":
@@ -44,17 +48,17 @@ VOC = encode(TONE, "VOC")
 
 
 def read_example() -> tuple[str, str]:
-    """Read the README's example: the check, and the entry of the table."""
-    check, entry = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
-    return check, entry.strip()
+    """Read the README's example: the function, and the entry of the table."""
+    function, entry = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    return function, entry.strip()
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real command with the README's example in the table; workers import it too."""
-    check, entry = read_example()
+    function, entry = read_example()
     path = tmp_path_factory.mktemp("script") / "script.py"
-    path.write_text(f'{HEAD}\n{check}\nAUDIO_FORMATS["voc"] = {entry}\n{TAIL}')
+    path.write_text(f'{HEAD}\n{function}\nAUDIO_FORMATS["voc"] = {entry}\n{LAST}\n{TAIL}')
     return path
 
 
@@ -73,17 +77,20 @@ def run_script(script: Path, *args: str | Path, cwd: Path) -> subprocess.Complet
 
 def test_properties_of_containers_are_unchanged() -> None:
     """A change of one changes which files are read, or which utterances are computed together."""
-    assert audio_suffixes() == {
-        *(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")
+    former = {*(".aif", ".aifc", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav")}
+    ffmpeg = {
+        *(".3g2", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".caf", ".eac3", ".m4a", ".m4b", ".m4v")
     }
-    assert audio_suffixes() - seekable_suffixes() == {".mp3", ".oga", ".ogg", ".opus"}
-    containers = {container: audio for audio in AUDIO_FORMATS.values() for container in audio.containers}
-    assert set(containers) == {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "OGG", "MP3", "NIST"}
-    assert {name for name, audio in containers.items() if not audio.seekable} == {"OGG", "MP3"}
-    assert {name for name, audio in containers.items() if audio.check_reads_file} == {"OGG", "MP3"}
-    assert all(find_format(container) is audio for container, audio in containers.items())
-    assert find_format("VOC") is None
+    ffmpeg |= {".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma", ".wmv", ".wv"}
+    assert audio_suffixes() == former | ffmpeg | {".wv1", ".wv2"}
+    assert audio_suffixes() - seekable_suffixes() == ffmpeg | {".mp3", ".oga", ".ogg", ".opus"}
     assert all(name == audio.name for name, audio in AUDIO_FORMATS.items())
+
+
+def test_readme_has_the_suffixes_of_all_formats() -> None:
+    rows = re.findall(r"^\| [^|]+ \| `(\.[^`|]+)` \| \w+ \|", README.read_text(), re.MULTILINE)
+
+    assert sorted(suffix for row in rows for suffix in row.split()) == sorted(audio_suffixes())
 
 
 def test_groups_of_segments_depend_on_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,20 +103,20 @@ def test_groups_of_segments_depend_on_the_table(tmp_path: Path, monkeypatch: pyt
         assert groups is not None
         return len(set(groups.tolist()))
 
-    def check(*_: object) -> ExpectedLength:
+    def refuse(*_: object) -> Decoder:
         raise AudioError("unreadable", "not read here")
 
     assert count_groups() == 1
-    monkeypatch.setitem(AUDIO_FORMATS, "voc", AudioFormat("voc", ("VOC",), (".voc",), False, check))
+    monkeypatch.setitem(AUDIO_FORMATS, "voc", AudioFormat("voc", (".voc",), False, bool, refuse))
     assert count_groups() == 1
-    monkeypatch.setitem(AUDIO_FORMATS, "voc", AudioFormat("voc", ("VOC",), (".voc",), True, check))
+    monkeypatch.setitem(AUDIO_FORMATS, "voc", AudioFormat("voc", (".voc",), True, bool, refuse))
     assert count_groups() == 3
 
 
 def test_truncated_file_of_the_example_format_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any length; only the last byte holds no audio."""
-    check, entry = read_example()
-    code = f'{HEAD}\n{check}\nAUDIO_FORMATS["voc"] = {entry}\n'
+    function, entry = read_example()
+    code = f'{HEAD}\n{function}\nAUDIO_FORMATS["voc"] = {entry}\n{LAST}\n'
     monkeypatch.setitem(AUDIO_FORMATS, "voc", AUDIO_FORMATS["wav"])  # removed again in the end
     exec(compile(code, str(README), "exec"), {"__name__": "example"})  # noqa: S102
     options = AudioOptions(InputOptions(()), ComputeOptions(), min_samples=400)

@@ -39,6 +39,10 @@ FILES = {
     "ac3": encode_by_ffmpeg(WAV, ".ac3"),
     "aac": encode_by_ffmpeg(WAV, ".aac"),
     "caf": encode_by_ffmpeg(WAV, ".caf"),
+    "alac.caf": encode_by_ffmpeg(WAV, ".caf", "-c:a", "alac"),
+    "avi": encode_by_ffmpeg(WAV, ".avi"),
+    "eac3": encode_by_ffmpeg(WAV, ".eac3"),
+    "amr": encode_by_ffmpeg(WAV, ".amr", "-ar", "8000"),
 }
 
 NUM_MUTATIONS = 2000
@@ -72,6 +76,6 @@ def test_damaged_files_are_whole_or_fail(tmp_path: Path) -> None:
     assert NUM_MUTATIONS / 20 < num_whole < NUM_MUTATIONS
 
 
-@pytest.mark.parametrize("name", AUDIO_FORMATS)
+@pytest.mark.parametrize("name", sorted(set(AUDIO_FORMATS) - {"ape"}))  # which FFmpeg does not encode
 def test_every_container_is_among_the_damaged_files(name: str) -> None:
     assert any(AUDIO_FORMATS[name].matches(content) for content in FILES.values())
