@@ -93,7 +93,8 @@ class _FlacDecoder(SndfileDecoder):
         self._position += len(samples)
         if self._digest:
             self._digest.update(_pack(samples >> (32 - self._info.bits), self._info.bits))
-        return samples.astype(np.float32) * np.float32(2**-31)
+        scaled: NDArray[np.float32] = samples.astype(np.float32) * np.float32(2**-31)
+        return scaled
 
     def seek(self, sample: int) -> None:
         """Make a sample the next to be read."""
