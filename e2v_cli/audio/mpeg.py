@@ -1,22 +1,318 @@
-"""MPEG audio: MP3 files, whose frames are counted."""
+"""MPEG audio, layers I to III: MP3 files, of which every frame is counted, whatever their header says.
+
+The samples are those that FFmpeg decodes: of all frames but a header, without the encoder's delay + 529 at the start,
+and, if the header counts the frames, without its padding - 529 at the end. libsndfile decodes where it has as many.
+"""
 
 from __future__ import annotations
 
-import re
+import io
+import os
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from e2v_cli.audio.decoder import Decoder
+from e2v_cli.audio.errors import AudioError
+from e2v_cli.audio.ffmpeg import FfmpegDecoder
 from e2v_cli.audio.libsndfile import SndfileDecoder, open_sndfile
+from e2v_cli.audio.mpeg_headers import (
+    FREE_FORMAT,
+    MAX_RUN,
+    FrameKind,
+    LengthHeader,
+    count_frame_channels,
+    find_run,
+    frame_sizes,
+    frame_table,
+    read_length_header,
+)
+from e2v_cli.audio.tags import skip_tags
 
-MPEG_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]", re.DOTALL)
-"""The header that begins a frame of layer III."""
+CHUNK = 1 << 18
+"""Bytes read at a time, so that memory doesn't follow the file."""
+
+MAX_LEAD = 1 << 16
+"""Bytes in which the first frame is looked for, as FFmpeg does."""
+
+Spans = list[tuple[int, int]]
+"""Parts of a file, each from one byte to the one before another."""
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a stream begins."""
+
+    kind: FrameKind
+    num_channels: int
+    first: int
+    """Where the first frame of audio begins, in bytes."""
+    header: LengthHeader
 
 
 def find_frames(head: bytes) -> bool:
     """Whether frames of MPEG audio begin in the first bytes of a file."""
-    return bool(MPEG_FRAME.search(head))
+    return find_run(head) is not None or FREE_FORMAT.match(head) is not None
 
 
 def open_mp3(path: str, at_a_glance: bool) -> Decoder:
-    """Open an MP3 file."""
-    file = open_sndfile(path)
-    return SndfileDecoder(file, file.frames, can_seek=False)
+    """Open a file of MPEG audio; unless at a glance, count its frames.
+
+    Raises:
+        AudioError: the last frame is incomplete, or there are fewer than the file says, or other bytes between them.
+    """
+    with open(path, "rb") as file:
+        begin = skip_tags(file)
+        end = _find_end(file)
+        start = _read_start(file, begin, end)
+        if at_a_glance:
+            return _HeaderDecoder(start, _estimate_samples(file, start, begin, end))
+        num_frames, spans = _walk(file, start.first, end, start.kind)
+    num_bytes = spans[-1][1] - begin
+    if start.header.num_frames - num_frames > (num_bytes == start.header.num_bytes):  # some headers count themselves
+        raise _lacks_frames(start.header.num_frames, num_frames)
+    num_samples = _count_samples(start, num_frames, num_bytes)
+    if len(spans) == 1 and (decoder := _open_by_libsndfile(path, num_samples)):
+        return decoder
+    spans[0] = begin, spans[0][1]
+    return _FrameDecoder(path, spans, num_samples)
+
+
+def count_mpeg_samples(path: str, begin: int, end: int | None) -> int:
+    """Count the samples of each channel in frames within a file, as FFmpeg decodes them: none is taken off.
+
+    Args:
+        path: of the file.
+        begin: of the frames, in bytes.
+        end: of the frames; None: it is the file's.
+
+    Raises:
+        AudioError: there is no frame, or the last one is incomplete, or there are other bytes between them.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        end = size if end is None else min(end, size)
+        start = _find_start(file, begin, end)
+        num_frames, _ = _walk(file, start.first, end, start.kind)
+    return num_frames * start.kind.num_samples
+
+
+def _find_end(file: BinaryIO) -> int:
+    """Return where a file ends, without a tag of ID3 (version 1)."""
+    end = os.fstat(file.fileno()).st_size
+    file.seek(max(0, end - 128))
+    return end - 128 if file.read(3) == b"TAG" and end >= 128 else end
+
+
+def _read_start(file: BinaryIO, begin: int, end: int) -> _Start:
+    """Read the header that a file may begin with, and find its first frame of audio.
+
+    Raises:
+        AudioError: there is none.
+    """
+    file.seek(begin)
+    frame = file.read(MAX_RUN)
+    if frame[:3] not in frame_table():
+        return _find_start(file, begin, end)
+    kind, size = frame_table()[frame[:3]]
+    header = read_length_header(frame[:size], kind)
+    try:
+        start = _find_start(file, begin + size if header.is_header else begin, end)
+    except AudioError:
+        if not header.num_frames:
+            raise
+        raise _lacks_frames(header.num_frames, 0) from None
+    return _Start(start.kind, start.num_channels, start.first, header)
+
+
+def _find_start(file: BinaryIO, begin: int, end: int) -> _Start:
+    """Find the first frame at or soon behind a position.
+
+    Raises:
+        AudioError: there is none.
+    """
+    file.seek(begin)
+    lead = file.read(max(0, min(MAX_LEAD, end - begin)))
+    first = find_run(lead)
+    if first is None:
+        if FREE_FORMAT.match(lead):
+            raise AudioError("unreadable", "MPEG audio in free format: decode it, lame --decode IN.mp3 OUT.wav")
+        raise AudioError("not audio", "no frame of MPEG audio in it")
+    frame = lead[first:]
+    return _Start(frame_table()[frame[:3]][0], count_frame_channels(frame), begin + first, LengthHeader())
+
+
+def _count_samples(start: _Start, num_frames: int, num_bytes: int) -> int:
+    """Count the samples of each channel in frames, without those that are none of the audio.
+
+    Args:
+        start: of the file.
+        num_frames: frames of audio.
+        num_bytes: from the header to the end of the last frame.
+    """
+    header = start.header
+    num_samples, counted = num_frames * start.kind.num_samples, header.num_frames * start.kind.num_samples
+    discarded = 0
+    followed = 0 < header.num_bytes + (header.num_bytes >> 4) < num_bytes - 4  # by another file; FFmpeg keeps all then
+    if counted and not followed:
+        discarded = max(0, min(num_samples, counted) - counted + header.discarded)
+    return max(0, num_samples - header.skipped - discarded)
+
+
+def _estimate_samples(file: BinaryIO, start: _Start, begin: int, end: int) -> int:
+    """Estimate the samples of each channel by the header, or by the bytes of the first frames."""
+    header = start.header
+    if header.num_frames and abs(end - begin - (header.num_bytes or end - begin)) <= header.num_bytes >> 4:
+        return _count_samples(start, header.num_frames, end - begin)
+    num_frames, position = _count_frames(file, start.first, min(end, start.first + CHUNK), start.kind)
+    return _count_samples(start, round(num_frames * (end - start.first) / (position - start.first)), end - begin)
+
+
+def _walk(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> tuple[int, Spans]:
+    """Count the frames of a stream, and list the parts of the file that hold them.
+
+    Raises:
+        AudioError: the last frame is incomplete, or there are other bytes between frames.
+    """
+    total, spans = 0, []
+    while True:
+        num_frames, position = _count_frames(file, begin, end, kind)
+        total += num_frames
+        if position > end:
+            raise AudioError("truncated", f"the last frame lacks {position - end} bytes: copy the file again")
+        spans.append((begin, position))
+        following = _find_following(file, position, end, kind)
+        if following is None:
+            return total, spans
+        file.seek(following)
+        frame = file.read(MAX_RUN)
+        if not read_length_header(frame, kind).is_header:
+            between = f"{following - position} bytes between frames, at byte {position}"
+            raise AudioError("unreadable", f"{between}: decoders lose audio there; decode it with ffmpeg, and listen")
+        begin = following + frame_sizes(kind)[frame[:3]]  # where another file begins, no audio is lost
+
+
+def _count_frames(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> tuple[int, int]:
+    """Count frames that follow each other: how many, and where the last one ends, be it behind the end."""
+    get_size = frame_sizes(kind).get
+    num_frames, position = 0, begin
+    while True:
+        file.seek(position)
+        chunk = file.read(max(0, min(CHUNK, end - position)))
+        offset = 0
+        while size := get_size(chunk[offset : offset + 3]):
+            offset += size
+            num_frames += 1
+        if not offset:
+            return num_frames, position
+        position += offset
+
+
+def _find_following(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> int | None:
+    """Find the next frame of a stream behind other bytes; None where what follows is no audio.
+
+    Raises:
+        AudioError: the file ends within the header of a frame, or goes on as audio of another kind.
+    """
+    position, other = begin, None
+    while position < end:
+        file.seek(position)
+        chunk = file.read(min(CHUNK, end - position))
+        if len(chunk) < 4 and chunk.startswith(b"\xff") and position == begin:
+            raise AudioError("truncated", "the last frame is cut within its header: copy the file again")
+        last = position + len(chunk) >= end
+        following = find_run(chunk, kind, last)
+        if following is not None:
+            return position + following
+        if other is None and (found := find_run(chunk, None, last)) is not None:
+            other = position + found
+        position += len(chunk) if last else len(chunk) - MAX_RUN
+    if other is not None:
+        raise AudioError("unreadable", f"another rate or layer from byte {other} on: make a file of each")
+    return None
+
+
+def _lacks_frames(counted: int, found: int) -> AudioError:
+    return AudioError("truncated", f"its header counts {counted} frames, the file has {found}: copy it again")
+
+
+def _open_by_libsndfile(path: str, num_samples: int) -> Decoder | None:
+    """Open a file by libsndfile, if it finds the same length."""
+    try:
+        file = open_sndfile(path)
+    except AudioError:
+        return None
+    if file.frames == num_samples:
+        return SndfileDecoder(file, num_samples, can_seek=False)
+    file.close()
+    return None
+
+
+class _HeaderDecoder(Decoder):
+    """A file whose length is predicted, not read."""
+
+    def __init__(self, start: _Start, num_samples: int) -> None:
+        super().__init__(start.kind.rate, start.num_channels, num_samples)
+
+    def read(self, count: int) -> NDArray[np.float32]:
+        """Refuse to read."""
+        raise NotImplementedError
+
+
+class _FrameDecoder(FfmpegDecoder):
+    """The frames of a file, decoded by FFmpeg."""
+
+    def __init__(self, path: str, spans: Spans, num_samples: int) -> None:
+        self._file = _Spans(path, spans)
+        super().__init__(self._file, "mp3", num_samples)
+
+    def check_end(self, position: int) -> None:
+        """Check that FFmpeg decodes all frames."""
+        found = position + len(self.read(1))
+        if found != self.num_samples:
+            lost = f"its frames hold {self.num_samples} samples, FFmpeg decodes {found}"
+            raise AudioError("unreadable", f"{lost}: decode it with ffmpeg, and listen")
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        self._file.close()
+
+
+class _Spans(io.RawIOBase):
+    """Parts of a file as one file, without what is between them."""
+
+    def __init__(self, path: str, spans: Spans) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self._spans = spans
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        size = sum(end - begin for begin, end in self._spans)
+        self._position = offset + (0, self._position, size)[whence]
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """Read the next bytes, of one part at most."""
+        skipped = self._position
+        for begin, end in self._spans:
+            if skipped < end - begin:
+                rest = end - begin - skipped
+                data = os.pread(self._descriptor, rest if size < 0 else min(size, rest), begin + skipped)
+                self._position += len(data)
+                return data
+            skipped -= end - begin
+        return b""
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()

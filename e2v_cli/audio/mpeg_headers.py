@@ -1,0 +1,142 @@
+"""Headers of MPEG audio, layers I to III: of a frame, and of a file of layer III (Xing, Info or VBRI)."""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import os
+import re
+from typing import BinaryIO, NamedTuple
+
+MAX_RUN = 4 * 2881
+"""Bytes of the longest frames by which MPEG audio is told from other bytes."""
+
+FREE_FORMAT = re.compile(rb"(?s)\xff([\xe2-\xff])[\x00-\x0b](.{20,5760}?\xff\1[\x00-\x0b]){2}")
+"""The first bytes of a stream of frames that don't tell their bit rate."""
+
+DECODER_DELAY = 529
+"""Samples by which every decoder of layer III is late."""
+
+_SYNC = re.compile(rb"\xff(?=[\xe2-\xff][\x10-\xef])")
+"""What the header of a frame begins with, roughly."""
+
+_KBITS = {
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""Thousands of bits a second, by whether it is MPEG-1, the layer, and the index in a frame's header, from 1."""
+
+
+class FrameKind(NamedTuple):
+    """What all frames of a stream have in common."""
+
+    mpeg1: bool
+    """Else MPEG-2 or 2.5."""
+    layer: int
+    rate: int
+    num_samples: int
+    """Of each channel in a frame."""
+
+
+class LengthHeader(NamedTuple):
+    """What a first frame tells that holds no audio; all zeros for one that does."""
+
+    num_frames: int = 0
+    """Of audio behind it; 0: it doesn't tell."""
+    num_bytes: int = 0
+    """From its first to the last one of the audio; 0: it doesn't tell."""
+    skipped: int = 0
+    """Samples before the audio, by the encoder and the decoder."""
+    discarded: int = 0
+    """Samples behind the audio."""
+
+    @property
+    def is_header(self) -> bool:
+        """Whether FFmpeg takes the frame for a header: else it is decoded as silence."""
+        return bool(self.num_frames or self.num_bytes)
+
+
+@functools.cache
+def frame_table() -> dict[bytes, tuple[FrameKind, int]]:
+    """Return the kind and the bytes of a frame, by the first three bytes of its header."""
+    frames = {}
+    for version, layer_bits, rest, bits in itertools.product((0, 2, 3), (1, 2, 3), (0, 1), range(0x10, 0xF0)):
+        if bits >> 2 & 3 == 3:
+            continue
+        mpeg1, layer = version == 3, 4 - layer_bits  # version: 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5
+        rate = (44_100, 48_000, 32_000)[bits >> 2 & 3] >> (0 if mpeg1 else 1 if version == 2 else 2)
+        num_samples = 384 if layer == 1 else 576 if layer == 3 and not mpeg1 else 1152
+        unit = 4 if layer == 1 else 1
+        bit_rate = 1000 * _KBITS[mpeg1, layer][(bits >> 4) - 1]
+        size = (num_samples // 8 // unit * bit_rate // rate + (bits >> 1 & 1)) * unit
+        header = bytes((0xFF, 0xE0 | version << 3 | layer_bits << 1 | rest, bits))
+        frames[header] = FrameKind(mpeg1, layer, rate, num_samples), size
+    return frames
+
+
+@functools.cache
+def frame_sizes(kind: FrameKind) -> dict[bytes, int]:
+    """Return the bytes of a frame of a kind, by the first three bytes of its header."""
+    return {header: size for header, (other, size) in frame_table().items() if other == kind}
+
+
+def count_frame_channels(header: bytes) -> int:
+    """Return the number of channels by the header of a frame."""
+    return 1 if header[3] >> 6 == 3 else 2
+
+
+def find_run(data: bytes, kind: FrameKind | None = None, last: bool = True) -> int | None:
+    """Find the first frame that others follow.
+
+    Args:
+        data: to search.
+        kind: of the frames: two are enough; None: any, then there must be four, or all that there are.
+        last: whether nothing follows the data.
+    """
+    for match in _SYNC.finditer(data, 0, len(data) if last else max(0, len(data) - MAX_RUN)):
+        if _is_run(data, match.start(), kind):
+            return match.start()
+    return None
+
+
+def _is_run(data: bytes, position: int, kind: FrameKind | None) -> bool:
+    for number in range(4 if kind is None else 2):
+        found = frame_table().get(data[position : position + 3])
+        if found is None:
+            return position == len(data) if number < 2 else position > len(data) - 3
+        if kind is not None and found[0] != kind:
+            return False
+        kind, size = found
+        position += size
+    return True
+
+
+def read_length_header(frame: bytes, kind: FrameKind) -> LengthHeader:
+    """Read a frame as a Xing, Info or VBRI header."""
+    if kind.layer != 3:
+        return LengthHeader()
+    num_frames = num_bytes = skipped = discarded = 0
+    file = io.BytesIO(frame)
+    file.seek(4 + {(True, 2): 32, (False, 1): 9}.get((kind.mpeg1, count_frame_channels(frame)), 17))
+    if file.read(4) in (b"Xing", b"Info"):
+        flags = _read_int(file, 4)
+        num_frames = _read_int(file, 4) if flags & 1 else 0
+        num_bytes = _read_int(file, 4) if flags & 2 else 0
+        file.seek((100 if flags & 4 else 0) + (4 if flags & 8 else 0), os.SEEK_CUR)
+        encoder = file.read(21)[:4]
+        delays = _read_int(file, 3)
+        if encoder in (b"LAME", b"Lavf", b"Lavc"):  # of others, FFmpeg takes nothing off
+            skipped = (delays >> 12) + DECODER_DELAY
+            discarded = max(0, (delays & 0xFFF) - DECODER_DELAY)
+    if frame[36:42] == b"VBRI\0\1":
+        num_bytes, num_frames = int.from_bytes(frame[46:50], "big"), int.from_bytes(frame[50:54], "big")
+    return LengthHeader(num_frames, num_bytes, skipped, discarded)
+
+
+def _read_int(file: BinaryIO, size: int) -> int:
+    return int.from_bytes(file.read(size), "big")
