@@ -19,7 +19,6 @@ from e2v_cli.audio.errors import AudioError
 from e2v_cli.audio.ffmpeg import FfmpegDecoder
 from e2v_cli.audio.libsndfile import SndfileDecoder, open_sndfile
 from e2v_cli.audio.mpeg_headers import (
-    FREE_FORMAT,
     MAX_RUN,
     FrameKind,
     LengthHeader,
@@ -27,6 +26,7 @@ from e2v_cli.audio.mpeg_headers import (
     find_run,
     frame_sizes,
     frame_table,
+    is_free_format,
     read_length_header,
 )
 from e2v_cli.audio.tags import skip_tags
@@ -54,7 +54,7 @@ class _Start:
 
 def find_frames(head: bytes) -> bool:
     """Whether frames of MPEG audio begin in the first bytes of a file."""
-    return find_run(head) is not None or FREE_FORMAT.match(head) is not None
+    return find_run(head) is not None or is_free_format(head)
 
 
 def open_mp3(path: str, at_a_glance: bool) -> Decoder:
@@ -69,14 +69,10 @@ def open_mp3(path: str, at_a_glance: bool) -> Decoder:
         start = _read_start(file, begin, end)
         if at_a_glance:
             return _HeaderDecoder(start, _estimate_samples(file, start, begin, end))
-        num_frames, spans = _walk(file, start.first, end, start.kind)
-    num_bytes = spans[-1][1] - begin
-    if start.header.num_frames - num_frames > (num_bytes == start.header.num_bytes):  # some headers count themselves
-        raise _lacks_frames(start.header.num_frames, num_frames)
-    num_samples = _count_samples(start, num_frames, num_bytes)
+        num_frames, spans = _walk(file, begin, end, start)
+    num_samples = _count_samples(start, num_frames, spans[-1][1] - begin)
     if len(spans) == 1 and (decoder := _open_by_libsndfile(path, num_samples)):
         return decoder
-    spans[0] = begin, spans[0][1]
     return _FrameDecoder(path, spans, num_samples)
 
 
@@ -95,7 +91,7 @@ def count_mpeg_samples(path: str, begin: int, end: int | None) -> int:
         size = os.fstat(file.fileno()).st_size
         end = size if end is None else min(end, size)
         start = _find_start(file, begin, end)
-        num_frames, _ = _walk(file, start.first, end, start.kind)
+        num_frames, _ = _walk(file, begin, end, start)
     return num_frames * start.kind.num_samples
 
 
@@ -137,7 +133,7 @@ def _find_start(file: BinaryIO, begin: int, end: int) -> _Start:
     lead = file.read(max(0, min(MAX_LEAD, end - begin)))
     first = find_run(lead)
     if first is None:
-        if FREE_FORMAT.match(lead):
+        if is_free_format(lead):
             raise AudioError("unreadable", "MPEG audio in free format: decode it, lame --decode IN.mp3 OUT.wav")
         raise AudioError("not audio", "no frame of MPEG audio in it")
     frame = lead[first:]
@@ -170,28 +166,37 @@ def _estimate_samples(file: BinaryIO, start: _Start, begin: int, end: int) -> in
     return _count_samples(start, round(num_frames * (end - start.first) / (position - start.first)), end - begin)
 
 
-def _walk(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> tuple[int, Spans]:
+def _walk(file: BinaryIO, begin: int, end: int, start: _Start) -> tuple[int, Spans]:
     """Count the frames of a stream, and list the parts of the file that hold them.
 
     Raises:
-        AudioError: the last frame is incomplete, or there are other bytes between frames.
+        AudioError: the last frame is incomplete, or some are missing, or there are other bytes between them.
     """
-    total, spans = 0, []
+    spans: Spans = []
+    total, first, header = 0, start.first, start.header
     while True:
-        num_frames, position = _count_frames(file, begin, end, kind)
-        total += num_frames
+        num_frames, position = _count_frames(file, first, end, start.kind)
         if position > end:
             raise AudioError("truncated", f"the last frame lacks {position - end} bytes: copy the file again")
-        spans.append((begin, position))
-        following = _find_following(file, position, end, kind)
-        if following is None:
-            return total, spans
-        file.seek(following)
+        if header.num_frames - num_frames > (position - begin == header.num_bytes):  # some headers count themselves
+            raise _lacks_frames(header.num_frames, num_frames)
+        total += num_frames
+        spans.append((begin if not spans else first, position))
+        begin = _skip_tags_between(file, position)
+        file.seek(begin)
         frame = file.read(MAX_RUN)
-        if not read_length_header(frame, kind).is_header:
-            between = f"{following - position} bytes between frames, at byte {position}"
-            raise AudioError("unreadable", f"{between}: decoders lose audio there; decode it with ffmpeg, and listen")
-        begin = following + frame_sizes(kind)[frame[:3]]  # where another file begins, no audio is lost
+        size = frame_sizes(start.kind).get(frame[:3], 0)
+        header = read_length_header(frame[:size], start.kind) if size else LengthHeader()
+        if not header.is_header:
+            _check_rest(file, position, end, start.kind)
+            return total, spans
+        first = begin + size  # another file, whose header holds no audio
+
+
+def _skip_tags_between(file: BinaryIO, position: int) -> int:
+    """Return where another file would begin behind the tags at the end of one, and at its own beginning."""
+    file.seek(position)
+    return skip_tags(file, position + 128 if file.read(3) == b"TAG" else position)
 
 
 def _count_frames(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> tuple[int, int]:
@@ -210,28 +215,28 @@ def _count_frames(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> tupl
         position += offset
 
 
-def _find_following(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> int | None:
-    """Find the next frame of a stream behind other bytes; None where what follows is no audio.
+def _check_rest(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> None:
+    """Check that no audio follows the last frame.
 
     Raises:
-        AudioError: the file ends within the header of a frame, or goes on as audio of another kind.
+        AudioError: the file ends within the header of a frame, or there are frames behind other bytes.
     """
     position, other = begin, None
     while position < end:
         file.seek(position)
-        chunk = file.read(min(CHUNK, end - position))
-        if len(chunk) < 4 and chunk.startswith(b"\xff") and position == begin:
+        rest = file.read(min(CHUNK, end - position))
+        if end - begin < 4 and rest.startswith(b"\xff"):
             raise AudioError("truncated", "the last frame is cut within its header: copy the file again")
-        last = position + len(chunk) >= end
-        following = find_run(chunk, kind, last)
+        last = position + len(rest) >= end
+        following = find_run(rest, kind, last)
         if following is not None:
-            return position + following
-        if other is None and (found := find_run(chunk, None, last)) is not None:
+            between = f"{position + following - begin} bytes between frames, at byte {begin}"
+            raise AudioError("unreadable", f"{between}: decoders lose audio there; decode it with ffmpeg, and listen")
+        if other is None and (found := find_run(rest, None, last)) is not None:
             other = position + found
-        position += len(chunk) if last else len(chunk) - MAX_RUN
+        position += len(rest) if last else len(rest) - MAX_RUN
     if other is not None:
         raise AudioError("unreadable", f"another rate or layer from byte {other} on: make a file of each")
-    return None
 
 
 def _lacks_frames(counted: int, found: int) -> AudioError:
@@ -259,6 +264,9 @@ class _HeaderDecoder(Decoder):
     def read(self, count: int) -> NDArray[np.float32]:
         """Refuse to read."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Do nothing: the file is closed."""
 
 
 class _FrameDecoder(FfmpegDecoder):

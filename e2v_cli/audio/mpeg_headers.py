@@ -12,14 +12,16 @@ from typing import BinaryIO, NamedTuple
 MAX_RUN = 4 * 2881
 """Bytes of the longest frames by which MPEG audio is told from other bytes."""
 
-FREE_FORMAT = re.compile(rb"(?s)\xff([\xe2-\xff])[\x00-\x0b](.{20,5760}?\xff\1[\x00-\x0b]){2}")
-"""The first bytes of a stream of frames that don't tell their bit rate."""
-
 DECODER_DELAY = 529
 """Samples by which every decoder of layer III is late."""
 
 _SYNC = re.compile(rb"\xff(?=[\xe2-\xff][\x10-\xef])")
 """What the header of a frame begins with, roughly."""
+
+_SYNC_BUT_LAYER_1 = re.compile(rb"\xff(?=[\xe2-\xe5\xf2-\xf5\xfa-\xfd][\x10-\xef])")
+"""Tables of machine code look like layer I, which is as good as extinct."""
+
+_FREE_FORMAT = re.compile(rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd][\x00-\x0b]")
 
 _KBITS = {
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -95,25 +97,40 @@ def find_run(data: bytes, kind: FrameKind | None = None, last: bool = True) -> i
 
     Args:
         data: to search.
-        kind: of the frames: two are enough; None: any, then there must be four, or all that there are.
+        kind: of the frames: two are enough; None: any, and four; then layer I is found at the beginning alone. At the
+            end of the data, fewer are enough.
         last: whether nothing follows the data.
     """
-    for match in _SYNC.finditer(data, 0, len(data) if last else max(0, len(data) - MAX_RUN)):
+    if _is_run(data, 0, kind):
+        return 0
+    sync = _SYNC if kind else _SYNC_BUT_LAYER_1
+    for match in sync.finditer(data, 0, len(data) if last else max(0, len(data) - MAX_RUN)):
         if _is_run(data, match.start(), kind):
             return match.start()
     return None
 
 
 def _is_run(data: bytes, position: int, kind: FrameKind | None) -> bool:
-    for number in range(4 if kind is None else 2):
+    known = kind is not None
+    for number in range(2 if known else 4):
         found = frame_table().get(data[position : position + 3])
         if found is None:
-            return position == len(data) if number < 2 else position > len(data) - 3
+            least = 1 if known or position == len(data) else 2
+            return number >= least and position > len(data) - 3
         if kind is not None and found[0] != kind:
             return False
         kind, size = found
         position += size
     return True
+
+
+def is_free_format(data: bytes) -> bool:
+    """Whether frames begin that don't tell their bit rate: a header repeats at equal distances, but for padding."""
+    return _FREE_FORMAT.match(data) is not None and any(
+        data.startswith(data[:2], step)
+        and all(data.find(data[:2], times * step - times, times * (step + 1) + 2) > 0 for times in (2, 3, 4))
+        for step in range(20, 5761)
+    )
 
 
 def read_length_header(frame: bytes, kind: FrameKind) -> LengthHeader:
