@@ -29,6 +29,8 @@ class SndfileDecoder(Decoder):
         """
         super().__init__(file.samplerate, file.channels, num_samples, can_seek and file.subtype in SEEKABLE_SUBTYPES)
         self.file = file
+        if not self.can_seek:
+            file.seekable = lambda: False  # else soundfile seeks after each block, and libmpg123 then gets MP3 wrong
 
     def read(self, count: int) -> NDArray[np.float32]:
         """Read the next samples as floats of ±1."""

@@ -13,4 +13,5 @@ def skip_tags(file: BinaryIO, position: int = 0) -> int:
         if len(head) < 10 or not head.startswith(b"ID3") or max(head[6:]) > 0x7F:
             return position
         size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-        position += 10 + size + (10 if head[5] & 0x10 else 0)  # with a footer
+        has_footer = head[3] >= 4 and head[5] & 0x10  # of version 2.4
+        position += 10 + size + (10 if has_footer else 0)

@@ -420,16 +420,12 @@ def test_mp3_of_constant_bit_rate_needs_no_length(rate: int, tmp_path: Path) -> 
     assert failure(cut)[:2] == ("audio", "truncated")
 
 
-def test_mp3_of_variable_bit_rate_needs_a_length(tmp_path: Path) -> None:
-    """Its end would be guessed from a constant rate: here, before its middle."""
+def test_mp3_of_variable_bit_rate_needs_no_length(tmp_path: Path) -> None:
+    """A constant rate would have its end before its middle."""
     speech_and_silence = np.concatenate([TONE, np.zeros(8 * RATE, np.int16), TONE])
     path = write(tmp_path / "a.mp3", without_length(encode_mp3(speech_and_silence, "VARIABLE")))
 
-    assert failure(path) == (
-        "audio",
-        "unreadable",
-        f"{path}: the header declares no length: decode it and encode it again",
-    )
+    assert 0 <= len(read(path)) - len(speech_and_silence) < 3 * 1152
 
 
 @pytest.mark.parametrize("name", ["ogg", "opus"])

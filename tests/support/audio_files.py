@@ -37,8 +37,9 @@ def encode(samples: NDArray[Any], kind: str = "WAV", subtype: str = "PCM_16", ra
 def encode_mp3(samples: NDArray[Any], mode: str, rate: int = RATE) -> bytes:
     """Make an MP3 file; ``mode`` is CONSTANT, AVERAGE or VARIABLE."""
     file = io.BytesIO()
+    num_channels = 1 if samples.ndim == 1 else samples.shape[1]
     with soundfile.SoundFile(
-        file, "w", rate, 1, "MPEG_LAYER_III", format="MP3", compression_level=0.5, bitrate_mode=mode
+        file, "w", rate, num_channels, "MPEG_LAYER_III", format="MP3", compression_level=0.5, bitrate_mode=mode
     ) as encoder:
         encoder.write(samples)
     return file.getvalue()
