@@ -227,7 +227,7 @@ def _check_rest(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> None:
         rest = file.read(min(CHUNK, end - position))
         if end - begin < 4 and rest.startswith(b"\xff"):
             raise AudioError("truncated", "the last frame is cut within its header: copy the file again")
-        last = position + len(rest) >= end
+        last = len(rest) < CHUNK
         following = find_run(rest, kind, last)
         if following is not None:
             between = f"{position + following - begin} bytes between frames, at byte {begin}"
