@@ -6,6 +6,7 @@ is whole is checked elsewhere, before FFmpeg sees it.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -75,11 +76,13 @@ class Reading:
 class FfmpegDecoder(Decoder):
     """The first audio stream of a file."""
 
-    def __init__(self, path: str, demuxer: str, num_samples: int | None, reading: Reading = Reading()) -> None:
+    def __init__(
+        self, path: str | io.RawIOBase, demuxer: str, num_samples: int | None, reading: Reading = Reading()
+    ) -> None:
         """Open a file, and decode its first frame: that alone tells its rate and its channels.
 
         Args:
-            path: of the file.
+            path: of the file, or an object that reads it, and is closed with the decoder.
             demuxer: FFmpeg's name of the container: no other is tried.
             num_samples: samples of each channel that the file should have; None: only decoding it tells.
             reading: how it is read.
@@ -99,7 +102,8 @@ class FfmpegDecoder(Decoder):
         self._begin: int | None = None
         self._end, self.longest_frame = 0, 0
         with ExitStack() as stack, self._listening("unreadable", opening=True):
-            file = stack.enter_context(open(path, "rb", buffering=0))  # not by name: FFmpeg's may name protocols
+            # not by its name, which could be one of FFmpeg's protocols
+            file = stack.enter_context(io.FileIO(path) if isinstance(path, str) else path)
             self._container = stack.enter_context(
                 av.open(file, "r", demuxer, CONTAINER_OPTIONS | dict(reading.options), metadata_errors="replace")
             )

@@ -74,7 +74,7 @@ AUDIO_FORMATS = {
         AudioFormat("caf", (".caf",), False, re.compile(rb"caff").match, open_caf),
         AudioFormat("aac", (".aac",), False, find_adts, open_adts),
         AudioFormat("ac3", (".ac3", ".eac3"), False, find_ac3, open_ac3),
-        AudioFormat("mp3", (".mp3",), False, find_frames, open_mp3),  # last, since it has no mark of its own
+        AudioFormat("mp3", (".mp2", ".mp3"), False, find_frames, open_mp3),  # last, since it has no mark of its own
     )
 }
 """By name, in the order in which they are tried."""

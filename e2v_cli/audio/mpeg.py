@@ -73,7 +73,7 @@ def open_mp3(path: str, at_a_glance: bool) -> Decoder:
     num_samples = _count_samples(start, num_frames, spans[-1][1] - begin)
     if len(spans) == 1 and (decoder := _open_by_libsndfile(path, num_samples)):
         return decoder
-    return _FrameDecoder(path, spans, num_samples)
+    return _FrameDecoder(_Spans(path, spans), "mp3", num_samples)
 
 
 def count_mpeg_samples(path: str, begin: int, end: int | None) -> int:
@@ -272,21 +272,12 @@ class _HeaderDecoder(Decoder):
 class _FrameDecoder(FfmpegDecoder):
     """The frames of a file, decoded by FFmpeg."""
 
-    def __init__(self, path: str, spans: Spans, num_samples: int) -> None:
-        self._file = _Spans(path, spans)
-        super().__init__(self._file, "mp3", num_samples)
-
     def check_end(self, position: int) -> None:
         """Check that FFmpeg decodes all frames."""
         found = position + len(self.read(1))
         if found != self.num_samples:
             lost = f"its frames hold {self.num_samples} samples, FFmpeg decodes {found}"
             raise AudioError("unreadable", f"{lost}: decode it with ffmpeg, and listen")
-
-    def close(self) -> None:
-        """Close the file."""
-        super().close()
-        self._file.close()
 
 
 class _Spans(io.RawIOBase):

@@ -82,8 +82,8 @@ def test_properties_of_containers_are_unchanged() -> None:
         *(".3g2", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".caf", ".eac3", ".m4a", ".m4b", ".m4v")
     }
     ffmpeg |= {".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma", ".wmv", ".wv"}
-    assert audio_suffixes() == former | ffmpeg | {".wv1", ".wv2"}
-    assert audio_suffixes() - seekable_suffixes() == ffmpeg | {".mp3", ".oga", ".ogg", ".opus"}
+    assert audio_suffixes() == former | ffmpeg | {".mp2", ".wv1", ".wv2"}
+    assert audio_suffixes() - seekable_suffixes() == ffmpeg | {".mp2", ".mp3", ".oga", ".ogg", ".opus"}
     assert all(name == audio.name for name, audio in AUDIO_FORMATS.items())
 
 
