@@ -12,6 +12,7 @@ from e2v_cli.audio.decoder import Decoder
 from e2v_cli.audio.errors import AudioError
 from e2v_cli.audio.ffmpeg import FfmpegDecoder
 from e2v_cli.audio.libsndfile import SndfileDecoder, open_sndfile
+from e2v_cli.audio.mpeg import count_mpeg_samples
 from e2v_cli.audio.pcm import SLIGHT, Encoding, PcmDecoder, is_unknown, measure_audio
 from e2v_cli.audio.tags import skip_tags
 
@@ -43,6 +44,9 @@ _WAV_ENCODINGS = {
 
 _WAV_BLOCKS = (0x02, 0x11, 0x31)
 """WAV's numbers of Microsoft's and IMA's ADPCM and of GSM: their description has the samples of a block."""
+
+_MPEG = "MPEG"
+"""Frames of MPEG audio, of which WAV has layers II and III."""
 
 _AIFF_INTEGERS = {1: "PCM_S8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}
 """libsndfile's name of AIFF's integers, by the bytes of a sample."""
@@ -98,6 +102,9 @@ def open_riff(path: str, _at_a_glance: bool) -> Decoder:
         audio = find_audio(file, start, os.fstat(file.fileno()).st_size)
         file.seek(start)
         demuxer = {b"riff": "w64", b"FORM": "aiff"}.get(file.read(4), "wav")
+    if audio.encoding.subtype == _MPEG:
+        num_samples = count_mpeg_samples(path, audio.begin, audio.begin + audio.size)
+        return FfmpegDecoder(path, demuxer, num_samples)
     if audio.encoding.subtype:
         return PcmDecoder(path, audio.begin, audio.size, audio.encoding)
     return _open_blocks(path, demuxer, audio)
@@ -282,6 +289,8 @@ def _read_fmt(content: bytes, big_endian: bool) -> Encoding:
     if number in _WAV_BLOCKS and block and len(content) >= 20:
         (block_samples,) = struct.unpack_from(order + "H", content, 18)
         return Encoding(rate, num_channels, "", block, big_endian, block_samples)
+    if number in (0x50, 0x55):
+        return Encoding(rate, num_channels, _MPEG, 0)
     width = 1 if number in (6, 7) else (bits + 7) // 8
     subtype = _WAV_ENCODINGS.get((number, width))
     if subtype is None or (width == 3 and block == 4 * num_channels):  # readers differ on 24 bits in 4 bytes

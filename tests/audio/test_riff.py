@@ -15,6 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 from support.audio_files import RATE, encode, noisy_tone
 from support.containers import Container
+from support.ffmpeg import decode_by_ffmpeg, encode_by_ffmpeg
 from support.kaldi_folders import read_rows, write_folder
 from support.processes import E2v
 
@@ -423,6 +424,33 @@ def test_encoding_in_blocks_that_libsndfile_misses_is_decoded_by_ffmpeg(tmp_path
 
     assert samples.shape == expected.shape
     np.testing.assert_allclose(samples, expected, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("codec", ["libmp3lame", "mp2"])
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_mpeg_audio_in_a_wav_file_is_whole_or_fails(num_channels: int, codec: str, tmp_path: Path) -> None:
+    """Its frames are counted."""
+    path = tmp_path / "a.wav"
+    content = encode_by_ffmpeg(encode(noisy_tone(2 * RATE, num_channels)), ".wav", "-c:a", codec)
+
+    samples = read(path, content)
+
+    expected = decode_by_ffmpeg(path, num_channels)
+    assert len(samples) >= 2 * RATE
+    assert samples.shape == expected.shape
+    np.testing.assert_allclose(samples, expected, rtol=0, atol=1e-4)
+    place = content.index(b"data") + 4
+    for size in np.linspace(1, len(content) - 1, 20, dtype=int):
+        assert failure(path, content[:size])[0] in {"truncated", "not audio"}
+        if size > place:
+            assert failure(path, content[:place] + b"\xff\xff\xff\xff" + content[place + 4 : size])[0] == "truncated"
+
+
+def test_tag_before_the_file_is_skipped(tmp_path: Path) -> None:
+    tag = b"ID3\x03\0\0\0\0\2\0" + bytes(256)
+
+    for content in (RIFF.wrap(PCM), CONTAINERS["AIFF"].wrap(CONTAINERS["AIFF"].encode(TONE, "PCM_16"))):
+        assert read(tmp_path / "a", tag + content).tobytes() == decode_by_libsndfile(TONE, "PCM_16").tobytes()
 
 
 def test_headers_are_walked_without_reading_the_audio(tmp_path: Path) -> None:
