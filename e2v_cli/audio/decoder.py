@@ -13,8 +13,8 @@ from e2v_cli.audio.errors import AudioError
 SAMPLE_RATES = range(1_000, 1_000_001)
 """A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
 
-MAX_CHANNELS = 1024
-"""More come from a broken header, as libsndfile has it."""
+MAX_CHANNELS = 512
+"""More come from a broken header; FFmpeg reads as many."""
 
 
 class Decoder(ABC):

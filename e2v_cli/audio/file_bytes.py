@@ -17,7 +17,7 @@ class FileBytes:
 
     def read(self, position: int, count: int) -> bytes:
         """Read bytes from a position on, fewer only at the end."""
-        self.file.seek(position)
+        self.file.seek(min(position, self.size))  # a damaged size may be beyond what seeking takes
         return self.file.read(count)
 
     def __enter__(self) -> FileBytes:

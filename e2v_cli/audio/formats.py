@@ -115,13 +115,14 @@ def open_audio(path: str, at_a_glance: bool = False) -> Decoder:
         raise AudioError("missing", "no such file") from None
     except OSError as error:
         raise blame(error) from None
-    except ValueError:
-        raise AudioError("unreadable", "a NUL character in the path") from None
     raise AudioError("not audio", f"no known format: it begins with {head[:16]!r}")
 
 
 def _check_file(path: str) -> None:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except ValueError:
+        raise AudioError("unreadable", "a NUL character in the path") from None
     if not stat.S_ISREG(status.st_mode):
         raise AudioError("unreadable", "not a regular file")
     if status.st_size == 0:

@@ -23,6 +23,8 @@ def open_ogg(path: str, at_a_glance: bool) -> Decoder:
     if not at_a_glance:
         _check_pages(path)
     file = open_sndfile(path)
+    if at_a_glance and not file.frames:  # it ends too early
+        _check_pages(path)
     return SndfileDecoder(file, file.frames, can_seek=False)
 
 

@@ -130,7 +130,7 @@ def test_plan_with_failures_prints_whole_text(data: Path, e2v: E2v) -> None:
         "utt_id  reason     detail\n"
         "z       missing    gone.wav: no such file\n"
         "y       empty      empty.wav: 0 bytes\n"
-        "x       not audio  text.wav: Format not recognised.\n"
+        "x       not audio  text.wav: no known format: it begins with b'not audio at all'\n"
         "w       too short  short.wav: 399 samples at 16 kHz; the model needs 400 (25 ms)\n"
         "v       missing    gone too.wav: no such file\n"
         "\n"
@@ -234,12 +234,13 @@ def test_plan_of_segments_matches_the_run(data: Path, e2v: E2v) -> None:
 
 def test_the_header_of_a_recording_is_read_once(data: Path, e2v: E2v) -> None:
     (data / "sitecustomize.py").write_text(
-        "import os, soundfile\n"
-        "real = soundfile.SoundFile.__init__\n"
-        "def opened(self, file, *args, **kwargs):\n"
-        "    os.write(2, os.fsencode(file) + b'\\n')\n"
-        "    real(self, file, *args, **kwargs)\n"
-        "soundfile.SoundFile.__init__ = opened\n"
+        "import os\n"
+        "from e2v_cli.audio import decode\n"
+        "real = decode.open_audio\n"
+        "def opened(path, *args, **kwargs):\n"
+        "    os.write(2, os.fsencode(path) + b'\\n')\n"
+        "    return real(path, *args, **kwargs)\n"
+        "decode.open_audio = opened\n"
     )
     path = os.pathsep.join([str(data), os.environ.get("PYTHONPATH", ""), str(ROOT)])
     segments = "".join(f"u{number} {'ab'[number % 2]} 0.1 0.9\n" for number in range(400))

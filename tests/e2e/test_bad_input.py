@@ -50,7 +50,7 @@ def make_bad_files(folder: Path) -> dict[str, str]:
         "too_short": (encode(GOOD[:399]), "too short"),
         "nan": (encode(np.full(16_000, np.nan), subtype="FLOAT"), "not finite"),
         "infinite": (encode(infinite, subtype="FLOAT"), "not finite"),
-        "claims_4_gib": (with_wav_size(good, 0xFFFF_FFF0)[:60], "truncated"),
+        "claims_4_gib": (with_wav_size(good, 0xFFF0_0000)[:60], "truncated"),
         "claims_hours": (with_flac_samples(flac, 16_000 * 36_000), "truncated"),
         "raw_zeros": (bytes(100_000), "not audio"),
         "gzip": (b"\x1f\x8b" + bytes(range(256)) * 40, "not audio"),
