@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ Channel = OneChannel | Literal["split"]
 """The same, or each of them as an utterance of its own."""
 ResamplerName = Literal["soxr", "torchaudio"]
 """SoX's resampler in its quality HQ, or the default of torchaudio's: FunASR uses the second where it is installed."""
+
+RowFormat = Literal["table", "tsv", "csv", "jsonl"]
+"""A format of rows on standard output; ``jsonl`` is JSON Lines: an object per line."""
 
 NUMERICS = 5
 """Raised whenever a change of the code changes a result: different ones are never mixed in one OUT."""
@@ -200,6 +204,26 @@ class ResultOptions:
 
 
 @dataclass(frozen=True)
+class RowOptions:
+    """How rows are printed on standard output."""
+
+    format: RowFormat | None = None
+    """None: a table on a terminal, else TSV."""
+    columns: tuple[str, ...] = ()
+    """Names, in the order in which they are printed; none: the format's own choice."""
+    header: bool = True
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of the command line that give these options; none where all are defaults."""
+        return (
+            *(("--format", self.format) if self.format else ()),
+            *(("--columns", ",".join(self.columns)) if self.columns else ()),
+            *(() if self.header else ("--no-header",)),
+        )
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Which part of the run this is, and how it deals with earlier ones and with failures."""
 
@@ -253,6 +277,7 @@ class PredictOptions:
     compute: ComputeOptions = ComputeOptions()
     results: ResultOptions = ResultOptions()
     run: RunOptions = RunOptions()
+    rows: RowOptions = RowOptions()
     invocation: Invocation = field(default=Invocation(), compare=False)
 
     def __post_init__(self) -> None:
@@ -261,6 +286,11 @@ class PredictOptions:
         if self.results.output_dir is None and (self.run.changed != "refuse" or self.run.mix_devices):
             option = "--mix-devices" if self.run.changed == "refuse" else f"--{self.run.changed}-changed"
             raise UsageError(f"{option} needs an output folder: add -o OUT")
+        if self.results.output_dir is not None and self.rows.words:
+            raise UsageError(
+                f"{self.rows.words[0]} is for rows on standard output: leave it out, "
+                f"and then run e2v rows {shlex.join([str(self.results.output_dir), *self.rows.words])}"
+            )
         if self.results.timelines and self.compute.engine == "funasr":
             raise UsageError("upstream's engine has no --timeline: leave out --engine funasr")
 

@@ -23,7 +23,7 @@ from e2v_cli.cli.console import (
 from e2v_cli.cli.predict import predict
 from e2v_cli.cli.submit import submit
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
-from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions, RunOptions
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions, RowOptions, RunOptions
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
 from e2v_cli.system.signals import StopSignals
 
@@ -106,7 +106,7 @@ def status(output_dir: Path, watch: bool) -> int:
     \b
     Examples:
       e2v status exp/emotion
-      e2v status exp/emotion --watch && cut -f 2 exp/emotion/predictions.tsv | sort | uniq -c
+      e2v status exp/emotion --watch && e2v rows exp/emotion --format csv > emotion.csv
 
     \b
     Exit codes:
@@ -125,6 +125,39 @@ def status(output_dir: Path, watch: bool) -> int:
         if not watch or report.state is not State.UNDER_WAY:
             return codes[report.state]
         time.sleep(WATCH_SECONDS)
+
+
+@cli.command(cls=opts.GroupedCommand)
+@click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@opts.row_options(*opts.ROWS)
+def rows(
+    output_dir: Path,
+    rows: RowOptions,
+) -> None:
+    """Print the rows of a run, finished or not.
+
+    What is done so far, in the order of the input, from the journals of OUT: also while a run is at work there. With
+    all rows, the TSV is that of predictions.tsv. What has failed or is left is counted on standard error.
+
+    \b
+    Examples:
+      e2v rows exp/emotion | head -1000
+      e2v rows exp/emotion --format csv > emotion.csv
+      e2v rows exp/emotion --columns label --no-header | sort | uniq -c
+    """  # noqa: D301
+    if sys.stdout is None:
+        raise click.UsageError("Standard output is closed: rows have nowhere to go.")
+    log_to_stderr(logging.WARNING)
+
+    from e2v_cli.commands.rows import rows as print_rows
+
+    try:
+        missing = print_rows(output_dir, rows)
+    except BrokenPipeError:  # the reader has closed the pipe
+        drop_standard_output()
+        return
+    if missing:
+        show_message(missing)
 
 
 @cli.command(cls=opts.GroupedCommand)

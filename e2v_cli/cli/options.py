@@ -19,6 +19,7 @@ from e2v_cli.cli.values import (
     Names,
     check_word,
     parse_channel,
+    parse_columns,
     parse_folder,
     parse_max_failures,
     parse_shard,
@@ -41,6 +42,8 @@ from e2v_cli.options import (
     Precision,
     ResamplerName,
     ResultOptions,
+    RowFormat,
+    RowOptions,
     RunOptions,
     Shard,
 )
@@ -338,6 +341,35 @@ def result_options(*options: Decorator[Any], planned_dir: Path | None = None) ->
     """Those of the options of ``ResultOptions`` that a command has; ``planned_dir`` is OUT where it has no ``-o``."""
     make = ResultOptions if planned_dir is None else functools.partial(ResultOptions, planned_dir)
     return option_group("results", make, options)
+
+
+ROWS = (
+    _option(
+        "Rows",
+        "--format",
+        type=click.Choice(get_args(RowFormat)),
+        show_default="table on a terminal, else tsv",
+        help="Format of rows on standard output; jsonl: a JSON object per line.",
+    ),
+    _option(
+        "Rows",
+        "--columns",
+        metavar="A,B,...",
+        callback=parse_columns,
+        show_default="all; in a table fewer",
+        help="Columns of such rows, like utt_id,label,score.",
+    ),
+    _option("Rows", "--no-header", is_flag=True, help="Leave out the line with the names of columns."),
+)
+
+
+def row_options(*options: Decorator[Any]) -> Decorator[Any]:
+    """Those of the options of ``RowOptions`` that a command has."""
+
+    def make(format: RowFormat | None, columns: tuple[str, ...], no_header: bool) -> RowOptions:  # noqa: A002
+        return RowOptions(format, columns, header=not no_header)
+
+    return option_group("rows", make, options)
 
 
 SHARD = _option(

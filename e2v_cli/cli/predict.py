@@ -15,7 +15,16 @@ from e2v_cli.cli.console import describe_summary, drop_standard_output, judge_fa
 from e2v_cli.cli.invocation import describe_invocation
 from e2v_cli.cluster.task import shard_of_task
 from e2v_cli.errors import EXIT_STOPPED
-from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, PredictOptions, ResultOptions, RunOptions, Shard
+from e2v_cli.options import (
+    ComputeOptions,
+    InputOptions,
+    ModelRequest,
+    PredictOptions,
+    ResultOptions,
+    RowOptions,
+    RunOptions,
+    Shard,
+)
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
 from e2v_cli.system.signals import StopSignals
 
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 @opts.model_options(opts.MODEL, *opts.HUB, opts.LABELS)
 @opts.compute_options(opts.ENGINE, opts.DEVICE, opts.JOBS, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW)
 @opts.result_options(*opts.RESULTS)
+@opts.row_options(*opts.ROWS)
 @opts.run_options(opts.SHARD, opts.OVERWRITE, *opts.RESUME_AND_MESSAGES)
 @click.pass_obj
 def predict(
@@ -37,6 +47,7 @@ def predict(
     model: ModelRequest,
     compute: ComputeOptions,
     results: ResultOptions,
+    rows: RowOptions,
     run: RunOptions,
 ) -> int:
     """Recognise the emotion of every utterance.
@@ -47,7 +58,8 @@ def predict(
 
     \b
     Examples:
-      e2v predict call.wav other.flac -m sample | cut -f 1,2
+      e2v predict call.wav other.flac -m sample
+      e2v predict recordings/ -m sample --format csv --columns utt_id,label > labels.csv
       e2v predict data/train -m emotion2vec_plus_large -o exp/emotion --embeddings ark
       grep female wav.scp | e2v predict - -m emotion2vec_plus_base -o exp/female
       e2v predict manifest.jsonl more.txt.gz <(shuf -n 99 wav.scp) -m sample
@@ -68,7 +80,7 @@ def predict(
     if shard:
         run = replace(run, shard=shard)
     invocation = describe_invocation(click.get_current_context(), input.inputs)
-    options = PredictOptions(input, model, compute, results, run, invocation)
+    options = PredictOptions(input, model, compute, results, run, rows, invocation)
     if results.output_dir is None and sys.stdout is None:
         raise click.UsageError("Standard output is closed: add -o OUT for the results.")
     log_to_stderr(run.log_level)

@@ -57,6 +57,14 @@ def sort_numbers(_context: click.Context, _param: click.Parameter, value: tuple[
     return tuple(sorted(set(value)))
 
 
+def parse_columns(_context: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse names separated by commas, whose order counts."""
+    names = () if value is None else tuple(value.split(","))
+    if "" in names:
+        raise click.BadParameter(f"{value!r} is not a list of names like utt_id,label,score.")
+    return names
+
+
 def parse_shard(_context: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
     """Parse ``I/N``."""
     if value is None:

@@ -38,8 +38,9 @@ from e2v_cli.options import Fingerprint, InputOptions, PredictOptions, ResultOpt
 from e2v_cli.records import SAMPLE_RATE, Summary
 from e2v_cli.results.formats import draft_name
 from e2v_cli.results.publish import open_run_folder, publish
+from e2v_cli.results.rows import RowPrinter
 from e2v_cli.results.sinks import JournalSink, Sink, StdoutSink
-from e2v_cli.results.tables import predictions_header
+from e2v_cli.results.tables import prediction_columns
 from e2v_cli.results.timeline import timeline_header
 from e2v_cli.system.logs import log_to_file
 from e2v_cli.system.process import HOST, now
@@ -145,8 +146,10 @@ def _predict_to_stdout(run: _Run) -> Summary:
     order: Iterable[int] = (place for block in plan.deal_blocks(run.shard) for place in block.places.tolist())
     if corpus.recording_groups is not None:  # segments are not computed in the order of the list
         order = sorted(order)
-    header = timeline_header if run.options.results.timelines else predictions_header
-    sink = StdoutSink(header(run.model.labels), len(corpus), iter(order), run.started)
+    labels = run.model.labels
+    columns = timeline_header(labels) if run.options.results.timelines else prediction_columns(labels)
+    printer = RowPrinter(run.options.rows, columns, labels, corpus.ids())
+    sink = StdoutSink(printer, len(corpus), iter(order), run.started)
     try:
         _run_workers(run, plan, sink)
     finally:

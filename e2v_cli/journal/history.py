@@ -209,7 +209,7 @@ class History:
             self.ended.discard(journal)
 
     def read_lines(self, first: int, end: int, gap: int = GAP) -> list[bytes]:
-        """Read the lines of utterances ``first`` to ``end``, without checksums; each must have a line.
+        """Read the lines of utterances ``first`` to ``end``, without checksums; empty where there is none.
 
         A line begins with ``done`` or ``failed``, and ends with a line break. ``reading`` keeps journals open.
         """
@@ -218,8 +218,8 @@ class History:
                 return self.read_lines(first, end, gap)
         texts = [b""] * (end - first)
         journal_of, offset, length = self._journal_of[first:end], self._offset[first:end], self._length[first:end]
-        for number in np.unique(journal_of):
-            chosen = np.flatnonzero(journal_of == number)
+        for number in np.unique(journal_of[length > 0]):
+            chosen = np.flatnonzero((journal_of == number) & (length > 0))
             chosen = chosen[np.argsort(offset[chosen])]
             gaps = offset[chosen][1:] - (offset[chosen] + length[chosen])[:-1]
             descriptor = self._open(int(number))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,9 +12,8 @@ from numpy.typing import NDArray
 
 from e2v_cli.journal.journal import DONE, LEFT, Elapsed, Journal, failure_status
 from e2v_cli.records import DoneRecord, Failure
-from e2v_cli.results.tables import predictions_row
-from e2v_cli.system.files import naming
-from e2v_cli.system.text import tsv_row
+from e2v_cli.results.rows import RowPrinter
+from e2v_cli.results.tables import prediction_row
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +34,11 @@ class Sink(Protocol):
 class StdoutSink:
     """Rows of predictions, or of spans, on standard output, in input order, each as soon as all before it are."""
 
-    def __init__(self, header: Sequence[str], size: int, order: Iterator[int], started: float) -> None:
-        """Print the header.
+    def __init__(self, printer: RowPrinter, size: int, order: Iterator[int], started: float) -> None:
+        """Begin without results.
 
         Args:
-            header: the columns.
+            printer: of rows with the cells of ``prediction_row``, or of ``timeline.tsv``.
             size: number of utterances of the input.
             order: indexes of the utterances that are computed.
             started: when the run began, by ``time.monotonic()``.
@@ -50,10 +47,10 @@ class StdoutSink:
         self.elapsed = Elapsed()
         self._order = order
         self._next = next(order, None)
-        self._lines: dict[int, str] = {}
+        self._printer = printer
+        self._rows: dict[int, Sequence[Sequence[str]]] = {}
+        """Those of utterances that wait for others before them; none of one that has failed."""
         self._started = self._loaded = started
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
-        sys.stdout.write(tsv_row(header) + "\n")
 
     def begin(self) -> None:
         """Note that models are loaded."""
@@ -63,23 +60,21 @@ class StdoutSink:
         """Print all rows that are next in input order; failures are logged at once."""
         for failure in failures:
             logger.warning(_describe_failure(failure))
-            self._lines[failure.utterance.index] = ""
+            self._rows[failure.utterance.index] = ()
         for record in done:
-            self._lines[record.index] = record.rows or tsv_row(predictions_row(record)) + "\n"
+            spans = record.rows.split("\n")[:-1]
+            self._rows[record.index] = [span.split("\t") for span in spans] or [prediction_row(record)]
         _note_status(self.status, done, failures)
         self.elapsed = _add_elapsed(self.elapsed, done, failures, self._started, self._loaded)
-        with naming(Path("standard output")):
-            while self._next in self._lines:
-                sys.stdout.write(self._lines.pop(self._next))
-                self._next = next(self._order, None)
-            sys.stdout.flush()
+        rows: list[Sequence[str]] = []
+        while self._next in self._rows:
+            rows += self._rows.pop(self._next)
+            self._next = next(self._order, None)
+        self._printer.print(rows)
 
     def end(self) -> None:
         """Print the rows that wait for others before them: a run that was stopped leaves gaps."""
-        with naming(Path("standard output")):
-            for index in sorted(self._lines):
-                sys.stdout.write(self._lines.pop(index))
-            sys.stdout.flush()
+        self._printer.print(row for index in sorted(self._rows) for row in self._rows.pop(index))
 
 
 class JournalSink:

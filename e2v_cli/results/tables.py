@@ -14,27 +14,41 @@ if TYPE_CHECKING:
 MAX_NAME_BYTES = 200
 """Longer file names are cut and get a digest; most file systems end at 255 bytes."""
 
+LABEL_COLUMNS = ("label", "score")
+"""Columns of predictions that only models with a head have."""
+
 FAILURES_HEADER = ("utt_id", "stage", "reason", "detail")
+
+
+def prediction_columns(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of a prediction's row; those of the label are empty where a model has no head."""
+    return ("utt_id", "label", "score", "duration", "windows", *labels)
 
 
 def predictions_header(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of ``predictions.tsv``; a model without a head has no labels and fewer columns."""
-    return ("utt_id", *(("label", "score") if labels else ()), "duration", "windows", *labels)
+    return tuple(column for column in prediction_columns(labels) if labels or column not in LABEL_COLUMNS)
 
 
-def predictions_row(record: DoneRecord) -> tuple[str, ...]:
-    """Format the cells of a row of ``predictions.tsv``; the score is the probability of the label."""
-    posteriors = record.posteriors
-    label = (record.label, f"{max(posteriors):.6f}") if posteriors else ()
-    cells = (f"{posterior:.6f}" for posterior in posteriors)
-    return (record.utt_id, *label, f"{record.duration:.4f}", str(record.windows), *cells)
+def prediction_row(record: DoneRecord) -> tuple[str, ...]:
+    """Format the cells of a prediction; the score is the probability of the label."""
+    cells = [f"{posterior:.6f}" for posterior in record.posteriors]
+    score = max(cells, default="")
+    return (record.utt_id, record.label, score, f"{record.duration:.4f}", str(record.windows), *cells)
 
 
-def predictions_line(done: DoneLine) -> bytes:
-    """Compose the same row, with its line break, from the cells of a journal line.
+def journalled_row(done: DoneLine) -> tuple[str, ...]:
+    """Return the same cells from those of a journal line.
 
     The score is the greatest of the probabilities: texts of the same length are in the order of their numbers.
     """
+    cells = done.posteriors.decode().split("\t") if done.posteriors else []
+    score = max(cells, default="")
+    return (done.utt_id.decode(), done.label.decode(), score, done.duration.decode(), done.windows.decode(), *cells)
+
+
+def predictions_line(done: DoneLine) -> bytes:
+    """Compose the line of ``predictions.tsv`` of the same cells, without an empty label and score."""
     posteriors = done.posteriors
     if not posteriors:
         return b"\t".join((done.utt_id, done.duration, done.windows)) + b"\n"

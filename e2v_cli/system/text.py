@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 _NO_WORD = r"\s\x00-\x1f\x7f\ufeff\udc80-\udcff"
 """White space of any script, since Python's readers of Kaldi's lists end an id there; control characters, a byte order
 mark, and bytes that are no UTF-8."""
+
+
+_BLANKS = str.maketrans("\t\n\r", "   ")
 
 
 def is_word(text: str) -> bool:
@@ -24,7 +28,7 @@ def percent_encoded(text: str) -> str:
 
 def tsv_row(fields: Iterable[str]) -> str:
     """Join the cells of a row by tabs; a tab or line break within a cell becomes a space."""
-    return "\t".join(re.sub(r"[\t\n\r]", " ", field) for field in fields)
+    return "\t".join([field.translate(_BLANKS) for field in fields])
 
 
 def number_word(number: float) -> str:
@@ -49,6 +53,38 @@ def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
         ]
         lines.append("  ".join(cells).rstrip() + "\n")
     return "".join(lines)
+
+
+def display_width(text: str) -> int:
+    """Count the columns of a terminal that a text fills: two for each wide character, as of Chinese."""
+    return sum(0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
+
+
+def padded(text: str, width: int, to_right: bool = False) -> str:
+    """Fill a text with blanks up to a width in columns of a terminal."""
+    blanks = " " * (width - display_width(text))
+    return blanks + text if to_right else text + blanks
+
+
+def fitted(text: str, width: int) -> str:
+    """Shorten a text for a terminal: of long ones the first third and the end, by which ids mostly differ, are left.
+
+    Control characters are replaced: a terminal would obey them.
+    """
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    if display_width(text) <= width:
+        return text
+    head = _begin_of(text, (width - 1) // 3)
+    end = _begin_of(text[::-1], width - 1 - display_width(head))[::-1]
+    return f"{head}…{end}"
+
+
+def _begin_of(text: str, width: int) -> str:
+    """Return as many of a text's first characters as a width has room for."""
+    size = 0
+    while size < len(text) and display_width(text[: size + 1]) <= width:
+        size += 1
+    return text[:size]
 
 
 def clock(seconds: float) -> str:

@@ -37,6 +37,7 @@ HEADINGS = {
         *("--output-dir", "--granularity", "--embeddings", "--embedding-dtype", "--compress"),
         *("--timeline", "--timeline-format", "--join"),
     ],
+    "Rows": ["--format", "--columns", "--no-header"],
     "Run": [
         *("--shard", "--overwrite", "--retry-failed", "--keep-changed", "--recompute-changed", "--mix-devices"),
         *("--max-failures", "--progress", "--quiet", "--verbose"),
@@ -45,7 +46,7 @@ HEADINGS = {
 
 ALL = list(chain.from_iterable(HEADINGS.values()))
 
-NOT_OF_SUBMIT = ["--jobs", "--shard", "--overwrite"]
+NOT_OF_SUBMIT = ["--jobs", "--shard", "--overwrite", *HEADINGS["Rows"]]
 
 SUBMIT = [
     *("--jobs", "--array-limit", "--dry-run", "--partition", "--gpus", "--cpus", "--mem", "--time", "--account"),
@@ -73,14 +74,17 @@ VALUES: dict[str, list[str]] = {
     "--embedding-dtype": ["fp32", "fp16"],
     "--timeline": ["1", "0.02", "0.333", "86400"],
     "--timeline-format": ["rttm", "audacity", "textgrid"],
+    "--format": ["table", "tsv", "csv", "jsonl"],
+    "--columns": ["utt_id", "label,utt_id"],
     "--shard": ["1/1", "2/3"],
     "--max-failures": ["0", "17", "9223372036854775807", "0%", "1%", "12.3456789%", "0.1%", "100%"],
 }
 """Some allowed values of each option that takes one."""
 
 SWITCHES = [
-    *("--hidden", "--allow-pipes", "--offline", "--compress", "--join", "--overwrite", "--retry-failed", "--progress"),
-    *("--keep-changed", "--recompute-changed", "--mix-devices", "--quiet", "--verbose"),
+    *("--hidden", "--allow-pipes", "--offline", "--compress", "--join", "--no-header", "--overwrite"),
+    *("--retry-failed", "--progress", "--keep-changed", "--recompute-changed", "--mix-devices", "--quiet"),
+    "--verbose",
 ]
 
 INPUTS = ["a.wav", "list.scp", "-x.wav", "--window", "it's", "-", "http://example.org/a.wav", "größer.wav"]
@@ -192,16 +196,18 @@ def test_submit_has_the_same_headings_and_its_own_options_last() -> None:
     sections = help_of("submit")
 
     of_predict = {
-        heading: [option for option in options if option not in NOT_OF_SUBMIT] for heading, options in HEADINGS.items()
+        heading: [option for option in options if option not in NOT_OF_SUBMIT]
+        for heading, options in HEADINGS.items()
+        if heading != "Rows"
     }
     assert {heading: list(options) for heading, options in sections.items()} == {
         **of_predict,
         "Options": [*SUBMIT, "--help"],
     }
-    assert list(sections) == [*HEADINGS, "Options"]
+    assert list(sections) == [*of_predict, "Options"]
 
 
-@pytest.mark.parametrize("name", ["plan", "check", "models pull"])
+@pytest.mark.parametrize("name", ["plan", "check", "rows", "models pull"])
 def test_other_commands_have_the_same_headings(name: str) -> None:
     heading_of = {option: heading for heading, options in HEADINGS.items() for option in options}
     own = [option for option in map(long_name, options_of(name)) if option not in heading_of]
@@ -237,6 +243,8 @@ DESCRIBED = {
     "--jobs": "(all cores, or all GPUs)",
     "--batch-seconds": "(10 on CPU, 300 on a GPU)",
     "--output-dir": "(rows on standard output)",
+    "--format": "(table on a terminal, else tsv)",
+    "--columns": "(all; in a table fewer)",
     "--shard": "(with -o, its place in a Slurm array or among the tasks of an srun; else 1/1)",
     "--progress": "(on a terminal; elsewhere a line every 30 s)",
 }
@@ -245,8 +253,8 @@ DESCRIBED = {
 @pytest.mark.parametrize("name", ["predict", "submit"])
 def test_help_shows_the_defaults_of_the_groups(name: str) -> None:
     shown = {}
-    for heading in HEADINGS:
-        for option, text in help_of(name)[heading].items():
+    for texts in help_of(name).values():
+        for option, text in texts.items():
             if match := re.search(r"\[default: ([^]]*?)(; x>=1)?\]$", text):
                 shown[option] = match.group(1)
 
@@ -298,7 +306,7 @@ def test_variable_may_hold_several_names(parse: Parse, monkeypatch: pytest.Monke
     assert parse(["a.wav", "-o", "out", "--timeline", "1"]).results.timeline_formats == ("rttm", "textgrid")
 
 
-@pytest.mark.parametrize("name", ["predict", "submit", "plan", "check", "models pull"])
+@pytest.mark.parametrize("name", ["predict", "submit", "plan", "check", "rows", "models pull"])
 def test_variables_are_the_same_for_all_commands(name: str) -> None:
     """Those of ``e2v submit`` alone have its name: its ``--jobs`` are not workers, for example."""
     shared = set(ALL) - ({"--jobs"} if name == "submit" else set())

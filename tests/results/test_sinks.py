@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 from support.journals import IDS, LABELS, WHOLE, done, failed, header, open_folder
 
 from e2v_cli.journal.journal import DONE, FAILED, FAILED_IN_BATCH, LEFT, Journal
+from e2v_cli.options import RowOptions
 from e2v_cli.records import DoneRecord, Failure
+from e2v_cli.results.rows import RowPrinter
 from e2v_cli.results.sinks import JournalSink, StdoutSink
-from e2v_cli.results.tables import predictions_header
+from e2v_cli.results.tables import prediction_columns
 
 
 def record_at(index: int, utt_id: str) -> DoneRecord:
@@ -26,8 +29,12 @@ def failure_at(index: int, utt_id: str) -> Failure:
     return dataclasses.replace(failure, utterance=dataclasses.replace(failure.utterance, index=index))
 
 
+def make_printer(columns: Sequence[str] = prediction_columns(LABELS)) -> RowPrinter:
+    return RowPrinter(RowOptions(), columns, LABELS, IDS.ids())
+
+
 def test_rows_are_printed_in_input_order(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    sink = StdoutSink(predictions_header(LABELS), 5, iter([0, 1, 3, 4]), started=0.0)
+    sink = StdoutSink(make_printer(), 5, iter([0, 1, 3, 4]), started=0.0)
     header_line = "utt_id\tlabel\tscore\tduration\twindows\tangry\tsad\n"
     assert capsys.readouterr().out == header_line
 
@@ -44,7 +51,7 @@ def test_rows_are_printed_in_input_order(capsys: pytest.CaptureFixture[str], cap
 
 
 def test_rows_over_a_gap_are_printed_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    sink = StdoutSink(predictions_header(LABELS), 5, iter(range(5)), started=0.0)
+    sink = StdoutSink(make_printer(), 5, iter(range(5)), started=0.0)
     sink.commit([record_at(4, "e"), record_at(1, "b"), record_at(3, "d")], [])
     capsys.readouterr()
 
@@ -56,7 +63,7 @@ def test_rows_over_a_gap_are_printed_at_the_end(capsys: pytest.CaptureFixture[st
 
 
 def test_rows_of_a_timeline_are_printed_instead(capsys: pytest.CaptureFixture[str]) -> None:
-    sink = StdoutSink(("utt_id", "start"), 2, iter(range(2)), started=0.0)
+    sink = StdoutSink(make_printer(("utt_id", "start")), 2, iter(range(2)), started=0.0)
 
     sink.commit(
         [dataclasses.replace(record_at(number, "u"), rows=f"{number}\t0\n{number}\t1\n") for number in (1, 0)], []

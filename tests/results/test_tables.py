@@ -10,9 +10,15 @@ from support.predictions import NASTY_IDS
 
 from e2v_cli.journal.history import parse_done
 from e2v_cli.records import DoneRecord, Prediction, Utterance
-from e2v_cli.results.tables import file_name, predictions_header, predictions_line, predictions_row
+from e2v_cli.results.tables import (
+    file_name,
+    journalled_row,
+    prediction_columns,
+    prediction_row,
+    predictions_header,
+    predictions_line,
+)
 from e2v_cli.results.writer import make_done_record
-from e2v_cli.system.text import tsv_row
 
 LABELS = ("angry", "sad")
 
@@ -20,9 +26,10 @@ LABELS = ("angry", "sad")
 def test_row_has_the_columns_of_the_header() -> None:
     record = DoneRecord(3, "z", 1.23456789, 61, 2, "sad", (0.24999963, 0.75000037), None)
 
-    row = predictions_row(record)
+    row = prediction_row(record)
 
-    assert dict(zip(predictions_header(LABELS), row, strict=True)) == {
+    assert predictions_header(LABELS) == prediction_columns(LABELS)
+    assert dict(zip(prediction_columns(LABELS), row, strict=True)) == {
         "utt_id": "z",
         "label": "sad",
         "score": "0.750000",
@@ -35,8 +42,11 @@ def test_row_has_the_columns_of_the_header() -> None:
 
 def test_model_without_a_head_has_fewer_columns() -> None:
     assert predictions_header(()) == ("utt_id", "duration", "windows")
-    assert predictions_row(DoneRecord(3, "z", 1.0, 49, 1, "", (), None)) == ("z", "1.0000", "1")
-    assert predictions_line(parse_done(b"done\tz\t49\t1\t1.0000\t\t\t\t00000000\n")) == b"z\t1.0000\t1\n"
+    assert prediction_columns(()) == ("utt_id", "label", "score", "duration", "windows")
+    done = parse_done(b"done\tz\t49\t1\t1.0000\t\t\t\t00000000\n")
+    assert prediction_row(DoneRecord(3, "z", 1.0, 49, 1, "", (), None)) == ("z", "", "", "1.0000", "1")
+    assert journalled_row(done) == ("z", "", "", "1.0000", "1")
+    assert predictions_line(done) == b"z\t1.0000\t1\n"
 
 
 def test_probabilities_are_those_of_the_network_to_six_decimals() -> None:
@@ -48,10 +58,11 @@ def test_probabilities_are_those_of_the_network_to_six_decimals() -> None:
             prediction = Prediction(Utterance(0, "ü", "x"), 1.5, 74, 1, posteriors, np.zeros(8, np.float32))
             numbers = [f"{posterior:.6f}" for posterior in posteriors]
             row = ["ü", labels[posteriors.argmax()], f"{posteriors.max():.6f}", "1.5000", "1", *numbers]
-            assert tsv_row(predictions_row(make_done_record(prediction, labels, None, ()))) == "\t".join(row)
+            assert list(prediction_row(make_done_record(prediction, labels, None, ()))) == row
             journalled = (
                 "\t".join(["done", "ü", "74", "1", "1.5000", "e.ark:2", "", row[1], *numbers, "00000000"]) + "\n"
             )
+            assert list(journalled_row(parse_done(journalled.encode()))) == row
             assert predictions_line(parse_done(journalled.encode())).decode() == "\t".join(row) + "\n"
 
 

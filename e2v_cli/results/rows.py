@@ -1,0 +1,177 @@
+"""Rows of results on standard output: an aligned table for eyes; TSV, CSV or JSON Lines for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+
+from e2v_cli.errors import UsageError
+from e2v_cli.options import RowFormat, RowOptions
+from e2v_cli.results.tables import LABEL_COLUMNS
+from e2v_cli.system.files import naming
+from e2v_cli.system.text import display_width, fitted, padded, tsv_row
+
+COLUMN_TYPES = {"utt_id": str, "label": str, "recording": str, "windows": int}
+"""Types of columns; all others are ``float``."""
+
+TABLE_COLUMNS = ("utt_id", "start", "end", "label", "score")
+"""Those of a table, as far as rows have them; the runner-up follows."""
+
+KNOWN_IDS = 10_000
+"""Ids of the list that make the first column of a table wide; longer ones later shift their rows."""
+
+MIN_ID, MAX_LABEL = 12, 24
+"""Widths: the least of the first column, whatever the terminal's is; the most of a label."""
+
+BAR = 10
+"""Characters of the bar of a score."""
+
+
+class RowPrinter:
+    """Rows on standard output, with the columns and in the format that options choose."""
+
+    def __init__(
+        self, options: RowOptions, columns: Sequence[str], labels: Sequence[str], ids: Iterable[list[bytes]]
+    ) -> None:
+        """Print the header.
+
+        Args:
+            options: of the user.
+            columns: all that rows have.
+            labels: those of them that are the model's classes; without any, rows have an empty label and score.
+            ids: of the list, some thousand at a time; only the first are read.
+
+        Raises:
+            UsageError: a column is unknown.
+        """
+        for column in options.columns:
+            if column not in columns:
+                raise UsageError(f"--columns {column}: no such column; choose from {', '.join(columns)}")
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
+        form = options.format or ("table" if sys.stdout.isatty() else "tsv")
+        self._format: Callable[[Sequence[str]], str]
+        if form == "table":
+            table = _Table(options.columns, columns, labels, ids)
+            header, self._format = table.header, table.format
+        else:
+            has_value = [column for column in columns if labels or column not in LABEL_COLUMNS]
+            chosen = options.columns or (columns if form == "jsonl" else has_value)
+            format_cells, places = _FORMATS[form], [columns.index(column) for column in chosen]
+            header = "" if form == "jsonl" else format_cells(chosen, chosen)
+            self._format = lambda cells: format_cells(chosen, [cells[place] for place in places])
+        self._write(header if options.header else "")
+
+    def print(self, rows: Iterable[Sequence[str]]) -> None:
+        """Print rows, each of a cell for every column; an empty one has no value.
+
+        Raises:
+            OSError: they can't be written.
+        """
+        self._write("".join(map(self._format, rows)))
+
+    def _write(self, text: str) -> None:
+        with naming(Path("standard output")):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+
+def _format_tsv(_columns: Sequence[str], cells: Sequence[str]) -> str:
+    return tsv_row(cells) + "\n"
+
+
+def _format_csv(_columns: Sequence[str], cells: Sequence[str]) -> str:
+    line = StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
+def _format_json(columns: Sequence[str], cells: Sequence[str]) -> str:
+    pairs = zip(columns, cells, strict=True)
+    return _encode({column: COLUMN_TYPES.get(column, float)(cell) if cell else None for column, cell in pairs}) + "\n"
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+_FORMATS: dict[RowFormat, Callable[[Sequence[str], Sequence[str]], str]] = {
+    "tsv": _format_tsv,
+    "csv": _format_csv,
+    "jsonl": _format_json,
+}
+"""Formats of a line for programs: columns and their cells → text."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table."""
+
+    title: str
+    width: int
+    show: Callable[[Sequence[str]], str]
+    """The cells of a row → its text."""
+    to_right: bool = False
+
+
+class _Table:
+    """Aligned columns that fit the terminal, whose widths are known before the first row."""
+
+    def __init__(
+        self, chosen: Sequence[str], columns: Sequence[str], labels: Sequence[str], ids: Iterable[list[bytes]]
+    ) -> None:
+        self._places = {column: place for place, column in reversed(list(enumerate(columns)))}
+        self._labels = [(label, self._places[label]) for label in labels]
+        self._label_width = min(MAX_LABEL, max(map(display_width, ("label", *labels))))
+        if not chosen and labels:
+            shown = [self._make_column(column) for column in TABLE_COLUMNS if column in columns]
+            shown[-1] = _Column("score", len("0.00 ") + BAR, self._show_score)
+            shown.append(_Column("runner-up", self._label_width + len(" 0.00"), self._show_runner_up))
+        else:
+            has_value = (column for column in columns if column not in LABEL_COLUMNS)
+            shown = [self._make_column(column) for column in chosen or has_value]
+        self._shown = self._fit_ids(shown, ids)
+        self.header = self._align(column.title for column in self._shown)
+
+    def format(self, cells: Sequence[str]) -> str:
+        """Format a row."""
+        return self._align(column.show(cells) for column in self._shown)
+
+    def _align(self, texts: Iterable[str]) -> str:
+        shown = zip(self._shown, texts, strict=True)
+        aligned = (padded(text, column.width, column.to_right) for column, text in shown)
+        return "  ".join(aligned).rstrip() + "\n"
+
+    def _make_column(self, column: str) -> _Column:
+        place = self._places[column]
+        if COLUMN_TYPES.get(column) is str:
+            width = self._label_width if column == "label" else MIN_ID
+            return _Column(column, width, lambda cells: fitted(cells[place], MAX_LABEL))
+        return _Column(column, max(len(column), len("0.000000")), lambda cells: cells[place], to_right=True)
+
+    def _fit_ids(self, shown: Sequence[_Column], ids: Iterable[list[bytes]]) -> list[_Column]:
+        """Give ids the room that they need, up to what the other columns leave of the terminal's width."""
+        others = sum(column.width + 2 for column in shown if column.title != "utt_id")
+        room = max(MIN_ID, shutil.get_terminal_size().columns - others)
+        first = islice((key.decode() for keys in ids for key in keys), KNOWN_IDS)
+        width = min(room, max(map(display_width, ("utt_id", *first))))
+        show = _Column("utt_id", width, lambda cells: fitted(cells[self._places["utt_id"]], room))
+        return [show if column.title == "utt_id" else column for column in shown]
+
+    def _show_score(self, cells: Sequence[str]) -> str:
+        score = float(cells[self._places["score"]])
+        return f"{score:.2f} {'█' * round(BAR * score)}"
+
+    def _show_runner_up(self, cells: Sequence[str]) -> str:
+        """Show the second most probable label, and its probability."""
+        winner = cells[self._places["label"]]
+        others = [(float(cells[place]), label) for label, place in self._labels if label != winner]
+        if not others:
+            return ""
+        score, label = max(others, key=lambda other: other[0])
+        return f"{padded(fitted(label, self._label_width), self._label_width)} {score:.2f}"
