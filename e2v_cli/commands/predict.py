@@ -26,8 +26,9 @@ from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import OutputError, TimeLimitError, UsageError
 from e2v_cli.inference.kept import has_kept_windows
+from e2v_cli.inference.load import load_own, prepare_process
 from e2v_cli.journal.folder import RunFolder, plan_blocks
-from e2v_cli.journal.history import History
+from e2v_cli.journal.history import History, parse_record
 from e2v_cli.journal.ids import read_costs, save_costs, save_tiers
 from e2v_cli.journal.journal import DONE, JOURNAL_FORMAT, LEFT, Elapsed, Header
 from e2v_cli.journal.locks import MERGE, Owner, locked
@@ -38,6 +39,7 @@ from e2v_cli.options import Fingerprint, InputOptions, PredictOptions, ResultOpt
 from e2v_cli.records import SAMPLE_RATE, Summary
 from e2v_cli.results.formats import draft_name
 from e2v_cli.results.publish import open_run_folder, publish
+from e2v_cli.results.retiming import Retimer
 from e2v_cli.results.rows import RowPrinter
 from e2v_cli.results.sinks import JournalSink, Sink, StdoutSink
 from e2v_cli.results.tables import prediction_columns
@@ -51,6 +53,9 @@ from e2v_cli.workers.launcher import Launcher
 from e2v_cli.workers.worker import WorkerSetup
 
 logger = logging.getLogger(__name__)
+
+_RETIMED = 64
+"""Utterances that get other timelines between two commits."""
 
 WAITING_DECODERS = 4
 """Threads that decode, in each worker, where most of them wait for commands or servers."""
@@ -178,10 +183,11 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         if options.results.timeline_formats and corpus.recording_groups is not None:
             save_tiers(output_dir, corpus.digest, corpus.tiers())
         elapsed = [taken for journal, taken in history.elapsed.items() if journal.shard == shard]
-        has_ended = shard in folder.find_ended(history) and folder.has_same_formats(shard, options.results)
+        has_ended = shard in folder.find_ended(history) and folder.has_same_timelines(shard, options.results)
         if run.count_left(status, plan) or not has_ended:
             with closing(folder.begin(shard, _make_header(run, fingerprint))) as journal:
                 sink = JournalSink(journal, status, run.started)
+                _retime(run, history, plan, sink, output_dir)
                 in_hand = _run_workers(run, plan, sink)
                 elapsed.append(replace(sink.elapsed, wall_seconds=time.monotonic() - run.started))
                 if run.stop.warned and not sink.elapsed.finished:
@@ -193,6 +199,29 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
             logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
             return summary
         return _publish_after_last(folder, corpus, history, shard) or summary
+
+
+def _retime(run: _Run, history: History, plan: BlockPlan, sink: JournalSink, output_dir: Path) -> None:
+    """Make the timelines of utterances that are done with others, until told to stop: their frames are on disk."""
+    dealt = (place for block in plan.deal_blocks(run.shard) for place in block.places.tolist())
+    outdated = history.outdated
+    places = [place for place in dealt if outdated[place]]
+    if not places:
+        return
+    logger.warning("%d utterances are done with other timelines: nothing of them is encoded again", len(places))
+    options, device = run.options, run.devices[0]
+    prepare_process(device)
+    engine = load_own(run.model, run.weights, device, options.compute, options.results)
+    retimer = Retimer(output_dir, options.results, run.model.labels, run.shard, engine)
+    style = choose_style(options.run.progress, options.run.quiet, rows_on_terminal=False)
+    with run.stop.noted(), history.reading(), closing(Progress(len(places), style)) as progress:
+        for first in range(0, len(places), _RETIMED):
+            if run.stop.received:
+                return
+            chosen = places[first : first + _RETIMED]
+            records = [parse_record(place, *history.read_lines(place, place + 1)) for place in chosen]
+            sink.rewrite(retimer.retime([run.corpus[place] for place in chosen], records))
+            progress.advance(len(chosen), sum(record.duration for record in records))
 
 
 def _check_windows(corpus: Corpus, in_hand: Sequence[int], journal: Path) -> None:

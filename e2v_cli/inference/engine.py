@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from threading import Lock
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from e2v_cli.inference.kept import KeptWindows
 from e2v_cli.inference.pooling import MeanPooling, TimelinePooling
-from e2v_cli.inference.windows import cut_windows, window_frames
+from e2v_cli.inference.windows import cut_windows, kept_edges, window_frames
 from e2v_cli.models.folder import Model
 from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.options import ComputeOptions, Precision, ResultOptions
@@ -194,6 +194,22 @@ class E2vEngine:
         if all_frames is not None and isinstance(prediction, Prediction):
             return replace(prediction, embedding=all_frames)
         return prediction
+
+    @torch.inference_mode()
+    def make_timelines(self, frames: NDArray[np.float32], num_windows: int) -> tuple[NDArray[np.float32], ...]:
+        """Make the timelines of an utterance from its frames, as when it was encoded: (spans, labels) each.
+
+        Args:
+            frames: (frames, dim), in memory or on disk.
+            num_windows: in which it was encoded.
+        """
+        with on_device(self.device), multiplying(self.compute.precision, self.device), _without_denormals():
+            timelines = self._open_timelines()
+            for first, end in pairwise(kept_edges(len(frames), num_windows)):
+                part = torch.from_numpy(np.array(frames[first:end])).to(self.device)
+                for timeline in timelines:
+                    timeline.add(first, part)
+            return tuple(timeline.posteriors() for timeline in timelines)
 
     def _posteriors(self, pooled: Tensor) -> Tensor:
         """Apply the head to means of frames, (spans, dim): (spans, labels).

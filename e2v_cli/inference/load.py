@@ -14,7 +14,7 @@ from e2v_cli.options import ComputeOptions, ResultOptions
 from e2v_cli.system.process import keep_heap
 
 if TYPE_CHECKING:
-    from e2v_cli.inference.engine import Engine
+    from e2v_cli.inference.engine import E2vEngine, Engine
     from e2v_cli.inference.upstream import FunasrEngine
     from e2v_cli.network.emotion2vec import Emotion2vec
 
@@ -71,6 +71,11 @@ def load_engine(model: Model, weights: Weights, device: str, compute: ComputeOpt
     """
     if compute.engine == "funasr":
         return load_upstream(model, weights, device, results)
+    return load_own(model, weights, device, compute, results)
+
+
+def load_own(model: Model, weights: Weights, device: str, compute: ComputeOptions, results: ResultOptions) -> E2vEngine:
+    """Load our engine; the arguments and the errors are those of ``load_engine``."""
     from e2v_cli.inference.engine import E2vEngine
 
     return E2vEngine(model, place_network(model, weights, device, compute), compute, results)

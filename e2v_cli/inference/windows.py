@@ -7,6 +7,7 @@ is taken from a window in which it has context on both sides, except where the u
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from e2v_cli.network.config import NetworkConfig
@@ -40,10 +41,14 @@ def cut_windows(num_frames: int, window_frames: int, context_frames: int) -> Ite
         context_frames: frames on either side that are encoded with a window, but kept of its neighbours.
     """
     num_windows = -(-num_frames // (window_frames - 2 * context_frames))
-    for number in range(num_windows):
-        first_kept, end_kept = (num_frames * edge // num_windows for edge in (number, number + 1))
+    for first_kept, end_kept in pairwise(kept_edges(num_frames, num_windows)):
         first, end = max(0, first_kept - context_frames), min(num_frames, end_kept + context_frames)
         yield Window(first, end, first_kept, end_kept)
+
+
+def kept_edges(num_frames: int, num_windows: int) -> list[int]:
+    """Return the frames between which the frames of each window are kept: (windows + 1,)."""
+    return [num_frames * number // num_windows for number in range(num_windows + 1)]
 
 
 def window_frames(config: NetworkConfig, seconds: float) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -33,7 +33,7 @@ from e2v_cli.journal.ids import (
 )
 from e2v_cli.journal.journal import DONE, Header, Journal, JournalFile, start_order
 from e2v_cli.journal.locks import refuse_held_shards
-from e2v_cli.options import DEVICE_KEYS, Fingerprint, ResultOptions, RunOptions, Shard
+from e2v_cli.options import DEVICE_KEYS, Fingerprint, ResultOptions, RunOptions, Shard, describe_timelines
 from e2v_cli.system.files import dead_drafts, exists
 
 _JOURNAL = re.compile(r"journal\.(\d+)-of-(\d+)\.(\d+)")
@@ -53,7 +53,14 @@ class Run:
 class RunFolder:
     """OUT: its entries and its journals as they were when ``refresh`` last looked."""
 
-    def __init__(self, path: Path, results: Collection[str], data: Collection[str], keep_changed: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        results: Collection[str],
+        data: Collection[str],
+        keep_changed: bool = False,
+        keeps_frames: Callable[[Fingerprint], bool] = lambda _: False,
+    ) -> None:
         """Hold the path of a folder, without reading it.
 
         Args:
@@ -61,8 +68,10 @@ class RunFolder:
             results: names of the final files that any run may write there.
             data: patterns, relative to OUT, of all other files that workers and publications write.
             keep_changed: whether results count whose utterances have other sources now.
+            keeps_frames: whether a run has all frames on disk, of which other timelines can be made.
         """
         self.path = path
+        self._keeps_frames = keeps_frames
         self._keep_changed = keep_changed
         self._results, self._data = results, data
         self._names: frozenset[str] = frozenset()
@@ -133,13 +142,17 @@ class RunFolder:
             OutputError: a journal is damaged, or a file that it records is missing.
         """
         self.refresh(tolerant=run.overwrite)
-        newest = self._newest()
-        at_other_lists = {other for other, file in newest.items() if self._headers[file].input_sha256 != ids.digest}
-        refuse_held_shards(self.path, self._names, run.shard, at_other_lists)
+        wanted = (ids.digest, fingerprint.get("timeline"))
+        headers = ((other, self._headers[file]) for other, file in self._newest().items())
+        of_other_runs = {
+            other for other, head in headers if (head.input_sha256, head.fingerprint.get("timeline")) != wanted
+        }
+        refuse_held_shards(self.path, self._names, run.shard, of_other_runs)
         if run.overwrite:
             self._remove_everything()
         self.refuse_other_fingerprints(fingerprint, run.mix_devices)
         history = self.read_history(ids)
+        history.timeline = fingerprint.get("timeline")
         if run.changed == "refuse":
             self._refuse_changed_sources(history, ids)
         self.check_places(history)
@@ -178,10 +191,14 @@ class RunFolder:
         """
         if not self._headers:
             raise OutputError(f"{self.path} holds no run: choose the -o of e2v predict")
-        newest = max(self._headers, key=lambda file: start_order(file, self._headers[file]))
+        newest = self._last()
         header = self._headers[newest]
         self.refuse_other_fingerprints(header.fingerprint)
         return Run(header, newest.shard.count)
+
+    def _last(self) -> JournalFile:
+        """Return the journal of the newest attempt at any shard; there is one."""
+        return max(self._headers, key=lambda file: start_order(file, self._headers[file]))
 
     def refuse_other_fingerprints(self, wanted: Fingerprint, mix_devices: bool = False) -> None:
         """Check that all journals of the folder are of the same run, perhaps on several kinds of device.
@@ -194,13 +211,20 @@ class RunFolder:
             found = self._headers[file].fingerprint
             different = [key for key in dict.fromkeys([*found, *wanted]) if found.get(key) != wanted.get(key)]
             is_device_alone = "device" in different and set(different) <= DEVICE_KEYS
-            if different and not (is_device_alone and mix_devices):
-                described = "; ".join(f"{key} was {found.get(key)}, is {wanted.get(key)}" for key in different)
-                mixing = "Go on with --mix-devices, choose" if is_device_alone else "Choose"
-                raise OutputConflictError(
-                    f"{self.path} holds a different run: {described}. "
-                    f"{mixing} another -o, or delete that run with --overwrite"
+            is_timeline_alone = different == ["timeline"]
+            if not different or (is_device_alone and mix_devices) or (is_timeline_alone and self._keeps_frames(wanted)):
+                continue
+            described = "; ".join(f"{key} was {found.get(key)}, is {wanted.get(key)}" for key in different)
+            advice = "Go on with --mix-devices, choose" if is_device_alone else "Choose"
+            if is_timeline_alone:
+                advice = (
+                    "A timeline is made of frames, which this run did not keep (--granularity frame --embeddings npy, "
+                    "or ark, in fp32 and not compressed): choose"
                 )
+            raise OutputConflictError(
+                f"{self.path} holds a different run: {described}. "
+                f"{advice} another -o, or delete that run with --overwrite"
+            )
 
     @property
     def mixes_devices(self) -> bool:
@@ -262,6 +286,7 @@ class RunFolder:
             history = self._history = History(ids.index, ids.digest, self._checksums_that_count(ids))
         for file, size in self._sizes.items():
             history.add(file, self._headers.get(file), size)
+        history.timeline = self._headers[self._last()].fingerprint.get("timeline") if self._headers else None
         history.sizes = sizes  # in order of the files, not of reading
         history.elapsed = dict(sorted(history.elapsed.items()))
         return history
@@ -274,11 +299,14 @@ class RunFolder:
             if file in history.ended and self._headers[file].input_sha256 == history.input_sha256
         }
 
-    def has_same_formats(self, shard: Shard, results: ResultOptions) -> bool:
-        """Whether the newest attempt at a shard used these timeline formats."""
+    def has_same_timelines(self, shard: Shard, results: ResultOptions) -> bool:
+        """Whether the newest attempt at a shard had these timelines, in these formats."""
         newest = self._newest().get(shard)
-        wanted = (results.timeline_formats, results.join)
-        return newest is not None and (self._headers[newest].timeline_formats, self._headers[newest].join) == wanted
+        if newest is None:
+            return False
+        header, timeline = self._headers[newest], describe_timelines(results.timelines)
+        found = (header.timeline_formats, header.join, header.fingerprint.get("timeline"))
+        return found == (results.timeline_formats, results.join, timeline)
 
     def is_published(self, input_sha256: str) -> bool:
         """Whether all final files exist, and were made from this list and from the journals as they are."""

@@ -33,7 +33,7 @@ from e2v_cli.journal.journal import (
     with_checksum,
 )
 from e2v_cli.options import Invocation
-from e2v_cli.records import Place
+from e2v_cli.records import DoneRecord, Place
 
 LOOKUP_LINES = 1 << 16
 """Lines that are looked up together."""
@@ -72,6 +72,27 @@ def parse_done(line: bytes) -> DoneLine:
     return DoneLine(*line[5:_BEFORE_SOURCE].split(b"\t", 7))
 
 
+def parse_record(index: int, line: bytes) -> DoneRecord:
+    """Parse a line like ``parse_done`` into the record that it was made of, without the places of timelines.
+
+    Args:
+        index: the utterance's, in the input.
+        line: the line.
+    """
+    done = parse_done(line)
+    return DoneRecord(
+        index=index,
+        utt_id=done.utt_id.decode(),
+        duration=float(done.duration),
+        num_frames=int(done.num_frames),
+        windows=int(done.windows),
+        label=done.label.decode(),
+        posteriors=tuple(map(float, done.posteriors.split())),
+        embedding=Place.parse(done.embedding.decode()),
+        source_checksum=int(line[_SOURCE], 16),
+    )
+
+
 def parse_failed(line: bytes) -> bytes:
     """Return the row of ``failures.tsv`` of a line of a journal that begins with ``failed``."""
     return line[7:_BEFORE_SOURCE] + b"\n"
@@ -106,12 +127,16 @@ class History:
         """Bytes of the journals when they were read, by name."""
         self.input_sha256 = input_sha256
         """Digest of the list."""
+        self.timeline: str | float | None = None
+        """The value of ``timeline`` in the fingerprint of the run: results of journals with another are outdated."""
         self._index = index
         self._read_to: dict[JournalFile, int] = {}
         """The end of the last complete line read from each journal."""
         self._journals: list[JournalFile] = []
         self._starts: list[tuple[int, float, int, JournalFile]] = []
         """By ``start_order``, of each of the journals."""
+        self._timelines: list[str | float | None] = []
+        """The value of ``timeline`` in the fingerprint of each of the journals."""
         self._at_other_list: list[bool] = []
         """Whether each of the journals is of another list."""
         self._journal_of: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
@@ -126,8 +151,17 @@ class History:
     @property
     def status(self) -> NDArray[np.uint8]:
         """(utterances,): LEFT, FAILED, FAILED_IN_BATCH or DONE."""
-        status: NDArray[np.uint8] = np.where(self._is_stale, np.uint8(LEFT), self._recorded)
+        status: NDArray[np.uint8] = np.where(self._is_stale | self.outdated, np.uint8(LEFT), self._recorded)
         return status
+
+    @property
+    def outdated(self) -> NDArray[np.bool_]:
+        """(utterances,): whether it is left only because its result has other timelines."""
+        others: NDArray[np.bool_] = np.array([value != self.timeline for value in self._timelines], dtype=np.bool_)
+        if not others.any():
+            return np.zeros(len(self._recorded), dtype=np.bool_)
+        outdated: NDArray[np.bool_] = others[self._journal_of] & (self._recorded == DONE) & ~self._is_stale
+        return outdated
 
     @property
     def changed(self) -> NDArray[np.bool_]:
@@ -166,6 +200,7 @@ class History:
             self._read_to[journal] = 0
             self._journals.append(journal)
             self._starts.append(start_order(journal, header))
+            self._timelines.append(header.fingerprint.get("timeline"))
             self._at_other_list.append(header.input_sha256 != self.input_sha256)
         number = self._journals.index(journal)
         keys: list[bytes] = []

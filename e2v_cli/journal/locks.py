@@ -173,14 +173,14 @@ def read_lock(output_dir: Path, name: str) -> LockState:
         return LockState(owner, is_held, os.fstat(file.fileno()).st_mtime)
 
 
-def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, at_other_lists: Set[Shard]) -> None:
-    """Check that no process works in OUT, except at other shards of the same run and list.
+def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, of_other_runs: Set[Shard]) -> None:
+    """Check that no process works in OUT, except at other shards of the same run, list and timelines.
 
     Args:
         output_dir: OUT.
         names: names of its entries.
         shard: the one that is about to be computed.
-        at_other_lists: shards whose newest attempt was at another list.
+        of_other_runs: shards whose newest attempt was at another list, or had other timelines.
 
     Raises:
         OutputConflictError: such a process works there.
@@ -190,7 +190,7 @@ def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, at_
         if not match:
             continue
         other = Shard(count=int(match.group(2)), index=int(match.group(1)))
-        same_run = other.count == shard.count and other not in at_other_lists
+        same_run = other.count == shard.count and other not in of_other_runs
         if other != shard and not same_run:
             with (output_dir / name).open("rb") as file:
                 if _is_held(file):  # where locks don't work, concurrent writers give correct results

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from kaldiio.matio import write_array, write_array_ascii
+from kaldiio.matio import load_mat, write_array, write_array_ascii
 from numpy.typing import NDArray
 
 from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
@@ -117,6 +117,18 @@ class ArkWriter:
         else:
             write_array(record, array, compression_method=self._method)
         yield record.getvalue()
+
+
+def read_npy(place: Path) -> NDArray[np.float32]:
+    """Open a matrix of ``NpyWriter``, (frames, dim), which may be larger than memory."""
+    matrix: NDArray[np.float32] = np.load(place, mmap_mode="r", allow_pickle=False)
+    return matrix
+
+
+def read_ark(place: Path) -> NDArray[np.float32]:
+    """Read a matrix of ``ArkWriter``, (frames, dim), at a place like ``embeddings.1-of-1.1.ark:17``."""
+    matrix: NDArray[np.float32] = load_mat(str(place))
+    return matrix.astype(np.float32)
 
 
 class GrowingFile:

@@ -16,7 +16,10 @@ from e2v_cli.system.text import number_word
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from e2v_cli.options import EmbeddingDtype, Fingerprint, ResultOptions, Shard
     from e2v_cli.results.embeddings import EmbeddingWriter
     from e2v_cli.results.spans import Track
 
@@ -44,6 +47,8 @@ class EmbeddingFormat:
     """Bytes of an utterance on disk, from the bytes of its key, rows (None: a vector), columns, and the precision."""
     exact_size: bool = True
     """Whether ``num_bytes`` is exact; otherwise it is an upper bound."""
+    read: Callable[[Path], NDArray[np.float32]] | None = None
+    """Read an embedding back, as it was, from the text of its place below OUT; None: it can't be."""
 
     @property
     def file_per_utterance(self) -> bool:
@@ -80,6 +85,18 @@ def _open_ark_text(output_dir: Path, results: ResultOptions, shard: Shard) -> Em
     return ArkWriter(output_dir, results, shard, text=True)
 
 
+def _read_npy(place: Path) -> NDArray[np.float32]:
+    from e2v_cli.results.embeddings import read_npy
+
+    return read_npy(place)
+
+
+def _read_ark(place: Path) -> NDArray[np.float32]:
+    from e2v_cli.results.embeddings import read_ark
+
+    return read_ark(place)
+
+
 def _npy_bytes(_key_bytes: int, rows: int | None, columns: int, dtype: EmbeddingDtype) -> int:
     """A header of 128 bytes, and numbers."""
     return 128 + (1 if rows is None else rows) * columns * (2 if dtype == "fp16" else 4)
@@ -107,6 +124,7 @@ EMBEDDING_FORMATS: dict[str, EmbeddingFormat] = {
             separator="\t",
             files="embeddings/*.npy",
             num_bytes=_npy_bytes,
+            read=_read_npy,
         ),
         EmbeddingFormat(
             name="ark",
@@ -115,6 +133,7 @@ EMBEDDING_FORMATS: dict[str, EmbeddingFormat] = {
             separator=" ",
             files="embeddings.*-of-*.*.ark",
             num_bytes=_ark_bytes,
+            read=_read_ark,
         ),
         EmbeddingFormat(
             name="ark,t",
@@ -124,6 +143,7 @@ EMBEDDING_FORMATS: dict[str, EmbeddingFormat] = {
             files="embeddings.*-of-*.*.ark",
             num_bytes=_ark_text_bytes,
             exact_size=False,
+            read=_read_ark,
         ),
     )
 }
@@ -178,6 +198,13 @@ def timeline_paths(timelines: Sequence[float], formats: Sequence[str]) -> set[st
     """Return the files of timelines in known formats, relative to OUT; patterns for those of single recordings."""
     paths = [TIMELINE_TABLE, *(form.path for name, form in TIMELINE_FORMATS.items() if name in formats)]
     return {with_suffix(path, suffix) for suffix in timeline_suffixes(timelines) for path in paths}
+
+
+def keeps_frames(fingerprint: Fingerprint) -> bool:
+    """Whether a run has the frames of all utterances on disk, as they were computed."""
+    form = EMBEDDING_FORMATS.get(str(fingerprint.get("embeddings")))
+    exact = {"granularity": "frame", "embedding-dtype": "fp32", "compress": "no"}
+    return form is not None and form.read is not None and exact.items() <= fingerprint.items()
 
 
 def draft_name(shard: Shard) -> str:

@@ -22,6 +22,7 @@ from e2v_cli.results.formats import (
     EMBEDDING_FORMATS,
     NO_EMBEDDINGS,
     data_patterns,
+    keeps_frames,
     result_names,
     timeline_paths,
     timeline_suffixes,
@@ -35,7 +36,7 @@ from e2v_cli.system.text import percent_encoded, tsv_row
 
 def open_run_folder(output_dir: Path, keep_changed: bool = False) -> RunFolder:
     """Return OUT as a run folder that knows the files of all result formats."""
-    return RunFolder(output_dir, result_names(), data_patterns(), keep_changed)
+    return RunFolder(output_dir, result_names(), data_patterns(), keep_changed, keeps_frames)
 
 
 def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Summary:

@@ -105,6 +105,11 @@ class JournalSink:
         self._journal.append(done, failures, self.elapsed)
         _note_status(self.status, done, failures)
 
+    def rewrite(self, done: Sequence[DoneRecord]) -> None:
+        """Append results to the journal again that have other timelines now; no audio was encoded for them."""
+        self._journal.append(done, (), self.elapsed)
+        _note_status(self.status, done, ())
+
 
 def _describe_failure(failure: Failure) -> str:
     return f"{failure.utterance.utt_id}: {failure.stage}: {failure.reason}: {failure.detail}"

@@ -81,8 +81,8 @@ class TimelineWriter:
         Raises:
             OSError: they can't be written.
         """
-        if not predictions:
-            return []
+        if not predictions or not self._timelines:
+            return [()] * len(predictions)
         with self._file.growing() as file:
             return [tuple(self._append(file, prediction)) for prediction in predictions]
 

@@ -411,8 +411,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SubmitOptions]:
         ("a.scp -o out --jobs 2 --window 60 --labels en --hub ms", "a.scp -o out"),
         ("a.scp -o out --jobs 2 --pipe-timeout 7", "a.scp -o out"),
         (
-            "a.scp -o out --jobs 2 --timeline 1 --timeline-format textgrid --timeline-format rttm --join",
-            "a.scp -o out --timeline 1 --join --timeline-format rttm --timeline-format textgrid",
+            "a.scp -o out --jobs 2 --timeline 60 --timeline 0.5 --timeline-format textgrid,rttm --join",
+            "a.scp -o out --join --timeline 0.5 --timeline 60 --timeline-format rttm,textgrid",
         ),
     ],
 )

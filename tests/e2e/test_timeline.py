@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -187,6 +188,150 @@ def test_files_of_several_timelines(calls: Path, tmp_path: Path, e2v: E2v) -> No
 
     assert e2v("predict", calls, *RUN, "-o", several, "--overwrite", "--max-failures", "1").returncode == 0
     assert list(several.glob("t*")) == []
+
+
+# -- other timelines later ---------------------------------------------------------------------------------------------
+
+FRAMES = ("--granularity", "frame", "--window", "2", "--max-failures", "1")
+LATER = ("--timeline", "0.5", "--timeline", "60", "--timeline-format", "rttm")
+
+
+def read_final(out: Path) -> dict[str, bytes]:
+    """Read the final files that do not depend on the path of OUT."""
+    names = ("predictions.tsv", "failures.tsv", "utt2emo", "utt2num_frames", "timeline*.tsv", "timeline*.rttm")
+    return {path.name: path.read_bytes() for name in names for path in out.glob(name)}
+
+
+@pytest.fixture
+def later(calls: Path, tmp_path: Path, e2v: E2v) -> dict[str, bytes]:
+    """The final files of a run that had its timelines from the start."""
+    out = tmp_path / "from the start"
+    assert e2v("predict", calls, *RUN, *FRAMES, "--embeddings", "npy", "-o", out, *LATER).returncode == 0
+    return read_final(out)
+
+
+@pytest.mark.parametrize("kind", ["npy", "ark", "ark,t"])
+@pytest.mark.parametrize("before", [(), ("--timeline", "1", "--timeline-format", "audacity,rttm")])
+def test_other_timelines_are_made_of_frames(
+    before: tuple[str, ...], kind: str, later: dict[str, bytes], calls: Path, tmp_path: Path, e2v: E2v
+) -> None:
+    """Utterances of one window and of several: nothing is encoded, and no audio is needed."""
+    out = tmp_path / "out"
+    command = ("predict", calls, *RUN, *FRAMES, "--embeddings", kind, "-o", out)
+    assert e2v(*command, *before).returncode == 0
+    first, encoded = read_final(out), read_encoded(out)
+    for path in tmp_path.glob("*.wav"):
+        path.rename(path.with_suffix(".away"))
+
+    done = e2v(*command, *LATER)
+
+    assert (done.returncode, read_final(out)) == (0, later)
+    assert done.stderr.splitlines()[0] == (
+        "e2v: 4 utterances are done with other timelines: nothing of them is encoded again"
+    )
+    assert (read_encoded(out), sorted(out.glob("audacity*"))) == (encoded, [])
+    assert e2v(*command, *before).returncode == 0
+    assert read_final(out) == first
+    assert read_encoded(out) == encoded
+
+
+def test_stopped_change_of_timelines_goes_on(later: dict[str, bytes], calls: Path, tmp_path: Path, e2v: E2v) -> None:
+    """The journal is cut as if its writer had been killed after two of four utterances."""
+    out = tmp_path / "out"
+    command = ("predict", calls, *RUN, *FRAMES, "--embeddings", "ark", "-o", out)
+    assert e2v(*command, "--timeline", "1").returncode == 0
+    assert e2v(*command, *LATER).returncode == 0
+    journal = out / "journal.1-of-1.2"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert [line.split(b"\t")[1] for line in lines[:5]] == [b"run", *[b"done"] * 4]
+    journal.write_bytes(b"".join(lines[:3]) + lines[3][:30])
+    (out / "predictions.tsv").unlink()
+    assert "5 utterances: 2 done, 1 failed, 2 left" in e2v("status", out).stdout
+
+    done = e2v(*command, *LATER)
+
+    assert done.stderr.startswith("e2v: 2 utterances are done with other timelines: ")
+    assert read_final(out) == later
+
+
+def test_timelines_of_shards_change_one_after_the_other(
+    later: dict[str, bytes], calls: Path, tmp_path: Path, e2v: E2v
+) -> None:
+    out = tmp_path / "out"
+    command = ("predict", calls, *RUN, *FRAMES, "--embeddings", "ark", "-o", out)
+    for index in (1, 2):
+        assert e2v(*command, "--timeline", "1", "--shard", f"{index}/2").returncode == 0
+    encoded = read_encoded(out)
+
+    first = e2v(*command, *LATER, "--shard", "1/2")
+    assert "are left; run e2v predict again with --shard 2/2" in first.stderr
+    assert e2v("merge", out).returncode == 1
+    assert e2v(*command, *LATER, "--shard", "2/2").returncode == 0
+
+    assert read_final(out) == later
+    assert read_encoded(out) == encoded
+
+
+def test_list_that_has_grown_gets_other_timelines(
+    later: dict[str, bytes], calls: Path, tmp_path: Path, e2v: E2v
+) -> None:
+    """Only what is new is encoded."""
+    out = tmp_path / "out"
+    command = ("predict", calls, *RUN, *FRAMES, "--embeddings", "ark", "-o", out, "--batch-seconds", "0.01")
+    (calls / "segments").write_text("".join(f"{line}\n" for line in SEGMENTS[1:]))
+    assert e2v(*command, "--timeline", "1").returncode == 0
+    (calls / "segments").write_text("".join(f"{line}\n" for line in SEGMENTS))
+
+    assert e2v(*command, *LATER).returncode == 0
+
+    assert sorted(read_encoded(out)) == sorted(["a1", "a2", "b1", "c1"])
+    times = [row["recording_end"] for row in read_cells(out / "timeline-0.5.tsv")]
+    assert times == [line.split("\t")[-1] for line in later["timeline-0.5.tsv"].decode().splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--embeddings", "ark"),
+        ("--granularity", "frame"),
+        ("--granularity", "frame", "--embeddings", "npy", "--embedding-dtype", "fp16"),
+        ("--granularity", "frame", "--embeddings", "ark", "--compress"),
+    ],
+)
+def test_other_timeline_without_exact_frames_is_refused(
+    options: tuple[str, ...], calls: Path, tmp_path: Path, e2v: E2v
+) -> None:
+    out = tmp_path / "out"
+    command = ("predict", calls, *RUN, "-o", out, *options)
+    assert e2v(*command, "--timeline", "1").returncode == 3
+    before = read_final(out)
+
+    done = e2v(*command, "--timeline", "60")
+
+    assert (done.returncode, done.stderr) == (
+        4,
+        f"e2v: {out} holds a different run: timeline was 1.0, is 60.0. A timeline is made of frames, which this run "
+        "did not keep (--granularity frame --embeddings npy, or ark, in fp32 and not compressed): choose another -o, "
+        "or delete that run with --overwrite\n",
+    )
+    assert read_final(out) == before
+
+
+def test_damaged_frames_are_named(calls: Path, tmp_path: Path, e2v: E2v) -> None:
+    out = tmp_path / "out"
+    command = ("predict", calls, *RUN, *FRAMES, "--embeddings", "npy", "-o", out)
+    assert e2v(*command).returncode == 0
+    path = out / "embeddings/a2.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    done = e2v(*command, "--timeline", "1")
+
+    assert done.returncode == 1
+    assert re.search(rf"^e2v: {path}: .*; restore it, or use --overwrite$", done.stderr, re.MULTILINE)
+
+
+# -- the rest of OUT ---------------------------------------------------------------------------------------------------
 
 
 def test_no_empty_folders_are_left(tmp_path: Path, e2v: E2v) -> None:

@@ -26,6 +26,7 @@ from e2v_cli.models.folder import Model, read_model
 from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.options import Granularity
 from e2v_cli.records import Prediction
+from e2v_cli.system.spool import whole
 
 # -- the timeline ------------------------------------------------------------------------------------------------------
 
@@ -83,6 +84,18 @@ def test_each_of_several_timelines_is_as_if_it_were_alone(model: Model, network:
     for hop, timeline in zip(HOPS, several.timelines, strict=True):
         (alone,) = encode_one(make_engine(model, network, window=2.0, timelines=(hop,)), waveform).timelines
         np.testing.assert_array_equal(timeline, alone)
+
+
+def test_timelines_of_kept_frames_are_the_same_to_the_bit(model: Model, network: Emotion2vec) -> None:
+    """Of utterances in a batch, and of one in windows."""
+    engine = make_engine(model, network, "frame", window=2.0, timelines=tuple(HOPS))
+    predictions = [*engine.start(make_batch([0.5, 1.9, 0.03, 1.51]))(), encode_one(engine, make_long(11.3)[1])]
+
+    for prediction in predictions:
+        assert isinstance(prediction, Prediction)
+        again = engine.make_timelines(whole(prediction.embedding), prediction.windows)
+        for timeline, expected in zip(again, prediction.timelines, strict=True):
+            np.testing.assert_array_equal(timeline, expected)
 
 
 def test_timeline_has_only_the_labels_in_use(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_newest_attempt_decides_the_timeline_formats(
 
     folder = open_folder(tmp_path)
     wanted = ResultOptions(tmp_path, timelines=(1.0,), timeline_formats=("rttm",))
-    assert folder.has_same_formats(WHOLE, wanted) == alike
-    assert not folder.has_same_formats(FIRST, wanted)
+    assert folder.has_same_timelines(WHOLE, wanted) == alike
+    assert not folder.has_same_timelines(FIRST, wanted)
 
 
 @pytest.mark.parametrize(
