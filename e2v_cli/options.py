@@ -28,13 +28,15 @@ OneChannel = int | Literal["mix"]
 """A channel of a file with several, counted from 0, or the mean of all."""
 Channel = OneChannel | Literal["split"]
 """The same, or each of them as an utterance of its own."""
+IdForm = Literal["path", "stem", "name"]
+"""What ids of audio that has none are made of: its path without a suffix, its file name without one, or with it."""
 ResamplerName = Literal["soxr", "torchaudio"]
 """SoX's resampler in its quality HQ, or the default of torchaudio's: FunASR uses the second where it is installed."""
 
 RowFormat = Literal["table", "tsv", "csv", "jsonl"]
 """A format of rows on standard output; ``jsonl`` is JSON Lines: an object per line."""
 
-NUMERICS = 5
+NUMERICS = 6
 """Raised whenever a change of the code changes a result: different ones are never mixed in one OUT."""
 
 PIPE_SECONDS = 600.0
@@ -115,6 +117,8 @@ class InputOptions:
     """The most that a command or a URL may deliver; None: by the free space of TMPDIR."""
     hidden: bool = False
     """Whether hidden folders and files are searched, too."""
+    id_form: IdForm | None = None
+    """Of audio that has no ids; None: the path in folders, else the stem."""
 
     def __post_init__(self) -> None:
         if self.pipe_seconds is not None and not 0 < self.pipe_seconds < math.inf:
@@ -324,6 +328,7 @@ def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple
         "timeline": describe_timelines(results.timelines),
         "channel": channel if isinstance(channel, str) else channel + 1,
         "resampler": options.input.resampler,
+        "id": options.input.id_form or "default",
         "results-version": NUMERICS,
     }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,6 +17,10 @@ import click
 from e2v_cli.cli.values import (
     Names,
     check_word,
+    choose_changed,
+    choose_log_level,
+    choose_pipe_seconds,
+    choose_shard,
     parse_channel,
     parse_columns,
     parse_folder,
@@ -29,13 +32,12 @@ from e2v_cli.cli.values import (
 )
 from e2v_cli.options import (
     PIPE_SECONDS,
-    ChangedSources,
-    Channel,
     ComputeOptions,
     EmbeddingDtype,
     EngineName,
     Granularity,
     HubName,
+    IdForm,
     InputOptions,
     LabelLanguage,
     ModelRequest,
@@ -45,7 +47,6 @@ from e2v_cli.options import (
     RowFormat,
     RowOptions,
     RunOptions,
-    Shard,
 )
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, TIMELINE_FORMATS
 
@@ -146,31 +147,33 @@ _HIDDEN = _option(
     "Input", "--hidden", is_flag=True, help="In folders, also search what is hidden: names that begin with a dot."
 )
 
+_ID = _option(
+    "Input",
+    "--id",
+    "id_form",
+    type=click.Choice(get_args(IdForm)),
+    show_default="path in folders, else stem",
+    help="Make ids of paths without suffix (in a folder, from there), or of file names without it, or with it.",
+)
+
 
 def input_options(limits: bool = True, channel: bool = True) -> Decorator[Any]:
     """INPUT and the options of ``InputOptions``; the limits of what is fetched, and ``--channel``, can be left out."""
-
-    def make(
-        inputs: tuple[str, ...],
-        allow_pipes: bool,
-        resampler: ResamplerName,
-        hidden: bool,
-        pipe_timeout: float = PIPE_SECONDS,
-        max_source_bytes: int | None = None,
-        channel: Channel = "mix",
-    ) -> InputOptions:
-        pipe_seconds = pipe_timeout if allow_pipes else None
-        return InputOptions(inputs, channel, pipe_seconds, resampler, max_source_bytes, hidden)
-
     options = [
         click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=check_word),
         _HIDDEN,
+        _ID,
         *([_CHANNEL] if channel else []),
         _RESAMPLER,
         _ALLOW_PIPES,
         *([_PIPE_TIMEOUT, _MAX_SOURCE_BYTES] if limits else []),
     ]
-    return option_group("input", make, options)
+
+    def decorate(command: Command) -> Command:
+        decorated: Command = option_group("input", InputOptions, options)(command)
+        return option_group("pipe_seconds", choose_pipe_seconds, ())(decorated)  # type: ignore[no-any-return]
+
+    return decorate
 
 
 MODEL = _option(
@@ -422,24 +425,8 @@ def run_options(*options: Decorator[Any]) -> Decorator[Any]:
 
     def decorate(command: Command) -> Command:
         decorated: Command = option_group("run", RunOptions, options)(command)
-        for name, choose in (("shard", _choose_shard), ("changed", _choose_changed), ("log_level", _choose_log_level)):
+        for name, choose in (("shard", choose_shard), ("changed", choose_changed), ("log_level", choose_log_level)):
             decorated = option_group(name, choose, ())(decorated)
         return decorated
 
     return decorate
-
-
-def _choose_shard(shard: Shard | None = RunOptions.shard) -> Shard:
-    return shard or RunOptions.shard
-
-
-def _choose_changed(keep_changed: bool = False, recompute_changed: bool = False) -> ChangedSources:
-    if keep_changed and recompute_changed:
-        raise click.UsageError("--keep-changed and --recompute-changed exclude each other.")
-    return "keep" if keep_changed else "recompute" if recompute_changed else "refuse"
-
-
-def _choose_log_level(quiet: bool = False, verbose: bool = False) -> int:
-    if quiet and verbose:
-        raise click.UsageError("--quiet and --verbose exclude each other.")
-    return logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING

@@ -1,7 +1,8 @@
-"""Texts of options → their values: Click's callbacks."""
+"""Texts of options → their values: Click's callbacks; and options that are one value together."""
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from e2v_cli.options import Channel, MaxFailures, Shard
+from e2v_cli.options import PIPE_SECONDS, ChangedSources, Channel, MaxFailures, RunOptions, Shard
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -95,3 +96,27 @@ def parse_size(_context: click.Context, _param: click.Parameter, value: str | No
     if not match:
         raise click.BadParameter(f"{value!r} is not a number of bytes like 1500000, 500M or 2G.")
     return int(match.group(1)) * _UNITS[match.group(2)]
+
+
+def choose_pipe_seconds(allow_pipes: bool, pipe_timeout: float = PIPE_SECONDS) -> float | None:
+    """Choose the time limit of commands in lists; None: they are refused."""
+    return pipe_timeout if allow_pipes else None
+
+
+def choose_shard(shard: Shard | None = RunOptions.shard) -> Shard:
+    """Choose the whole list where no shard is given."""
+    return shard or RunOptions.shard
+
+
+def choose_changed(keep_changed: bool = False, recompute_changed: bool = False) -> ChangedSources:
+    """Choose what a resume does about changed sources."""
+    if keep_changed and recompute_changed:
+        raise click.UsageError("--keep-changed and --recompute-changed exclude each other.")
+    return "keep" if keep_changed else "recompute" if recompute_changed else "refuse"
+
+
+def choose_log_level(quiet: bool = False, verbose: bool = False) -> int:
+    """Choose the lowest level that is shown."""
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other.")
+    return logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING

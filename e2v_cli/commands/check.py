@@ -200,7 +200,7 @@ def check(options: CheckOptions) -> Verdict:
         ModelError: there is no such model, or it can't be used.
         DeviceError: there is no such device.
     """
-    corpus = read_corpus(options.input.inputs, options.input.allow_pipes, options.input.hidden)
+    corpus = read_corpus(options.input.inputs, options.input.allow_pipes, options.input.hidden, options.input.id_form)
     model = read_model(options.model.name, find_model(options.model), options.model.labels)
     device = choose_devices(replace(options.compute, jobs=1))[0]
     if options.compute.precision != "bf16":  # which any CPU can, if slowly

@@ -141,7 +141,7 @@ def make_plan(options: PlanOptions) -> PlanReport:
         ModelError: there is no such model, or its folder is not one.
         OSError: the machine is to blame, not a recording.
     """
-    corpus = read_corpus(options.input.inputs, options.input.allow_pipes, options.input.hidden)
+    corpus = read_corpus(options.input.inputs, options.input.allow_pipes, options.input.hidden, options.input.id_form)
     config = _find_shape(options.model)
     speakers = _count_speakers(options.input.inputs, corpus)
     if options.input.channel == "split":
@@ -299,6 +299,7 @@ def _format_command(options: PlanOptions) -> str:
         ("--embeddings", results.embeddings, NO_EMBEDDINGS),
         ("--embedding-dtype", results.dtype, "fp32"),
         ("--jobs", options.jobs, None),
+        ("--id", options.input.id_form, None),
         ("--channel", channel if isinstance(channel, str) else channel + 1, "mix"),
         ("--resampler", options.input.resampler, "soxr"),
     ):

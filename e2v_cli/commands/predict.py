@@ -120,7 +120,7 @@ def find_corpus_and_model(options: PredictOptions) -> tuple[Corpus, Model]:
 
 
 def _read_corpus(options: InputOptions) -> Corpus:
-    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden)
+    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form)
     if options.channel == "split":
         limits = FetchLimits(options.pipe_seconds, options.max_source_bytes, WAITING_DECODERS)
         count = partial(count_channels, limits=limits)

@@ -21,6 +21,7 @@ class _SplitChannels:
     """The utterances of a corpus, those of recordings with several channels once for each: ``utt1-1``, ``utt1-2``."""
 
     name = ""
+    root = None
 
     def __init__(self, corpus: Corpus, originals: array[int], channels: array[int], hashes: array[int]) -> None:
         """Split utterances.

@@ -10,15 +10,17 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, repeat
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.corpus.data_dir import read_durations
+from e2v_cli.corpus.found import make_id
 from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
 from e2v_cli.corpus.lists import LineList, mix_checksums
 from e2v_cli.errors import CorpusError
+from e2v_cli.options import IdForm
 from e2v_cli.records import Tier, Utterance
 
 STDIN = "-"
@@ -31,6 +33,10 @@ class UtteranceList(Protocol):
     @property
     def name(self) -> str:
         """The list's name in messages; empty if there is no list."""
+
+    @property
+    def root(self) -> str | None:
+        """The folder that paths in ids are relative to, empty if there is none; None: ids are not made of paths."""
 
     @property
     def hashes(self) -> array[int]:
@@ -62,9 +68,17 @@ class UtteranceList(Protocol):
 class Recordings:
     """A list of recordings, each of them an utterance."""
 
-    def __init__(self, lines: LineList, folder: str, recording_channels: dict[bytes, int], stdin_audio: str) -> None:
+    def __init__(
+        self,
+        lines: LineList,
+        folder: str,
+        recording_channels: dict[bytes, int],
+        stdin_audio: str,
+        root: str | None = None,
+    ) -> None:
         self._lines = lines
         self.name = lines.name
+        self.root = root
         self.hashes = lines.hashes
         self.ids = lines.ids
         self._folder = folder
@@ -128,11 +142,8 @@ class Corpus:
         self._ends = list(accumulate(len(each.hashes) for each in lists))
         self.index = KeyIndex(np.concatenate([np.frombuffer(each.hashes, dtype=np.int64) for each in lists]))
         for first, again in self.index.duplicates():
-            utt_id = self[again].utt_id
-            if utt_id == self[first].utt_id:
-                raise CorpusError(
-                    f'{self.origin(again)}: utt-id "{utt_id}" again (first {self._describe_first(first, again)})'
-                )
+            if self[again].utt_id == self[first].utt_id:
+                raise CorpusError(self._describe_duplicates(first, again))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -196,8 +207,32 @@ class Corpus:
         utterances = self._lists[number]
         return utterances, index - self._ends[number] + len(utterances.hashes)
 
+    def _describe_duplicates(self, first: int, again: int) -> str:
+        """Describe two utterances with the same id; if it is made of a path, also what to do."""
+        utt_id, sources = self[again].utt_id, [self[index].source for index in (first, again)]
+        roots = [self._locate(index)[0].root for index in (first, again)]
+        if roots == [None, None] or sources[0] == sources[1]:
+            return f'{self.origin(again)}: utt-id "{utt_id}" again (first {self._describe_first(first, again)})'
+        names = [
+            self.origin(index) if root is None else source
+            for index, root, source in zip((first, again), roots, sources, strict=True)
+        ]
+        return f'{" and ".join(names)} have the same id, "{utt_id}"; {_advise_on_ids(utt_id, sources, roots)}'
+
     def _describe_first(self, first: int, again: int) -> str:
         """Describe where an id is first: ``on line 3`` within the same file, else ``at a.scp:3``."""
         name, origin = self._locate(first)[0].name, self.origin(first)
         same_file = name and name == self._locate(again)[0].name
         return f"on line {origin.rpartition(':')[2]}" if same_file else f"at {origin}"
+
+
+def _advise_on_ids(utt_id: str, sources: Sequence[str], roots: Sequence[str | None]) -> str:
+    """Choose what tells two utterances apart whose id is made of a path, or of two."""
+    for form in get_args(IdForm):
+        ids = {
+            utt_id.encode() if root is None else make_id(source, form, root)
+            for source, root in zip(sources, roots, strict=True)
+        }
+        if len(ids) > 1:
+            return f"--id {form} tells them apart"
+    return "name the folder that holds both, or list them with other ids, as in: utt-id path"

@@ -20,13 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.audio.sources import is_pipe, is_url
 from e2v_cli.corpus.corpus import STDIN, Corpus, Recordings, UtteranceList
 from e2v_cli.corpus.data_dir import read_recording_channels
-from e2v_cli.corpus.found import FoundAudio, choose_ids, search_folder
+from e2v_cli.corpus.found import format_times, make_id, search_folder
 from e2v_cli.corpus.kinds import Kind, is_binary, read_first_line, refuse_file, tell_kind, unzipped
 from e2v_cli.corpus.lists import (
     ListWriter,
@@ -42,6 +40,7 @@ from e2v_cli.corpus.lists import (
 from e2v_cli.corpus.manifests import Row, read_delimited, read_json_lines
 from e2v_cli.corpus.segments import list_audio, read_segments
 from e2v_cli.errors import CorpusError, UsageError
+from e2v_cli.options import IdForm
 from e2v_cli.system.files import is_directory, is_regular_file
 
 logger = logging.getLogger(__name__)
@@ -58,31 +57,38 @@ _DESCRIPTOR = re.compile(r"/dev/(fd/\d+|stdin)|/proc/(self|\d+)/fd/\d+")
 """The path of something that is open, as a shell writes ``<(command)``."""
 
 
-def read_corpus(inputs: Sequence[str], allow_pipes: bool = False, hidden: bool = False) -> Corpus:
+def read_corpus(
+    inputs: Sequence[str], allow_pipes: bool = False, hidden: bool = False, id_form: IdForm | None = None
+) -> Corpus:
     """Read all inputs, in order; what folders left out is logged.
 
     Args:
         inputs: as on the command line.
         allow_pipes: whether a list may hold commands to be run.
         hidden: whether hidden folders and files are searched, too.
+        id_form: what ids are made of where audio has none; None: the path in folders, else the stem.
 
     Raises:
         CorpusError: an input doesn't exist, a line can't be read, an id is duplicate, or there are no utterances.
         UsageError: an input is neither audio nor a list.
     """
-    reader = _InputReader(allow_pipes, hidden, stdin_is_list=any(item.removeprefix("scp:") == STDIN for item in inputs))
-    lists: list[UtteranceList | FoundAudio] = []
+    stdin_is_list = any(item.removeprefix("scp:") == STDIN for item in inputs)
+    reader = _InputReader(allow_pipes, hidden, id_form, stdin_is_list)
+    lists: list[UtteranceList | ListWriter] = []
     empty = []
     with stored_on_disk():
         for item in inputs:
             utterances = reader.read(item)
-            if isinstance(utterances, str):
-                _add_audio(lists, utterances)
+            if isinstance(utterances, str):  # audio, in a list with that before it
+                last = lists[-1] if lists else None
+                if not isinstance(last, ListWriter):
+                    lists.append(last := ListWriter())
+                last.add(make_id(utterances, id_form or "stem"), os.fsencode(utterances))
                 continue
             lists.append(utterances)
-            if not _count(utterances):
+            if not utterances.hashes:
                 empty.append(item)
-        if not any(map(_count, lists)):
+        if not any(each.hashes for each in lists):
             what = (
                 f"{', '.join(inputs)}: no utterances found; a list has lines like: utt-id path, "
                 f"and folders are searched for {' '.join(sorted(audio_suffixes()))}"
@@ -90,7 +96,8 @@ def read_corpus(inputs: Sequence[str], allow_pipes: bool = False, hidden: bool =
             raise CorpusError("; ".join([what, *reader.notes]))
         for note in (*reader.notes, *(f"{item}: no utterances found" for item in empty)):
             logger.warning("%s", note)
-        return Corpus(_name_audio(lists, reader.stdin_audio), reader.waits)
+        listed = [list_audio(each, "", "", "", root="") if isinstance(each, ListWriter) else each for each in lists]
+        return Corpus(listed, reader.waits)
 
 
 def is_only_here(item: str) -> bool:
@@ -103,36 +110,10 @@ def is_only_here(item: str) -> bool:
     return False
 
 
-def _count(utterances: UtteranceList | FoundAudio) -> int:
-    return len(utterances if isinstance(utterances, FoundAudio) else utterances.hashes)
-
-
-def _add_audio(lists: list[UtteranceList | FoundAudio], source: str) -> None:
-    """Add audio that is an INPUT of its own, to that before it if that is so, too."""
-    last = lists[-1] if lists else None
-    if not isinstance(last, FoundAudio) or last.name:
-        last = FoundAudio()
-        lists.append(last)
-    last.add(source, source if is_url(source) else os.path.relpath(source))
-
-
-def _name_audio(lists: Sequence[UtteranceList | FoundAudio], stdin_audio: str) -> list[UtteranceList]:
-    """Make the ids of audio that has none, and return all lists."""
-    found = [each for each in lists if isinstance(each, FoundAudio)]
-    ids = [np.frombuffer(each.hashes, dtype=np.int64) for each in lists if not isinstance(each, FoundAudio)]
-    choices = iter(choose_ids(found, np.concatenate([*ids, np.zeros(0, np.int64)])) if found else [])
-    return [
-        list_audio(each.name_all(next(choices)), each.name, each.folder, stdin_audio)
-        if isinstance(each, FoundAudio)
-        else each
-        for each in lists
-    ]
-
-
 class _InputReader:
     """A reader of inputs, and the state that they share."""
 
-    def __init__(self, allow_pipes: bool, hidden: bool, stdin_is_list: bool) -> None:
+    def __init__(self, allow_pipes: bool, hidden: bool, id_form: IdForm | None, stdin_is_list: bool) -> None:
         self.waits = False
         """Whether there are commands or URLs, whose audio is waited for."""
         self.stdin_audio = ""
@@ -141,9 +122,10 @@ class _InputReader:
         """What the user must know, though nothing is wrong."""
         self._allow_pipes = allow_pipes
         self._hidden = hidden
+        self._id_form = id_form
         self._stdin_is_list = stdin_is_list
 
-    def read(self, item: str) -> UtteranceList | FoundAudio | str:
+    def read(self, item: str) -> UtteranceList | str:
         """Read an input; audio is returned as it is: a path or URL."""
         if is_url(item):
             self.waits = True
@@ -167,7 +149,7 @@ class _InputReader:
             )
         return self._read_list(path, {}) if _SCP_NAME.fullmatch(path.name) else self._read_file(path, item)
 
-    def _read_standard_input(self) -> UtteranceList | FoundAudio:
+    def _read_standard_input(self) -> UtteranceList:
         with copy_to_disk(_standard_input()) as file, unzipped(file, STDIN) as plain:
             if is_binary(plain):
                 raise UsageError(
@@ -175,29 +157,29 @@ class _InputReader:
                 )
             return self._read_lines(plain, tell_kind(plain), Path("<stdin>"), {})
 
-    def _read_folder(self, folder: Path) -> UtteranceList | FoundAudio:
+    def _read_folder(self, folder: Path) -> UtteranceList:
         """Read a Kaldi data directory (it holds ``wav.scp``), or all audio below a folder, sorted by path."""
         has_segments = has_list(folder / "segments")
         if not has_list(folder / "wav.scp"):
             if has_segments:
                 raise CorpusError(f"{folder / 'wav.scp'}: no such file, but there are segments of its recordings")
-            found, left_out = search_folder(folder, self._hidden)
+            found, left_out = search_folder(folder, self._hidden, self._id_form or "path")
             self.notes += [str(left_out)] if str(left_out) else []
-            return found
+            return list_audio(found, "", "", "", root=str(folder))
         recordings = self._read_list(folder / "wav.scp", read_recording_channels(folder))
         if not has_segments:
             return recordings
-        if not isinstance(recordings, Recordings):
+        if not isinstance(recordings, Recordings) or recordings.root is not None:
             raise CorpusError(f"{folder / 'wav.scp'}: one column, but segments need recording ids before the paths")
         index = Corpus([recordings]).index  # refuses duplicate ids
         return read_segments(folder / "segments", recordings, index)
 
-    def _read_list(self, path: Path, recording_channels: dict[bytes, int]) -> UtteranceList | FoundAudio:
+    def _read_list(self, path: Path, recording_channels: dict[bytes, int]) -> UtteranceList:
         """Read a file that must be a list."""
         with open_list(path) as file, unzipped(file, str(path)) as plain:
             return self._read_lines(plain, tell_kind(plain), path, recording_channels)
 
-    def _read_file(self, path: Path, item: str) -> UtteranceList | FoundAudio | str:
+    def _read_file(self, path: Path, item: str) -> UtteranceList | str:
         """Read a file that is audio or a list."""
         if _is_device(path):
             return item
@@ -217,7 +199,7 @@ class _InputReader:
 
     def _read_lines(
         self, file: BinaryIO, kind: Kind | None, path: Path, recording_channels: dict[bytes, int]
-    ) -> UtteranceList | FoundAudio:
+    ) -> UtteranceList:
         """Read a list of a kind; one of no kind is read as Kaldi's, whose errors name the line."""
         name = str(path)
         folder = "" if _DESCRIPTOR.fullmatch(name) else str(path.parent)
@@ -227,24 +209,31 @@ class _InputReader:
         readers = {"paths": _read_paths, "json": read_json_lines, "table": read_delimited}
         return self._collect(readers[kind](file, name), name, folder)
 
-    def _collect(self, rows: Iterable[Row], name: str, folder: str) -> UtteranceList | FoundAudio:
+    def _collect(self, rows: Iterable[Row], name: str, folder: str) -> UtteranceList:
         """Collect the rows of a list, whose ids are all in it, or are all made."""
-        named, found = ListWriter(), FoundAudio(name, folder)
+        writer, has_ids = ListWriter(), True
         with stored_on_disk():
             for row in rows:
                 origin = f"{name}:{row.number}"
                 self._check_source(row.source, origin)
-                if row.utt_id is None:
-                    relative = row.source if is_url(row.source) else os.path.normpath(row.source)
-                    found.add(row.source, relative, row.segment, row.number)
-                else:
-                    key = check_id(os.fsencode(row.utt_id), origin)
-                    named.add(key, os.fsencode(row.source), row.segment, row.number)
-                if len(named) and len(found):
+                if len(writer) and has_ids != (row.utt_id is not None):
                     raise CorpusError(
                         f"{origin}: an id here or in the first line, but not in both; write one in each, or in none"
                     )
-            return found if len(found) else list_audio(named, name, folder, self.stdin_audio)
+                has_ids = row.utt_id is not None
+                writer.add(self._key_of(row, origin), os.fsencode(row.source), row.segment, row.number)
+            return list_audio(writer, name, folder, self.stdin_audio, root=None if has_ids else "")
+
+    def _key_of(self, row: Row, origin: str) -> bytes:
+        """Return the id of a row, or make one.
+
+        Raises:
+            CorpusError: it can't be one.
+        """
+        if row.utt_id is not None:
+            return check_id(os.fsencode(row.utt_id), origin)
+        key = make_id(row.source, self._id_form or "stem")
+        return key + format_times(row.segment) if row.segment else key
 
     def _check_scp_line(self, line: bytes, origin: str) -> bytes:
         """Check a line, and return its id.

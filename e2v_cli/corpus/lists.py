@@ -20,7 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from gzip import GzipFile
-from itertools import pairwise, repeat
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -280,10 +280,6 @@ class ListWriter:
         self.hashes.append(hash(key))
         self._checksums.append(checksum)
         self._offsets.append(self._offsets[-1] + self._file.write(key + b"\t" + source))
-
-    def segments(self) -> Iterator[Segment | None]:
-        """Return the segment of each line; None: it has none."""
-        return map(make_segment, self.starts, self.ends) if self.starts else repeat(None, len(self))
 
     def finish(self, name: str) -> LineList:
         """Return the lines; ``name`` is that of the user's list, empty if there is none."""

@@ -72,6 +72,7 @@ class Segments:
             starts: (segments,) seconds from its beginning.
         """
         self.name = lines.name
+        self.root = None
         self.hashes = lines.hashes
         self.ids = lines.ids
         self.origin = lines.origin
@@ -157,6 +158,7 @@ class ListedSegments:
             ends: (lines,) likewise; NaN is the end of the recording.
         """
         self.name = recordings.name
+        self.root = recordings.root
         self.hashes = recordings.hashes
         self.checksums = recordings.checksums
         self.ids = recordings.ids
@@ -192,9 +194,11 @@ class ListedSegments:
         return _group_segments(self._recordings.hash_sources(), self._starts, lambda at: self.utterance(at, 0).source)
 
 
-def list_audio(writer: ListWriter, name: str, folder: str, stdin_audio: str) -> Recordings | ListedSegments:
+def list_audio(
+    writer: ListWriter, name: str, folder: str, stdin_audio: str, root: str | None
+) -> Recordings | ListedSegments:
     """List the audio of a list that e2v made; the other arguments are those of ``Recordings``."""
-    recordings = Recordings(writer.finish(name), folder, {}, stdin_audio)
+    recordings = Recordings(writer.finish(name), folder, {}, stdin_audio, root)
     if not writer.starts:
         return recordings
     starts, ends = (np.frombuffer(times, dtype=np.float64) for times in (writer.starts, writer.ends))

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.corpora import NOTHING, all_pairs, pairs, pipe_to_stdin, touch, write_scp
+from support.corpora import NOTHING, all_ids, all_pairs, pairs, pipe_to_stdin, touch, write_scp
 
 from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
+from e2v_cli.options import IdForm
 
 NO_INPUT = "no such file or folder; INPUT is audio, a folder, a list or - for standard input"
 
@@ -22,9 +23,19 @@ NO_INPUT = "no such file or folder; INPUT is audio, a folder, a list or - for st
     [
         (["one.scp", "two.scp"], 'two.scp:2: utt-id "a" again (first at one.scp:1)'),
         (["one.scp", "one.scp"], 'one.scp:1: utt-id "a" again (first on line 1)'),
-        (["three.scp", "x/a.wav"], 'x/a.wav: utt-id "x/a.wav" again (first at three.scp:2)'),
-        (["x/a.wav", "x/a.wav"], 'x/a.wav: utt-id "x/a.wav" again (first at x/a.wav)'),
-        (["t:1", "t:1"], 't:1/a.wav: utt-id "t:1/a.wav" again (first at t:1/a.wav)'),
+        (["one.scp", "x/a.wav"], 'one.scp:1 and x/a.wav have the same id, "a"; --id path tells them apart'),
+        (["x/a.wav", "two.scp"], 'x/a.wav and two.scp:2 have the same id, "a"; --id path tells them apart'),
+        (["three.scp"], 'x/a.wav and http://host/a.wav have the same id, "a"; --id path tells them apart'),
+        (["x/a.wav", "./y/a.wav"], 'x/a.wav and ./y/a.wav have the same id, "a"; --id path tells them apart'),
+        (["x/a.wav", "x/a.flac"], 'x/a.wav and x/a.flac have the same id, "a"; --id name tells them apart'),
+        (["both"], 'both/1/a.flac and both/1/a.wav have the same id, "1/a"; --id name tells them apart'),
+        (
+            ["both/2", "y"],
+            'both/2/a.wav and y/a.wav have the same id, "a"; '
+            "name the folder that holds both, or list them with other ids, as in: utt-id path",
+        ),
+        (["x/a.wav", "x/a.wav"], 'x/a.wav: utt-id "a" again (first at x/a.wav)'),
+        (["t:1", "t:1"], 't:1/a.wav: utt-id "a" again (first at t:1/a.wav)'),
         (
             ["nothing.scp"],
             f"nothing.scp: {NO_INPUT}",
@@ -33,7 +44,7 @@ NO_INPUT = "no such file or folder; INPUT is audio, a folder, a list or - for st
         (["nothing.txt"], f"nothing.txt: {NO_INPUT}"),
         (
             ["http://host/a.wav", "http://host/a.wav"],
-            'http://host/a.wav: utt-id "http://host/a.wav" again (first at http://host/a.wav)',
+            'http://host/a.wav: utt-id "a" again (first at http://host/a.wav)',
         ),
         (["empty"], "empty: no utterances found; " + NOTHING),
         (
@@ -51,8 +62,9 @@ NO_INPUT = "no such file or folder; INPUT is audio, a folder, a list or - for st
 def test_unreadable_inputs_are_named(inputs: list[str], message: str) -> None:
     write_scp("a 1.wav\n", "one.scp")
     write_scp("b 1.wav\na 2.wav\n", "two.scp")
-    write_scp("a 1.wav\nx/a.wav 2.wav\n", "three.scp")
+    write_scp("x/a.wav\nb.wav\nhttp://host/a.wav\n", "three.scp")
     touch("x/a.wav", "y/a.wav", "t:1/a.wav", "texts/a.txt", "texts/wav", "segmented/segments", "segmented/wav.scp")
+    touch("x/a.flac", "both/1/a.flac", "both/1/a.wav", "both/2/a.wav")
     touch("columns/segments")
     write_scp("a.wav\n", "columns/wav.scp")
     Path("empty").mkdir()
@@ -69,10 +81,10 @@ def test_folders_are_searched_for_audio_in_a_fixed_order() -> None:
     assert pairs("d") == [
         ("a", "d/a.flac"),
         ("b", "d/b.wav"),
-        ("z", "d/c/z.sph"),
-        ("1", "d/x/1.MP3"),
-        ("2", "d/x/2.ogg"),
-        ("0", "d/x/y/0.opus"),
+        ("c/z", "d/c/z.sph"),
+        ("x/1", "d/x/1.MP3"),
+        ("x/2", "d/x/2.ogg"),
+        ("x/y/0", "d/x/y/0.opus"),
     ]
 
 
@@ -83,40 +95,62 @@ def test_audio_in_folders_is_known_by_its_suffix(suffix: str) -> None:
     assert pairs("d") == [("lower", f"d/lower{suffix}"), ("upper", f"d/upper{suffix.upper()}")]
 
 
-def test_ids_in_folders_are_stems_if_unique() -> None:
-    touch("d/1/a.wav", "d/2/a.wav", "d/2/b.wav", "d/c.wav", "d/c.flac")
+def test_ids_in_a_folder_are_paths_and_do_not_change_when_it_grows() -> None:
+    touch("d/2/a.wav", "d/c.wav", "d/2/my call.v2.wav")
+    before = pairs("d")
 
-    assert pairs("d") == [
-        ("c.flac", "d/c.flac"),
-        ("c.wav", "d/c.wav"),
-        ("1/a.wav", "d/1/a.wav"),
-        ("2/a.wav", "d/2/a.wav"),
-        ("b", "d/2/b.wav"),
+    touch("d/1/a.wav", "d/new/c.flac", "a.wav")
+    after = pairs("d", "a.wav")
+
+    assert before == [("c", "d/c.wav"), ("2/a", "d/2/a.wav"), ("2/my%20call.v2", "d/2/my call.v2.wav")]
+    assert after == [
+        ("c", "d/c.wav"),
+        ("1/a", "d/1/a.wav"),
+        *before[1:],
+        ("new/c", "d/new/c.flac"),
+        ("a", "a.wav"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("form", "ids"),
+    [
+        (None, ["1/b.c", "a", "d", "s", "u%20v"]),
+        ("path", ["1/b.c", "x/a", "../d", "y/z/s", "https://host/w/u%2520v.mp3?key=1#2"]),
+        ("stem", ["b.c", "a", "d", "s", "u%20v"]),
+        ("name", ["b.c.wav", "a.wav", "d.wav", "s.flac", "u%20v.mp3"]),
+    ],
+)
+def test_ids_of_audio_are_made_of(form: IdForm | None, ids: list[str]) -> None:
+    """In order: in a folder, typed, typed, listed, and a URL."""
+    touch("folder/1/b.c.wav", "x/a.wav", "../d.wav")
+    write_scp("y/./z/s.flac\n", "list.scp")
+    inputs = ["folder", "./x/a.wav", "../d.wav", "list.scp", "https://host/w/u%20v.mp3?key=1#2"]
+
+    corpus = read_corpus(inputs, id_form=form)
+
+    assert [key.decode() for key in all_ids(corpus)] == ids
 
 
 @pytest.mark.parametrize(
     ("inputs", "ids"),
     [
         (["x/a.wav"], ["a"]),
-        (["x", "y"], ["x/a.wav", "b", "my%20call", "tab%09newline%0A", "two.dots", "%FF", "y/a.wav"]),
+        (["x"], ["a", "b", "my%20call", "tab%09newline%0A", "two.dots", "%FF"]),
         (["x/b.wav", "x/a.wav"], ["b", "a"]),
-        (["x/a.wav", "y/a.wav"], ["x/a.wav", "y/a.wav"]),
-        (["x/a.wav", "y/a.wav", "x/b.wav"], ["x/a.wav", "y/a.wav", "b"]),
-        (["x/../y/a.wav", "./x/a.wav"], ["y/a.wav", "x/a.wav"]),
         (["x/no_suffix"], ["no_suffix"]),
         (["x/two.dots.wav"], ["two.dots"]),
         (["x/my call.wav"], ["my%20call"]),
         (["x/tab\tnewline\n.wav"], ["tab%09newline%0A"]),
         ([os.fsdecode(b"x/\xff.wav")], ["%FF"]),
-        (["list.scp", "x/a.wav"], ["a", "x/a.wav"]),
-        (["x/a.wav", "list.scp"], ["x/a.wav", "a"]),
+        (["list.scp", "x/a.wav"], ["c", "a"]),
+        (["x/a.wav", "list.scp"], ["a", "c"]),
     ],
 )
-def test_ids_of_single_files_are_stems_if_unique(inputs: list[str], ids: list[str]) -> None:
-    touch("x/a.wav", "y/a.wav", "x/b.wav", "x/no_suffix", "x/two.dots.wav", "x/my call.wav", "x/tab\tnewline\n.wav")
+def test_ids_of_single_files_are_stems(inputs: list[str], ids: list[str]) -> None:
+    touch("x/a.wav", "x/b.wav", "x/no_suffix", "x/two.dots.wav", "x/my call.wav", "x/tab\tnewline\n.wav")
     touch(os.fsdecode(b"x/\xff.wav"))
-    write_scp("a 1.wav\n", "list.scp")
+    write_scp("c 1.wav\n", "list.scp")
 
     assert [utt_id for utt_id, _ in pairs(*inputs)] == ids
 
@@ -131,10 +165,10 @@ def test_missing_audio_becomes_an_utterance() -> None:
     """It fails alone; the others get results."""
     touch("a.wav")
 
-    assert pairs("a.wav", "missing.wav", "missing.FLAC") == [
+    assert pairs("a.wav", "missing.wav", "other.FLAC") == [
         ("a", "a.wav"),
-        ("missing.wav", "missing.wav"),
-        ("missing.FLAC", "missing.FLAC"),
+        ("missing", "missing.wav"),
+        ("other", "other.FLAC"),
     ]
 
 
@@ -153,7 +187,7 @@ def test_linked_folders_are_searched_once() -> None:
     Path("x/round").symlink_to("../x")
     Path("far/back").symlink_to("../x")
 
-    assert pairs("x") == [("a", "x/a.wav"), ("b", "x/far/b.wav")]
+    assert pairs("x") == [("a", "x/a.wav"), ("far/b", "x/far/b.wav")]
 
 
 def test_errors_in_a_data_directory_name_its_list() -> None:
@@ -215,18 +249,11 @@ def test_commands_and_urls_set_waits(content: str, waits: bool) -> None:
     assert read_corpus([write_scp("first 1.wav\n" + content)], allow_pipes=True).waits == waits
 
 
-def test_ids_of_urls_are_stems_if_unique() -> None:
-    touch("c.wav")
-    urls = ["https://host/x/a.wav", "http://host/b%20c.mp3?key=1#2", "http://host/c.wav", "http://other/c.wav"]
+def test_ids_of_urls_are_stems() -> None:
+    urls = ["https://host/x/a.wav", "http://host/b%20c.mp3?key=1#2", "http://host/"]
 
     assert read_corpus([urls[0]]).waits
-    assert pairs(*urls, "c.wav") == [
-        ("a", urls[0]),
-        ("b%20c", urls[1]),
-        (urls[2], urls[2]),
-        (urls[3], urls[3]),
-        ("c.wav", "c.wav"),
-    ]
+    assert pairs(*urls) == [("a", urls[0]), ("b%20c", urls[1]), (urls[2], urls[2])]
 
 
 @pytest.mark.parametrize("url", ["http://[1:2]/a.wav", "http://[a.wav", "https://"])

@@ -310,11 +310,11 @@ def test_files_are_closed_when_a_corpus_is_deleted() -> None:
 
 def test_list_of_paths_needs_no_ids() -> None:
     """Ids are those of single files."""
-    write_scp("\ufeff\n x/a.wav\r\ny/a.wav \n\nhttp://host/b.wav\nc.ogg", "list.scp")
+    write_scp("\ufeff\n x/a.wav\r\ny/d.wav \n\nhttp://host/b.wav\nc.ogg", "list.scp")
 
     assert pairs("list.scp") == [
-        ("x/a.wav", "x/a.wav"),
-        ("y/a.wav", "y/a.wav"),
+        ("a", "x/a.wav"),
+        ("d", "y/d.wav"),
         ("b", "http://host/b.wav"),
         ("c", "c.ogg"),
     ]

@@ -24,14 +24,14 @@ def test_nemo_manifest_has_ids_of_paths() -> None:
     """A duration alone is that of the file."""
     name = json_lines(
         {"audio_filepath": "x/a.wav", "duration": 1.5, "text": "hello"},
-        {"audio_filepath": "y/a.wav", "duration": 2, "offset": None},
+        {"audio_filepath": "y/d.wav", "duration": 2, "offset": None},
         {"audio_filepath": "/abs/my call.flac", "offset": 0, "duration": None},
         {"audio_filepath": "http://host/b%20c.wav?key=1"},
     )
 
     assert pairs(name) == [
-        ("x/a.wav", "x/a.wav"),
-        ("y/a.wav", "y/a.wav"),
+        ("a", "x/a.wav"),
+        ("d", "y/d.wav"),
         ("my%20call", "/abs/my call.flac"),
         ("b%20c", "http://host/b%20c.wav?key=1"),
     ]
@@ -57,9 +57,9 @@ def test_nemo_offsets_become_segments() -> None:
         b"c",
     ]
     assert [corpus[index] for index in (0, 1, 3, 4)] == [
-        Utterance(0, "a-0001250-0003500", "x/a.wav", ".", Segment(1.25, 3.5)),
-        Utterance(1, "b-0000700-0000800", "b.wav", ".", Segment(0.7, 0.8)),
-        Utterance(3, "b-12345679-end", "b.wav", ".", Segment(12345.6789, None)),
+        Utterance(0, "a-0001250-0003500", "x/a.wav", ".", Segment(1.25, 3.5), recording_id="x/a.wav"),
+        Utterance(1, "b-0000700-0000800", "b.wav", ".", Segment(0.7, 0.8), recording_id="b.wav"),
+        Utterance(3, "b-12345679-end", "b.wav", ".", Segment(12345.6789, None), recording_id="b.wav"),
         Utterance(4, "c", "c.wav", "."),
     ]
     assert corpus.recording_groups is not None
@@ -68,14 +68,17 @@ def test_nemo_offsets_become_segments() -> None:
     assert corpus.origin(3) == "m.jsonl:4"
 
 
-def test_ids_of_segments_have_the_path_if_files_have_the_same_stem() -> None:
+def test_ids_of_segments_are_made_as_those_of_files() -> None:
     times = {"offset": 1, "duration": 1}
     name = json_lines(*({"audio_filepath": path, **times} for path in ("x/a.wav", "y/a.wav", "x/b.wav")))
 
-    assert [utt_id for utt_id, _ in pairs(name)] == [
-        "x/a.wav-0001000-0002000",
-        "y/a.wav-0001000-0002000",
-        "b-0001000-0002000",
+    message = 'x/a.wav and y/a.wav have the same id, "a-0001000-0002000"; --id path tells them apart'
+    with pytest.raises(CorpusError, match=f"^{re.escape(message)}$"):
+        read_corpus([name])
+    assert all_ids(read_corpus([name], id_form="path")) == [
+        b"x/a-0001000-0002000",
+        b"y/a-0001000-0002000",
+        b"x/b-0001000-0002000",
     ]
 
 

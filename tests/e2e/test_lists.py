@@ -151,10 +151,54 @@ def test_utterance_has_one_id_in_all_files(kind: str, tmp_path: Path, e2v: E2v) 
             assert sorted(key for key, _ in reader) == sorted(ids)
 
 
-def test_file_whose_id_a_list_has_gets_another(tmp_path: Path, e2v: E2v) -> None:
-    (tmp_path / "a b.wav").write_bytes(STEREO)
-    (tmp_path / "list.scp").write_text("a%20b a b.wav\n")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with audio in another one."""
+    for number, name in enumerate(("a.wav", "new/b.wav")):
+        path = tmp_path / "d" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(noisy_tone(8_000 + 400 * number)))
+    return tmp_path / "d"
 
-    done = e2v("predict", "list.scp", "a b.wav", *RUN, cwd=tmp_path)
 
-    assert (done.returncode, list(read_rows(done.stdout))) == (0, ["a%20b", "a%20b.wav"])
+def test_folder_that_grows_keeps_its_ids_and_results(folder: Path, e2v: E2v) -> None:
+    formats = ("--embeddings", "npy", "--timeline", "10", "--timeline-format", "rttm,textgrid,audacity")
+    options = ("-o", "out", *RUN, *formats)
+    cwd = folder.parent
+    assert e2v("predict", "d", *options, cwd=cwd).returncode == 0
+    first = read_rows((cwd / "out/predictions.tsv").read_text())
+    (folder / "new" / "a.wav").write_bytes(STEREO)
+
+    done = e2v("predict", "d", *options, cwd=cwd)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    second = read_rows((cwd / "out/predictions.tsv").read_text())
+    assert list(second) == ["a", "new/a", "new/b"]
+    assert {key: second[key] for key in first} == first
+    journals = [path.read_text() for path in sorted((cwd / "out").glob("journal.*"))]
+    assert [text.count("done\t") for text in journals] == [2, 1]
+    for kind, suffix in (("embeddings", "npy"), ("textgrid", "TextGrid"), ("audacity", "txt")):
+        names = sorted(path.name for path in (cwd / "out" / kind).iterdir())
+        assert names == [f"a.{suffix}", f"new%2Fa.{suffix}", f"new%2Fb.{suffix}"]
+    assert [line.split()[1] for line in (cwd / "out/timeline.rttm").read_text().splitlines()] == list(second)
+
+
+def test_ids_that_collide_are_named_and_another_form_is_chosen(folder: Path, e2v: E2v) -> None:
+    (folder / "a.flac").write_bytes(encode(noisy_tone(8_000), "FLAC"))
+    cwd = folder.parent
+
+    refused = e2v("predict", "d", *RUN, cwd=cwd)
+    done = e2v("predict", "d", *RUN, "--id", "name", "-o", "out", cwd=cwd)
+    other = e2v("predict", "d/new", *RUN, "-o", "out", cwd=cwd)
+
+    message = 'e2v: d/a.flac and d/a.wav have the same id, "a"; --id name tells them apart\n'
+    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", message)
+    assert (done.returncode, list(read_rows((cwd / "out/predictions.tsv").read_text()))) == (
+        0,
+        ["a.flac", "a.wav", "b.wav"],
+    )
+    assert (other.returncode, other.stderr) == (
+        4,
+        "e2v: out holds a different run: id was name, is default. Choose another -o, or delete that run with "
+        "--overwrite\n",
+    )

@@ -29,6 +29,7 @@ from support.forkserver import ForkedCommand, fork_e2v, make_runner, shared_serv
 from support.processes import ON_OPENING, ROOT, E2v, hook, on_opening, start_e2v, wait_until
 
 from e2v_cli.journal.history import read_header
+from e2v_cli.options import NUMERICS
 
 pytestmark = pytest.mark.e2e
 
@@ -334,7 +335,7 @@ def test_run_of_an_older_e2v_with_other_numbers_is_refused(e2v: E2v, tmp_path: P
     refused = e2v(*command)
     assert refused.returncode == 4
     assert refused.stderr == (
-        f"e2v: {tmp_path}/out holds a different run: results-version was 3, is 4. "
+        f"e2v: {tmp_path}/out holds a different run: results-version was 3, is {NUMERICS}. "
         "Choose another -o, or delete that run with --overwrite\n"
     )
 

@@ -14,6 +14,8 @@ from support.journal_lines import edit_header, read_json_header
 from support.kaldi_folders import make_speech, read_encoded, write_audio, write_folder
 from support.processes import E2v
 
+from e2v_cli.options import NUMERICS
+
 pytestmark = pytest.mark.e2e
 
 RUN = ("-m", "sample", "-j", "1")
@@ -355,6 +357,6 @@ def test_results_of_an_earlier_version_are_refused(calls: Path, tmp_path: Path, 
 
     assert (done.returncode, done.stderr) == (
         4,
-        f"e2v: {out} holds a different run: results-version was 4, is 5. "
+        f"e2v: {out} holds a different run: results-version was 4, is {NUMERICS}. "
         "Choose another -o, or delete that run with --overwrite\n",
     )
