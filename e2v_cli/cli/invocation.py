@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import click
 from click.core import ParameterSource
 
-from e2v_cli.cli.options import GroupedOption
+from e2v_cli.cli.groups import GroupedOption
 from e2v_cli.options import Invocation
 from e2v_cli.system.process import own_command
 from e2v_cli.system.text import redact

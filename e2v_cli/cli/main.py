@@ -20,10 +20,12 @@ from e2v_cli.cli.console import (
     print_result,
     show_message,
 )
+from e2v_cli.cli.groups import GroupedCommand
+from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
 from e2v_cli.cli.submit import submit
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
-from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions, RowOptions, RunOptions
+from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, RowOptions, RunOptions
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
 from e2v_cli.system.signals import StopSignals
 
@@ -54,43 +56,7 @@ def cli() -> None:
 cli.add_command(predict)
 
 
-@cli.command(cls=opts.GroupedCommand, no_args_is_help=True)
-@opts.input_options(limits=False)
-@opts.model_options(opts.MODEL)
-@opts.compute_options(opts.JOBS)
-@opts.result_options(opts.GRANULARITY, opts.EMBEDDINGS, opts.EMBEDDING_DTYPE, planned_dir=Path("OUT"))
-def plan(
-    input: InputOptions,  # noqa: A002 — the name of its group
-    model: ModelRequest,
-    compute: ComputeOptions,
-    results: ResultOptions,
-) -> int:
-    """Estimate a run without computing it.
-
-    Hours, failures, disk and, after a run of the same model, time: from lists and headers alone. No model is loaded and
-    no audio decoded, so damage behind a header is not found. Commands are not run and URLs not fetched: their durations
-    come from utt2dur beside the list.
-
-    \b
-    Examples:
-      e2v plan data/train
-      e2v plan data/train -m emotion2vec_plus_large --granularity frame --embeddings ark -j 64
-
-    \b
-    Exit codes:
-      0   nothing would fail      1   the list can't be read
-      2   usage error             3   something would fail
-    """  # noqa: D301
-    log_to_stderr(logging.WARNING)
-    log_library_notes(os.devnull)
-
-    from e2v_cli.commands.plan import PlanOptions, make_plan
-
-    report = make_plan(PlanOptions(input, model, results, compute.jobs))
-    print_result(report.text)
-    return EXIT_TOO_MANY_FAILURES if report.num_failures else 0
-
-
+cli.add_command(plan)
 cli.add_command(submit)
 
 
@@ -127,7 +93,7 @@ def status(output_dir: Path, watch: bool) -> int:
         time.sleep(WATCH_SECONDS)
 
 
-@cli.command(cls=opts.GroupedCommand)
+@cli.command(cls=GroupedCommand)
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @opts.row_options(*opts.ROWS)
 def rows(
@@ -160,7 +126,7 @@ def rows(
         show_message(missing)
 
 
-@cli.command(cls=opts.GroupedCommand)
+@cli.command(cls=GroupedCommand)
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @opts.run_options(opts.MAX_FAILURES)
 def merge(output_dir: Path, run: RunOptions) -> int:
@@ -188,7 +154,7 @@ def merge(output_dir: Path, run: RunOptions) -> int:
     return judge_failures(merged.summary, run.max_failures, f"see {output_dir}/failures.tsv")
 
 
-@cli.command(cls=opts.GroupedCommand, no_args_is_help=True)
+@cli.command(cls=GroupedCommand, no_args_is_help=True)
 @opts.input_options(channel=False)
 @opts.model_options(opts.MODEL, *opts.HUB)
 @opts.compute_options(opts.DEVICE, opts.PRECISION)
@@ -285,7 +251,7 @@ def show_model(name: str) -> None:
     print_result(describe_model(name))
 
 
-@models.command("pull", cls=opts.GroupedCommand, no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
+@models.command("pull", cls=GroupedCommand, no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V"})
 @opts.model_options(click.argument("name", metavar="NAME"), *opts.HUB)
 @click.option(
     "--to",

@@ -6,14 +6,11 @@ stands under the heading of its group, and its default comes from the group's da
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 
+from e2v_cli.cli.groups import Command, Decorator, GroupedOption, option_group
 from e2v_cli.cli.values import (
     Names,
     check_word,
@@ -50,60 +47,11 @@ from e2v_cli.options import (
 )
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, TIMELINE_FORMATS
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-Decorator = Callable[[Command], Command]
-
-
-class GroupedOption(click.Option):
-    """An option under a heading, which any command that has it reads from ``E2V_NAME``."""
-
-    def __init__(self, *args: Any, heading: str, **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
-        self.heading = heading
-        long = next(name for name in self.opts if name.startswith("--"))
-        self.allow_from_autoenv = False
-        self.envvar = f"E2V_{long.removeprefix('--').replace('-', '_').upper()}"
-
-
-class GroupedCommand(click.Command):
-    """A command whose help shows options under headings, those without one last."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, a section for each heading."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                sections.setdefault(getattr(param, "heading", "Options"), []).append(record)
-        for heading in sorted(sections, key=lambda heading: heading == "Options"):
-            with formatter.section(heading):
-                formatter.write_dl(sections[heading])
-
 
 def _option(heading: str, *names: str, **attributes: Any) -> Decorator[Any]:
     """Make an option under a heading; a default is shown, unless there is none or it is a switch."""
     attributes.setdefault("show_default", "default" in attributes and not attributes.get("is_flag"))
     return click.option(*names, cls=GroupedOption, heading=heading, **attributes)
-
-
-def option_group(name: str, make: Callable[..., object], options: Iterable[Decorator[Any]]) -> Decorator[Any]:
-    """Add options to a command, which takes the object that ``make`` makes of their values as one argument.
-
-    ``make`` has a parameter for each option; a command may lack options whose parameters have a default.
-    """
-    wanted = inspect.signature(make).parameters
-
-    def decorate(command: Command) -> Command:
-        @functools.wraps(command)
-        def call(*args: Any, **values: Any) -> Any:
-            own = {key: values.pop(key) for key in wanted if key in values}
-            return command(*args, **{name: make(**own)}, **values)
-
-        decorated: Any = call
-        for option in reversed(list(options)):
-            decorated = option(decorated)
-        return decorated  # type: ignore[no-any-return]
-
-    return decorate
 
 
 _CHANNEL = _option(
@@ -157,8 +105,8 @@ _ID = _option(
 )
 
 
-def input_options(limits: bool = True, channel: bool = True) -> Decorator[Any]:
-    """INPUT and the options of ``InputOptions``; the limits of what is fetched, and ``--channel``, can be left out."""
+def input_options(channel: bool = True) -> Decorator[Any]:
+    """INPUT and the options of ``InputOptions``; ``--channel`` can be left out."""
     options = [
         click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=check_word),
         _HIDDEN,
@@ -166,7 +114,8 @@ def input_options(limits: bool = True, channel: bool = True) -> Decorator[Any]:
         *([_CHANNEL] if channel else []),
         _RESAMPLER,
         _ALLOW_PIPES,
-        *([_PIPE_TIMEOUT, _MAX_SOURCE_BYTES] if limits else []),
+        _PIPE_TIMEOUT,
+        _MAX_SOURCE_BYTES,
     ]
 
     def decorate(command: Command) -> Command:
@@ -294,15 +243,22 @@ EMBEDDING_DTYPE = _option(
     default=ResultOptions.dtype,
     help="Precision of embeddings; Kaldi archives hold fp16 values as 32-bit floats.",
 )
+_FOLDER: dict[str, Any] = {"type": click.Path(file_okay=False), "callback": parse_folder, "metavar": "OUT"}
 OUTPUT_DIR = _option(
     "Results",
     "-o",
     "--output-dir",
-    type=click.Path(file_okay=False),
-    callback=parse_folder,
-    metavar="OUT",
+    **_FOLDER,
     show_default="rows on standard output",
     help="Where results go; a stopped run is continued there.",
+)
+PLANNED_DIR = _option(
+    "Results",
+    "-o",
+    "--output-dir",
+    **_FOLDER,
+    default="OUT",
+    help="Where results would go; what is done there is left out.",
 )
 COMPRESS = _option(
     "Results",
@@ -311,7 +267,6 @@ COMPRESS = _option(
     help="Write matrices in Kaldi's compressed form, a quarter of the size.",
 )
 RESULTS = (
-    OUTPUT_DIR,
     GRANULARITY,
     EMBEDDINGS,
     EMBEDDING_DTYPE,
@@ -340,10 +295,9 @@ RESULTS = (
 )
 
 
-def result_options(*options: Decorator[Any], planned_dir: Path | None = None) -> Decorator[Any]:
-    """Those of the options of ``ResultOptions`` that a command has; ``planned_dir`` is OUT where it has no ``-o``."""
-    make = ResultOptions if planned_dir is None else functools.partial(ResultOptions, planned_dir)
-    return option_group("results", make, options)
+def result_options(*options: Decorator[Any]) -> Decorator[Any]:
+    """Those of the options of ``ResultOptions`` that a command has."""
+    return option_group("results", ResultOptions, options)
 
 
 ROWS = (
@@ -427,6 +381,26 @@ def run_options(*options: Decorator[Any]) -> Decorator[Any]:
         decorated: Command = option_group("run", RunOptions, options)(command)
         for name, choose in (("shard", choose_shard), ("changed", choose_changed), ("log_level", choose_log_level)):
             decorated = option_group(name, choose, ())(decorated)
+        return decorated
+
+    return decorate
+
+
+def predict_options(output_dir: Decorator[Any] = OUTPUT_DIR) -> Decorator[Any]:
+    """INPUT and all options of ``e2v predict``, of which ``e2v plan`` has another ``-o``."""
+    groups = (
+        input_options(),
+        model_options(MODEL, *HUB, LABELS),
+        compute_options(ENGINE, DEVICE, JOBS, PRECISION, BATCH_SECONDS, WINDOW),
+        result_options(output_dir, *RESULTS),
+        row_options(*ROWS),
+        run_options(SHARD, OVERWRITE, *RESUME_AND_MESSAGES),
+    )
+
+    def decorate(command: Command) -> Command:
+        decorated: Command = command
+        for group in reversed(groups):
+            decorated = group(decorated)
         return decorated
 
     return decorate

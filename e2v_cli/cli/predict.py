@@ -12,6 +12,7 @@ import click
 
 from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import describe_summary, drop_standard_output, judge_failures, show_message
+from e2v_cli.cli.groups import GroupedCommand
 from e2v_cli.cli.invocation import describe_invocation
 from e2v_cli.cluster.task import shard_of_task
 from e2v_cli.errors import EXIT_STOPPED
@@ -32,13 +33,8 @@ if TYPE_CHECKING:
     from e2v_cli.records import Summary
 
 
-@click.command(cls=opts.GroupedCommand, no_args_is_help=True)
-@opts.input_options()
-@opts.model_options(opts.MODEL, *opts.HUB, opts.LABELS)
-@opts.compute_options(opts.ENGINE, opts.DEVICE, opts.JOBS, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW)
-@opts.result_options(*opts.RESULTS)
-@opts.row_options(*opts.ROWS)
-@opts.run_options(opts.SHARD, opts.OVERWRITE, *opts.RESUME_AND_MESSAGES)
+@click.command(cls=GroupedCommand, no_args_is_help=True)
+@opts.predict_options()
 @click.pass_obj
 def predict(
     stop: StopSignals,
@@ -76,7 +72,7 @@ def predict(
 
     Every option can be set by environment: E2V_MODEL for --model, and so on.
     """  # noqa: D301 — Click's mark for a paragraph that keeps its lines is a backspace
-    shard = _find_shard(results.output_dir)
+    shard = find_shard(results.output_dir)
     if shard:
         run = replace(run, shard=shard)
     invocation = describe_invocation(click.get_current_context(), input.inputs)
@@ -100,7 +96,7 @@ def predict(
     return _finish(options, summary)
 
 
-def _find_shard(output_dir: Path | None) -> Shard | None:
+def find_shard(output_dir: Path | None) -> Shard | None:
     """Return the shard of this task of Slurm's; None if one was asked for, or without OUT, where shards can't meet."""
     if output_dir is None or click.get_current_context().params["shard"] is not None:
         return None

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import print_result
+from e2v_cli.cli.groups import GroupedCommand, option_group
 from e2v_cli.cli.words import format_words
 from e2v_cli.cluster.slurm import Resources
 from e2v_cli.options import (
@@ -40,7 +41,7 @@ def _refuse(option: str, variable: str, why: str, **attributes: Any) -> Callable
     return click.option(option, name, envvar=variable, hidden=True, expose_value=False, callback=refuse, **attributes)
 
 
-_RESOURCES = opts.option_group(
+_RESOURCES = option_group(
     "resources",
     Resources,
     [
@@ -67,7 +68,7 @@ _RESOURCES = opts.option_group(
     ],
 )
 
-_JOBS = opts.option_group(
+_JOBS = option_group(
     "jobs",
     JobOptions,
     [
@@ -86,11 +87,11 @@ _JOBS = opts.option_group(
 )
 
 
-@click.command(cls=opts.GroupedCommand, no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V_SUBMIT"})
+@click.command(cls=GroupedCommand, no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V_SUBMIT"})
 @opts.input_options()
 @opts.model_options(opts.MODEL, *opts.HUB, opts.LABELS)
 @opts.compute_options(opts.ENGINE, opts.DEVICE, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW)
-@opts.result_options(*opts.RESULTS)
+@opts.result_options(opts.OUTPUT_DIR, *opts.RESULTS)
 @opts.run_options(*opts.RESUME_AND_MESSAGES)
 @_JOBS
 @_RESOURCES

@@ -1,4 +1,4 @@
-"""``e2v plan``: an estimate of a run from lists and headers alone: audio, failures, disk, time.
+"""``e2v plan``: an estimate of a run from lists, headers and journals alone: audio, failures, disk, time.
 
 No model is loaded, no audio decoded, no command run and no server asked. So damage further on in a file, or in the
 output of a command or a server, is not seen; and an MP3 file that does not say how long it is has the length that
@@ -8,9 +8,8 @@ libsndfile guesses.
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,44 +17,45 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from e2v_cli.audio.decode import AudioOptions, HeaderInfo, count_channels, inspect_headers
-from e2v_cli.audio.sources import FetchLimits, is_pipe, is_url
-from e2v_cli.corpus.blocks import group_recordings
-from e2v_cli.corpus.channels import split_channels
+from e2v_cli.audio.decode import AudioOptions, HeaderInfo, inspect_headers
+from e2v_cli.audio.sources import is_pipe, is_url
+from e2v_cli.commands.offline import (
+    HEADERS_AT_ONCE,
+    is_remote,
+    read_earlier_results,
+    read_local_corpus,
+)
+from e2v_cli.corpus.blocks import estimate_costs, group_recordings
 from e2v_cli.corpus.corpus import Corpus
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.corpus.lists import has_list, read_table
-from e2v_cli.errors import CorpusError
+from e2v_cli.errors import CorpusError, UsageError
+from e2v_cli.inference.windows import cut_windows, window_frames
+from e2v_cli.journal.folder import plan_blocks
+from e2v_cli.journal.ids import read_costs
+from e2v_cli.journal.journal import DONE, LEFT
 from e2v_cli.models.catalog import find_published
 from e2v_cli.models.folder import read_model
 from e2v_cli.models.hub import find_model
 from e2v_cli.network.config import NetworkConfig
-from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOptions
+from e2v_cli.options import ComputeOptions, ModelRequest, PredictOptions
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS
-from e2v_cli.results.newest_run import find_newest_run, read_speed
+from e2v_cli.results.newest_run import MeasuredSpeed, find_newest_speed, read_speed
 from e2v_cli.system.files import is_directory
 from e2v_cli.system.text import clock, columns, tsv_row
 
-HEADERS_AT_ONCE = 8
-"""Threads that read headers: most of them wait for a disk or a file server."""
-
 SHOWN_FAILURES = 10
+
+SHARDS = (4, 16, 64)
+"""Numbers of shards whose time is shown for another machine."""
+
+SPAN_BYTES = 120
+"""Of a row of a timeline without its id, about: a label, three times, and probabilities of nine classes."""
 
 _CHUNK = 1024
 """Utterances that are in memory at once."""
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """The options of ``e2v plan``: those of ``e2v predict`` that change the estimate."""
-
-    input: InputOptions
-    model: ModelRequest
-    results: ResultOptions
-    jobs: int | None
-    """Part of the command that is suggested, alone; None: left out."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,26 @@ class PlanReport:
     """The estimate of a run."""
 
     text: str
-    num_failures: int
+    is_allowed: bool
+    """Whether no more utterances would fail than ``--max-failures`` allows."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The utterances that the run would compute, and what it would find done."""
+
+    places: NDArray[np.int64]
+    """(utterances,): the places in the list of those that are left."""
+    num_done: int
+    num_failed: int
+    """Failed in an earlier run, and not tried again."""
+    num_retimed: int
+    """Done with other timelines: new ones are made of frames on disk."""
+
+    @property
+    def size(self) -> int:
+        """Utterances of the list, or of its shard."""
+        return len(self.places) + self.num_done + self.num_failed + self.num_retimed
 
 
 @dataclass
@@ -71,7 +90,7 @@ class _PlanCounts:
     """Sums over all utterances: ten million of them need no more memory than ten."""
 
     config: NetworkConfig
-    results: ResultOptions
+    options: PredictOptions
     recordings: int = 0
     rates: Counter[int] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
@@ -85,6 +104,12 @@ class _PlanCounts:
     seconds: float = 0.0
     num_bytes: int = 0
     """Of embeddings."""
+    long: int = 0
+    windows: int = 0
+    """Utterances that are longer than a window, and their windows."""
+    spans: int = 0
+    span_bytes: int = 0
+    """Of all timelines, before neighbours are joined."""
     reasons: Counter[str] = field(default_factory=Counter)
     first_failures: list[Failure] = field(default_factory=list)
     _counted_recording: object = None
@@ -111,58 +136,97 @@ class _PlanCounts:
             self.rates[info.rate] += 1
             self.channels[info.num_channels] += 1
             self._inspected_recording = info.utterance.recording
-        self._count_embedding(info.utterance, info.duration)
+        self._count_results(info.utterance, info.duration)
 
     def count_remote(self, utterance: Utterance, duration: float) -> None:
         """Count an utterance behind a command or a URL; its duration may be unknown (NaN)."""
         self.commands += is_pipe(utterance.source)
         self.urls += not is_pipe(utterance.source)
         self.unknown += math.isnan(duration)
-        self._count_embedding(utterance, 0.0 if math.isnan(duration) else duration)
+        self._count_results(utterance, 0.0 if math.isnan(duration) else duration)
 
-    def _count_embedding(self, utterance: Utterance, duration: float) -> None:
+    def _count_results(self, utterance: Utterance, duration: float) -> None:
         self.embedded += 1
         self.seconds += duration
-        if self.results.embeddings == NO_EMBEDDINGS:
-            return
-        rows = None
-        if self.results.granularity == "frame":
-            rows = self.config.num_frames(int(duration * SAMPLE_RATE + 0.5))
+        num_frames = self.config.num_frames(int(duration * SAMPLE_RATE + 0.5))
         key_bytes = len(utterance.utt_id.encode())
-        embedding_format = EMBEDDING_FORMATS[self.results.embeddings]
-        self.num_bytes += embedding_format.num_bytes(key_bytes, rows, self.config.embed_dim, self.results.dtype)
+        if num_frames:
+            self._count_windows(num_frames)
+            self._count_spans(num_frames, key_bytes)
+        results = self.options.results
+        if results.embeddings != NO_EMBEDDINGS:
+            rows = num_frames if results.granularity == "frame" else None
+            embedding_format = EMBEDDING_FORMATS[results.embeddings]
+            self.num_bytes += embedding_format.num_bytes(key_bytes, rows, self.config.embed_dim, results)
+
+    def _count_windows(self, num_frames: int) -> None:
+        window, context = window_frames(self.config, self.options.compute.window)
+        if num_frames > window:
+            self.long += 1
+            self.windows += sum(1 for _ in cut_windows(num_frames, window, context))
+
+    def _count_spans(self, num_frames: int, key_bytes: int) -> None:
+        for seconds in self.options.results.timelines:
+            spans = (num_frames - 1) * self.config.hop // round(seconds * SAMPLE_RATE) + 1
+            self.spans += spans
+            self.span_bytes += spans * (key_bytes + SPAN_BYTES)
 
 
-def make_plan(options: PlanOptions) -> PlanReport:
-    """Estimate a run.
+def make_plan(options: PredictOptions, like: Path | None = None) -> PlanReport:
+    """Estimate a run; ``like``: the ``run.json`` of a run whose speed this one would have, or its OUT.
 
     Raises:
         CorpusError: the input can't be read.
         ModelError: there is no such model, or its folder is not one.
+        UsageError: the run of ``like`` has no speed, or had other options that change it.
+        OutputConflictError: OUT holds a different run, or one in progress.
         OSError: the machine is to blame, not a recording.
     """
-    corpus = read_corpus(options.input.inputs, options.input.allow_pipes, options.input.hidden, options.input.id_form)
+    speed = _choose_speed(options, like)
+    corpus = read_local_corpus(options.input)
     config = _find_shape(options.model)
-    speakers = _count_speakers(options.input.inputs, corpus)
-    if options.input.channel == "split":
-        corpus = split_channels(corpus, _count_local_channels, HEADERS_AT_ONCE)
-    counts = _PlanCounts(config, options.results)
+    work = _find_work_left(options, corpus)
+    speakers = _count_speakers(options.input.inputs, corpus, work.places)
+    counts = _PlanCounts(config, options)
     no_commands = replace(options.input, pipe_seconds=None)
-    _inspect_corpus(corpus, counts, AudioOptions(no_commands, ComputeOptions(), config.receptive_field))
-    return PlanReport(_format_plan(options, len(corpus), speakers, counts), counts.reasons.total())
+    _inspect_corpus(corpus, work.places, counts, AudioOptions(no_commands, ComputeOptions(), config.receptive_field))
+    num_failures, allowed = counts.reasons.total() + work.num_failed, options.run.max_failures
+    is_allowed = allowed.allows(num_failures, work.size)
+    too_many = "" if is_allowed else f"failures: {num_failures}; --max-failures {allowed} allows fewer"
+    facts = [
+        [*_describe_work(options, len(corpus), work), *_describe_audio(counts, speakers), ("too many", too_many)],
+        [*_describe_results(counts), *_describe_time(counts, speed, has_table=like is not None)],
+    ]
+    return PlanReport(_format_plan(facts, counts), is_allowed)
 
 
-def _inspect_corpus(corpus: Corpus, counts: _PlanCounts, options: AudioOptions) -> None:
-    """Read the headers of all recordings, the segments of a recording together."""
-    groups = corpus.recording_groups
-    order = range(len(corpus)) if groups is None else np.argsort(groups, kind="stable")
+def _find_work_left(options: PredictOptions, corpus: Corpus) -> _Work:
+    """Find the utterances that the run, or its shard, would compute."""
+    history, shard = read_earlier_results(options, corpus), options.run.shard
+    output_dir, costs = options.results.output_dir, None
+    if shard.count > 1:
+        costs = None if output_dir is None else read_costs(output_dir, corpus)
+        costs = estimate_costs(corpus.durations) if costs is None else costs
+    own = [block.places for block in plan_blocks(history, corpus, costs).deal_blocks(shard)]
+    places = np.concatenate(own) if own else np.zeros(0, dtype=np.int64)
+    status, outdated = history.status, history.outdated
+    tried = status == LEFT if not options.run.retry_failed else status != DONE
+    is_left = (tried & ~outdated)[places]
+    if shard.count > 1:  # it has no part in what was done with another list
+        status, outdated, tried = status[places], outdated[places], tried[places]
+    num_failed = int(((status != DONE) & ~tried).sum())
+    return _Work(places[is_left], int((status == DONE).sum()), num_failed, int(outdated.sum()))
+
+
+def _inspect_corpus(corpus: Corpus, places: NDArray[np.int64], counts: _PlanCounts, options: AudioOptions) -> None:
+    """Read the headers of recordings; ``places`` has the segments of a recording together."""
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-        for first in range(0, len(corpus), _CHUNK):
+        for first in range(0, len(places), _CHUNK):
             to_read = []
-            for index in order[first : first + _CHUNK]:
-                utterance = corpus[int(index)]
+            for place in places[first : first + _CHUNK].tolist():
+                utterance = corpus[place]
                 counts.count_recording(utterance)
-                if utterance.fault or not _is_remote(utterance):
+                if utterance.fault or not is_remote(utterance):
                     to_read.append(utterance)
                 else:
                     counts.count_remote(utterance, float(corpus.durations[utterance.index]))
@@ -178,24 +242,18 @@ def _inspect_recording(utterances: Sequence[Utterance], options: AudioOptions) -
     return list(inspect_headers(utterances, options))
 
 
-def _is_remote(utterance: Utterance) -> bool:
-    """Whether its audio comes from a command or a server, which must not be asked."""
-    return is_pipe(utterance.source) or is_url(utterance.source)
-
-
-def _count_local_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:
-    return 0 if _is_remote(utterance) else count_channels(utterance, stopping, FetchLimits(pipe_seconds=None))
-
-
-def _count_speakers(inputs: Sequence[str], corpus: Corpus) -> tuple[int, int] | None:
-    """Count speakers, and utterances without one; None without a data directory that has ``utt2spk``."""
+def _count_speakers(inputs: Sequence[str], corpus: Corpus, places: NDArray[np.int64]) -> tuple[int, int] | None:
+    """Count the speakers of utterances, and those without one; None without a data directory that has ``utt2spk``."""
     folders = [Path(item) for item in inputs if not is_url(item) and has_list(Path(item, "wav.scp"))]
     paths = [folder / "utt2spk" for folder in folders if has_list(folder / "utt2spk")]
     if not paths:
         return None
     lines = np.fromiter(chain.from_iterable(map(_hash_speakers, paths)), dtype=np.int64).reshape(-1, 2)
     indexes = corpus.index.find(lines[:, 0])
-    return len(np.unique(lines[indexes >= 0, 1])), len(corpus) - len(np.unique(indexes[indexes >= 0]))
+    is_counted = np.zeros(len(corpus) + 1, dtype=np.bool_)  # the last is that of index -1: not found
+    is_counted[places] = True
+    counted = is_counted[indexes]
+    return len(np.unique(lines[counted, 1])), len(places) - len(np.unique(indexes[counted]))
 
 
 def _hash_speakers(path: Path) -> Iterator[int]:
@@ -214,31 +272,83 @@ def _find_shape(model: ModelRequest) -> NetworkConfig:
     return published.shape
 
 
-def _format_plan(options: PlanOptions, size: int, speakers: tuple[int, int] | None, counts: _PlanCounts) -> str:
-    """Format the estimate, and the command that fits."""
-    least = "at least " if counts.unknown else ""
-    found = [
-        ("utterances", str(size)),
-        ("recordings", str(counts.recordings)),
-        ("speakers", _format_speakers(*speakers) if speakers else ""),
-        ("audio", f"{least}{counts.seconds / 3600:.2f} hours ({clock(counts.seconds)})"),
-        ("sample rates", _join_counts({f"{rate} Hz": count for rate, count in sorted(counts.rates.items())})),
-        ("channels", _join_counts({str(channels): count for channels, count in sorted(counts.channels.items())})),
-        ("not looked at", _format_remote(counts)),
-        ("would fail", str(counts.reasons.total())),
-        *(
-            (f"  {reason}", str(count))
-            for reason, count in sorted(counts.reasons.items(), key=lambda item: (-item[1], item))
-        ),
-    ]
-    needed = [
-        ("model", f"{options.model.name}: {counts.config.embed_dim} dimensions"),
-        ("embeddings", _format_disk(options.results, least, counts)),
-        ("time", _format_time(options.model.name, least, counts)),
-    ]
-    width = max(len(name) for name, value in [*found, *needed] if value) + 2
-    facts = ["".join(f"{name:{width}}{value}\n" for name, value in part if value) for part in (found, needed)]
-    return "\n".join([*facts, *_tabulate_failures(counts), f"{_format_command(options)}\n"])
+def _choose_speed(options: PredictOptions, like: Path | None) -> MeasuredSpeed | None:
+    """Choose the speed of the run that ``like`` names, else that of the newest run, if that was alike.
+
+    Raises:
+        UsageError: the named run has no speed, or had other options that change it.
+    """
+    if like is None:
+        return find_newest_speed(options.model.name, options.compute)
+    path = like / "run.json" if is_directory(like) else like
+    speed = read_speed(path)
+    if speed is None:
+        raise UsageError(f"--like {path}: no speed can be read from it; choose the run.json of a complete run")
+    if different := speed.describe_difference(options.model.name, options.compute):
+        raise UsageError(f"--like {path}: {different}; choose a run with the same options")
+    return speed
+
+
+Fact = tuple[str, str]
+"""A name and its value; without a value, it is not shown."""
+
+
+def _describe_work(options: PredictOptions, size: int, work: _Work) -> Iterator[Fact]:
+    shard = options.run.shard
+    yield "utterances", str(size)
+    yield f"shard {shard}", str(work.size) if shard.count > 1 else ""
+    yield "done before", str(work.num_done or "")
+    yield "failed before", str(work.num_failed or "")
+    yield "new timelines", f"{work.num_retimed}, of frames on disk" if work.num_retimed else ""
+    yield "left", str(len(work.places)) if len(work.places) < work.size else ""
+
+
+def _describe_audio(counts: _PlanCounts, speakers: tuple[int, int] | None) -> Iterator[Fact]:
+    hours = f"{_at_least(counts)}{counts.seconds / 3600:.2f} hours ({clock(counts.seconds)})"
+    yield "recordings", str(counts.recordings)
+    yield "speakers", _format_speakers(*speakers) if speakers else ""
+    yield "audio", hours
+    yield "sample rates", _join_counts({f"{rate} Hz": count for rate, count in sorted(counts.rates.items())})
+    yield "channels", _join_counts({str(channels): count for channels, count in sorted(counts.channels.items())})
+    yield "not looked at", _format_remote(counts)
+    yield "would fail", str(counts.reasons.total())
+    for reason, count in sorted(counts.reasons.items(), key=lambda item: (-item[1], item)):
+        yield f"  {reason}", str(count)
+
+
+def _describe_results(counts: _PlanCounts) -> Iterator[Fact]:
+    options, least = counts.options, _at_least(counts)
+    windows = f"{least}{counts.windows}; utterances longer than {options.compute.window:g} s: {counts.long}"
+    spans = f"{least}{counts.spans} spans, about {_format_bytes(counts.span_bytes)}"
+    if options.results.join:
+        spans += ", before neighbours are joined"
+    yield "model", f"{options.model.name}: {counts.config.embed_dim} dimensions"
+    yield "windows", windows if counts.long else ""
+    yield "embeddings", _format_disk(counts)
+    yield "timeline", spans if options.results.timelines else ""
+
+
+def _describe_time(counts: _PlanCounts, speed: MeasuredSpeed | None, has_table: bool) -> Iterator[Fact]:
+    """Describe the time at a measured speed; ``has_table``: also that of several shards, each at this speed."""
+    if speed is None:
+        return
+    seconds, least = counts.seconds / speed.of_shard, _at_least(counts)
+    yield "time", f"{least}{clock(seconds)} at {speed.of_shard:.1f} × real time on {speed.machines}, as in {speed.path}"
+    if has_table and counts.options.run.shard.count == 1:
+        for num_shards in SHARDS:
+            if num_shards <= counts.embedded:
+                yield f"  {num_shards} shards", f"{least}{clock(seconds / num_shards)}, each at that speed"
+
+
+def _at_least(counts: _PlanCounts) -> str:
+    return "at least " if counts.unknown else ""
+
+
+def _format_plan(facts: Sequence[Sequence[Fact]], counts: _PlanCounts) -> str:
+    """Format the estimate: groups of facts, and a table of the first failures."""
+    width = max(len(name) for group in facts for name, value in group if value) + 2
+    parts = ["".join(f"{name:{width}}{value}\n" for name, value in group if value) for group in facts]
+    return "\n".join([*parts, *_tabulate_failures(counts)])
 
 
 def _format_speakers(count: int, without: int) -> str:
@@ -254,31 +364,27 @@ def _format_remote(counts: _PlanCounts) -> str:
     return f"{_join_counts(kinds)}; of unknown duration: {counts.unknown}" if kinds else ""
 
 
-def _format_disk(results: ResultOptions, least: str, counts: _PlanCounts) -> str:
+def _format_disk(counts: _PlanCounts) -> str:
+    results = counts.options.results
     if results.embeddings == NO_EMBEDDINGS:
         return "none"
-    size, unit = float(counts.num_bytes), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size >= 1000:
-            size, unit = size / 1000, larger
-    amount = f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-    embedding_format, files = EMBEDDING_FORMATS[results.embeddings], "archives"
+    embedding_format, files, amount = EMBEDDING_FORMATS[results.embeddings], "archives", _format_bytes(counts.num_bytes)
     if not embedding_format.exact_size:
         amount = f"at most {amount}"
     if embedding_format.file_per_utterance:
         files = "1 file" if counts.embedded == 1 else f"{counts.embedded} files"
     if results.granularity == "frame":
-        return f"{least}{amount}, as matrices in {files}"
+        return f"{_at_least(counts)}{amount}, as matrices in {files}"
     return f"{amount}, as vectors in {files}"
 
 
-def _format_time(model: str, least: str, counts: _PlanCounts) -> str:
-    """Format the time at the measured speed of the newest run; empty if that was of another model, or is gone."""
-    path = find_newest_run()
-    speed = None if path is None else read_speed(path, model)
-    if speed is None:
-        return ""
-    return f"{least}{clock(counts.seconds / speed)} at {speed:.1f} × real time, as in {path}"
+def _format_bytes(count: int) -> str:
+    """Format a number of bytes in decimal units: ``4.2 kB``."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size >= 1000:
+            size, unit = size / 1000, larger
+    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def _tabulate_failures(counts: _PlanCounts) -> Iterator[str]:
@@ -288,23 +394,3 @@ def _tabulate_failures(counts: _PlanCounts) -> Iterator[str]:
         rows.append((tsv_row([failure.utterance.utt_id]), failure.reason, tsv_row([failure.detail])))
     if len(rows) > 1:
         yield columns(rows)
-
-
-def _format_command(options: PlanOptions) -> str:
-    """Format the command of the run."""
-    results, channel = options.results, options.input.channel
-    words = ["e2v", "predict", *options.input.inputs, "-m", options.model.name, "-o", "OUT"]
-    for name, value, default in (
-        ("--granularity", results.granularity, "utterance"),
-        ("--embeddings", results.embeddings, NO_EMBEDDINGS),
-        ("--embedding-dtype", results.dtype, "fp32"),
-        ("--jobs", options.jobs, None),
-        ("--id", options.input.id_form, None),
-        ("--channel", channel if isinstance(channel, str) else channel + 1, "mix"),
-        ("--resampler", options.input.resampler, "soxr"),
-    ):
-        if value != default:
-            words += [name, str(value)]
-    for name, given in (("--hidden", options.input.hidden), ("--allow-pipes", options.input.allow_pipes)):
-        words += [name] if given else []
-    return shlex.join(words)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from e2v_cli.options import EmbeddingDtype, Fingerprint, ResultOptions, Shard
+    from e2v_cli.options import Fingerprint, ResultOptions, Shard
     from e2v_cli.results.embeddings import EmbeddingWriter
     from e2v_cli.results.spans import Track
 
@@ -43,8 +43,8 @@ class EmbeddingFormat:
     """The separator of an id and a place in that file."""
     files: str
     """The files that hold embeddings: a pattern relative to OUT; in a folder, there is one for each utterance."""
-    num_bytes: Callable[[int, int | None, int, EmbeddingDtype], int]
-    """Bytes of an utterance on disk, from the bytes of its key, rows (None: a vector), columns, and the precision."""
+    num_bytes: Callable[[int, int | None, int, ResultOptions], int]
+    """Bytes of an utterance on disk, from the bytes of its key, rows (None: a vector), columns, and the options."""
     exact_size: bool = True
     """Whether ``num_bytes`` is exact; otherwise it is an upper bound."""
     read: Callable[[Path], NDArray[np.float32]] | None = None
@@ -97,18 +97,23 @@ def _read_ark(place: Path) -> NDArray[np.float32]:
     return read_ark(place)
 
 
-def _npy_bytes(_key_bytes: int, rows: int | None, columns: int, dtype: EmbeddingDtype) -> int:
+def _npy_bytes(_key_bytes: int, rows: int | None, columns: int, results: ResultOptions) -> int:
     """A header of 128 bytes, and numbers."""
-    return 128 + (1 if rows is None else rows) * columns * (2 if dtype == "fp16" else 4)
+    return 128 + (1 if rows is None else rows) * columns * (2 if results.dtype == "fp16" else 4)
 
 
-def _ark_bytes(key_bytes: int, rows: int | None, columns: int, _dtype: EmbeddingDtype) -> int:
-    """The key and a blank; a mark of five bytes; a size of five, or two of them; 32-bit floats."""
+def _ark_bytes(key_bytes: int, rows: int | None, columns: int, results: ResultOptions) -> int:
+    """The key and a blank; a mark of five bytes; a size of five, or two of them; 32-bit floats.
+
+    Of a compressed matrix: a head of 21 or 22 bytes; 8 bytes a column and 1 a value, or 2 a value of up to 8 rows.
+    """
+    if results.compress and rows is not None:
+        return key_bytes + 1 + (22 + 2 * rows * columns if rows <= 8 else 21 + (8 + rows) * columns)
     head = key_bytes + 1 + (10 if rows is None else 15)
     return head + (1 if rows is None else rows) * columns * 4
 
 
-def _ark_text_bytes(key_bytes: int, rows: int | None, columns: int, _dtype: EmbeddingDtype) -> int:
+def _ark_text_bytes(key_bytes: int, rows: int | None, columns: int, _results: ResultOptions) -> int:
     """The key and a blank; brackets and line breaks; for each number 16 at most, of sign, digits and blank."""
     head = key_bytes + 1 + (5 if rows is None else 4 + 3 * rows)
     return head + (1 if rows is None else rows) * columns * 16

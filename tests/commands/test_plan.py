@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from support.audio_files import RATE, as_float, encode, noisy_tone, with_wav_rate, with_wav_size
 from support.processes import ROOT, E2v, hook
+from support.run_facts import make_run_facts
 
-from e2v_cli._version import __version__
+from e2v_cli.cli.main import cli
 from e2v_cli.results.newest_run import note_run
 
 pytestmark = pytest.mark.e2e
@@ -54,10 +55,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def note(folder: Path, model: str, speed: object, version: str = __version__) -> Path:
+def note(folder: Path, model: str, speed: float) -> Path:
     """Make the run.json of a run with a measured speed, and note it as the newest."""
     path = folder / "run.json"
-    path.write_text(json.dumps({"model": {"name": model}, "versions": {"e2v": version}, "speed": speed}))
+    path.write_text(json.dumps(make_run_facts(model, speed)))
     note_run(path)
     return path
 
@@ -92,16 +93,16 @@ def test_plan_prints_whole_text(data: Path, e2v: E2v) -> None:
         "\n"
         "model         emotion2vec_plus_base: 768 dimensions\n"
         "embeddings    none\n"
-        f"time          0:00:02 at 2.0 × real time, as in {run_json}\n"
+        f"time          0:00:02 at 2.0 × real time on a CPU, as in {run_json}\n"
         "\n"
-        "e2v predict data -m emotion2vec_plus_base -o OUT --jobs 2\n"
+        "e2v predict data -o OUT --jobs 2\n"
     )
 
 
 def test_plan_suggests_the_same_resampler(data: Path, e2v: E2v) -> None:
     done = e2v("plan", "data", "-m", "sample", "--resampler", "torchaudio", cwd=data)
 
-    assert done.stdout.endswith("\ne2v predict data -m sample -o OUT --resampler torchaudio\n")
+    assert done.stdout.endswith("\ne2v predict data -o OUT -m sample --resampler torchaudio\n")
 
 
 def test_plan_with_failures_prints_whole_text(data: Path, e2v: E2v) -> None:
@@ -123,6 +124,7 @@ def test_plan_with_failures_prints_whole_text(data: Path, e2v: E2v) -> None:
         "  empty       1\n"
         "  not audio   1\n"
         "  too short   1\n"
+        "too many      failures: 5; --max-failures 0 allows fewer\n"
         "\n"
         "model         emotion2vec_plus_large: 1024 dimensions\n"
         "embeddings    4.2 kB, as vectors in 1 file\n"
@@ -134,7 +136,7 @@ def test_plan_with_failures_prints_whole_text(data: Path, e2v: E2v) -> None:
         "w       too short  short.wav: 399 samples at 16 kHz; the model needs 400 (25 ms)\n"
         "v       missing    gone too.wav: no such file\n"
         "\n"
-        "e2v predict data -m emotion2vec_plus_large -o OUT --embeddings npy --jobs 1\n"
+        "e2v predict data -o OUT -m emotion2vec_plus_large --embeddings npy --jobs 1\n"
     )
 
 
@@ -224,6 +226,7 @@ def test_plan_of_segments_matches_the_run(data: Path, e2v: E2v) -> None:
         "bad segment": "1",
         "no recording": "1",
         "too short": "1",
+        "too many": "failures: 7; --max-failures 0 allows fewer",
         "": "",
         "model": "sample: 96 dimensions",
         "embeddings": "none",
@@ -275,12 +278,12 @@ def test_commands_are_not_run_and_urls_not_fetched(data: Path, e2v: E2v) -> None
             facts = rows(done.stdout)
             assert facts["not looked at"] == "commands: 3, URLs: 2; of unknown duration: 2"
             assert facts["audio"] == "at least 2.00 hours (2:00:02)"
-            assert facts["time"] == f"at least 0:14:17 at 8.4 × real time, as in {run_json}"
+            assert facts["time"] == f"at least 0:14:17 at 8.4 × real time on a CPU, as in {run_json}"
             assert facts["sample rates"] == "16000 Hz: 1"
         with pytest.raises(BlockingIOError):
             server.accept()
     assert not (data / "ran").exists()
-    assert done.stdout.endswith("-o OUT --jobs 1 --channel split --allow-pipes\n")
+    assert done.stdout.endswith("-o OUT --channel split --allow-pipes --jobs 1\n")
 
 
 def test_segments_of_commands_have_listed_durations(data: Path, e2v: E2v) -> None:
@@ -360,7 +363,8 @@ def test_time_comes_from_the_newest_run_of_the_same_model(data: Path, e2v: E2v) 
 
     speed = json.loads((data / "second/run.json").read_text())["speed"]
     done = e2v("plan", "data", "-m", "sample", cwd=data)
-    assert rows(done.stdout)["time"].endswith(f" at {speed:.1f} × real time, as in {data}/second/run.json")
+    assert rows(done.stdout)["time"].endswith(f", as in {data}/second/run.json")
+    assert f" at {speed:.1f} × real time on " in rows(done.stdout)["time"]
     assert "time" not in rows(e2v("plan", "data", cwd=data).stdout)
 
 
@@ -424,14 +428,229 @@ def test_plan_takes_standard_input_and_paths_of_any_bytes(data: Path, e2v: E2v) 
     done = e2v("plan", "-", "-m", "sample", cwd=data, stdin="a a.wav\nü gone 'ß.wav\n", PYTHONIOENCODING="ascii")
     assert done.returncode == 3
     assert failures(done.stdout) == [["ü", "missing", "gone 'ß.wav: no such file"]]
-    assert done.stdout.endswith("\ne2v predict - -m sample -o OUT\n")
+    assert done.stdout.endswith("\ne2v predict - -o OUT -m sample\n")
 
     command = [sys.executable, "-m", "e2v_cli", "plan", "a b.wav", os.fsdecode(b"\xff.wav"), "-m", "sample"]
     raw = subprocess.run(
         command, cwd=data, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
     )
     assert raw.returncode == 3
-    assert raw.stdout.endswith(b"\ne2v predict 'a b.wav' '\xff.wav' -m sample -o OUT\n")
+    assert raw.stdout.endswith(b"\ne2v predict 'a b.wav' '\xff.wav' -o OUT -m sample\n")
+
+
+def test_plan_takes_all_options_of_predict() -> None:
+    """With the same meaning, but for -o: without it, nothing would be printed."""
+    predict, plan = (
+        {param.name: param.to_info_dict() for param in cli.commands[name].params} for name in ("predict", "plan")
+    )
+    assert plan.keys() - predict.keys() == {"like"}
+    assert {name for name, facts in predict.items() if facts != plan[name]} == {"output_dir"}
+
+
+COMMANDS = [
+    "data -o out -m sample --embeddings npy -j 3 --shard 2/3 --labels zh -v",
+    "data -o out -m sample --timeline 0.5 --timeline-format rttm --join --window 30 --precision fp32 --device cpu",
+    "data -o out --hub hf --revision v2 --offline --engine funasr --retry-failed --keep-changed --mix-devices",
+    "data -o out -m sample --overwrite --max-failures 1% --no-progress -q --batch-seconds 5",
+    "data -o out --granularity frame --embeddings ark --compress --embedding-dtype fp16 --channel 2 --jobs 1",
+    "data -o out --allow-pipes --pipe-timeout 5 --max-source-bytes 5000000 --recompute-changed --hidden",
+    "data --format csv --columns utt_id,label --no-header -m sample --timeline 1 --shard 1/2",
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_word_plan_in_place_of_predict_gives_the_estimate(line: str, data: Path, e2v: E2v) -> None:
+    """The command that it prints has the same options."""
+    done = e2v("plan", *line.split(), cwd=data)
+
+    assert (done.returncode, done.stderr) == (0 if "--channel 2" not in line else 3, "")
+    command = done.stdout.splitlines()[-1].split()
+    given, printed = (
+        cli.commands["predict"].make_context("e2v", words).params for words in (line.split(), command[2:])
+    )
+    assert printed == given
+    assert not (data / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--window 0.5", "--window 0.5: must be at least 1 s"),
+        ("--compress", "--compress is for matrices in archives: add --granularity frame --embeddings ark"),
+        (
+            "--format csv",
+            "--format is for rows on standard output: leave it out, and then run e2v rows out --format csv",
+        ),
+        ("-q -v", "--quiet and --verbose exclude each other. (see: e2v plan --help)"),
+        ("--shard 4/3", "Invalid value for '--shard': '4/3' is not a part and a number of parts like 2/3, counted"),
+    ],
+)
+def test_plan_refuses_what_predict_refuses(words: str, message: str, data: Path, e2v: E2v) -> None:
+    done, ran = (e2v(command, "data", "-o", "out", *words.split(), cwd=data) for command in ("plan", "predict"))
+
+    assert (done.returncode, done.stdout) == (ran.returncode, "") == (2, "")
+    assert done.stderr.startswith(f"e2v: {message}")
+    assert done.stderr.replace("e2v plan", "e2v predict") == ran.stderr
+
+
+def test_plan_of_a_resumed_run_is_of_what_is_left(data: Path, e2v: E2v) -> None:
+    write(data / "data", wav_scp="a a.wav\ng gone.wav\n", utt2spk="a s1\ng s1\nb s2\nc s3\n")
+    run = ("data", "-o", "out", "-m", "sample", "-j", "1")
+    assert e2v("predict", *run, "-q", cwd=data).returncode == 3
+    (data / "cache/newest-run").unlink()
+    write(data / "data", wav_scp="a a.wav\ng gone.wav\nb b.wav\nc c.wav\n")
+
+    done = e2v("plan", *run, "--max-failures", "25%", cwd=data)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "utterances     4\n"
+        "done before    1\n"
+        "failed before  1\n"
+        "left           2\n"
+        "recordings     2\n"
+        "speakers       2\n"
+        "audio          0.00 hours (0:00:02)\n"
+        "sample rates   16000 Hz: 1, 44100 Hz: 1\n"
+        "channels       1: 1, 2: 1\n"
+        "would fail     0\n"
+        "\n"
+        "model          sample: 96 dimensions\n"
+        "embeddings     none\n"
+        "\n"
+        "e2v predict data -o out -m sample --max-failures 25% --jobs 1\n"
+    )
+    strict = e2v("plan", *run, cwd=data)
+    assert (strict.returncode, rows(strict.stdout)["too many"]) == (3, "failures: 1; --max-failures 0 allows fewer")
+    again = e2v("plan", *run, "--retry-failed", cwd=data)
+    assert (rows(again.stdout)["left"], rows(again.stdout)["missing"]) == ("3", "1")
+    anew = e2v("plan", *run, "--overwrite", cwd=data)
+    assert rows(anew.stdout).keys().isdisjoint({"left", "done before", "failed before"})
+    corpus = [e2v(word, "data", "-o", "data", "-m", "sample", "--overwrite", cwd=data) for word in ("plan", "predict")]
+    assert [(done.returncode, done.stderr) for done in corpus] == [(4, corpus[0].stderr)] * 2
+    other = e2v("plan", *run, "--window", "30", cwd=data)
+    refused = e2v("predict", *run, "--window", "30", cwd=data)
+    assert (other.returncode, other.stdout, other.stderr) == (4, "", refused.stderr)
+
+
+def test_plan_of_a_shard_matches_the_run(data: Path, e2v: E2v) -> None:
+    lines = [f"u{number:02d} {'abx'[number % 3]}.wav\n" for number in range(40)]
+    write(data / "data", wav_scp="".join(lines))
+    (data / "data/utt2spk").unlink()
+    total = failed = 0
+    for shard in ("1/3", "2/3", "3/3"):
+        done = e2v("plan", "data", "-o", "out", "-m", "sample", "--shard", shard, cwd=data)
+        ran = e2v("predict", "data", "-o", "out", "-m", "sample", "--shard", shard, "-j", "1", cwd=data)
+        facts = rows(done.stdout)
+        assert (done.returncode, facts["utterances"]) == (ran.returncode, "40")
+        summary = ran.stderr.partition(" utterances: ")
+        assert summary[0].endswith(facts[f"shard {shard}"])
+        assert f", {facts['would fail']} failed; " in summary[2]
+        total, failed = total + int(facts[f"shard {shard}"]), failed + int(facts["would fail"])
+    assert (total, failed) == (40, 13)
+    task = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1"}
+    job = e2v("plan", "data", "-m", "sample", cwd=data, **task, SLURM_ARRAY_TASK_MAX="3")
+    assert job.stdout.endswith("\ne2v predict data -o OUT -m sample --shard 2/3\n")
+
+
+def test_plan_counts_windows_and_spans_as_the_run_does(data: Path, e2v: E2v) -> None:
+    write_audio(data, long=encode(noisy_tone(7 * RATE)), odd=encode(noisy_tone(2 * RATE + 1234)))
+    write(data / "data", wav_scp="a a.wav\nl long.wav\no odd.wav\nc c.wav\n")
+    options = ("-o", "out", "-m", "sample", "--window", "3", "--timeline", "0.3", "--timeline", "2")
+
+    done = e2v("plan", "data", *options, cwd=data)
+    assert e2v("predict", "data", *options, "-j", "1", "-q", cwd=data).returncode == 0
+
+    windows = {
+        row.split("\t")[0]: row.split("\t")[4] for row in (data / "out/predictions.tsv").read_text().splitlines()
+    }
+    assert windows["a"] == windows["o"] == "1"
+    assert rows(done.stdout)["windows"] == f"{windows['l']}; utterances longer than 3 s: 1"
+    tables = [path.read_bytes().splitlines(keepends=True)[1:] for path in (data / "out").glob("timeline*.tsv")]
+    table = [row for rows in tables for row in rows]
+    spans, _, about = rows(done.stdout)["timeline"].partition(" spans, about ")
+    assert int(spans) == len(table)
+    assert float(about.split()[0]) * 1000 == pytest.approx(sum(map(len, table)), rel=0.1)
+
+
+def test_plan_of_other_timelines_takes_frames_from_disk(data: Path, e2v: E2v) -> None:
+    frames = ("data", "-o", "out", "-m", "sample", "--granularity", "frame", "--embeddings", "npy", "--timeline", "1")
+    assert e2v("predict", *frames, "-j", "1", "-q", cwd=data).returncode == 0
+    (data / "d.wav").write_bytes(WAV)
+    write(data / "data", wav_scp="a a.wav\nb b.wav\nc c.wav\nd d.wav\n")
+
+    done = e2v("plan", *frames[:-1], "0.5", cwd=data)
+
+    facts = rows(done.stdout)
+    assert (facts["utterances"], facts["new timelines"], facts["left"]) == ("4", "3, of frames on disk", "1")
+    assert facts.keys().isdisjoint({"done before", "failed before", "too many"})
+    assert facts["audio"] == "0.00 hours (0:00:02)"
+
+
+def test_planned_size_of_compressed_matrices_matches_the_run(data: Path, e2v: E2v) -> None:
+    options = ("-o", "out", "-m", "sample", "--granularity", "frame", "--embeddings", "ark", "--compress")
+    done = e2v("plan", "data", *options, cwd=data)
+    assert e2v("predict", "data", *options, "-j", "1", "-q", cwd=data).returncode == 0
+    size = sum(path.stat().st_size for path in (data / "out").glob("*.ark"))
+    assert rows(done.stdout)["embeddings"] == f"{size / 1000:.1f} kB, as matrices in archives"
+
+
+def test_time_may_be_that_of_another_machine(data: Path, e2v: E2v) -> None:
+    """Here a run on 8 nodes: a shard is as fast as one of them."""
+    (data / "gpu").mkdir()
+    facts = make_run_facts("emotion2vec_plus_large", 16_000, num_shards=8, gpus=["NVIDIA H200"])
+    (data / "gpu/run.json").write_text(json.dumps(facts))
+    lines = [f"u{number} http://127.0.0.1:9/{number}.wav\n" for number in range(20)]
+    write(data / "data", wav_scp="".join(lines), utt2dur="".join(f"u{number} 360000\n" for number in range(20)))
+    (data / "data/utt2spk").unlink()
+    words = ("plan", "data", "-m", "emotion2vec_plus_large")
+
+    done = e2v(*words, "--like", "gpu/run.json", cwd=data)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "utterances     20\n"
+        "recordings     20\n"
+        "audio          2000.00 hours (2000:00:00)\n"
+        "not looked at  URLs: 20; of unknown duration: 0\n"
+        "would fail     0\n"
+        "\n"
+        "model          emotion2vec_plus_large: 1024 dimensions\n"
+        "windows        128620; utterances longer than 60 s: 20\n"
+        "embeddings     none\n"
+        "time           1:00:00 at 2000.0 × real time on NVIDIA H200, as in gpu/run.json\n"
+        "  4 shards     0:15:00, each at that speed\n"
+        "  16 shards    0:03:45, each at that speed\n"
+        "\n"
+        "e2v predict data -o OUT -m emotion2vec_plus_large\n"
+    )
+    assert (
+        e2v(*words, "--like", "gpu", "--device", "cuda", cwd=data).stdout.replace(" --device cuda", "") == done.stdout
+    )
+    part = rows(e2v(*words, cwd=data, E2V_LIKE="gpu", E2V_SHARD="1/4").stdout)
+    assert (part["time"].split(" at ")[0], part.keys() & {"4 shards"}) == ("0:15:00", set())
+
+
+@pytest.mark.parametrize(
+    ("like", "words", "message"),
+    [
+        ("gone.json", "", "Invalid value for '--like': Path 'gone.json' does not exist. (see: e2v plan --help)"),
+        ("data", "", "--like data/run.json: no speed can be read from it; choose the run.json of a complete run"),
+        ("run.json", "-m sample", "--like run.json: its model is emotion2vec_plus_base, not sample; choose a run with"),
+        (
+            "run.json",
+            "--device cuda",
+            "--like run.json: its device is cpu, not cuda; choose a run with the same options",
+        ),
+    ],
+)
+def test_run_of_other_options_has_no_speed_for_this_one(
+    like: str, words: str, message: str, data: Path, e2v: E2v
+) -> None:
+    note(data, "emotion2vec_plus_base", 8.4)
+    done = e2v("plan", "data", "--like", like, *words.split(), cwd=data)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"e2v: {message}")
 
 
 def test_closed_pipe_ends_plan_quietly(data: Path) -> None:

@@ -84,10 +84,21 @@ def test_predicted_sizes_equal_file_sizes(name: str, shape: tuple[int, ...], dty
     form.open(tmp_path, results, Shard(1, 1)).write(make_predictions(["ü%20b"], shape))
 
     rows, columns = (None, *shape) if len(shape) == 1 else shape
-    expected = form.num_bytes(len("ü%20b".encode()), rows, columns or 0, results.dtype)
+    expected = form.num_bytes(len("ü%20b".encode()), rows, columns or 0, results)
     (path,) = (path for path in tmp_path.glob(form.files))
     size = path.stat().st_size
     assert size <= expected <= size * 1.1 if name == "ark,t" else size == expected
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 49])
+def test_predicted_sizes_of_compressed_matrices_equal_file_sizes(rows: int, tmp_path: Path) -> None:
+    results = ResultOptions(tmp_path, granularity="frame", embeddings="ark", compress=True)
+    form = EMBEDDING_FORMATS["ark"]
+
+    form.open(tmp_path, results, Shard(1, 1)).write(make_predictions(["a"], (rows, 96)))
+
+    (path,) = tmp_path.glob(form.files)
+    assert path.stat().st_size == form.num_bytes(1, rows, 96, results)
 
 
 def test_format_tables_import_no_heavy_packages() -> None:

@@ -1,0 +1,66 @@
+"""What is known of a run without a network, without commands and without its model: its list, and what OUT holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from e2v_cli.audio.decode import count_channels
+from e2v_cli.audio.sources import FetchLimits, is_pipe, is_url
+from e2v_cli.corpus.channels import split_channels
+from e2v_cli.corpus.corpus import Corpus
+from e2v_cli.corpus.inputs import read_corpus
+from e2v_cli.journal.history import History
+from e2v_cli.options import Fingerprint, InputOptions, PredictOptions, make_fingerprint
+from e2v_cli.records import Utterance
+from e2v_cli.results.publish import open_run_folder
+from e2v_cli.system.files import exists
+from e2v_cli.workers.devices import kind_of
+
+HEADERS_AT_ONCE = 8
+"""Threads that read headers: most of them wait for a disk or a file server."""
+
+
+def read_local_corpus(options: InputOptions) -> Corpus:
+    """Read the lists, and count the channels of files, but not of commands and URLs.
+
+    Raises:
+        CorpusError: a list can't be read.
+    """
+    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form)
+    if options.channel == "split":
+        corpus = split_channels(corpus, _count_local_channels, HEADERS_AT_ONCE)
+    return corpus
+
+
+def _count_local_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:
+    return 0 if is_remote(utterance) else count_channels(utterance, stopping, FetchLimits(pipe_seconds=None))
+
+
+def is_remote(utterance: Utterance) -> bool:
+    """Whether its audio comes from a command or a server, which must not be asked."""
+    return is_pipe(utterance.source) or is_url(utterance.source)
+
+
+def read_earlier_results(options: PredictOptions, corpus: Corpus) -> History:
+    """Read what OUT holds of a run, if it exists. Its model is taken to be the same, which only the weights tell.
+
+    Raises:
+        OutputConflictError: OUT holds a different run, or one in progress.
+        OutputError: a journal is damaged, or a file that it records is missing.
+    """
+    output_dir, run = options.results.output_dir, options.run
+    empty = History(corpus.index, corpus.digest, corpus.checksums)
+    if output_dir is None or not exists(output_dir):
+        return empty
+    folder = open_run_folder(output_dir, keep_changed=run.changed == "keep")
+    folder.refuse_foreign_files(run.overwrite)
+    if run.overwrite:
+        return empty
+    folder.refresh()
+    fingerprint: Fingerprint = {}
+    if folder.headers:
+        header = folder.find_run().header
+        device = options.compute.device
+        device = str(header.fingerprint["device"]) if device == "auto" else kind_of(device)
+        fingerprint = make_fingerprint(options, str(header.fingerprint["model"]), header.labels, device)
+    return folder.guard(fingerprint, corpus, run)
