@@ -307,7 +307,7 @@ class JobOptions:
     array_limit: int | None = None
     """Elements of the array that may run at once; None: no limit."""
     dry_run: bool = False
-    """Whether the scripts are only shown."""
+    """Whether scripts are only written, not submitted."""
 
 
 def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple[str, ...], device: str) -> Fingerprint:

@@ -46,15 +46,27 @@ _RESOURCES = option_group(
     Resources,
     [
         click.option("--partition", default="", metavar="NAME", help="Partition, as in sbatch."),
-        click.option("--gpus", default="", metavar="[TYPE:]N", help="GPUs of each job."),
+        click.option(
+            "--gpus",
+            default="",
+            metavar="[TYPE:]N",
+            help="GPUs of each job; with 1, several jobs share a node of several GPUs.",
+        ),
         click.option(
             "--cpus",
             type=click.IntRange(min=1),
             metavar="N",
             help="Cores of each job: without GPUs, that many workers.",
         ),
-        click.option("--mem", default="", metavar="SIZE", help="Memory of each job, like 8G."),
-        click.option("--time", default="", metavar="LIMIT", help="Time limit of each job, like 4:00:00."),
+        click.option(
+            "--mem", default="", metavar="SIZE", help="Memory of each job, like 8G; without a unit in megabytes."
+        ),
+        click.option(
+            "--time",
+            default="",
+            metavar="LIMIT",
+            help="Time limit of each job: 90 (minutes), 4:00:00, 2-12 (days-hours).",
+        ),
         click.option("--account", default="", metavar="NAME", help="Account, as in sbatch."),
         click.option("--qos", default="", metavar="NAME", help="Quality of service, as in sbatch."),
         click.option(
@@ -64,6 +76,14 @@ _RESOURCES = option_group(
             multiple=True,
             metavar="OPTION",
             help="Any other option of sbatch, like --constraint=ib; repeatable.",
+        ),
+        click.option(
+            "--merge-sbatch-arg",
+            "merge_others",
+            envvar="E2V_SUBMIT_MERGE_SBATCH_ARG",
+            multiple=True,
+            metavar="OPTION",
+            help="The same for the job that merges, like --partition=cpu, which needs no GPU; repeatable.",
         ),
     ],
 )
@@ -82,7 +102,9 @@ _JOBS = option_group(
             help="Jobs that the run is cut into.",
         ),
         click.option("--array-limit", type=click.IntRange(min=1), metavar="N", help="Jobs that may run at once."),
-        click.option("--dry-run", is_flag=True, help="Only print the scripts."),
+        click.option(
+            "--dry-run", is_flag=True, help="Only write the scripts, and print the commands that submit them."
+        ),
     ],
 )
 
@@ -113,11 +135,15 @@ def submit(
     --jobs, --shard and --overwrite. Lists, model, OUT and disk are checked before anything is submitted. Jobs at their
     time limit are continued; the same command again submits only what is missing.
 
+    With --dry-run, no network, no model and no Slurm are needed: both scripts are written to OUT/slurm, and the sbatch
+    commands that submit them are printed. A later e2v submit replaces them.
+
     \b
     Examples:
       e2v submit data/train -o exp/emotion -m emotion2vec_plus_large --jobs 64 --gpus 1 --cpus 8 --time 4:00:00
       e2v submit wav.scp -o exp/emotion --jobs 100 --cpus 4 --mem 8G --array-limit 20
-      e2v submit wav.scp -o exp/emotion --jobs 8 --dry-run > shards.sh
+      e2v submit wav.scp -o exp/emotion --jobs 8 --gpus 1 --partition gpu --merge-sbatch-arg=--partition=cpu
+      e2v submit wav.scp -o exp/emotion --jobs 8 --dry-run
     """  # noqa: D301
     options = PredictOptions(input, model, compute, results, run)
     log_to_stderr(run.log_level)

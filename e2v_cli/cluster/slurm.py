@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from e2v_cli.errors import EXIT_STOPPED, SlurmError, UsageError
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 WARNING_SECONDS = 60
 """Seconds before its time limit at which a task is warned; Slurm may do so up to a minute earlier."""
+
+MERGE_MEMORY = "4G"
+"""Of the job that merges: ten million lines take a tenth of it."""
 
 MAX_RESTARTS = 1000
 """Limit of how often a task that has used up its time is requeued."""
@@ -45,9 +48,21 @@ _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUS
 _AT_WORK = frozenset(("RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "RESIZING"))
 
 
+_GRAMMARS = {
+    "time": (r"[0-9]+(:[0-9]+){0,2}|[0-9]+-[0-9]+(:[0-9]+){0,2}|infinite|unlimited", "90 (minutes), 4:00:00 or 2-12"),
+    "mem": (r"[0-9]+([kmgt]b?)?", "8000 (megabytes), 8G or 1T"),
+    "gpus": (r"([^\s:,]+:)?[1-9][0-9]*(,([^\s:,]+:)?[1-9][0-9]*)*", "1, a100:2 or a100:1,v100:1"),
+}
+"""What ``sbatch`` reads as a time limit, as memory and as GPUs, in upper or lower case, and examples."""
+
+
 @dataclass(frozen=True)
 class Resources:
-    """The resources of a job, named as in ``sbatch``; empty or None: the cluster's default."""
+    """The resources of a job, named as in ``sbatch``; empty or None: the cluster's default.
+
+    Raises:
+        UsageError: ``sbatch`` would not read one, or it is not for users to set.
+    """
 
     partition: str = ""
     gpus: str = ""
@@ -59,21 +74,39 @@ class Resources:
     qos: str = ""
     others: tuple[str, ...] = ()
     """Any other options, each a word like ``--constraint=ib``."""
+    merge_others: tuple[str, ...] = ()
+    """The same of the job that merges alone."""
+
+    def __post_init__(self) -> None:
+        for name, (grammar, examples) in _GRAMMARS.items():
+            value = str(getattr(self, name))
+            if value and not re.fullmatch(grammar, value, re.IGNORECASE):
+                raise UsageError(f"--{name} {value}: not as sbatch reads it; write it like {examples}")
+        for name, options in (("--sbatch-arg", self.others), ("--merge-sbatch-arg", self.merge_others)):
+            for option in options:
+                if not re.fullmatch(r"--[a-z-]+(=.*)?", option, re.DOTALL):
+                    raise UsageError(f"{name} {option}: write it as one word, like --constraint=ib")
+                if option.partition("=")[0] in ("--array", "--output"):
+                    raise UsageError(f"{name} {option}: e2v submit sets it; leave it out")
+
+    def of_merge(self) -> Resources:
+        """Return the resources of the job that merges: one core, no GPU."""
+        others = (*self.others, *self.merge_others)
+        return replace(self, gpus="", cpus=None, mem=MERGE_MEMORY, others=others, merge_others=())
 
     def directives(self) -> Iterator[str]:
-        """Render them as options of ``sbatch``."""
-        for name, value in (
-            ("partition", self.partition),
-            ("account", self.account),
-            ("qos", self.qos),
-            ("gres", f"gpu:{self.gpus}" if self.gpus else ""),
-            ("cpus-per-task", "" if self.cpus is None else str(self.cpus)),
-            ("mem", self.mem),
-            ("time", self.time),
-        ):
-            if value:
-                yield f"--{name}={value}"
-        yield from self.others
+        """Render them as options of ``sbatch``; one that is given again replaces the earlier one, as it does there."""
+        named = {
+            "--partition": self.partition,
+            "--account": self.account,
+            "--qos": self.qos,
+            "--gres": ",".join(f"gpu:{gpus}" for gpus in self.gpus.split(",")) if self.gpus else "",
+            "--cpus-per-task": "" if self.cpus is None else str(self.cpus),
+            "--mem": self.mem,
+            "--time": self.time,
+        }
+        options = {name: f"{name}={value}" for name, value in named.items() if value}
+        yield from (options | {option.partition("=")[0]: option for option in self.others}).values()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``e2v submit``: check everything here, once; then submit a job array, and a job that merges.
+"""``e2v submit``: check everything here, once; then submit a job array, and a job that merges, or write their scripts.
 
 Jobs go to Slurm by plain ``sbatch`` scripts that stay in ``OUT/slurm``. A library like submitit would pickle a Python
 function and run it in the job: nothing that a user could read, change or submit by hand.
@@ -6,9 +6,9 @@ function and run it in the job: nothing that a user could read, change or submit
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,30 +35,33 @@ from e2v_cli.cluster.slurm import (
     write_script,
 )
 from e2v_cli.cluster.submissions import FOLDER, Submission, note_submission, read_submissions
+from e2v_cli.commands.offline import read_earlier_results, read_local_corpus
 from e2v_cli.commands.predict import find_corpus_and_model
-from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
+from e2v_cli.corpus.blocks import estimate_costs
 from e2v_cli.corpus.corpus import STDIN, Corpus
 from e2v_cli.corpus.inputs import is_only_here
-from e2v_cli.errors import OutputConflictError, OutputError, SlurmError, UsageError
+from e2v_cli.errors import ModelError, OutputConflictError, OutputError, SlurmError, UsageError
 from e2v_cli.journal.folder import RunFolder, plan_blocks
 from e2v_cli.journal.history import History
 from e2v_cli.journal.ids import read_costs, save_costs
 from e2v_cli.journal.journal import DONE, LEFT
 from e2v_cli.journal.locks import locked
-from e2v_cli.models.folder import Model
+from e2v_cli.models.catalog import find_published
+from e2v_cli.models.folder import read_model
+from e2v_cli.models.hub import find_model
 from e2v_cli.models.weights import prepare_weights
-from e2v_cli.options import Fingerprint, JobOptions, PredictOptions, ResultOptions, RunOptions, Shard, make_fingerprint
+from e2v_cli.network.config import NetworkConfig
+from e2v_cli.options import JobOptions, ModelRequest, PredictOptions, ResultOptions, RunOptions, Shard, make_fingerprint
 from e2v_cli.records import SAMPLE_RATE, Utterance
 from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.files import exists, published, remove_drafts
 from e2v_cli.system.process import now, own_command
 from e2v_cli.workers.devices import kind_of
 
+logger = logging.getLogger(__name__)
+
 MEASURED_FILES = 1_000_000
 """With more files than this, their sizes don't matter: every shard has thousands of them."""
-
-MERGE_MEMORY = "4G"
-"""Of the job that merges: ten million lines take a tenth of it."""
 
 STATS_AT_ONCE = 32
 """Threads that ask a file system how large files are."""
@@ -81,54 +84,132 @@ class SubmitOptions:
     resources: Resources
 
 
+@dataclass(frozen=True)
+class _ShardsLeft:
+    """The shards of a run that have something left, and what they are computed from."""
+
+    corpus: Corpus
+    costs: NDArray[np.float32] | None
+    """(utterances,): by which the list is dealt to shards; None: all are equal."""
+    left: Sequence[int]
+    """Their numbers, counted from 1."""
+    num_empty: int
+    """Shards without any utterance."""
+    count: int
+    """Of all shards of the run."""
+
+    def save(self, folder: RunFolder) -> None:
+        """Write the list and its costs to OUT, so that all jobs deal it alike."""
+        folder.save_list(self.corpus)
+        if self.costs is not None:
+            save_costs(folder.path, self.corpus.digest, self.costs)
+
+    def describe(self, shards: Sequence[int]) -> str:
+        """Describe an array of some of these shards, and why others are not in it."""
+        others = {
+            "without utterances": self.num_empty,
+            "complete": self.count - self.num_empty - len(self.left),
+            "queued or running": len(self.left) - len(shards),
+        }
+        why = ", ".join(f"{count} {name}" for name, count in others.items() if count)
+        return f"shards {ranges(shards)} of {self.count}" + (f"; not in the array: {why}" if why else "")
+
+
 def submit(options: SubmitOptions) -> str:
-    """Submit what is left of a run, and return the message to the user.
+    """Submit what is left of a run, or write the scripts of its jobs, and return the message to the user.
 
     Raises:
         E2vError: the run would fail, as far as can be seen from here; nothing is submitted then.
     """
     output_dir = _check_options(options)
-    if not options.jobs.dry_run:
-        check_commands()
+    if options.jobs.dry_run:
+        return _write_jobs(options, output_dir)
+    check_commands()
     corpus, model = find_corpus_and_model(options.run)
     device = _expect_device(options) or "cpu"
     fingerprint = make_fingerprint(options.run, prepare_weights(model).sha256, model.labels, device)
     folder = open_run_folder(output_dir, keep_changed=options.run.run.changed == "keep")
     try:
-        if options.jobs.dry_run:
-            return _submit_left(options, folder, corpus, model, fingerprint)
         folder.make()
         with locked(output_dir, "submit"):
-            return _submit_left(options, folder, corpus, model, fingerprint)
+            history = folder.guard(fingerprint, corpus, _run_of_jobs(options).run)
+            found = _find_shards(options, folder, corpus, model.config, history)
+            if found is None:
+                return f"{output_dir} is complete: nothing to submit\n"
+            found.save(folder)
+            return _submit(options, output_dir, found)
     except OSError as error:
         raise OutputError.of(error) from error
 
 
-def _submit_left(
-    options: SubmitOptions, folder: RunFolder, corpus: Corpus, model: Model, fingerprint: Fingerprint
-) -> str:
-    """Find the shards that have something left, and submit them, or show their scripts."""
-    output_dir, num_shards, dry_run = folder.path, options.jobs.num_shards, options.jobs.dry_run
-    if dry_run and not exists(output_dir):
-        history = History(corpus.index, corpus.digest, corpus.checksums)
-    else:
-        if dry_run:
-            folder.refuse_foreign_files()
-        run = replace(options.run.run, shard=Shard(num_shards, 1))
-        if _expect_device(options) is None:  # the jobs themselves refuse another kind of device
-            run = replace(run, mix_devices=True)
-        history = folder.guard(fingerprint, corpus, run)
-        if folder.is_published(corpus.digest) and not _is_left(options, history.status).any():
+def _write_jobs(options: SubmitOptions, output_dir: Path) -> str:
+    """Write the scripts of the jobs, without a network, the model or Slurm, and return the commands that submit them.
+
+    OUT is left as a submission leaves it that Slurm refuses: a later one begins there.
+    """
+    corpus = read_local_corpus(options.run.input)
+    config = _find_model_here(options.run.model)
+    history = read_earlier_results(_run_of_jobs(options), corpus)
+    folder = open_run_folder(output_dir, keep_changed=options.run.run.changed == "keep")
+    try:
+        if exists(output_dir):
+            folder.refresh()
+        found = _find_shards(options, folder, corpus, config, history)
+        if found is None:
             return f"{output_dir} is complete: nothing to submit\n"
-    _check_room(options.run.results, output_dir, model, corpus, history)
-    costs = _find_costs(output_dir, corpus)
-    left = _find_left(options, history, plan_blocks(history, corpus, costs))
-    if dry_run:
-        return _show(options, output_dir, left)
-    folder.save_list(corpus)
-    if costs is not None:
-        save_costs(output_dir, corpus.digest, costs)
-    return _submit(options, output_dir, corpus.digest, left)
+        texts = _format_scripts(options, output_dir, found.left)
+        folder.make()
+        with locked(output_dir, "submit"):
+            found.save(folder)
+            array, merge = _write_scripts(output_dir, texts)
+    except OSError as error:
+        raise OutputError.of(error) from error
+    if not found.left:
+        return f"sbatch {shlex.quote(str(merge))}\n"
+    return (
+        f"# {found.describe(found.left)}\n"
+        f"job=$(sbatch --parsable {shlex.quote(str(array))}) &&\n"
+        f'  sbatch --dependency="afterany:${{job%%;*}}" {shlex.quote(str(merge))}\n'
+    )
+
+
+def _find_model_here(model: ModelRequest) -> NetworkConfig | None:
+    """Find the shape of a model, as far as it is known here; warn if jobs, which download nothing, would miss it."""
+    try:
+        return read_model(model.name, find_model(replace(model, offline=True))).config
+    except ModelError as error:
+        logger.warning("jobs need the model, and download nothing: %s", error)
+    published_model = find_published(model.name)
+    return None if published_model is None else published_model.shape
+
+
+def _run_of_jobs(options: SubmitOptions) -> PredictOptions:
+    """Return the options of the first job, for a look at what OUT holds."""
+    run = replace(options.run.run, shard=Shard(options.jobs.num_shards, 1))
+    device = _expect_device(options)
+    if device is None:  # the jobs themselves refuse another kind of device
+        return replace(options.run, run=replace(run, mix_devices=True))
+    return replace(options.run, run=run, compute=replace(options.run.compute, device=device))
+
+
+def _find_shards(
+    options: SubmitOptions, folder: RunFolder, corpus: Corpus, config: NetworkConfig | None, history: History
+) -> _ShardsLeft | None:
+    """Find the shards that have something left; None if all is published.
+
+    Raises:
+        OutputError: the disk has no space for it; not known for a model whose shape is not.
+    """
+    is_left = _is_left(options, history.status)
+    if folder.is_published(corpus.digest) and not is_left.any():
+        return None
+    if config is not None:
+        _check_room(options.run.results, folder.path, config, corpus, history)
+    costs = _find_costs(folder.path, corpus)
+    plan, count = plan_blocks(history, corpus, costs), options.jobs.num_shards
+    left = np.flatnonzero(plan.count_by_shard(is_left[plan.members], count)) + 1
+    sizes = plan.count_by_shard(np.ones(len(plan.members), dtype=np.bool_), count)
+    return _ShardsLeft(corpus, costs, left.tolist(), int((sizes == 0).sum()), count)
 
 
 def _check_options(options: SubmitOptions) -> Path:
@@ -139,11 +220,6 @@ def _check_options(options: SubmitOptions) -> Path:
     for item in filter(is_only_here, options.run.input.inputs):
         what = "has no standard input" if item == STDIN else "can't read from this process"
         raise UsageError(f"{item}: a job {what}; save the list in a file")
-    for option in options.resources.others:
-        if not re.fullmatch(r"--[a-z-]+(=.*)?", option, re.DOTALL):
-            raise UsageError(f"--sbatch-arg {option}: write it as one word, like --constraint=ib")
-        if option.partition("=")[0] in ("--array", "--output"):
-            raise UsageError(f"--sbatch-arg {option}: e2v submit sets it; leave it out")
     return output_dir
 
 
@@ -185,15 +261,17 @@ def _measure_file(utterance: Utterance) -> float:
     return math.nan
 
 
-def _check_room(results: ResultOptions, output_dir: Path, model: Model, corpus: Corpus, history: History) -> None:
+def _check_room(
+    results: ResultOptions, output_dir: Path, config: NetworkConfig, corpus: Corpus, history: History
+) -> None:
     """Check that the disk has space for the rest of the run, as far as its size is known."""
-    values = float(model.config.embed_dim)
+    values = float(config.embed_dim)
     if results.embeddings == "none":
         values = 0.0
     elif results.granularity == "frame":
         known = corpus.durations[~np.isnan(corpus.durations)]
         seconds = float(known.mean()) if len(known) else 0.0
-        values *= seconds * SAMPLE_RATE / model.config.hop * (0.25 if results.compress else 1)
+        values *= seconds * SAMPLE_RATE / config.hop * (0.25 if results.compress else 1)
     num_left = int((history.status != DONE).sum())
     needed = num_left * (values * 4 + ROW_BYTES)
     place = next(folder for folder in (output_dir, *output_dir.absolute().parents) if exists(folder))
@@ -204,29 +282,13 @@ def _check_room(results: ResultOptions, output_dir: Path, model: Model, corpus: 
         )
 
 
-def _find_left(options: SubmitOptions, history: History, plan: BlockPlan) -> list[int]:
-    """Find the shards that have something left."""
-    left = _is_left(options, history.status[plan.members])
-    return [int(place) + 1 for place in np.flatnonzero(plan.count_by_shard(left, options.jobs.num_shards))]
-
-
 def _is_left(options: SubmitOptions, status: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which utterances jobs would compute: (utterances,)."""
     is_left: NDArray[np.bool_] = (status != DONE) if options.run.run.retry_failed else (status == LEFT)
     return is_left
 
 
-def _show(options: SubmitOptions, output_dir: Path, shards: Sequence[int]) -> str:
-    """Show the scripts that would be submitted."""
-    array, merge = _make_jobs(options, output_dir)
-    last = write_script(merge)
-    if not shards:
-        return last
-    first = write_array_script(array, shards, options.jobs.num_shards, options.jobs.array_limit)
-    return f"{first}\n# Then, when all of them have ended:\n\n{last}"
-
-
-def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: Sequence[int]) -> str:
+def _submit(options: SubmitOptions, output_dir: Path, found: _ShardsLeft) -> str:
     """Submit the shards that have something left and are in no queue, and the job that merges.
 
     Raises:
@@ -235,28 +297,23 @@ def _submit(options: SubmitOptions, output_dir: Path, input_sha256: str, left: S
     """
     submissions = read_submissions(output_dir)
     states = ask_states([job for item in submissions for job in (item.array, item.merge) if job])
-    busy = _find_busy(output_dir, submissions, states, options.jobs.num_shards)
-    shards = [shard for shard in left if shard not in busy]
+    busy = _find_busy(output_dir, submissions, states, found.count)
+    shards = [shard for shard in found.left if shard not in busy]
     merging = [item.merge for item in submissions if item.merge in states and states[item.merge].is_alive]
     if not shards and merging:
         return f"nothing to submit: the shards left are queued or running\n{_next_move(output_dir)}"
-    array, merge = _make_jobs(options, output_dir)
-    folder = output_dir.absolute() / FOLDER  # so that no path begins with a dash
-    folder.mkdir(exist_ok=True)
-    remove_drafts(folder / "*")
-    (output_dir / "log").mkdir(exist_ok=True)
+    array, merge = _write_scripts(output_dir, _format_scripts(options, output_dir, shards))
     said = ""
-    submission = Submission("", tuple(shards), options.jobs.num_shards, "", input_sha256, now("microseconds"))
+    submission = Submission("", tuple(shards), found.count, "", found.corpus.digest, now("microseconds"))
     if shards:
-        script = write_array_script(array, shards, options.jobs.num_shards, options.jobs.array_limit)
-        submission = replace(submission, array=submit_job(_keep(folder / "shards.sh", script)))
+        submission = replace(submission, array=submit_job(array))
         note_submission(output_dir, submission)
-        said = f"job {submission.array}: shards {ranges(shards)} of {options.jobs.num_shards}\n"
+        said = f"job {submission.array}: {found.describe(shards)}\n"
     for job in merging:  # it would not wait for those
         cancel_job(job)
     waits_for = [job for job in dict.fromkeys([*busy.values(), submission.array]) if job]
     try:
-        submission = replace(submission, merge=submit_job(_keep(folder / "merge.sh", write_script(merge)), waits_for))
+        submission = replace(submission, merge=submit_job(merge, waits_for))
     except SlurmError as error:
         raise SlurmError(f"{error}. {said}When it has ended: e2v merge {output_dir}") from None
     note_submission(output_dir, submission)
@@ -285,6 +342,27 @@ def _find_busy(
     return busy
 
 
+def _format_scripts(options: SubmitOptions, output_dir: Path, shards: Sequence[int]) -> tuple[str, str]:
+    """Format the scripts of the array, empty without shards, and of the job that merges."""
+    array, merge = _make_jobs(options, output_dir)
+    count, limit = options.jobs.num_shards, options.jobs.array_limit
+    return write_array_script(array, shards, count, limit) if shards else "", write_script(merge)
+
+
+def _write_scripts(output_dir: Path, texts: tuple[str, str]) -> tuple[Path, Path]:
+    """Write the scripts of the array and the merge into OUT, where their logs will be, too, and return their paths."""
+    folder = output_dir.absolute() / FOLDER  # so that no path begins with a dash
+    folder.mkdir(exist_ok=True)
+    remove_drafts(folder / "*")
+    (output_dir / "log").mkdir(exist_ok=True)
+    array, merge = paths = folder / "shards.sh", folder / "merge.sh"
+    for path, text in zip(paths, texts, strict=True):
+        if text:
+            with published(path) as file:
+                file.write(os.fsencode(text))
+    return array, merge
+
+
 def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, SlurmJob]:
     """Describe the jobs of the shards, and the job that merges them."""
     folder = output_dir.resolve()
@@ -306,16 +384,10 @@ def _make_jobs(options: SubmitOptions, output_dir: Path) -> tuple[SlurmJob, Slur
         words=(*own_command(), "merge", str(folder), *limit),
         folder=here,
         log=f"{log}/slurm-%j-merge.log",
-        resources=replace(options.resources, gpus="", cpus=None, mem=MERGE_MEMORY),
+        resources=options.resources.of_merge(),
         variables=variables,
     )
     return predict, merge
-
-
-def _keep(path: Path, script: str) -> Path:
-    with published(path) as file:
-        file.write(os.fsencode(script))
-    return path
 
 
 def _next_move(output_dir: Path) -> str:

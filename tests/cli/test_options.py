@@ -52,7 +52,7 @@ NOT_OF_SUBMIT = ["--jobs", "--shard", "--overwrite", *HEADINGS["Rows"]]
 
 SUBMIT = [
     *("--jobs", "--array-limit", "--dry-run", "--partition", "--gpus", "--cpus", "--mem", "--time", "--account"),
-    *("--qos", "--sbatch-arg"),
+    *("--qos", "--sbatch-arg", "--merge-sbatch-arg"),
 ]
 
 VALUES: dict[str, list[str]] = {

@@ -84,6 +84,32 @@ def test_script_of_an_array_is_complete() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("resources", "directives"),
+    [
+        *((Resources(time=time), [f"--time={time}"]) for time in ("90", "0", "4:30", "4:99:00", "4:00:00", "1-0")),
+        *((Resources(time=time), [f"--time={time}"]) for time in ("1-12:30", "1-12:30:00", "UNLIMITED", "infinite")),
+        *((Resources(mem=size), [f"--mem={size}"]) for size in ("0", "8000", "8G", "8g", "500M", "900K", "1T", "8GB")),
+        (Resources(gpus="1"), ["--gres=gpu:1"]),
+        (Resources(gpus="1g.10gb:2"), ["--gres=gpu:1g.10gb:2"]),
+        (Resources(gpus="a100:1,v100:2"), ["--gres=gpu:a100:1,gpu:v100:2"]),
+    ],
+)
+def test_resources_are_written_as_sbatch_reads_them(resources: Resources, directives: list[str]) -> None:
+    assert list(resources.directives()) == directives
+
+
+def test_job_that_merges_may_have_another_partition() -> None:
+    """An option that is given again replaces the earlier one."""
+    resources = replace(JOB.resources, merge_others=("--partition=cpu", "--mem=9G", "--nice=7", "--hold"))
+
+    assert list(resources.directives()) == list(JOB.resources.directives())
+    assert list(resources.of_merge().directives()) == [
+        *("--partition=cpu", "--account=lab", "--qos=high", "--mem=9G", "--time=4:00:00"),
+        *("--constraint=ib", "--nice=7", "--hold"),
+    ]
+
+
 def test_script_of_a_process_is_complete() -> None:
     """Resources without a value are left to the cluster's defaults."""
     assert write_script(PLAIN) == (

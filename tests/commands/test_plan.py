@@ -453,7 +453,7 @@ COMMANDS = [
     "data -o out --hub hf --revision v2 --offline --engine funasr --retry-failed --keep-changed --mix-devices",
     "data -o out -m sample --overwrite --max-failures 1% --no-progress -q --batch-seconds 5",
     "data -o out --granularity frame --embeddings ark --compress --embedding-dtype fp16 --channel 2 --jobs 1",
-    "data -o out --allow-pipes --pipe-timeout 5 --max-source-bytes 5000000 --recompute-changed --hidden",
+    "data -o out --allow-pipes --pipe-timeout 5 --max-source-bytes 5000000 --recompute-changed --hidden --id name",
     "data --format csv --columns utt_id,label --no-header -m sample --timeline 1 --shard 1/2",
 ]
 

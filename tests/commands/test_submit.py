@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -248,8 +249,14 @@ def test_submitted_scripts_have_whole_text(
         f"export E2V_CACHE={cache}\n"
         "\n"
     )
-    first, last = done.stdout.split("# Then, when all of them have ended:\n\n")
+    scripts = [out / "slurm" / name for name in ("shards.sh", "merge.sh")]
+    first, last = (path.read_text() for path in scripts)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "# shards 1-4 of 4\n"
+        f"job=$(sbatch --parsable {scripts[0]}) &&\n"
+        f'  sbatch --dependency="afterany:${{job%%;*}}" {scripts[1]}\n'
+    )
     assert first.startswith(
         "#!/bin/bash\n"
         "#SBATCH --job-name=e2v-out\n"
@@ -282,13 +289,12 @@ def test_submitted_scripts_have_whole_text(
         "#SBATCH --mem=4G\n"
         f"{others}exec {slurm.e2v} merge {out}\n"
     )
-    subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
-    assert not out.exists()
+    subprocess.run(["bash", "-n", *scripts], check=True)
     assert slurm.calls("sbatch") == slurm.calls("squeue") == []
 
     assert call(*words_of_submit(scp, out, "--granularity=frame", *resources, jobs=4)).returncode == 0
-    assert slurm.script(100) == (out / "slurm" / "shards.sh").read_text() == first.removesuffix("\n")
-    assert slurm.script(101) == (out / "slurm" / "merge.sh").read_text() == last
+    assert slurm.script(100) == scripts[0].read_text() == first
+    assert slurm.script(101) == scripts[1].read_text() == last
 
 
 def test_words_and_variables_are_quoted_in_scripts(
@@ -373,6 +379,89 @@ def test_submit_works_inside_a_job(slurm: Slurm, call: Call, tmp_path: Path, mon
     assert '--shard "$SLURM_ARRAY_TASK_ID/2" &\n' in slurm.script(100)
 
 
+# -- a dry run ---------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_needs_neither_network_nor_model_nor_slurm(
+    call: Call, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scripts are submitted by hand later, where the model is; commands in lists are not run, URLs not fetched."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY"):
+            monkeypatch.setenv(name, address)
+        for name in ("MODELSCOPE_CACHE", "HF_HOME", "E2V_CACHE"):
+            monkeypatch.setenv(name, str(tmp_path / "caches"))
+        (tmp_path / "without").mkdir()
+        monkeypatch.setenv("PATH", str(tmp_path / "without"))
+        scp = write_scp(tmp_path, 2, f"p touch {tmp_path}/ran |\n", f"u {address}/u.wav\n")
+        out = tmp_path / "our runs" / "out"
+        options = ("--allow-pipes", "--channel", "split", "--gpus", "1", "--dry-run")
+
+        done = call("submit", scp, "-o", out, "-m", "emotion2vec_plus_large", "--jobs", "9", *options)
+
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert done.returncode == 0
+    assert done.stdout == (
+        "# shards 1-4 of 9; not in the array: 5 without utterances\n"
+        f"job=$(sbatch --parsable '{out}/slurm/shards.sh') &&\n"
+        f"  sbatch --dependency=\"afterany:${{job%%;*}}\" '{out}/slurm/merge.sh'\n"
+    )
+    assert done.stderr.startswith(
+        "e2v: jobs need the model, and download nothing: iic/emotion2vec_plus_large is not on this machine, "
+    )
+    assert not (tmp_path / "ran").exists()
+    assert sorted(path.name for path in out.iterdir() if not re.match(r"input\.|\.lock", path.name)) == ["log", "slurm"]
+
+    subprocess.run(["bash", "-ec", done.stdout], env={**os.environ, "PATH": slurm.path}, check=True)
+
+    scripts = [str(out / "slurm" / name) for name in ("shards.sh", "merge.sh")]
+    assert slurm.calls("sbatch") == [["--parsable", scripts[0]], ["--dependency=afterany:100", scripts[1]]]
+
+
+def test_jobs_submitted_by_hand_give_the_same_results(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
+    """A real submission follows in the same OUT, also with other options."""
+    scp, out = write_scp(tmp_path, 9), tmp_path / "out"
+    variables = {"PATH": slurm.path}
+    words = words_of_submit(scp, out, jobs=2)
+    assert e2v(*words_of_submit(scp, out, "--granularity", "frame", jobs=5), "--dry-run", **variables).returncode == 0
+    dry = e2v(*words, "--dry-run", **variables)
+    assert (dry.returncode, dry.stderr) == (0, "")
+
+    answer = subprocess.run(
+        ["bash", "-ec", dry.stdout], env={**os.environ, **variables}, capture_output=True, check=True
+    )
+    assert answer.stdout == b"101;cluster\n"
+    assert slurm.run(100, 2) == [0]
+    rest = e2v(*words, **variables)
+    assert rest.stdout.startswith("job 102: shards 1 of 2; not in the array: 1 complete\n")
+    assert slurm.run(102, 1) == [0]
+    assert slurm.run(103) == [0]
+
+    alone = e2v("predict", scp, "-o", tmp_path / "alone", "-m", "sample", "-j", "1")
+    assert alone.returncode == 0
+    assert (out / "predictions.tsv").read_bytes() == (tmp_path / "alone/predictions.tsv").read_bytes()
+
+
+def test_dry_run_that_is_refused_leaves_nothing(slurm: Slurm, call: Call, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    scp = write_scp(folder, 3)
+
+    quoted = call(*words_of_submit(scp, tmp_path / 'say "hello"', "--dry-run"))
+    corpus = call(*words_of_submit(scp, folder, "--dry-run"))
+    window = call(*words_of_submit(finished / "wav.scp", finished / "out", "--window", "30", "--dry-run"))
+
+    assert (quoted.returncode, corpus.returncode, window.returncode) == (2, 4, 4)
+    assert corpus.stderr.startswith(f"e2v: {folder} is a Kaldi data directory, ")
+    assert sorted(os.listdir(tmp_path)) == ["bin", "data"]
+    assert os.listdir(folder) == ["wav.scp"]
+    assert not (finished / "out/slurm").exists()
+    assert slurm.calls("sbatch") == []
+
+
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +530,7 @@ def test_options_may_be_set_by_environment(
         "QOS": "high",
         "ARRAY_LIMIT": "4",
         "SBATCH_ARG": "--requeue --constraint=ib",
+        "MERGE_SBATCH_ARG": "--partition=cpu",
         "DRY_RUN": "1",
     }
     for name, value in variables.items():
@@ -456,6 +546,17 @@ def test_options_may_be_set_by_environment(
     assert list(options.resources.directives()) == [
         *("--partition=long", "--account=lab", "--qos=high", "--gres=gpu:2", "--cpus-per-task=3", "--mem=8G"),
         *("--time=4:00:00", "--requeue", "--constraint=ib"),
+    ]
+    assert list(options.resources.of_merge().directives()) == [
+        *(
+            "--partition=cpu",
+            "--account=lab",
+            "--qos=high",
+            "--mem=4G",
+            "--time=4:00:00",
+            "--requeue",
+            "--constraint=ib",
+        ),
     ]
     assert (options.run.results.output_dir, options.run.model.name) == (Path("out"), "sample")
 
@@ -528,6 +629,9 @@ def test_usage_errors_are_refused(
     assert done.stderr in [f"e2v: {message}{hint}\n" for hint in (" (see: e2v submit --help)", "")]
 
 
+NOT_READ = "not as sbatch reads it; write it like"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -539,6 +643,26 @@ def test_usage_errors_are_refused(
         (
             ["-o", "out", "--jobs", "2", "--", "-"],
             "-: a job has no standard input; save the list in a file",
+        ),
+        *(
+            (["-o", "out", "--jobs", "2", f"--time={time}"], f"--time {time}: {NOT_READ} 90 (minutes), 4:00:00 or 2-12")
+            for time in ("4h", "4:", ":30", "1:2:3:4", "1-", "-4", "1-2-3", "1.5", " 4", "٤", "never")
+        ),
+        *(
+            (["-o", "out", "--jobs", "2", f"--mem={size}"], f"--mem {size}: {NOT_READ} 8000 (megabytes), 8G or 1T")
+            for size in ("1.5G", "8 G", "G", "8P", "-1", "8Gib", "lots")
+        ),
+        *(
+            (["-o", "out", "--jobs", "2", f"--gpus={gpus}"], f"--gpus {gpus}: {NOT_READ} 1, a100:2 or a100:1,v100:1")
+            for gpus in ("0", "a100", "a100:", ":2", "1.5", "a:b:2", "1,", "a100:0", "gpu a100:1")
+        ),
+        (
+            ["-o", "out", "--jobs", "2", "--merge-sbatch-arg", "-pcpu"],
+            "--merge-sbatch-arg -pcpu: write it as one word, like --constraint=ib",
+        ),
+        (
+            ["-o", "out", "--jobs", "2", "--merge-sbatch-arg=--output=x"],
+            "--merge-sbatch-arg --output=x: e2v submit sets it; leave it out",
         ),
         (
             ["-o", "out", "--jobs", "2", "--sbatch-arg", "constraint=ib"],
@@ -599,7 +723,7 @@ def test_missing_audio_does_not_stop_submit(slurm: Slurm, call: Call, tmp_path: 
 
     sizes = [os.stat(line.split()[1]).st_size for line in LINES[:2]]
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("job 100: shards 1-4 of 9\n")
+    assert done.stdout.startswith("job 100: shards 1-4 of 9; not in the array: 5 without utterances\n")
     assert read_costs(out) == [*sizes, sum(sizes) / 2, sum(sizes) / 2]
     assert len(slurm.calls("sbatch")) == 2
 
@@ -616,17 +740,17 @@ def test_full_disk_stops_submit(call: Call, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     free = 10 * (find_embed_dim() * 4 + 500) - 1
     refused = call(*words_of_submit(scp, out, "--embeddings", "npy", "--dry-run"))
-    free += 1
-    enough = call(*words_of_submit(scp, out, "--embeddings", "npy", "--dry-run"))
     free = 10 * 500 - 1
     without = call(*words_of_submit(scp, out, "--dry-run"))
+    assert not out.parent.exists()
+    free = 10 * (find_embed_dim() * 4 + 500)
+    enough = call(*words_of_submit(scp, out, "--embeddings", "npy", "--dry-run"))
 
     assert refused.returncode == without.returncode == 1
     message = f"e2v: {out}: 0.0 GB are needed, and 0.0 GB are free; choose another -o\n"
     assert refused.stderr == without.stderr == message
     assert enough.returncode == 0
     assert asked == [tmp_path] * 3
-    assert not out.parent.exists()
 
 
 def find_embed_dim() -> int:
@@ -765,7 +889,9 @@ def test_second_submit_submits_lost_shards(slurm: Slurm, call: Call, tmp_path: P
     assert last == "not running: shard 3 of 3; run e2v submit again"
     second = call(*words)
     assert (second.returncode, second.stderr) == (0, "")
-    assert second.stdout == f"job 102: shards 3 of 3\njob 103: merge, when they have ended\n{watch}"
+    assert second.stdout == (
+        f"job 102: shards 3 of 3; not in the array: 2 queued or running\njob 103: merge, when they have ended\n{watch}"
+    )
     assert slurm.calls("scancel") == [["--quiet", "101"]]
     assert slurm.calls("sbatch")[3][:-1] == ["--parsable", "--dependency=afterany:100:102"]
     assert "#SBATCH --array=3\n" in slurm.script(102)
@@ -787,7 +913,10 @@ def test_second_submit_submits_lost_shards(slurm: Slurm, call: Call, tmp_path: P
 
     slurm.answer("102_3|PENDING||Priority")  # the others and the merge are gone
     fourth = call(*words)
-    assert fourth.stdout == f"job 104: shards 1-2 of 3\njob 105: merge, when they have ended\n{watch}"
+    assert fourth.stdout == (
+        "job 104: shards 1-2 of 3; not in the array: 1 queued or running\n"
+        f"job 105: merge, when they have ended\n{watch}"
+    )
     assert slurm.calls("sbatch")[-1][:-1] == ["--parsable", "--dependency=afterany:102:104"]
 
     slurm.answer()  # all are gone: the number of shards may change
@@ -818,9 +947,12 @@ def test_complete_shards_are_not_submitted(slurm: Slurm, call: Call, tmp_path: P
         f"({left[1]} left, see {out}/log/slurm-100_2.log); run the same e2v submit command again\n"
     )
     dry = call(*words, "--dry-run")
-    assert "#SBATCH --array=2\n" in dry.stdout
+    assert dry.stdout.startswith("# shards 2 of 3; not in the array: 2 complete\njob=$(sbatch ")
+    assert "#SBATCH --array=2\n" in (out / "slurm/shards.sh").read_text()
     again = call(*words)
-    assert again.stdout.startswith("job 102: shards 2 of 3\njob 103: merge, when they have ended\n")
+    assert again.stdout.startswith(
+        "job 102: shards 2 of 3; not in the array: 2 complete\njob 103: merge, when they have ended\n"
+    )
     assert (
         call("status", out)
         .stdout.splitlines()[-2]
@@ -845,7 +977,7 @@ def test_merge_is_submitted_alone_if_all_shards_are_complete(
     shutil.copytree(finished / "out", out)
     words = words_of_submit(finished / "wav.scp", out)
 
-    assert call(*words, "--dry-run").stdout.startswith("#!/bin/bash\n#SBATCH --job-name=e2v-moved-merge\n")
+    assert call(*words, "--dry-run").stdout == f"sbatch {out}/slurm/merge.sh\n"
     done = call(*words)
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -859,8 +991,10 @@ def test_merge_is_submitted_alone_if_all_shards_are_complete(
     assert len(slurm.calls("sbatch")) == 1
 
 
-def test_retry_failed_submits_failures_again(slurm: Slurm, call: Call, finished: Path) -> None:
-    out = finished / "out"
+def test_retry_failed_submits_failures_again(slurm: Slurm, call: Call, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    assert call("merge", out, "--max-failures", "1").returncode == 0  # its folder is another
     words = words_of_submit(finished / "wav.scp", out)
 
     assert call(*words).stdout == f"{out} is complete: nothing to submit\n"
@@ -868,9 +1002,8 @@ def test_retry_failed_submits_failures_again(slurm: Slurm, call: Call, finished:
     done = call(*words, "--retry-failed", "--dry-run")
 
     assert done.returncode == 0
-    (array,) = re.findall(r"^#SBATCH --array=(.*)$", done.stdout, re.MULTILINE)
-    assert array in {"1", "2", "3"}
-    assert " --retry-failed --offline --shard " in done.stdout
+    assert re.match(r"# shards [123] of 3; not in the array: 2 complete\n", done.stdout)
+    assert " --retry-failed --offline --shard " in (out / "slurm/shards.sh").read_text()
     assert slurm.calls("sbatch") == []
 
 
@@ -890,7 +1023,9 @@ def test_grown_list_is_submitted_for_new_utterances(call: Call, finished: Path, 
 
     done = call(*words_of_submit(write_scp(tmp_path, 11), out, jobs=5))
 
-    assert done.stdout.startswith("job 100: shards 1-3 of 5\njob 101: merge, when they have ended\n")
+    assert done.stdout.startswith(
+        "job 100: shards 1-3 of 5; not in the array: 2 without utterances\njob 101: merge, when they have ended\n"
+    )
     assert left_of(out, 5) == [1, 1, 1, 0, 0]
     assert call("status", out).stdout.splitlines()[1].startswith("11 utterances: 8 done, 0 failed, 3 left")
 
@@ -953,7 +1088,7 @@ def test_shards_are_balanced_by_the_sizes_of_files(slurm: Slurm, call: Call, tmp
     assert left_of(out, 3) == [1, 3, 6]
     (folder / "wav" / "0.wav").write_bytes(b"")  # saved costs stay
     slurm.answer("100_1|RUNNING|n1|None")
-    assert call(*words_of_submit(scp, out)).stdout.startswith("job 102: shards 2-3 of 3\n")
+    assert call(*words_of_submit(scp, out)).stdout.startswith("job 102: shards 2-3 of 3; not in")
     assert read_costs(out) == sizes
 
 
@@ -969,7 +1104,7 @@ def test_shards_are_balanced_by_known_durations(call: Call, tmp_path: Path) -> N
     (cut / "segments").write_text(f"a {keys[0]} 0 0.25\nb {keys[0]} 0.25 1.25\n")
 
     assert call(*words_of_submit(timed, tmp_path / "out1", jobs=2)).returncode == 0
-    assert call(*words_of_submit(cut, tmp_path / "out2", jobs=2)).stdout.startswith("job 102: shards 1 of 2\n")
+    assert call(*words_of_submit(cut, tmp_path / "out2", jobs=2)).stdout.startswith("job 102: shards 1 of 2; not in")
 
     assert read_costs(tmp_path / "out1") == [12.5, 30, 1.5, 6]
     assert left_of(tmp_path / "out1", 2) == [1, 3]
@@ -1098,7 +1233,7 @@ def test_other_kind_of_device_is_refused_before_submission(
     for words in allowed:
         done = call(*words_of_submit(more, out, *words, "--dry-run"))
         assert done.returncode == 0, done.stderr
-        assert ("--mix-devices" in done.stdout) == ("--mix-devices" in words)
+        assert ("--mix-devices" in (out / "slurm/shards.sh").read_text()) == ("--mix-devices" in words)
 
 
 def test_changed_audio_is_submitted_only_to_be_computed_again(
@@ -1120,7 +1255,7 @@ def test_changed_audio_is_submitted_only_to_be_computed_again(
 
     again = call(*words_of_submit(scp, out, "--recompute-changed", jobs=2))
     assert again.returncode == 0
-    assert re.match(r"job 100: shards [12] of 2\n", again.stdout)
+    assert re.match(r"job 100: shards [12] of 2; not in the array: 1 complete\n", again.stdout)
     assert " --recompute-changed " in slurm.script(100)
     status = call("status", out).stdout.splitlines()
     assert status[0] == f"{out}: not complete"
