@@ -8,7 +8,8 @@
     ├── WorkerError          1   worker processes die again and again
     ├── SlurmError           1   Slurm isn't there, or refuses a job
     ├── TimeLimitError       1   a job's time limit is too short for any result
-    ├── UsageError           2   the options contradict each other or the model, or INPUT is no audio and no list
+    ├── UsageError           2   an option can't have that value, or contradicts others or the model; INPUT is missing,
+    │                            or neither audio nor a list
     └── OutputConflictError  4   OUT holds a different run, or one in progress
 
 Messages name the thing, the cause and the next move. A problem with a single utterance is no error but a
@@ -59,7 +60,7 @@ class TimeLimitError(E2vError):
 
 
 class UsageError(E2vError):
-    """The options contradict each other or the model, or INPUT is no audio and no list."""
+    """A value of an option, several options together, or INPUT can't be used."""
 
     exit_code = 2
 

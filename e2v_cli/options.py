@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -161,6 +162,8 @@ class ComputeOptions:
     """Seconds: longer utterances are encoded in windows of at most this length."""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+(,[0-9]+)*)?", self.device):
+            raise UsageError(f"--device {self.device}: unknown; choose auto, cpu, cuda or cuda:0,2")
         if self.batch_seconds is not None and not 0 < self.batch_seconds < math.inf:
             raise UsageError(f"--batch-seconds {self.batch_seconds}: must be a positive number")
         if not MIN_WINDOW <= self.window < math.inf:

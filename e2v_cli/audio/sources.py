@@ -30,6 +30,8 @@ many."""
 _CRAMPED = 1 << 24
 """Bytes: the default limit is not lower on any disk; one that has less runs full, and that stops the run."""
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
 _ARCHIVE_RECORD = re.compile(r"(?P<archive>.+):(?P<offset>[0-9]{1,18})(?P<range>\[.*\])?", re.DOTALL)
 
 
@@ -66,6 +68,11 @@ def is_pipe(name: str) -> bool:
 def is_url(name: str) -> bool:
     """Whether the name is a URL, to be downloaded."""
     return name[:8].lower().startswith(("http://", "https://"))
+
+
+def is_other_url(name: str) -> bool:
+    """Whether the name is a URL that can't be downloaded, like ``s3://…``."""
+    return _SCHEME.match(name) is not None and not is_url(name)
 
 
 def find_path(name: str, folder: str) -> str | None:

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from e2v_cli.cli.variables import describe_variables
+from e2v_cli.errors import UsageError
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
@@ -26,6 +29,13 @@ class GroupedOption(click.Option):
 
 class GroupedCommand(click.Command):
     """A command whose help shows options under headings, those without one last."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a usage error names the variables that set the options in it."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            raise UsageError(f"{error}{describe_variables(ctx, str(error))}") from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section for each heading."""

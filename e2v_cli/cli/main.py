@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from e2v_cli.cli.groups import GroupedCommand
 from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
 from e2v_cli.cli.submit import submit
+from e2v_cli.cli.variables import find_variable
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
 from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, RowOptions, RunOptions
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
@@ -39,6 +42,15 @@ class _OrderedGroup(click.Group):
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return the names of the commands; Click would sort them."""
         return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; audio or a list in its place is most likely that of ``predict``."""
+        name = args[0]
+        if name not in self.commands and (name == "-" or os.path.lexists(name) or re.search(r"[./]", name)):
+            raise click.UsageError(f"No command {name!r}; did you mean: {shlex.join(['e2v', 'predict', *args])}")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_OrderedGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -304,7 +316,13 @@ def run_command_line(stop: StopSignals) -> int:
 
 
 def _format_usage_error(error: click.ClickException) -> str:
-    """Format an error of Click like e2v's own: the problem, and the next move."""
+    """Format an error of Click like e2v's own: the option and its variable, the problem, and the next move."""
     context = getattr(error, "ctx", None)
+    param = getattr(error, "param", None)
+    message = error.format_message()
+    if context and param and isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+        name = param.opts[-1] if isinstance(param, click.Option) else param.make_metavar(context)
+        variable = find_variable(context, param)
+        message = f"{name}{f' ({variable})' if variable else ''}: {error.message}"
     hint = f" (see: {context.command_path} --help)" if context else ""
-    return f"{error.format_message()}{hint}"
+    return f"{message.removesuffix('.')}{hint}"

@@ -148,6 +148,7 @@ def _predict_to_stdout(run: _Run) -> Summary:
     corpus = run.corpus
     costs = estimate_costs(corpus.durations) if run.shard.count > 1 else None
     plan = BlockPlan(np.arange(len(corpus)), corpus.recording_groups, costs)
+    _note_empty_shard(run.shard, plan)
     order: Iterable[int] = (place for block in plan.deal_blocks(run.shard) for place in block.places.tolist())
     if corpus.recording_groups is not None:  # segments are not computed in the order of the list
         order = sorted(order)
@@ -176,6 +177,7 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         logger.info("%s: shard %s on %s; GPUs: %s", Owner.of_this_process(), shard, ", ".join(run.devices), visible)
         costs = _agree_on_costs(output_dir, corpus) if shard.count > 1 else None
         plan = plan_blocks(history, corpus, costs)
+        _note_empty_shard(shard, plan)
         status = history.status
         if options.run.retry_failed:
             status[status != DONE] = LEFT
@@ -295,6 +297,12 @@ def _publish_after_last(folder: RunFolder, corpus: Corpus, history: History, sha
             logger.warning("all %d shards are complete: %s is merged", shard.count, folder.path)
         merged = publish(folder, corpus, history, folder.find_run().header)
         return merged if shard.count == 1 else None
+
+
+def _note_empty_shard(shard: Shard, plan: BlockPlan) -> None:
+    """Tell the user if a list is too short for this shard."""
+    if next(plan.deal_blocks(shard), None) is None:
+        logger.warning("shard %s is empty: the list is dealt to fewer shards: %d at most", shard, len(plan))
 
 
 def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> Sequence[int]:

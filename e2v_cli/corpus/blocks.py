@@ -67,6 +67,10 @@ class BlockPlan:
             self._firsts = first_of_group[np.flatnonzero(np.diff(block_of_group, prepend=-1))]
         self._costs = costs
 
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        return len(self._firsts)
+
     def deal_blocks(self, shard: Shard) -> Iterator[PendingBlock]:
         """Deal the blocks to shards, and return those of this one, in order."""
         for number in np.flatnonzero(self._deal(shard.count) == shard.index - 1).tolist():

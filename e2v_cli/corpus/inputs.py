@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from e2v_cli.audio.formats import audio_suffixes
-from e2v_cli.audio.sources import is_pipe, is_url
+from e2v_cli.audio.sources import is_other_url, is_pipe, is_url
 from e2v_cli.corpus.corpus import STDIN, Corpus, Recordings, UtteranceList
 from e2v_cli.corpus.data_dir import read_recording_channels
 from e2v_cli.corpus.found import format_times, make_id, search_folder
@@ -45,8 +45,14 @@ from e2v_cli.system.files import is_directory, is_regular_file
 
 logger = logging.getLogger(__name__)
 
-_PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?!https?:)[^\s|-][^|]*$")
+_PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?![A-Za-z][A-Za-z0-9+.-]*://)[^\s|-][^|]*$")
 """A line that needs no other check: an id of plain letters that is no comment, and a path without a ``|``."""
+
+_COPY = (
+    "only http:// and https:// are read; copy it here, or list a command that prints it, with --allow-pipes: "
+    "utt1 aws s3 cp s3://… - |"
+)
+"""What to do about other URLs."""
 
 _SCP_NAME = re.compile(r".*\.scp(\.gz)?", re.IGNORECASE | re.DOTALL)
 """A file that is a list, whatever its content."""
@@ -69,9 +75,10 @@ def read_corpus(
         id_form: what ids are made of where audio has none; None: the path in folders, else the stem.
 
     Raises:
-        CorpusError: an input doesn't exist, a line can't be read, an id is duplicate, or there are no utterances.
-        UsageError: an input is neither audio nor a list.
+        CorpusError: a line can't be read, an id is duplicate, or there are no utterances.
+        UsageError: inputs don't exist, or one is neither audio nor a list.
     """
+    _refuse_missing(inputs)
     stdin_is_list = any(item.removeprefix("scp:") == STDIN for item in inputs)
     reader = _InputReader(allow_pipes, hidden, id_form, stdin_is_list)
     lists: list[UtteranceList | ListWriter] = []
@@ -98,6 +105,28 @@ def read_corpus(
             logger.warning("%s", note)
         listed = [list_audio(each, "", "", "", root="") if isinstance(each, ListWriter) else each for each in lists]
         return Corpus(listed, reader.waits)
+
+
+def _refuse_missing(inputs: Sequence[str]) -> None:
+    """Check that all inputs exist, but for what is fetched.
+
+    Raises:
+        UsageError: some don't, or are URLs of another kind; the message names all.
+        CorpusError: it can't be told.
+    """
+    missing = [item for item in inputs if not (is_url(item) or is_pipe(item) or _exists(item))]
+    if others := [item for item in missing if is_other_url(item)]:
+        raise UsageError(f"{', '.join(others)}: {_COPY}")
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)}: no such file or folder; INPUT is audio, a folder, a list or - for standard input"
+        )
+
+
+def _exists(item: str) -> bool:
+    """Whether there is a file or folder of an INPUT, or standard input is meant."""
+    place = _strip_specifier(item)
+    return place == STDIN or has_list(Path(place))
 
 
 def is_only_here(item: str) -> bool:
@@ -141,12 +170,8 @@ class _InputReader:
             return self._read_list(path, {})
         if is_directory(path):
             return self._read_folder(path)
-        if path.suffix.lower() in audio_suffixes():  # audio that is missing fails alone, later
+        if path.suffix.lower() in audio_suffixes():
             return item
-        if not has_list(path):
-            raise CorpusError(
-                f"{item}: no such file or folder; INPUT is audio, a folder, a list or - for standard input"
-            )
         return self._read_list(path, {}) if _SCP_NAME.fullmatch(path.name) else self._read_file(path, item)
 
     def _read_standard_input(self) -> UtteranceList:
@@ -256,6 +281,8 @@ class _InputReader:
                 f"{origin}: {source!r} is a command; --allow-pipes lets e2v run the commands of a list, "
                 "for lists that you trust"
             )
+        if is_other_url(source):
+            raise CorpusError(f"{origin}: {source}: {_COPY}")
         self.waits = self.waits or is_pipe(source) or is_url(source)
         if source == STDIN:
             self._keep_standard_input(origin)

@@ -131,6 +131,8 @@ def has_list(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
         raise CorpusError(f"{path}: {error.strerror}; its folder must be readable") from None
     return True
 

@@ -91,13 +91,18 @@ def find_remote(request: ModelRequest) -> RemoteModel:
 
     Raises:
         ModelError: there is none; the message lists the names.
+        UsageError: the revision can't be one.
     """
     if request.revision is not None and not _REVISION.fullmatch(request.revision):
-        raise ModelError(f"--revision {request.revision!r} is not a branch, tag or commit")
+        raise UsageError(f"--revision {request.revision!r}: not a branch, tag or commit")
     published = find_published(request.name)
     if published is None:
         if exists(Path(request.name)):
             raise ModelError(f"{request.name} is a file: name the model's folder")
+        if other := find_published(request.name.lower().replace("-", "_")):
+            raise ModelError(
+                f"{request.name}: no such folder, and no model of that name; did you mean: -m {other.name}"
+            )
         if not _ID.fullmatch(request.name):
             known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
             raise ModelError(f"{request.name}: no such folder, and no model of that name (known: {known})")

@@ -54,7 +54,7 @@ def test_help_has_examples_and_imports_nothing_heavy(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "Usage: e2v [OPTIONS] COMMAND [ARGS]..."),
+        ([], "Usage: e2v [OPTIONS] COMMAND [ARGS].."),
         (["predict", "-m", "sample"], "Missing argument 'INPUT...'"),
         (["predict", CLIP, "--granularity", "word"], "'word' is not one of 'utterance', 'frame'"),
         (["predict", CLIP, "--batch-seconds", "0"], "--batch-seconds 0.0: must be a positive number"),
@@ -62,26 +62,26 @@ def test_help_has_examples_and_imports_nothing_heavy(
         (["predict", CLIP, "-o", ""], "is empty: is a variable of the shell not set?"),
         (["predict", CLIP, ""], "is empty: is a variable of the shell not set?"),
         (["predict", CLIP, "-m", ""], "is empty: is a variable of the shell not set?"),
-        (["predict", CLIP, "--max-failures", "some"], "'some' is neither a number nor a percentage like 1%."),
-        (["predict", CLIP, "--max-failures", "101%"], "'101%' is out of range."),
-        (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range."),
+        (["predict", CLIP, "--max-failures", "some"], "'some' is neither a number nor a percentage like 1%"),
+        (["predict", CLIP, "--max-failures", "101%"], "'101%' is out of range"),
+        (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range"),
         (["predict", CLIP, "--embeddings", "npy"], "need an output folder: add -o OUT"),
         (["predict", CLIP, "--overwrite"], "need an output folder: add -o OUT"),
         (["predict", CLIP, "--retry-failed"], "need an output folder: add -o OUT"),
-        (["predict", CLIP, "--shard", "3"], "'3' is not a part and a number of parts like 2/3, counted from 1."),
-        (["predict", CLIP, "--shard", "0/3"], "'0/3' is not a part and a number of parts like 2/3, counted from 1."),
-        (["predict", CLIP, "--shard", "4/3"], "'4/3' is not a part and a number of parts like 2/3, counted from 1."),
-        (["predict", CLIP, "--shard", "1/3 "], "'1/3 ' is not a part and a number of parts like 2/3, counted from 1."),
+        (["predict", CLIP, "--shard", "3"], "'3' is not a part and a number of parts like 2/3, counted from 1"),
+        (["predict", CLIP, "--shard", "0/3"], "'0/3' is not a part and a number of parts like 2/3, counted from 1"),
+        (["predict", CLIP, "--shard", "4/3"], "'4/3' is not a part and a number of parts like 2/3, counted from 1"),
+        (["predict", CLIP, "--shard", "1/3 "], "'1/3 ' is not a part and a number of parts like 2/3, counted from 1"),
         (
             ["predict", CLIP, "-o", "out", "--overwrite", "--shard", "1/3"],
             "--overwrite with --shard would delete the results of other shards: remove OUT first instead",
         ),
-        (["predict", CLIP, "--jobs", "0"], "0 is not in the range x>=1."),
+        (["predict", CLIP, "--jobs", "0"], "0 is not in the range x>=1"),
         (["predict", CLIP, "--window", "0.5"], "--window 0.5: must be at least 1 s"),
         (["predict", CLIP, "--window", "inf"], "--window inf: must be at least 1 s"),
         (["predict", CLIP, "--window", "nan"], "--window nan: must be at least 1 s"),
-        (["predict", CLIP, "--channel", "0"], "'0' is not mix, split, A, B, or a number counted from 1."),
-        (["predict", CLIP, "--channel", "left"], "'left' is not mix, split, A, B, or a number counted from 1."),
+        (["predict", CLIP, "--channel", "0"], "'0' is not mix, split, A, B, or a number counted from 1"),
+        (["predict", CLIP, "--channel", "left"], "'left' is not mix, split, A, B, or a number counted from 1"),
         *(
             (
                 ["predict", CLIP, "--timeline", "1", *options],
@@ -117,15 +117,21 @@ def test_help_has_examples_and_imports_nothing_heavy(
         (["predict", CLIP, "--allow-pipes", "--pipe-timeout", "0"], "--pipe-timeout 0.0: must be a positive number"),
         (["predict", CLIP, "--allow-pipes", "--pipe-timeout", "nan"], "--pipe-timeout nan: must be a positive number"),
         (["merge"], "Missing argument 'OUT'"),
-        (["merge", "nothing"], "'OUT': Directory 'nothing' does not exist."),
-        (["merge", "README.md"], "'OUT': Directory 'README.md' is a file."),
+        (["merge", "nothing"], "OUT: Directory 'nothing' does not exist"),
+        (["merge", "README.md"], "OUT: Directory 'README.md' is a file"),
         (["status"], "Missing argument 'OUT'"),
-        (["status", "nothing"], "'OUT': Directory 'nothing' does not exist."),
-        (["submit", CLIP, "-o", "out"], "Missing option '--jobs'."),
-        (["submit", CLIP, "-o", "out", "--jobs", "2", "--colour", "red"], "No such option '--colour'."),
+        (["status", "nothing"], "OUT: Directory 'nothing' does not exist"),
+        (["submit", CLIP, "-o", "out"], "Missing option '--jobs'"),
+        (["submit", CLIP, "-o", "out", "--jobs", "2", "--colour", "red"], "No such option '--colour'"),
         (["submit", CLIP, "-m", "sample", "--jobs", "2"], "needs an output folder that all nodes see: add -o OUT"),
-        (["predict", CLIP, "-q", "-v"], "--quiet and --verbose exclude each other."),
+        (["predict", CLIP, "-q", "-v"], "--quiet and --verbose exclude each other"),
         (["predict", CLIP, "--colour", "red"], "No such option"),
+        (["predict", CLIP, "--device", "tpu"], "--device tpu: unknown; choose auto, cpu, cuda or cuda:0,2"),
+        (["predict", CLIP, "--device", "meta"], "--device meta: unknown; choose auto, cpu, cuda or cuda:0,2"),
+        (
+            ["predict", CLIP, "-m", "emotion2vec_base", "--revision", ".."],
+            "--revision '..': not a branch, tag or commit",
+        ),
     ],
 )
 def test_usage_error_exits_2_with_message(args: list[str], message: str, e2v: E2v) -> None:
@@ -139,21 +145,79 @@ def test_usage_error_exits_2_with_message(args: list[str], message: str, e2v: E2
     ("args", "message"),
     [
         (
-            ["nothing.scp"],
-            "e2v: nothing.scp: no such file or folder; INPUT is audio, a folder, a list or - for standard input\n",
-        ),
-        ([CLIP, "--device", "tpu"], "e2v: --device tpu: unknown; choose auto, cpu, cuda or cuda:0,2\n"),
-        ([CLIP, "--device", "meta"], "e2v: --device meta: unknown; choose auto, cpu, cuda or cuda:0,2\n"),
-        (
             [CLIP, "-m", "emotion2vec"],
             "e2v: emotion2vec: no such folder, and no model of that name (known: sample, emotion2vec_plus_seed, "
             "emotion2vec_plus_base, emotion2vec_plus_large, emotion2vec_base_finetuned, emotion2vec_base)\n",
+        ),
+        *(
+            (
+                [CLIP, "-m", name],
+                f"e2v: {name}: no such folder, and no model of that name; did you mean: -m emotion2vec_plus_large\n",
+            )
+            for name in ("emotion2vec-plus-large", "emotion2vec/Emotion2vec-Plus-Large")
         ),
     ],
 )
 def test_run_error_exits_1_with_message(args: list[str], message: str, e2v: E2v) -> None:
     done = e2v("predict", *args, E2V_MODEL="sample")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
+
+
+MISSING = "no such file or folder; INPUT is audio, a folder, a list or - for standard input"
+
+ONLY_HTTP = (
+    "only http:// and https:// are read; copy it here, or list a command that prints it, with --allow-pipes: "
+    "utt1 aws s3 cp s3://… - |"
+)
+
+
+@pytest.mark.parametrize(
+    ("args", "variables", "message"),
+    [
+        (["x.wav"], {}, "No command 'x.wav'; did you mean: e2v predict x.wav"),
+        (["calls/", "b c.wav", "-q"], {}, "No command 'calls/'; did you mean: e2v predict calls/ 'b c.wav' -q"),
+        (["-"], {}, "No command '-'; did you mean: e2v predict -"),
+        (
+            ["predict", CLIP],
+            {"E2V_JOBS": "foo"},
+            "--jobs (E2V_JOBS): 'foo' is not a valid integer range (see: e2v predict --help)",
+        ),
+        (["predict", CLIP, "-j", "foo"], {}, "--jobs: 'foo' is not a valid integer range (see: e2v predict --help)"),
+        (
+            ["predict", CLIP],
+            {"E2V_SHARD": "4/3"},
+            "--shard (E2V_SHARD): '4/3' is not a part and a number of parts like 2/3, counted from 1 "
+            "(see: e2v predict --help)",
+        ),
+        (
+            ["submit", CLIP, "-o", "out"],
+            {"E2V_SUBMIT_JOBS": "x"},
+            "--jobs (E2V_SUBMIT_JOBS): 'x' is not a valid integer range (see: e2v submit --help)",
+        ),
+        (
+            ["predict", CLIP],
+            {"E2V_WINDOW": "0.5"},
+            "--window 0.5: must be at least 1 s (--window is set by E2V_WINDOW)",
+        ),
+        (["predict", CLIP, "gone.wav", "nothing.scp", "scp:none"], {}, f"gone.wav, nothing.scp, scp:none: {MISSING}"),
+        (["predict", "s3://b/a.wav", "gs://b/list.scp"], {}, f"s3://b/a.wav, gs://b/list.scp: {ONLY_HTTP}"),
+    ],
+)
+def test_usage_error_has_the_exact_text(args: list[str], variables: dict[str, str], message: str, e2v: E2v) -> None:
+    done = e2v(*args, **variables)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"e2v: {message}\n")
+
+
+def test_url_in_a_list_that_cannot_be_read_is_named(e2v: E2v) -> None:
+    done = e2v("predict", "-", "-m", "sample", stdin="a 1.wav\nb gs://b/2.wav\n")
+    assert (done.returncode, done.stderr) == (1, f"e2v: <stdin>:2: gs://b/2.wav: {ONLY_HTTP}\n")
+
+
+@pytest.mark.parametrize("place", [[], ["-o", "out"]])
+def test_empty_shard_is_named(place: list[str], tmp_path: Path, e2v: E2v) -> None:
+    done = e2v("predict", ROOT / CLIP, "-m", "sample", "--shard", "64/64", *place, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.startswith("e2v: shard 64/64 is empty: the list is dealt to fewer shards: 1 at most\n")
 
 
 @pytest.mark.parametrize("command", ["merge", "status"])
@@ -189,7 +253,7 @@ def test_a_full_standard_output_is_an_error() -> None:
 def test_closed_standard_output_needs_output_dir(tmp_path: Path) -> None:
     done = shell(f"e2v predict {CLIP} -m sample >&-")
     assert done.returncode == 2
-    assert "Standard output is closed: add -o OUT for the results." in done.stderr
+    assert "Standard output is closed: add -o OUT for the results" in done.stderr
     assert shell(f"e2v predict {CLIP} -m sample -o '{tmp_path}' >&-").returncode == 0
 
 
@@ -198,7 +262,7 @@ def test_closed_standard_input_and_long_names_are_errors() -> None:
     assert (done.returncode, done.stderr) == (1, "e2v: -: standard input is closed\n")
     name = "x" * 300
     done = shell(f"e2v predict {name} -m sample")
-    assert (done.returncode, done.stderr) == (1, f"e2v: {name}: File name too long\n")
+    assert (done.returncode, done.stderr) == (2, f"e2v: {name}: {MISSING}\n")
 
 
 @pytest.mark.parametrize("name", ["wav.scp", "segments", "reco2file_and_channel"])
@@ -246,13 +310,16 @@ def test_failures_are_logged_without_output_dir_or_if_verbose(
     to_folder: bool, options: list[str], is_logged: bool, tmp_path: Path, e2v: E2v
 ) -> None:
     place = ["-o", str(tmp_path / "out")] if to_folder else []
-    done = e2v("predict", CLIP, "gone.wav", "-m", "sample", *place, *options)
+    (tmp_path / "list").write_text(f"{CLIP}\ngone.wav\n")
+    done = e2v("predict", tmp_path / "list", "-m", "sample", *place, *options)
     assert done.returncode == 3
     assert ("e2v: gone: audio: missing: gone.wav: no such file\n" in done.stderr) == is_logged
 
 
 def test_unmerged_run_is_reported_and_merged(tmp_path: Path, e2v: E2v) -> None:
-    assert e2v("predict", CLIP, "gone.wav", "-m", "sample", "-o", tmp_path, "--max-failures", "50%").returncode == 0
+    (tmp_path / "list").write_text(f"{CLIP}\ngone.wav\n")
+    options = ("-m", "sample", "-o", tmp_path, "--max-failures", "50%")
+    assert e2v("predict", tmp_path / "list", *options).returncode == 0
     predictions = (tmp_path / "predictions.tsv").read_bytes()
     (tmp_path / "predictions.tsv").unlink()
 

@@ -57,7 +57,7 @@ def test_durations_of_all_inputs_keep_their_order(monkeypatch: pytest.MonkeyPatc
     write_scp("c 3.wav\n", "c.scp")
     write_scp("d 7\nz 8\n", "utt2dur")
     write_scp("d 4.wav\n", "d.scp")
-    touch("found/z.wav")
+    touch("found/z.wav", "y.wav")
     pipe_to_stdin("e 5.wav\n", monkeypatch)
 
     assert durations(folder, "c.scp", "d.scp", "found", "y.wav", "-") == [1.5, 3.5, None, 7.0, None, None, None]

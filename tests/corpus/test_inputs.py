@@ -12,7 +12,7 @@ from support.corpora import NOTHING, all_ids, all_pairs, pairs, pipe_to_stdin, t
 
 from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.corpus.inputs import read_corpus
-from e2v_cli.errors import CorpusError
+from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.options import IdForm
 
 NO_INPUT = "no such file or folder; INPUT is audio, a folder, a list or - for standard input"
@@ -36,12 +36,6 @@ NO_INPUT = "no such file or folder; INPUT is audio, a folder, a list or - for st
         ),
         (["x/a.wav", "x/a.wav"], 'x/a.wav: utt-id "a" again (first at x/a.wav)'),
         (["t:1", "t:1"], 't:1/a.wav: utt-id "a" again (first at t:1/a.wav)'),
-        (
-            ["nothing.scp"],
-            f"nothing.scp: {NO_INPUT}",
-        ),
-        (["nothing"], f"nothing: {NO_INPUT}"),
-        (["nothing.txt"], f"nothing.txt: {NO_INPUT}"),
         (
             ["http://host/a.wav", "http://host/a.wav"],
             'http://host/a.wav: utt-id "a" again (first at http://host/a.wav)',
@@ -161,15 +155,18 @@ def test_single_file_keeps_its_path() -> None:
     assert pairs("./x/../x/a.wav") == [("a", "./x/../x/a.wav")]
 
 
-def test_missing_audio_becomes_an_utterance() -> None:
+def test_missing_audio_of_a_list_becomes_an_utterance() -> None:
     """It fails alone; the others get results."""
-    touch("a.wav")
+    assert pairs(write_scp("a.wav\nmissing.FLAC\n")) == [("a", "a.wav"), ("missing", "missing.FLAC")]
 
-    assert pairs("a.wav", "missing.wav", "other.FLAC") == [
-        ("a", "a.wav"),
-        ("missing", "missing.wav"),
-        ("other", "other.FLAC"),
-    ]
+
+def test_inputs_that_do_not_exist_are_all_named() -> None:
+    touch("a.wav")
+    write_scp("b 1.wav\n", "b.scp")
+
+    message = f"nothing, missing.wav, scp:no.scp: {NO_INPUT}"
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        read_corpus(["a.wav", "nothing", "http://host/c.wav", "missing.wav", "scp:b.scp", "-", "scp:no.scp"])
 
 
 @pytest.mark.parametrize("make", [lambda: None, lambda: touch("data/text", "data/utt2spk", "data/a.wav")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from support.corpora import all_ids, write_scp, write_segments
+from support.corpora import all_ids, touch, write_scp, write_segments
 
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
@@ -73,6 +73,7 @@ def test_segments_of_a_recording_form_a_group() -> None:
     """Groups are numbered by first appearance, over all inputs; a segment without a recording is a group of its own."""
     folder = write_segments("a r2 0 1\nb r1 0 1\nc r2 1 2\nd r3 0 1\ne r1 1 2\nf r4 0 1\n")
     write_scp("x 1.wav\ny 2.wav\n", "list.scp")
+    touch("z.wav")
 
     together = read_corpus(["list.scp", folder, "z.wav"]).recording_groups
 

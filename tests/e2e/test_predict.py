@@ -261,7 +261,8 @@ def test_model_with_nan_output_fails_its_utterances(e2v: E2v, tmp_path: Path) ->
 
 def test_bad_audio_is_reported_without_an_output_folder(e2v: E2v, tmp_path: Path) -> None:
     good = ROOT / "sample_data" / "wav" / "f1-0001.wav"
-    done = e2v("predict", tmp_path / "gone.wav", good, "-m", "sample")
+    (tmp_path / "list").write_text(f"{tmp_path}/gone.wav\n{good}\n")
+    done = e2v("predict", tmp_path / "list", "-m", "sample")
     assert done.returncode == 3
     assert [row["utt_id"] for row in read_rows(done.stdout)] == ["f1-0001"]
     assert f"e2v: gone: audio: missing: {tmp_path}/gone.wav: no such file\n" in done.stderr
@@ -615,7 +616,7 @@ def test_run_completes_with_unwritable_standard_error(listener: str, tmp_path: P
     """Standard error is closed, a full disk, or a pipe without a reader; the bar, the log and messages go there."""
     is_open = listener != "2>&-"  # else the real command starts without it
     e2v = shared_server().write_command(tmp_path / "bin" / "e2v") if is_open else f"{sys.executable} -m e2v_cli"
-    command = f"{e2v} predict sample_data/wav.scp gone.wav -m sample --progress -v"
+    command = f"{e2v} predict sample_data/wav.scp <(echo gone.wav) -m sample --progress -v"
     script = f'{command} -o "{tmp_path}" {listener}'
     assert subprocess.run(["bash", "-c", script], cwd=ROOT, timeout=120, check=False).returncode == 3
     assert (tmp_path / "predictions.tsv").read_text().count("\n") == 41

@@ -17,7 +17,7 @@ from support.downloads import CLIP, NAME, TITLES, assert_not_here, assert_refuse
 from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
 from support.processes import ROOT, E2v, hook
 
-from e2v_cli.errors import ModelError
+from e2v_cli.errors import ModelError, UsageError
 from e2v_cli.models.hub import RemoteModel, find_remote
 from e2v_cli.options import HubName, ModelRequest
 
@@ -107,7 +107,7 @@ def test_model_missing_from_the_chosen_hub_is_refused(name: str, e2v: E2v) -> No
 
 @pytest.mark.parametrize("revision", ["../../x", "v1/../../x", "/etc", "-x", "", "a b", "a\nb", ".."])
 def test_invalid_revisions_are_refused(revision: str) -> None:
-    with pytest.raises(ModelError, match=f"^{re.escape(f'--revision {revision!r} is not a branch, tag or commit')}$"):
+    with pytest.raises(UsageError, match=f"^{re.escape(f'--revision {revision!r}: not a branch, tag or commit')}$"):
         find_remote(ModelRequest(NAME, "ms", revision))
 
 
@@ -290,7 +290,7 @@ def test_empty_endpoint_means_the_default(run: E2v) -> None:
 
 
 def test_file_as_a_model_is_refused(tiny: Path, e2v: E2v) -> None:
-    done = e2v("predict", CLIP, "-m", "model.pt", cwd=tiny)
+    done = e2v("predict", ROOT / CLIP, "-m", "model.pt", cwd=tiny)
     message = "e2v: model.pt is a file: name the model's folder\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 

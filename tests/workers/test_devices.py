@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from e2v_cli.errors import DeviceError
+from e2v_cli.errors import DeviceError, UsageError
 from e2v_cli.options import ComputeOptions, Precision
 from e2v_cli.workers import devices
 from e2v_cli.workers.devices import check_precision, choose_devices, count_cores
@@ -85,7 +85,7 @@ def test_driver_without_a_visible_gpu_leaves_the_cpu(monkeypatch: pytest.MonkeyP
 )
 def test_unknown_devices_are_refused(device: str) -> None:
     message = f"--device {device}: unknown; choose auto, cpu, cuda or cuda:0,2"
-    with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         choose(device, None)
 
 
