@@ -31,7 +31,7 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 CPU_INFO = Path("/proc/cpuinfo")
 """The instructions of the CPU, on Linux."""
 
-_PACKAGES = ("torch", "numpy", "soundfile", "soxr", "kaldiio")
+_PACKAGES = ("torch", "numpy", "soundfile", "av", "soxr", "kaldiio")
 """Libraries that change numbers, or read and write them."""
 
 

@@ -26,7 +26,7 @@ E2V = [sys.executable, "-m", "e2v_cli"]
 VERSIONS = {
     "e2v": __version__,
     "python": platform.python_version(),
-    **{package: version(package) for package in ("torch", "numpy", "soundfile", "soxr", "kaldiio")},
+    **{package: version(package) for package in ("torch", "numpy", "soundfile", "av", "soxr", "kaldiio")},
     "libsndfile": soundfile.__libsndfile_version__,
 }
 SINCE = datetime.now().astimezone()

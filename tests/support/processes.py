@@ -40,13 +40,13 @@ def hook(folder: Path, code: str) -> dict[str, str]:
 
 ON_OPENING = """
 import os, signal, time
-import soundfile
-real = soundfile.SoundFile.__init__
-def opened(self, file, *args, **kwargs):
-    if b"{name}" in os.fsencode(file):
+from e2v_cli.audio import decode
+real = decode.open_audio
+def opened(path, *args, **kwargs):
+    if "{name}" in path:
         {action}
-    real(self, file, *args, **kwargs)
-soundfile.SoundFile.__init__ = opened
+    return real(path, *args, **kwargs)
+decode.open_audio = opened
 """
 
 
