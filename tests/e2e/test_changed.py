@@ -250,4 +250,4 @@ def test_options_of_a_resume_need_a_folder(option: str, e2v: E2v) -> None:
 def test_keeping_and_computing_again_exclude_each_other(tmp_path: Path, e2v: E2v) -> None:
     done = e2v("predict", PATHS[0], "-m", "sample", "-o", tmp_path / "out", "--keep-changed", "--recompute-changed")
     assert done.returncode == 2
-    assert "--keep-changed and --recompute-changed exclude each other." in done.stderr
+    assert "--keep-changed and --recompute-changed exclude each other (see: e2v predict --help)" in done.stderr

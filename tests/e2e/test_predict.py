@@ -235,7 +235,7 @@ def test_bad_audio_becomes_a_row_of_failures(e2v: E2v, tmp_path: Path) -> None:
     assert (out / "failures.tsv").read_text().splitlines() == [
         "utt_id\tstage\treason\tdetail",
         f"cut\taudio\ttruncated\t{tmp_path}/cut.wav: {cut}",
-        f"text\taudio\tnot audio\t{tmp_path}/text.wav: Format not recognised.",
+        f"text\taudio\tnot audio\t{tmp_path}/text.wav: no known format: it begins with b'not audio at all'",
         f"short\taudio\ttoo short\t{tmp_path}/short.wav: 399 samples at 16 kHz; {needs}",
         f"gone\taudio\tmissing\t{tmp_path}/gone.wav: no such file",
     ]
@@ -306,7 +306,7 @@ def test_longer_list_computes_only_new_utterances(e2v: E2v, tmp_path: Path) -> N
         (["--embeddings", "npy"], "embeddings was ark, is npy"),
         (["--batch-seconds", "5"], "batch-seconds was 10.0, is 5.0"),
         (["--window", "30"], "window was 60.0, is 30.0"),
-        (["--timeline", "1"], "timeline was off, is 1.0"),
+        (["--window", "30", "--timeline", "1"], "window was 60.0, is 30.0; timeline was off, is 1.0"),
         (["--channel", "A"], "channel was mix, is 1"),
         (["--resampler", "torchaudio"], "resampler was soxr, is torchaudio"),
         (["--embeddings", "ark,t"], "embeddings was ark, is ark,t"),
@@ -526,8 +526,7 @@ def test_stopped_run_prints_what_is_done(reader: str, tmp_path: Path) -> None:
     (tmp_path / "wav.scp").write_text("".join(f"{line}\n" for line in lines))
     first, last = (line.split("/")[-1] for line in (lines[0], lines[-1]))
     mark = tmp_path / "opened"
-    name = "os.fsencode(file)"
-    action = f"time.sleep(600) if b'{first}' in {name} else b'{last}' in {name} and open({str(mark)!r}, 'w').close()"
+    action = f"time.sleep(600) if '{first}' in path else '{last}' in path and open({str(mark)!r}, 'w').close()"
     environment = {**os.environ, **on_opening(tmp_path / "hook", "", action)}
     command = [sys.executable, "-m", "e2v_cli", "predict", str(tmp_path / "wav.scp"), "-m", "sample", "-j", "2"]
     pipe = subprocess.PIPE
@@ -616,7 +615,8 @@ def test_run_completes_with_unwritable_standard_error(listener: str, tmp_path: P
     """Standard error is closed, a full disk, or a pipe without a reader; the bar, the log and messages go there."""
     is_open = listener != "2>&-"  # else the real command starts without it
     e2v = shared_server().write_command(tmp_path / "bin" / "e2v") if is_open else f"{sys.executable} -m e2v_cli"
-    command = f"{e2v} predict sample_data/wav.scp <(echo gone.wav) -m sample --progress -v"
+    (tmp_path / "gone.scp").write_text("gone gone.wav\n")
+    command = f'{e2v} predict sample_data/wav.scp "{tmp_path}/gone.scp" -m sample --progress -v'
     script = f'{command} -o "{tmp_path}" {listener}'
     assert subprocess.run(["bash", "-c", script], cwd=ROOT, timeout=120, check=False).returncode == 3
     assert (tmp_path / "predictions.tsv").read_text().count("\n") == 41

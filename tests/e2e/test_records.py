@@ -179,6 +179,8 @@ def test_secrets_of_urls_are_not_recorded(tmp_path: Path, e2v: E2v) -> None:
 
 def test_commands_of_thousands_of_words_are_cut(tmp_path: Path, e2v: E2v) -> None:
     clips = [str(tmp_path / f"{number}.wav") for number in range(1500)]
+    for clip in clips:
+        Path(clip).touch()
     out = tmp_path / "out"
     assert e2v("predict", "-m", "sample", "-o", out, *clips).returncode == 3
     (command,) = read_run(out)["commands"]

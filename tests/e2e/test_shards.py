@@ -208,7 +208,10 @@ def test_shortened_list_publishes_only_its_utterances(tmp_path: Path, e2v: E2v) 
 def test_invalid_shards_are_refused(value: str, e2v: E2v) -> None:
     done = e2v("predict", SAMPLE_SCP, "-m", "sample", "--shard", value)
     assert done.returncode == 2
-    assert f"{value!r} is not a part and a number of parts like 2/3, counted from 1." in " ".join(done.stderr.split())
+    assert (
+        f"{value!r} is not a part and a number of parts like 2/3, counted from 1 (see: e2v predict --help)"
+        in " ".join(done.stderr.split())
+    )
 
 
 def test_overwrite_of_a_shard_is_refused(tmp_path: Path, e2v: E2v) -> None:
