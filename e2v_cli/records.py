@@ -213,6 +213,17 @@ class DoneRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureReason:
+    """A reason for which utterances failed."""
+
+    reason: str
+    """As in ``Failure``."""
+    count: int
+    example: int
+    """The index of the first such utterance."""
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """How a run ended."""
 
@@ -226,6 +237,10 @@ class Summary:
     encode_seconds: float
     """From the model loaded to the last result, likewise."""
 
+    reasons: tuple[FailureReason, ...] = ()
+    """Of those that failed, the most frequent first; none where they are not known."""
+    cause: str = ""
+    """The likely cause, and the next move, where most failed for one reason."""
     stopped: bool = False
     """A signal stopped the run before its end."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
 from e2v_cli.errors import EXIT_TOO_MANY_FAILURES
+from e2v_cli.system.text import describe_seconds
 
 if TYPE_CHECKING:
     from e2v_cli.options import MaxFailures
@@ -63,15 +65,19 @@ def drop_standard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def describe_summary(summary: Summary) -> str:
-    """Describe how a run ended, in a line."""
+def show_summary(summary: Summary) -> None:
+    """Show how a run ended, in lines of at most 80 characters: counts, speed and time, and reasons of failures."""
     plural = "" if summary.input == 1 else "s"
     left = f", {summary.left} left" if summary.left else ""
-    return (
-        f"{summary.input} utterance{plural}: {summary.done} done, {summary.failed} failed{left}; "
-        f"{summary.audio_seconds:.1f} s of audio in {summary.wall_seconds:.1f} s "
-        f"({summary.speed:.1f}× real time once the model was loaded)"
-    )
+    show_message(f"{summary.input} utterance{plural}: {summary.done} done, {summary.failed} failed{left}")
+    if summary.speed:
+        audio, whole = describe_seconds(summary.audio_seconds), describe_seconds(summary.wall_seconds)
+        show_message(f"{audio} of audio at {summary.speed:.1f}× real time; {whole} in all with the start")
+    reasons = ", ".join(f"{reason.count} {reason.reason}" for reason in summary.reasons)
+    for line in textwrap.wrap(f"failed: {reasons}" if reasons else "", 75):
+        show_message(line)
+    if summary.cause:
+        show_message(summary.cause)
 
 
 def judge_failures(summary: Summary, allowed: MaxFailures, reasons: str) -> int:

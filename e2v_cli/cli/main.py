@@ -15,12 +15,12 @@ import click
 from e2v_cli._version import __version__
 from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import (
-    describe_summary,
     drop_standard_output,
     judge_failures,
     open_standard_streams,
     print_result,
     show_message,
+    show_summary,
 )
 from e2v_cli.cli.groups import GroupedCommand
 from e2v_cli.cli.plan import plan
@@ -162,7 +162,7 @@ def merge(output_dir: Path, run: RunOptions) -> int:
     merged = merge_shards(output_dir)
     if not merged.is_new:
         show_message(f"{output_dir} is complete: nothing to do")
-    show_message(describe_summary(merged.summary))
+    show_summary(merged.summary)
     return judge_failures(merged.summary, run.max_failures, f"see {output_dir}/failures.tsv")
 
 
@@ -200,7 +200,7 @@ def check(
     from e2v_cli.commands.check import check as compare
     from e2v_cli.system.progress import choose_style
 
-    style = choose_style(None, quiet=False, rows_on_terminal=False)
+    style = choose_style(None, quiet=False)
     verdict = compare(CheckOptions(input, model, compute, style))
     print_result(verdict.text)
     return 0 if verdict.is_exact else EXIT_TOO_MANY_FAILURES

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from e2v_cli.cli import options as opts
-from e2v_cli.cli.console import describe_summary, drop_standard_output, judge_failures, show_message
+from e2v_cli.cli.console import drop_standard_output, judge_failures, show_message, show_summary
 from e2v_cli.cli.groups import GroupedCommand
-from e2v_cli.cli.invocation import describe_invocation
+from e2v_cli.cli.invocation import describe_invocation, find_command
 from e2v_cli.cluster.task import shard_of_task
 from e2v_cli.errors import EXIT_STOPPED
 from e2v_cli.options import (
@@ -93,6 +93,8 @@ def predict(
     except BrokenPipeError:  # the reader has closed the pipe
         drop_standard_output()
         return EXIT_STOPPED if stop.received else 0  # Ctrl-C ends both
+    except KeyboardInterrupt:  # before anything was computed
+        return _end_stopped(options)
     return _finish(options, summary)
 
 
@@ -107,12 +109,23 @@ def _finish(options: PredictOptions, summary: Summary) -> int:
     """Show how a run ended, and return its exit code."""
     run, results = options.run, options.results
     if not run.quiet:
-        show_message(describe_summary(summary))
+        show_summary(summary)
     if summary.stopped:
-        return EXIT_STOPPED
+        return _end_stopped(options)
     if results.output_dir:
         later = " once all shards are" if run.shard.count > 1 else ""
         reasons = f"see {results.output_dir}/failures.tsv{later}; --retry-failed tries again"
     else:
-        reasons = "run it without --quiet to see why" if run.quiet else "see above"
+        reasons = "see above"
     return judge_failures(summary, run.max_failures, reasons)
+
+
+def _end_stopped(options: PredictOptions) -> int:
+    """Show the next move after a stop, and return the exit code."""
+    command = find_command(options.invocation)
+    move = f"to go on: {command}" if command else "run the same command again to go on"
+    if options.results.output_dir is None:
+        move = "nothing is kept without -o OUT"
+    if not options.run.quiet:
+        show_message(f"stopped; {move}")
+    return EXIT_STOPPED

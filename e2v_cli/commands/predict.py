@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from e2v_cli.audio.decode import AudioOptions, count_channels
 from e2v_cli.audio.sources import FetchLimits
 from e2v_cli.cluster.task import Task
+from e2v_cli.commands.causes import find_cause
 from e2v_cli.commands.merge import describe_missing
 from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
 from e2v_cli.corpus.channels import split_channels
@@ -32,6 +33,7 @@ from e2v_cli.journal.history import History, parse_record
 from e2v_cli.journal.ids import read_costs, save_costs, save_tiers
 from e2v_cli.journal.journal import DONE, JOURNAL_FORMAT, LEFT, Elapsed, Header
 from e2v_cli.journal.locks import MERGE, Owner, locked
+from e2v_cli.journal.reasons import Reasons
 from e2v_cli.models.folder import Model, read_model
 from e2v_cli.models.hub import find_model
 from e2v_cli.models.weights import Weights, prepare_weights
@@ -79,6 +81,13 @@ class _Run:
         """The part of the list that is computed."""
         return self.options.run.shard
 
+    def own_places(self, plan: BlockPlan) -> NDArray[np.int64]:
+        """Return the utterances of the shard; of a single one all, also those that were done with another list."""
+        if self.shard.count == 1:
+            return np.arange(len(self.corpus))
+        places = [block.places for block in plan.deal_blocks(self.shard)]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *places])
+
     def count_left(self, status: NDArray[np.uint8], plan: BlockPlan) -> int:
         """Count the utterances of the shard that are neither done nor failed."""
         return int(plan.count_by_shard(status[plan.members] == LEFT, self.shard.count)[self.shard.index - 1])
@@ -98,11 +107,13 @@ def predict(options: PredictOptions, stop: StopSignals) -> Summary:
     run = _Run(options, corpus, model, prepare_weights(model), devices, stop, started)
     output_dir = options.results.output_dir
     if output_dir is None:
-        return _predict_to_stdout(run)
-    try:
-        return _predict_to_folder(run, output_dir)
-    except OSError as error:
-        raise OutputError.of(error) from error
+        summary = _predict_to_stdout(run)
+    else:
+        try:
+            summary = _predict_to_folder(run, output_dir)
+        except OSError as error:
+            raise OutputError.of(error) from error
+    return replace(summary, cause=find_cause(summary, corpus))
 
 
 def find_corpus_and_model(options: PredictOptions) -> tuple[Corpus, Model]:
@@ -160,7 +171,7 @@ def _predict_to_stdout(run: _Run) -> Summary:
         _run_workers(run, plan, sink)
     finally:
         sink.end()
-    return _summarise(run, plan, sink.status, sink.elapsed)
+    return _summarise(run, run.own_places(plan), sink.status, sink.reasons, sink.elapsed)
 
 
 def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
@@ -178,7 +189,8 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         costs = _agree_on_costs(output_dir, corpus) if shard.count > 1 else None
         plan = plan_blocks(history, corpus, costs)
         _note_empty_shard(shard, plan)
-        status = history.status
+        status, reasons, own = history.status, history.reasons.copy(), run.own_places(plan)
+        tried = own[_is_failed(status[own])] if options.run.retry_failed else own[:0]
         if options.run.retry_failed:
             status[status != DONE] = LEFT
         folder.save_list(corpus)
@@ -188,19 +200,48 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         has_ended = shard in folder.find_ended(history) and folder.has_same_timelines(shard, options.results)
         if run.count_left(status, plan) or not has_ended:
             with closing(folder.begin(shard, _make_header(run, fingerprint))) as journal:
-                sink = JournalSink(journal, status, run.started)
+                sink = JournalSink(journal, status, reasons, run.started)
                 _retime(run, history, plan, sink, output_dir)
+                _announce(output_dir, status[own], len(tried))
                 in_hand = _run_workers(run, plan, sink)
                 elapsed.append(replace(sink.elapsed, wall_seconds=time.monotonic() - run.started))
                 if run.stop.warned and not sink.elapsed.finished:
                     _check_windows(corpus, in_hand, journal.file.path)
                 if not run.stop.received:
                     journal.end(elapsed[-1])
-        summary = _summarise(run, plan, status, sum(elapsed, Elapsed()))
+                _report_retry(tried, history.reasons, sink)
+        summary = _summarise(run, own, status, reasons, sum(elapsed, Elapsed()))
         if summary.stopped:
-            logger.warning("stopped; %d of %d utterances are left", summary.left, summary.input)
             return summary
         return _publish_after_last(folder, corpus, history, shard) or summary
+
+
+def _is_failed(status: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    failed: NDArray[np.bool_] = (status != DONE) & (status != LEFT)
+    return failed
+
+
+def _announce(output_dir: Path, status: NDArray[np.uint8], num_tried: int) -> None:
+    """Announce how far earlier attempts came, if they had any result and something is left."""
+    done, failed = int((status == DONE).sum()), int(_is_failed(status).sum())
+    if done + failed + num_tried and (status == LEFT).any():
+        again = f", {num_tried} that failed are tried again" if num_tried else f", {failed} failed" if failed else ""
+        logger.warning("continuing %s: %d of %d are done%s", output_dir, done, len(status), again)
+
+
+def _report_retry(tried: NDArray[np.int64], before: Reasons, sink: JournalSink) -> None:
+    """Report what became of utterances that had failed, if any were tried again."""
+    status = sink.status[tried]
+    is_same = _is_failed(status) & (sink.reasons.numbers[tried] == before.numbers[tried])
+    counts = {
+        "done": (status == DONE).sum(),
+        "failed as before": is_same.sum(),
+        "failed for another reason": (_is_failed(status) & ~is_same).sum(),
+        "left": (status == LEFT).sum(),
+    }
+    if len(tried):
+        ends = ", ".join(f"{count} {end}" for end, count in counts.items() if count)
+        logger.warning("%d tried again: %s", len(tried), ends)
 
 
 def _retime(run: _Run, history: History, plan: BlockPlan, sink: JournalSink, output_dir: Path) -> None:
@@ -215,7 +256,7 @@ def _retime(run: _Run, history: History, plan: BlockPlan, sink: JournalSink, out
     prepare_process(device)
     engine = load_own(run.model, run.weights, device, options.compute, options.results)
     retimer = Retimer(output_dir, options.results, run.model.labels, run.shard, engine)
-    style = choose_style(options.run.progress, options.run.quiet, rows_on_terminal=False)
+    style = choose_style(options.run.progress, options.run.quiet)
     with run.stop.noted(), history.reading(), closing(Progress(len(places), style)) as progress:
         for first in range(0, len(places), _RETIMED):
             if run.stop.received:
@@ -327,27 +368,31 @@ def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> Sequence[int]:
         decoders=decoders,
         log_level=options.run.log_level,
     )
-    left, stop = run.count_left(sink.status, plan), run.stop
-    rows_on_terminal = options.results.output_dir is None and sys.stdout.isatty()
-    style = choose_style(options.run.progress, options.run.quiet, rows_on_terminal)
-    with stop.noted(), closing(Progress(left, style)) as progress:
+    own, stop = sink.status[run.own_places(plan)], run.stop
+    style = choose_style(
+        options.run.progress, options.run.quiet, sys.stdout if options.results.output_dir is None else None
+    )
+    finished = int((own != LEFT).sum())
+    with stop.noted(), closing(Progress(len(own), style, finished=finished)) as progress:
         launcher = Launcher(setup, devices, run.corpus, chain(first, blocks), sink, progress, stop)
         launcher.run()
+        if stop.received:
+            progress.keep()
     return launcher.in_hand
 
 
-def _summarise(run: _Run, plan: BlockPlan, status: NDArray[np.uint8], elapsed: Elapsed) -> Summary:
-    """Count the utterances of a shard; a run of one shard also counts those done when the list was another."""
-    if run.shard.count > 1:
-        own = [block.places for block in plan.deal_blocks(run.shard)]
-        status = status[np.concatenate(own)] if own else status[:0]
-    left, done = int((status == LEFT).sum()), int((status == DONE).sum())
+def _summarise(
+    run: _Run, own: NDArray[np.int64], status: NDArray[np.uint8], reasons: Reasons, elapsed: Elapsed
+) -> Summary:
+    """Count the utterances of a shard."""
+    failed = own[_is_failed(status[own])]
     return Summary(
-        input=len(status),
-        done=done,
-        failed=len(status) - left - done,
+        input=len(own),
+        done=int((status[own] == DONE).sum()),
+        failed=len(failed),
         audio_seconds=elapsed.audio_seconds,
         wall_seconds=elapsed.wall_seconds,
         encode_seconds=elapsed.encode_seconds,
+        reasons=reasons.count(failed),
         stopped=run.stop.received,
     )

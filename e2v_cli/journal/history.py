@@ -32,6 +32,7 @@ from e2v_cli.journal.journal import (
     start_order,
     with_checksum,
 )
+from e2v_cli.journal.reasons import Reasons
 from e2v_cli.options import Invocation
 from e2v_cli.records import DoneRecord, Place
 
@@ -117,6 +118,8 @@ class History:
         """(utterances,): whether its line is a result of another source."""
         self.elapsed: dict[JournalFile, Elapsed] = {}
         """Time taken and utterances finished by each attempt."""
+        self.reasons = Reasons(size)
+        """Of the lines that say that an utterance failed."""
         self.archives: dict[str, int] = {}
         """Files with embeddings, relative to OUT, and the last offset in each that a journal records."""
         self.timelines: dict[str, int] = {}
@@ -205,7 +208,7 @@ class History:
         number = self._journals.index(journal)
         keys: list[bytes] = []
         sources: list[bytes] = []
-        lines: list[tuple[int, int, int]] = []
+        lines: list[tuple[int, int, int, int]] = []
         begin = offset = self._read_to[journal]
         text = b""
         farthest: dict[bytes, bytes] = {}
@@ -214,7 +217,7 @@ class History:
                 _, kind, key, *cells = text.split(b"\t", 8)
                 if kind == b"done":
                     _, _, _, embedding, timelines, _ = cells
-                    lines.append((DONE, offset, len(text)))
+                    lines.append((DONE, offset, len(text), 0))
                     keys.append(key)
                     sources.append(text[_SOURCE])
                     if embedding:
@@ -223,7 +226,8 @@ class History:
                         self._note_timeline(Place.parse(place.decode()))
                 elif kind == b"failed":
                     stage, reason, *_ = cells
-                    lines.append((failure_status(stage.decode(), reason.decode()), offset, len(text)))
+                    status = failure_status(stage.decode(), reason.decode())
+                    lines.append((status, offset, len(text), self.reasons.number(reason.decode())))
                     keys.append(key)
                     sources.append(text[_SOURCE])
                 elif kind == b"time":
@@ -288,8 +292,10 @@ class History:
         while len(self._descriptors) > count:
             os.close(self._descriptors.pop(next(iter(self._descriptors))))
 
-    def _note(self, number: int, keys: list[bytes], lines: list[tuple[int, int, int]], sources: list[bytes]) -> None:
-        """Store the status of utterances and the places of their lines; journals may be read in any order."""
+    def _note(
+        self, number: int, keys: list[bytes], lines: list[tuple[int, int, int, int]], sources: list[bytes]
+    ) -> None:
+        """Store the status of utterances, the places of their lines and why they failed, in any order of journals."""
         places, numbers = self._index.find(hash_keys(keys)), np.array(lines, dtype=np.int64)
         is_stale = self._differ(places, sources)
         done = numbers[:, 0] == DONE
@@ -309,6 +315,7 @@ class History:
             self._journal_of[at] = number
             self._offset[at] = chosen_numbers[:, 1]
             self._length[at] = chosen_numbers[:, 2]
+            self.reasons.numbers[at] = chosen_numbers[:, 3]
 
     def _differ(self, places: NDArray[np.int64], sources: list[bytes]) -> NDArray[np.bool_]:
         """Return which lines are of other sources than the list has at their places: (lines,).

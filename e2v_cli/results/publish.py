@@ -10,11 +10,13 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from e2v_cli.errors import OutputError
 from e2v_cli.journal.folder import RunFolder
 from e2v_cli.journal.history import History, parse_done, parse_failed
 from e2v_cli.journal.ids import Ids, read_tiers
-from e2v_cli.journal.journal import Elapsed, Header, JournalFile
+from e2v_cli.journal.journal import DONE, Elapsed, Header, JournalFile
 from e2v_cli.options import DEVICE_KEYS, Shard, parse_timelines
 from e2v_cli.records import Place, Summary, Tier
 from e2v_cli.results.attempts import describe_attempts
@@ -64,6 +66,7 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
         audio_seconds=files.audio_seconds,
         wall_seconds=elapsed.wall_seconds,
         encode_seconds=elapsed.encode_seconds,
+        reasons=history.reasons.count(np.flatnonzero(history.status != DONE)),
     )
     facts = {
         **_run_facts(header, folder),

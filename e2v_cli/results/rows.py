@@ -16,6 +16,7 @@ from e2v_cli.errors import UsageError
 from e2v_cli.options import RowFormat, RowOptions
 from e2v_cli.results.tables import LABEL_COLUMNS
 from e2v_cli.system.files import naming
+from e2v_cli.system.progress import between_bars
 from e2v_cli.system.text import display_width, fitted, padded, tsv_row
 
 COLUMN_TYPES = {"utt_id": str, "label": str, "recording": str, "windows": int}
@@ -77,7 +78,7 @@ class RowPrinter:
         self._write("".join(map(self._format, rows)))
 
     def _write(self, text: str) -> None:
-        with naming(Path("standard output")):
+        with naming(Path("standard output")), between_bars(sys.stdout):
             sys.stdout.write(text)
             sys.stdout.flush()
 

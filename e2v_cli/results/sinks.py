@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.journal.journal import DONE, LEFT, Elapsed, Journal, failure_status
+from e2v_cli.journal.reasons import Reasons
 from e2v_cli.records import DoneRecord, Failure
 from e2v_cli.results.rows import RowPrinter
 from e2v_cli.results.tables import prediction_row
@@ -23,6 +24,8 @@ class Sink(Protocol):
 
     status: NDArray[np.uint8]
     """(utterances,): the status of each, as in the journal."""
+    reasons: Reasons
+    """Why they failed."""
 
     def begin(self) -> None:
         """Note that models are loaded."""
@@ -44,6 +47,7 @@ class StdoutSink:
             started: when the run began, by ``time.monotonic()``.
         """
         self.status = np.full(size, LEFT, dtype=np.uint8)
+        self.reasons = Reasons(size)
         self.elapsed = Elapsed()
         self._order = order
         self._next = next(order, None)
@@ -57,14 +61,14 @@ class StdoutSink:
         self._loaded = time.monotonic()
 
     def commit(self, done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
-        """Print all rows that are next in input order; failures are logged at once."""
+        """Print all rows that are next in input order; failures are logged at once, since nothing else keeps them."""
         for failure in failures:
-            logger.warning(_describe_failure(failure))
+            logger.error(_describe_failure(failure))
             self._rows[failure.utterance.index] = ()
         for record in done:
             spans = record.rows.split("\n")[:-1]
             self._rows[record.index] = [span.split("\t") for span in spans] or [prediction_row(record)]
-        _note_status(self.status, done, failures)
+        _note_status(self, done, failures)
         self.elapsed = _add_elapsed(self.elapsed, done, failures, self._started, self._loaded)
         rows: list[Sequence[str]] = []
         while self._next in self._rows:
@@ -80,15 +84,16 @@ class StdoutSink:
 class JournalSink:
     """The journal of OUT; embeddings are on disk before a commit."""
 
-    def __init__(self, journal: Journal, status: NDArray[np.uint8], started: float) -> None:
+    def __init__(self, journal: Journal, status: NDArray[np.uint8], reasons: Reasons, started: float) -> None:
         """Begin an attempt.
 
         Args:
             journal: its journal.
             status: (utterances,): the status of each.
+            reasons: why those failed that did before.
             started: when the attempt began, by ``time.monotonic()``.
         """
-        self.status = status
+        self.status, self.reasons = status, reasons
         self.elapsed = Elapsed()
         self._journal = journal
         self._started = self._loaded = started
@@ -103,23 +108,25 @@ class JournalSink:
             logger.info(_describe_failure(failure))
         self.elapsed = _add_elapsed(self.elapsed, done, failures, self._started, self._loaded)
         self._journal.append(done, failures, self.elapsed)
-        _note_status(self.status, done, failures)
+        _note_status(self, done, failures)
 
     def rewrite(self, done: Sequence[DoneRecord]) -> None:
         """Append results to the journal again that have other timelines now; no audio was encoded for them."""
         self._journal.append(done, (), self.elapsed)
-        _note_status(self.status, done, ())
+        _note_status(self, done, ())
 
 
 def _describe_failure(failure: Failure) -> str:
     return f"{failure.utterance.utt_id}: {failure.stage}: {failure.reason}: {failure.detail}"
 
 
-def _note_status(status: NDArray[np.uint8], done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
+def _note_status(sink: Sink, done: Sequence[DoneRecord], failures: Sequence[Failure]) -> None:
     for record in done:
-        status[record.index] = DONE
+        sink.status[record.index] = DONE
     for failure in failures:
-        status[failure.utterance.index] = failure_status(failure.stage, failure.reason)
+        index = failure.utterance.index
+        sink.status[index] = failure_status(failure.stage, failure.reason)
+        sink.reasons.numbers[index] = sink.reasons.number(failure.reason)
 
 
 def _add_elapsed(

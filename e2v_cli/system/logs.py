@@ -7,13 +7,24 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 _PACKAGE = logging.getLogger("e2v_cli")
 
 
+class _StandardErrorHandler(logging.StreamHandler[TextIO]):
+    """Messages on standard error, none of them on the line of a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from e2v_cli.system.progress import between_bars  # most commands show no message
+
+        with between_bars(self.stream):
+            super().emit(record)
+
+
 def log_to_stderr(level: int) -> None:
     """Log to standard error what is at least at this level."""
-    handler = logging.StreamHandler()
+    handler = _StandardErrorHandler()
     handler.setFormatter(logging.Formatter("e2v: %(message)s"))
     _add(handler, level)
 

@@ -87,6 +87,11 @@ def _begin_of(text: str, width: int) -> str:
     return text[:size]
 
 
+def describe_seconds(seconds: float) -> str:
+    """Format a length of time: ``2.6 s``, or from ten minutes on as a clock shows it."""
+    return f"{seconds:.1f} s" if seconds < 600 else clock(seconds)
+
+
 def clock(seconds: float) -> str:
     """Format a length of time as hours, minutes and seconds: ``1:02:03``."""
     whole = round(seconds)

@@ -69,7 +69,8 @@ def test_merged_run_is_unchanged(tmp_path: Path) -> None:
     """Until a final file is missing, or a journal is added."""
     write_run(tmp_path)
     merge(tmp_path)
-    complete = Merged(dataclasses.replace(SLOWEST, audio_seconds=round(SLOWEST.audio_seconds, 3)), is_new=False)
+    summary = dataclasses.replace(SLOWEST, audio_seconds=round(SLOWEST.audio_seconds, 3), reasons=())
+    complete = Merged(summary, is_new=False)
     before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.glob("[a-z]*")}
 
     assert merge(tmp_path) == complete

@@ -85,8 +85,8 @@ def test_model_without_a_head_has_null_in_json(tmp_path: Path, e2v: E2v) -> None
             ["--columns", "emotion"],
             "--columns emotion: no such column; choose from utt_id, label, score, duration, windows, angry, sad",
         ),
-        (["--columns", "utt_id,"], "Invalid value for '--columns': 'utt_id,' is not a list of names like"),
-        (["--format", "xml"], "Invalid value for '--format': 'xml' is not one of 'table', 'tsv', 'csv', 'jsonl'."),
+        (["--columns", "utt_id,"], "--columns: 'utt_id,' is not a list of names like"),
+        (["--format", "xml"], "--format: 'xml' is not one of 'table', 'tsv', 'csv', 'jsonl'"),
     ],
 )
 def test_wrong_options_exit_2(options: list[str], message: str, tmp_path: Path, e2v: E2v) -> None:

@@ -214,7 +214,7 @@ def test_jobs_give_the_same_results_as_a_single_run(slurm: Slurm, tmp_path: Path
     logs = sorted(path.name for path in out.glob("log/slurm-*"))
     assert logs == ["slurm-100_1.log", "slurm-100_2.log", "slurm-101-merge.log"]
     log = (out / "log" / "slurm-101-merge.log").read_text()
-    assert log.startswith(f"e2v: {out} is complete: nothing to do\ne2v: 9 utterances: 9 done, 0 failed; ")
+    assert log.startswith(f"e2v: {out} is complete: nothing to do\ne2v: 9 utterances: 9 done, 0 failed\n")
     alone = e2v("predict", "lists/wav.scp", "-o", "alone", "-j", "1", "--embeddings", "ark", cwd=here, **variables)
     assert alone.returncode == 0
     for name in ("predictions.tsv", "failures.tsv", "utt2dur"):

@@ -145,7 +145,7 @@ def test_new_result_counts_whatever_the_clocks_say(tmp_path: Path, e2v: E2v) -> 
 
     done = e2v(*predict(scp, out, "--recompute-changed"))
     assert done.returncode == 0
-    assert done.stderr.startswith("e2v: 2 utterances: 2 done, 0 failed; ")
+    assert done.stderr.startswith("e2v: 2 utterances: 2 done, 0 failed\n")
     assert e2v(*predict(scp, out)).stderr.startswith(f"e2v: {out} is complete: nothing to do\n")
 
 

@@ -1014,7 +1014,7 @@ def test_recipe_with_run_pl(calls: Path, reference_run: Path, tmp_path: Path) ->
 
     logs = [(tmp_path / "log" / f"e2v.{number}.log").read_text() for number in range(1, 5)]
     assert done.returncode == 0, logs
-    assert all(re.search(r"e2v: \d+ utterances: \d+ done, \d+ failed; ", log) for log in logs)
+    assert all(re.search(r"e2v: \d+ utterances: \d+ done, \d+ failed\n", log) for log in logs)
     merged = run_e2v("merge", "out", "--max-failures", "100%", cwd=tmp_path)
     assert merged.returncode == 0, merged.stderr
     assert_same(tmp_path / "out", reference_run)

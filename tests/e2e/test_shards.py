@@ -46,7 +46,7 @@ def test_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
         assert done.returncode == 0
         assert re.fullmatch(
             rf"e2v: shard {index}/3 is complete; e2v merge {tmp_path} when all are\n"
-            rf"e2v: {count} utterances: {count} done, 0 failed; .*\n",
+            rf"e2v: {count} utterances: {count} done, 0 failed\ne2v: .*\n",
             done.stderr,
         )
         assert not (tmp_path / "predictions.tsv").exists()
@@ -69,7 +69,7 @@ def test_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
     assert again.stderr.startswith(f"e2v: {tmp_path} is complete: nothing to do\n")
     merged = e2v("merge", tmp_path)
     assert (merged.returncode, merged.stdout) == (0, "")
-    counts = "e2v: 40 utterances: 40 done, 0 failed; 150.2 s of audio in "
+    counts = "e2v: 40 utterances: 40 done, 0 failed\ne2v: 150.2 s of audio at "
     assert merged.stderr.startswith(f"e2v: {tmp_path} is complete: nothing to do\n{counts}")
     before = (tmp_path / "predictions.tsv").read_bytes()
     (tmp_path / "predictions.tsv").unlink()

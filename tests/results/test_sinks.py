@@ -13,6 +13,7 @@ import pytest
 from support.journals import IDS, LABELS, WHOLE, done, failed, header, open_folder
 
 from e2v_cli.journal.journal import DONE, FAILED, FAILED_IN_BATCH, LEFT, Journal
+from e2v_cli.journal.reasons import Reasons
 from e2v_cli.options import RowOptions
 from e2v_cli.records import DoneRecord, Failure
 from e2v_cli.results.rows import RowPrinter
@@ -75,7 +76,7 @@ def test_rows_of_a_timeline_are_printed_instead(capsys: pytest.CaptureFixture[st
 def test_journal_has_the_committed_results(tmp_path: Path) -> None:
     status = np.full(len(IDS), LEFT, dtype=np.uint8)
     with closing(Journal(tmp_path, WHOLE, header())) as journal:
-        sink = JournalSink(journal, status, started=0.0)
+        sink = JournalSink(journal, status, Reasons(len(IDS)), started=0.0)
         sink.commit([record_at(0, "z")], [failure_at(2, "gone")])
         sink.commit([], [dataclasses.replace(failure_at(5, "broken"), stage="model")])
 

@@ -16,7 +16,7 @@ from e2v_cli.journal.folder import RunFolder
 from e2v_cli.journal.ids import Ids, save_ids
 from e2v_cli.journal.journal import JOURNAL_FORMAT, Elapsed, Header, Journal, Machine
 from e2v_cli.options import Fingerprint, Invocation, Shard
-from e2v_cli.records import DoneRecord, Failure, Place, Stage, Summary, Utterance
+from e2v_cli.records import DoneRecord, Failure, FailureReason, Place, Stage, Summary, Utterance
 from e2v_cli.results.publish import open_run_folder, publish
 
 LABELS = ("angry", "sad")
@@ -127,7 +127,11 @@ PREDICTIONS = (
     "../x\tangry\t0.500000\t12.3457\t2\t0.500000\t0.500000\n"
 )
 
-SUMMARY = Summary(input=6, done=4, failed=2, audio_seconds=3614.3707, wall_seconds=2.0, encode_seconds=1.0)
+REASONS = (FailureReason("missing", 1, example=2), FailureReason("not finite", 1, example=5))
+
+SUMMARY = Summary(
+    input=6, done=4, failed=2, audio_seconds=3614.3707, wall_seconds=2.0, encode_seconds=1.0, reasons=REASONS
+)
 
 
 def header(
