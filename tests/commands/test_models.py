@@ -288,7 +288,7 @@ def test_incomplete_copy_in_current_folder_is_not_used(hub: HubServer, run: E2v,
         assert digest(half / "model.pt") == digest(tiny / "model.pt")
 
 
-OFFLINE = "A pull asks a hub, and --offline (or E2V_OFFLINE) forbids that."
+OFFLINE = "A pull asks a hub, and --offline (or E2V_OFFLINE) forbids that"
 EMPTY = "NAME or --to is empty: is a variable of the shell not set?"
 
 

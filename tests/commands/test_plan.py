@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -430,11 +431,13 @@ def test_plan_takes_standard_input_and_paths_of_any_bytes(data: Path, e2v: E2v) 
     assert failures(done.stdout) == [["ü", "missing", "gone 'ß.wav: no such file"]]
     assert done.stdout.endswith("\ne2v predict - -o OUT -m sample\n")
 
+    for name in ("a b.wav", os.fsdecode(b"\xff.wav")):
+        shutil.copy(data / "a.wav", data / name)
     command = [sys.executable, "-m", "e2v_cli", "plan", "a b.wav", os.fsdecode(b"\xff.wav"), "-m", "sample"]
     raw = subprocess.run(
         command, cwd=data, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
     )
-    assert raw.returncode == 3
+    assert raw.returncode == 0
     assert raw.stdout.endswith(b"\ne2v predict 'a b.wav' '\xff.wav' -o OUT -m sample\n")
 
 
@@ -481,8 +484,8 @@ def test_word_plan_in_place_of_predict_gives_the_estimate(line: str, data: Path,
             "--format csv",
             "--format is for rows on standard output: leave it out, and then run e2v rows out --format csv",
         ),
-        ("-q -v", "--quiet and --verbose exclude each other. (see: e2v plan --help)"),
-        ("--shard 4/3", "Invalid value for '--shard': '4/3' is not a part and a number of parts like 2/3, counted"),
+        ("-q -v", "--quiet and --verbose exclude each other (see: e2v plan --help)"),
+        ("--shard 4/3", "--shard: '4/3' is not a part and a number of parts like 2/3, counted"),
     ],
 )
 def test_plan_refuses_what_predict_refuses(words: str, message: str, data: Path, e2v: E2v) -> None:
@@ -634,7 +637,7 @@ def test_time_may_be_that_of_another_machine(data: Path, e2v: E2v) -> None:
 @pytest.mark.parametrize(
     ("like", "words", "message"),
     [
-        ("gone.json", "", "Invalid value for '--like': Path 'gone.json' does not exist. (see: e2v plan --help)"),
+        ("gone.json", "", "--like: Path 'gone.json' does not exist (see: e2v plan --help)"),
         ("data", "", "--like data/run.json: no speed can be read from it; choose the run.json of a complete run"),
         ("run.json", "-m sample", "--like run.json: its model is emotion2vec_plus_base, not sample; choose a run with"),
         (

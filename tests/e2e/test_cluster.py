@@ -167,7 +167,7 @@ def test_run_survives_cancel_requeue_and_controller_restart(
 
     second = submit(cluster, corpus, out, "--jobs", "4")
 
-    assert second.text.startswith(f"job {second.array}: shards 2 of 4\n")
+    assert second.text.startswith(f"job {second.array}: shards 2 of 4; not in the array: 3 complete\n")
     assert cluster.wait(second.array, second.merge) == {second.element(2): "COMPLETED", second.merge: "COMPLETED"}
     assert digest(out) == reference
 

@@ -145,10 +145,10 @@ def test_what_a_folder_leaves_out_is_noted_unless_quiet(clips: Path, e2v: E2v) -
     assert (planned.stderr, planned.stdout.splitlines()[0].split()) == (note, ["utterances", "2"])
 
     searched = e2v("predict", ".", *RUN, "--hidden", cwd=clips)
-    assert (list(read_rows(searched.stdout)), searched.stderr) == (["c", "a", "b"], "")
+    assert (list(read_rows(searched.stdout)), searched.stderr) == ([".Trash/c", "x/a", "x/b"], "")
     planned = e2v("plan", ".", "-m", "sample", "--hidden", cwd=clips)
     assert planned.stdout.splitlines()[0].split() == ["utterances", "3"]
-    assert planned.stdout.endswith("e2v predict . -m sample -o OUT --hidden\n")
+    assert planned.stdout.endswith("e2v predict . -o OUT -m sample --hidden\n")
 
 
 def test_neither_audio_nor_list_is_a_usage_error(clips: Path, e2v: E2v) -> None:

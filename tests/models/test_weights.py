@@ -108,7 +108,7 @@ def test_tensors_that_share_memory_are_prepared_like_others(tmp_path: Path) -> N
     with torch.inference_mode():
         (features,) = load_network(model, weights)([noise])
         assert torch.equal(features, expected([noise])[0])
-    (result,) = e2v_cli.load(str(model.folder), device="cpu").predict([noise])
+    (result,) = e2v_cli.load(str(model.folder), device="cpu").predict([noise], sample_rate=16_000)
     np.testing.assert_allclose(result.embedding, features.mean(dim=0).numpy(), rtol=0, atol=1e-6)
 
 

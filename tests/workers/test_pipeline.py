@@ -22,9 +22,9 @@ from support.noting import (
     cut,
 )
 
-from e2v_cli.audio import decode
 from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.audio.decoder import Decoder
+from e2v_cli.audio.formats import open_audio
 from e2v_cli.options import ComputeOptions
 from e2v_cli.records import Block, DoneRecord, Failure, Place, Segment, Utterance
 from e2v_cli.workers.messages import BlockDone, Results
@@ -381,13 +381,12 @@ def test_segments_of_a_recording_are_decoded_together(
 ) -> None:
     """A block may hold several recordings and whole files; batches are still by length."""
     opened: list[str] = []
-    real = decode.open_audio
 
     def note(path: str, at_a_glance: bool = False) -> Decoder:
         opened.append(Path(path).name)
-        return real(path, at_a_glance)
+        return open_audio(path, at_a_glance)
 
-    monkeypatch.setattr(decode, "open_audio", note)
+    monkeypatch.setattr("e2v_cli.audio.decode.open_audio", note)
     one, other = utterances[2].source, utterances[5].source
     segments = cut_segments(one, (2.0, 3.0), (0.0, 1.5), (5.0, 6.0))
     others = cut_segments(other, (0.0, 0.5), (0.25, 2.25), first=4)
