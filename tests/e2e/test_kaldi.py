@@ -659,7 +659,7 @@ def test_segments_are_in_file_order(segments: SegmentsRun) -> None:
     assert list(read_rows((segments.out / "failures.tsv").read_text())) == failed
     counts = json.loads((segments.out / "run.json").read_text())["counts"]
     assert counts == {"input": len(keys), "done": len(keys) - len(failed), "failed": len(failed)}
-    summary = f"e2v: {len(keys)} utterances: {len(keys) - len(failed)} done, {len(failed)} failed; "
+    summary = f"e2v: {len(keys)} utterances: {len(keys) - len(failed)} done, {len(failed)} failed\n"
     assert summary in segments.done.stderr
     assert "died" not in segments.done.stderr
 
