@@ -514,8 +514,8 @@ COPY = (
         ({"revision": "v1"}, UsageError, "revision='v1': sample is a folder here, and has none"),
         (
             {"model": "emotion2vec_base", "revision": "a b"},
-            ModelError,
-            "revision='a b' is not a branch, tag or commit",
+            UsageError,
+            "revision='a b': not a branch, tag or commit",
         ),
         (
             {"model": "emotion2vec_base_finetuned", "hub": "hf"},

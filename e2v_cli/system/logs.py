@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from contextlib import suppress
+import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -16,9 +17,8 @@ class _StandardErrorHandler(logging.StreamHandler[TextIO]):
     """Messages on standard error, none of them on the line of a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from e2v_cli.system.progress import between_bars  # most commands show no message
-
-        with between_bars(self.stream):
+        progress = sys.modules.get("e2v_cli.system.progress")  # until it is imported, there is no bar
+        with progress.between_bars(self.stream) if progress else nullcontext():
             super().emit(record)
 
 

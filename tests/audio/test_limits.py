@@ -19,10 +19,7 @@ LIMIT = len(WAV)
 
 DETAIL = f"more than {LIMIT} bytes; --max-source-bytes sets another limit"
 
-NO_SIZE = (
-    "Invalid value for '--max-source-bytes': '{}' is not a number of bytes like 1500000, 500M or 2G. "
-    "(see: e2v predict --help)"
-)
+NO_SIZE = "--max-source-bytes: '{}' is not a number of bytes like 1500000, 500M or 2G (see: e2v predict --help)"
 
 GB = 10**9
 
