@@ -287,6 +287,9 @@ class Recognizer:
             closing(items),
             ThreadPoolExecutor(1, "predict", initializer=setattr, initargs=(_computing, "stop", stop)) as thread,
         ):
+            # started before anything is computed: an interrupt between its start and its entry in the pool's list of
+            # threads would leave it running when the pool ends
+            thread.submit(threading.get_ident).result()
             try:
                 for block in BlockPlan(np.arange(count)).deal_blocks(Shard(1, 1)):
                     waveforms = _keep_failures(islice(items, len(block.places)), keep)
