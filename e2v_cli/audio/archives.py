@@ -15,14 +15,15 @@ import soundfile
 from kaldiio.matio import read_kaldi
 
 from e2v_cli.audio.errors import AudioError, blame
+from e2v_cli.audio.flac import read_stream_info
 from e2v_cli.audio.riff import measure_record
 from e2v_cli.records import SAMPLE_RATE
 
-MAX_FLAC_BLOCKS = 256
-"""The most blocks of metadata before the audio; a file with more is not FLAC."""
-
 MAX_CHANNELS = 8
 """A matrix with more rows and columns than this holds features."""
+
+_FLAC_ROOM = 1 << 16
+"""Bytes for the headers of frames in a FLAC file."""
 
 CHUNK = 1 << 18
 """Bytes that are copied at a time."""
@@ -87,7 +88,7 @@ def _measure_record(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int
         start = archive.tell()
         size = measure_record(archive, start, start + left)
     elif head.startswith(b"fLaC"):
-        size = min(left, _bound_flac_size(archive, head))
+        size = min(left, _bound_flac_size(archive))
     else:
         raise AudioError("not audio", "no WAV or FLAC file, and no vector or matrix of floats, begins at this byte")
     if begin + size > left:
@@ -97,18 +98,15 @@ def _measure_record(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int
     return begin, size
 
 
-def _bound_flac_size(archive: BinaryIO, head: bytes) -> int:
+def _bound_flac_size(archive: BinaryIO) -> int:
     """Bound the bytes of a FLAC file, whose header has no size, so that not all of a large archive is copied."""
     start = archive.tell()
-    field = int.from_bytes(head[18:26], "big")  # 20 bits of rate, 3 of channels, 5 of bits, 36 of samples
-    bits = (field & (1 << 36) - 1) * ((field >> 41 & 7) + 1) * ((field >> 36 & 31) + 1)
-    size = 4
-    for _ in range(MAX_FLAC_BLOCKS):
-        block = os.pread(archive.fileno(), 4, start + size)
-        size += 4 + int.from_bytes(block[1:], "big")
-        if block[:1] >= b"\x80":  # the last one
-            break
-    return size + bits // 4 + (1 << 16)  # twice the samples: no frame is longer, but for its header
+    try:
+        info = read_stream_info(archive, start)
+    except AudioError:  # the copy fails in the same way
+        return _FLAC_ROOM
+    bits = info.num_samples * info.num_channels * info.bits
+    return info.audio - start + bits // 4 + _FLAC_ROOM  # twice the samples: no frame is longer, but for its header
 
 
 def _convert_matrix(archive: BinaryIO, head: bytes, left: int) -> bytes:

@@ -27,6 +27,9 @@ _CHUNK = 1 << 18
 _LONGEST_HEADER = 16
 """Bytes of a frame's header."""
 
+MAX_FLAC_BLOCKS = 256
+"""The most blocks of metadata before the audio; a file with more is not FLAC."""
+
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 
 _BLOCK_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -46,11 +49,12 @@ class _Frame:
 
 
 @dataclass(frozen=True)
-class _StreamInfo:
+class StreamInfo:
     """The description of a stream at the beginning of its file."""
 
     block_size: int
     """Samples of each frame but the last, where all have the same number."""
+    num_channels: int
     bits: int
     """Bits of a sample."""
     num_samples: int
@@ -69,7 +73,7 @@ def open_flac(path: str, _at_a_glance: bool) -> Decoder:
         OSError: it can't be read.
     """
     with open(path, "rb") as file:
-        info = _read_stream_info(file)
+        info = read_stream_info(file, skip_tags(file))
         if not info.num_samples:  # libsndfile loses the end of such a file
             return FfmpegDecoder(path, "flac", _FrameWalk(file, info).count())
     return _FlacDecoder(path, info)
@@ -78,7 +82,7 @@ def open_flac(path: str, _at_a_glance: bool) -> Decoder:
 class _FlacDecoder(SndfileDecoder):
     """A FLAC file that has no gaps where it is read."""
 
-    def __init__(self, path: str, info: _StreamInfo) -> None:
+    def __init__(self, path: str, info: StreamInfo) -> None:
         super().__init__(open_sndfile(path), info.num_samples)
         self._info = info
         self._frames = open(path, "rb")  # noqa: SIM115 — closed with the decoder
@@ -119,7 +123,7 @@ class _FlacDecoder(SndfileDecoder):
 class _FrameWalk:
     """A walk along the frames of a file, which have numbers but no lengths."""
 
-    def __init__(self, file: BinaryIO, info: _StreamInfo) -> None:
+    def __init__(self, file: BinaryIO, info: StreamInfo) -> None:
         self._file = file
         self._info = info
         self._size = os.fstat(file.fileno()).st_size
@@ -222,28 +226,31 @@ class _FrameWalk:
         return _Frame(offset, first, first + block_size)
 
 
-def _read_stream_info(file: BinaryIO) -> _StreamInfo:
-    """Read the blocks of metadata.
+def read_stream_info(file: BinaryIO, start: int) -> StreamInfo:
+    """Read the blocks of metadata of a FLAC file that begins at a byte.
 
     Raises:
-        AudioError: there is no description of the stream.
+        AudioError: there is no description of the stream, or no end of them.
     """
-    offset = skip_tags(file) + 4
-    info, last = b"", False
-    while not last:
+    offset, info = start + 4, b""
+    for _ in range(MAX_FLAC_BLOCKS):
         file.seek(offset)
         block = file.read(4)
         if len(block) < 4:
             raise AudioError("truncated", "the file ends within its metadata: copy it again")
         if block[0] & 0x7F == 0:
             info = file.read(34)
-        last = block[0] >= 0x80
         offset += 4 + int.from_bytes(block[1:], "big")
+        if block[0] >= 0x80:  # the last one
+            break
+    else:
+        raise AudioError("not audio", f"a FLAC file with more than {MAX_FLAC_BLOCKS} blocks of metadata")
     if len(info) < 34:
         raise AudioError("not audio", "a FLAC file without STREAMINFO")
     field = int.from_bytes(info[10:18], "big")  # 20 bits of rate, 3 of channels, 5 of bits, 36 of samples
-    return _StreamInfo(
+    return StreamInfo(
         block_size=int.from_bytes(info[:2], "big"),
+        num_channels=(field >> 41 & 7) + 1,
         bits=(field >> 36 & 31) + 1,
         num_samples=field & (1 << 36) - 1,
         md5=info[18:],

@@ -179,3 +179,14 @@ def test_segment_behind_the_end_of_a_file_cut_short_fails(tmp_path: Path) -> Non
         with pytest.raises(AudioError) as error:
             read(path, first, first + 1)
         assert error.value.reason == "truncated"
+
+
+def test_endless_metadata_is_not_read(tmp_path: Path) -> None:
+    """Each four zeros are a block of metadata without content."""
+    path = tmp_path / "a.flac"
+    with path.open("wb") as file:
+        file.write(b"fLaC")
+        file.truncate(10**9)
+
+    with pytest.raises(AudioError, match=r"^a FLAC file with more than 256 blocks of metadata$"):
+        open_audio(str(path))
