@@ -6,7 +6,6 @@ and, if the header counts the frames, without its padding - 529 at the end. libs
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from e2v_cli.audio.decoder import Decoder
 from e2v_cli.audio.errors import AudioError
 from e2v_cli.audio.ffmpeg import FfmpegDecoder
+from e2v_cli.audio.file_bytes import FileParts
 from e2v_cli.audio.libsndfile import SndfileDecoder, open_sndfile
 from e2v_cli.audio.mpeg_headers import (
     MAX_RUN,
@@ -73,7 +73,7 @@ def open_mp3(path: str, at_a_glance: bool) -> Decoder:
     num_samples = _count_samples(start, num_frames, spans[-1][1] - begin)
     if len(spans) == 1 and (decoder := _open_by_libsndfile(path, num_samples)):
         return decoder
-    return _FrameDecoder(_Spans(path, spans), "mp3", num_samples)
+    return _FrameDecoder(FileParts(path, spans), "mp3", num_samples)
 
 
 def count_mpeg_samples(path: str, begin: int, end: int | None) -> int:
@@ -278,40 +278,3 @@ class _FrameDecoder(FfmpegDecoder):
         if found != self.num_samples:
             lost = f"its frames hold {self.num_samples} samples, FFmpeg decodes {found}"
             raise AudioError("unreadable", f"{lost}: decode it with ffmpeg, and listen")
-
-
-class _Spans(io.RawIOBase):
-    """Parts of a file as one file, without what is between them."""
-
-    def __init__(self, path: str, spans: Spans) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        self._spans = spans
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        size = sum(end - begin for begin, end in self._spans)
-        self._position = offset + (0, self._position, size)[whence]
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """Read the next bytes, of one part at most."""
-        skipped = self._position
-        for begin, end in self._spans:
-            if skipped < end - begin:
-                rest = end - begin - skipped
-                data = os.pread(self._descriptor, rest if size < 0 else min(size, rest), begin + skipped)
-                self._position += len(data)
-                return data
-            skipped -= end - begin
-        return b""
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.audio.decoder import Decoder
 from e2v_cli.audio.errors import AudioError
+from e2v_cli.audio.file_bytes import FileParts
 
 SLIGHT = 1000
 """Bytes: a smaller difference may be an error of a header alone."""
@@ -67,7 +66,7 @@ class PcmDecoder(Decoder):
         """
         num_samples = encoding.count_samples(size)
         super().__init__(encoding.rate, encoding.num_channels, num_samples, can_seek=True)
-        self._part = _Part(path, begin, begin + num_samples * encoding.block)
+        self._part = _Part(path, [(begin, begin + num_samples * encoding.block)])
         endian = "BIG" if encoding.big_endian else "LITTLE"
         self._file = soundfile.SoundFile(self._part, "r", self.rate, self.num_channels, encoding.subtype, endian, "RAW")
 
@@ -121,29 +120,15 @@ def is_unknown(size: int) -> bool:
     return any(size in unknown for unknown in _UNKNOWN_SIZES)
 
 
-class _Part(io.FileIO):
-    """A part of a file, as a file of its own."""
+class _Part(FileParts):
+    """A part of a file, as libsndfile reads it."""
 
-    def __init__(self, path: str, begin: int, end: int) -> None:
-        super().__init__(path)
-        self._begin, self._end = begin, end
-        self.error: OSError | None = None
-        """Of the last read: libsndfile takes it for the end."""
-        self.seek(0)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence != os.SEEK_CUR:
-            offset += self._begin if whence == os.SEEK_SET else self._end
-            whence = os.SEEK_SET
-        return super().seek(offset, whence) - self._begin
-
-    def tell(self) -> int:
-        return super().tell() - self._begin
+    error: OSError | None = None
+    """Of the last read: libsndfile takes it for the end."""
 
     def readinto(self, buffer: Any) -> int:
-        left = max(0, self._end - super().tell())
         try:
-            return super().readinto(memoryview(buffer)[:left]) or 0
+            return super().readinto(buffer)
         except OSError as error:
             self.error = error
             return 0
