@@ -83,7 +83,7 @@ class _FlacDecoder(SndfileDecoder):
     """A FLAC file that has no gaps where it is read."""
 
     def __init__(self, path: str, info: StreamInfo) -> None:
-        super().__init__(open_sndfile(path), info.num_samples)
+        super().__init__(open_sndfile(path), info.num_samples, can_seek=True)
         self._info = info
         self._frames = open(path, "rb")  # noqa: SIM115 — closed with the decoder
         self._walk = _FrameWalk(self._frames, info)

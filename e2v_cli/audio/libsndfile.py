@@ -12,22 +12,19 @@ from numpy.typing import NDArray
 from e2v_cli.audio.decoder import Decoder
 from e2v_cli.audio.errors import AudioError, blame
 
-SEEKABLE_SUBTYPES = frozenset(("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
-"""Encodings in which libsndfile seeks to the exact sample, in a container that allows it."""
-
 
 class SndfileDecoder(Decoder):
     """A file that libsndfile decodes."""
 
-    def __init__(self, file: soundfile.SoundFile, num_samples: int | None, can_seek: bool = True) -> None:
+    def __init__(self, file: soundfile.SoundFile, num_samples: int | None, can_seek: bool = False) -> None:
         """Take over an open file.
 
         Args:
             file: at its first sample.
             num_samples: samples of each channel that the file should have; None: only decoding it tells.
-            can_seek: whether the container lets libsndfile seek.
+            can_seek: whether libsndfile seeks to the exact sample in it.
         """
-        super().__init__(file.samplerate, file.channels, num_samples, can_seek and file.subtype in SEEKABLE_SUBTYPES)
+        super().__init__(file.samplerate, file.channels, num_samples, can_seek)
         self.file = file
         if not self.can_seek:
             file.seekable = lambda: False  # else soundfile seeks after each block, and libmpg123 then gets MP3 wrong

@@ -250,7 +250,7 @@ def _open_by_libsndfile(path: str, num_samples: int) -> Decoder | None:
     except AudioError:
         return None
     if file.frames == num_samples:
-        return SndfileDecoder(file, num_samples, can_seek=False)
+        return SndfileDecoder(file, num_samples)
     file.close()
     return None
 

@@ -25,7 +25,7 @@ def open_ogg(path: str, at_a_glance: bool) -> Decoder:
     file = open_sndfile(path)
     if at_a_glance and not file.frames:  # it ends too early
         _check_pages(path)
-    return SndfileDecoder(file, file.frames, can_seek=False)
+    return SndfileDecoder(file, file.frames)
 
 
 def _check_pages(path: str) -> None:
