@@ -1,8 +1,8 @@
 """``e2v plan``: an estimate of a run from lists, headers and journals alone: audio, failures, disk, time.
 
 No model is loaded, no audio decoded, no command run and no server asked. So damage further on in a file, or in the
-output of a command or a server, is not seen; and an MP3 file that does not say how long it is has the length that
-libsndfile guesses.
+output of a command or a server, is not seen; and the length of an MP3 file that does not say how long it is is
+estimated from its first frames.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from e2v_cli.commands.offline import (
 )
 from e2v_cli.corpus.blocks import estimate_costs, group_recordings
 from e2v_cli.corpus.corpus import Corpus
-from e2v_cli.corpus.lists import has_list, read_table
-from e2v_cli.errors import CorpusError, UsageError
+from e2v_cli.corpus.data_dir import read_speaker_lines
+from e2v_cli.corpus.lists import has_list
+from e2v_cli.errors import UsageError
 from e2v_cli.inference.windows import cut_windows, window_frames
 from e2v_cli.journal.folder import plan_blocks
 from e2v_cli.journal.ids import read_costs
@@ -207,8 +208,7 @@ def _find_work_left(options: PredictOptions, corpus: Corpus) -> _Work:
     if shard.count > 1:
         costs = None if output_dir is None else read_costs(output_dir, corpus)
         costs = estimate_costs(corpus.durations) if costs is None else costs
-    own = [block.places for block in plan_blocks(history, corpus, costs).deal_blocks(shard)]
-    places = np.concatenate(own) if own else np.zeros(0, dtype=np.int64)
+    places = plan_blocks(history, corpus, costs).deal_places(shard)
     status, outdated = history.status, history.outdated
     tried = status == LEFT if not options.run.retry_failed else status != DONE
     is_left = (tried & ~outdated)[places]
@@ -258,10 +258,9 @@ def _count_speakers(inputs: Sequence[str], corpus: Corpus, places: NDArray[np.in
 
 def _hash_speakers(path: Path) -> Iterator[int]:
     """Hash each utt-id and its speaker, in turn."""
-    for origin, cells in read_table(path):
-        if len(cells) != 2:
-            raise CorpusError(f"{origin}: a line is: utt-id speaker")
-        yield from map(hash, cells)
+    for _, key, speaker in read_speaker_lines(path):
+        yield hash(key)
+        yield hash(speaker)
 
 
 def _find_shape(model: ModelRequest) -> NetworkConfig:

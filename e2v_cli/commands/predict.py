@@ -85,8 +85,7 @@ class _Run:
         """Return the utterances of the shard; of a single one all, also those that were done with another list."""
         if self.shard.count == 1:
             return np.arange(len(self.corpus))
-        places = [block.places for block in plan.deal_blocks(self.shard)]
-        return np.concatenate([np.zeros(0, dtype=np.int64), *places])
+        return plan.deal_places(self.shard)
 
     def count_left(self, status: NDArray[np.uint8], plan: BlockPlan) -> int:
         """Count the utterances of the shard that are neither done nor failed."""
@@ -246,9 +245,8 @@ def _report_retry(tried: NDArray[np.int64], before: Reasons, sink: JournalSink) 
 
 def _retime(run: _Run, history: History, plan: BlockPlan, sink: JournalSink, output_dir: Path) -> None:
     """Make the timelines of utterances that are done with others, until told to stop: their frames are on disk."""
-    dealt = (place for block in plan.deal_blocks(run.shard) for place in block.places.tolist())
-    outdated = history.outdated
-    places = [place for place in dealt if outdated[place]]
+    dealt = plan.deal_places(run.shard)
+    places = dealt[history.outdated[dealt]].tolist()
     if not places:
         return
     logger.warning("%d utterances are done with other timelines: nothing of them is encoded again", len(places))

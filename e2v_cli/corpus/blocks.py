@@ -77,6 +77,10 @@ class BlockPlan:
             end = self._firsts[number + 1] if number + 1 < len(self._firsts) else None
             yield PendingBlock(number, self.members[self._firsts[number] : end])
 
+    def deal_places(self, shard: Shard) -> NDArray[np.int64]:
+        """Return the indices in the list of all utterances of this shard, in the order in which they are computed."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(block.places for block in self.deal_blocks(shard))])
+
     def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """Count those of the chosen (members,) that each of ``count`` shards has: (count,)."""
         blocks = np.searchsorted(self._firsts, np.flatnonzero(members), side="right") - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -117,15 +117,25 @@ def read_speakers(folder: Path, hashes: NDArray[np.int64]) -> tuple[NDArray[np.i
     path = folder / "utt2spk"
     keys, numbers = array("q"), array("q")
     speakers: dict[bytes, int] = {}
-    for origin, cells in read_table(path) if has_list(path) else ():
-        if len(cells) != 2:
-            raise CorpusError(f"{origin}: a line is: utt-id speaker")
-        keys.append(hash(cells[0]))
-        numbers.append(speakers.setdefault(check_id(cells[1], origin), len(speakers)))
+    for origin, key, speaker in read_speaker_lines(path) if has_list(path) else ():
+        keys.append(hash(key))
+        numbers.append(speakers.setdefault(check_id(speaker, origin), len(speakers)))
     found = KeyIndex(hashes).find(np.frombuffer(keys, dtype=np.int64))
     speaker_of = np.full(len(hashes), len(speakers), dtype=np.int64)
     speaker_of[found[found >= 0]] = np.frombuffer(numbers, dtype=np.int64)[found >= 0]
     return speaker_of, [*(speaker.decode() for speaker in speakers), ""]
+
+
+def read_speaker_lines(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
+    """Read the lines of ``utt2spk``: the origin of each, an utt-id, and its speaker.
+
+    Raises:
+        CorpusError: it can't be read, or a line has another form.
+    """
+    for origin, cells in read_table(path):
+        if len(cells) != 2:
+            raise CorpusError(f"{origin}: a line is: utt-id speaker")
+        yield origin, cells[0], cells[1]
 
 
 def _parse_recording_channel(text: bytes) -> int:
