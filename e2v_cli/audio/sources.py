@@ -1,4 +1,4 @@
-"""Kinds of audio source, told by name: a path, ``a.ark:17``, a URL, ``command |`` → a file that libsndfile can read.
+"""Kinds of audio source, told by name: a path, ``a.ark:17``, a URL, ``command |`` → the path of a file.
 
 Fetched audio is in a temporary file without a name, which is gone when the process ends, even if it is killed.
 """

@@ -156,7 +156,7 @@ class _Table:
         return _Column(column, max(len(column), len("0.000000")), lambda cells: cells[place], to_right=True)
 
     def _fit_ids(self, shown: Sequence[_Column], ids: Iterable[list[bytes]]) -> list[_Column]:
-        """Give ids the room that they need, up to what the other columns leave of the terminal's width."""
+        """Widen the column of ids to the longest, up to what the other columns leave of the terminal's width."""
         others = sum(column.width + 2 for column in shown if column.title != "utt_id")
         room = max(MIN_ID, shutil.get_terminal_size().columns - others)
         first = islice((key.decode() for keys in ids for key in keys), KNOWN_IDS)
