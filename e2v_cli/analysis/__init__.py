@@ -1,0 +1,1 @@
+"""Predictions → knowledge: labels, and what is computed of posteriors (see README.md)."""
