@@ -224,7 +224,7 @@ def _announce(output_dir: Path, status: NDArray[np.uint8], num_tried: int) -> No
     """Announce how far earlier attempts came, if they had any result and something is left."""
     done, failed = int((status == DONE).sum()), int(_is_failed(status).sum())
     if done + failed + num_tried and (status == LEFT).any():
-        again = f", {num_tried} that failed are tried again" if num_tried else f", {failed} failed" if failed else ""
+        again = f"; trying again the {num_tried} that failed" if num_tried else f", {failed} failed" if failed else ""
         logger.warning("continuing %s: %d of %d are done%s", output_dir, done, len(status), again)
 
 

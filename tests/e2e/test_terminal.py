@@ -217,7 +217,7 @@ def test_failures_are_counted_by_reason_and_a_retry_says_what_it_changed(tmp_pat
     assert (code, without_times(shown)) == (
         3,
         [
-            f"e2v: continuing {out}: 1 of 10 are done, 9 that failed are tried again",
+            f"e2v: continuing {out}: 1 of 10 are done; trying again the 9 that failed",
             "e2v: 9 tried again: 1 done, 7 failed as before, 1 failed for another reason",
             "e2v: 10 utterances: 2 done, 8 failed",
             "e2v: failed: 6 missing, 2 not audio",
