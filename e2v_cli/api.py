@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeGuard, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from e2v_cli.analysis.closed_sets import close_head
 from e2v_cli.audio.arrays import to_samples
 from e2v_cli.audio.decode import AudioOptions, make_waveform
 from e2v_cli.audio.errors import AudioError
@@ -55,17 +56,21 @@ Audio = ArrayLike | os.PathLike[str]
 
 OnFailure = Literal["raise", "return"]
 
+Classes = Sequence[str] | Mapping[str, Sequence[str]]
+"""Labels of a closed set; a mapping also has the labels that are merged into each."""
+
 DECODERS = 4
 """Threads that decode files."""
 
 MIN_RATE = 1000
 """Hz; a lower sample rate is one in kHz."""
 
-_PYTHON_OPTIONS = "device|hub|model|precision|revision|timeline"
+_PYTHON_OPTIONS = "classes|device|hub|model|precision|revision|timeline"
 """Options of the command that are arguments here."""
 
 _OPTION = re.compile(
     r"'e2v [^']*'"  # a command, to be run as it is
+    r"|--merge (?P<source>[^\s=]+)=(?P<target>[^\s:]+)"
     rf"|--(?P<name>{_PYTHON_OPTIONS}) (?P<value>'[^']*'|[^\s,;]*[^\s,;:])"
     r"|(?P<flag>--offline)"
     rf"|; [^;]*--(?!{_PYTHON_OPTIONS}|offline)[a-z][^;]*"  # advice that can't be followed here
@@ -84,7 +89,7 @@ class Result:
     score: float | None
     """The probability of the label."""
     probabilities: Mapping[str, float]
-    """That of each label, in the order of ``Recognizer.labels``; empty if the model has no head."""
+    """That of each label, of all or of the closed set, in the model's order; empty if the model has no head."""
     posteriors: NDArray[np.float32] | None
     """The same as an array, (labels,)."""
     embedding: NDArray[np.float32]
@@ -186,6 +191,7 @@ class Recognizer:
         resampler: ResamplerName = "soxr",
         timeline: float | None = None,
         errors: Literal["raise"] = "raise",
+        classes: Classes | None = None,
     ) -> list[Result]: ...
 
     @overload
@@ -198,6 +204,7 @@ class Recognizer:
         timeline: float | None = None,
         *,
         errors: OnFailure,
+        classes: Classes | None = None,
     ) -> list[Result | PredictionError]: ...
 
     def predict(
@@ -208,6 +215,7 @@ class Recognizer:
         resampler: ResamplerName = "soxr",
         timeline: float | None = None,
         errors: OnFailure = "raise",
+        classes: Classes | None = None,
     ) -> Sequence[Result | PredictionError]:
         """Recognise the emotion of recordings, each exactly as if it were alone.
 
@@ -216,6 +224,8 @@ class Recognizer:
             [Result(happy 0.93, 2.53 s, embedding (768,)), Result(sad 0.61, …), …]
             >>> model.predict(Path("calls").glob("*.wav"), timeline=1.0, errors="return")
             [Result(neutral 0.81, 7.20 s, embedding (768,), timeline of 8), PredictionError(1, 'empty', …), …]
+            >>> model.predict(["a.wav"], classes=["angry", "happy", "neutral", "sad"])
+            >>> model.predict(["a.wav"], classes={"happy": ["surprised"], "negative": ["angry", "sad"]})
             >>> samples, rate = soundfile.read("a.wav")
             >>> model.predict([samples], sample_rate=rate)
 
@@ -229,6 +239,8 @@ class Recognizer:
             timeline: seconds of the spans of a timeline; None: no timeline.
             errors: ``"raise"``: the first recording without a result ends all; ``"return"``: it has a PredictionError
                 in the place of its result.
+            classes: labels of a closed set, in any order: the softmax is over these alone. A mapping has, for each,
+                the labels whose probabilities are added to it; a key that is no label is a new class. None: all labels.
 
         Returns:
             The result of each, in their order.
@@ -241,18 +253,18 @@ class Recognizer:
         given = _list_recordings(audio, sample_rate)
         _check_choice("resampler", resampler, get_args(ResamplerName))
         _check_choice("errors", errors, get_args(OnFailure))
-        wanted = self._make_options(granularity, timeline)
+        wanted, model = self._make_options(granularity, timeline), self._close_model(classes)
         read = InputOptions(inputs=(), resampler=resampler)
         items = _read(given, sample_rate, AudioOptions(read, self._compute, self._network.config.receptive_field))
         results: dict[int, Result | PredictionError] = {}
 
         def keep(outcome: Prediction | Failure) -> None:
-            result = self._make_result(outcome, wanted)
+            result = _make_result(outcome, wanted, model.labels)
             if isinstance(result, PredictionError) and errors == "raise":
                 raise result
             results[outcome.utterance.index] = result
 
-        self._recognise(items, len(given), wanted, keep)
+        self._recognise(items, len(given), E2vEngine(model, self._network, self._compute, wanted), keep)
         return [results[index] for index in range(len(given))]
 
     def _make_options(self, granularity: Granularity, timeline: float | None) -> ResultOptions:
@@ -268,11 +280,26 @@ class Recognizer:
         except UsageError as error:
             raise ValueError(_in_python(str(error))) from None
 
+    def _close_model(self, classes: Classes | None) -> Model:
+        """Choose the classes of the model."""
+        if classes is None:
+            return self._model
+        if isinstance(classes, str) or not classes:
+            raise ValueError(f"classes is {classes!r}; it must be a list of labels, or a mapping to lists of labels")
+        if not self.labels:
+            raise ValueError(f"{self._model.name} has no head, which classes need: leave out classes")
+        merged = classes if isinstance(classes, Mapping) else {}
+        merges = [(label, name) for name, labels in merged.items() for label in labels]
+        try:
+            return close_head(self._model, tuple(classes), merges)
+        except UsageError as error:
+            raise ValueError(_in_python(str(error))) from None
+
     def _recognise(
         self,
         items: Generator[Waveform | Failure, None, None],
         count: int,
-        options: ResultOptions,
+        engine: E2vEngine,
         keep: Callable[[Prediction | Failure], None],
     ) -> None:
         """Compute the results of ``count`` items, in the blocks and batches of the command, and keep each.
@@ -280,7 +307,6 @@ class Recognizer:
         A thread of its own has none of the caller's settings, such as autocast. The threads that PyTorch starts for it
         flush denormals as it does, and end with it. If the caller is interrupted, it ends before its next layer.
         """
-        engine = E2vEngine(self._model, self._network, self._compute, options)
         seconds = self._compute.batch_seconds_on(engine.device.type)
         stop = threading.Event()
         with (
@@ -299,20 +325,21 @@ class Recognizer:
             finally:
                 stop.set()
 
-    def _make_result(self, outcome: Prediction | Failure, options: ResultOptions) -> Result | PredictionError:
-        if isinstance(outcome, Failure):
-            return PredictionError(outcome.utterance.index, outcome.reason, _in_python(outcome.detail))
-        embedding, duration, posteriors = whole(outcome.embedding), outcome.duration, outcome.posteriors
-        if posteriors is None:
-            return Result(None, None, {}, None, embedding, duration)
-        best = int(posteriors.argmax())
-        probabilities = dict(zip(self.labels, posteriors.tolist(), strict=True))
-        timeline = None
-        for seconds, spans in zip(options.timelines, outcome.timelines, strict=True):  # one at most
-            timeline = tuple(make_spans(spans, seconds, duration, self.labels))
-        return Result(
-            self.labels[best], float(posteriors[best]), probabilities, posteriors, embedding, duration, timeline
-        )
+
+def _make_result(
+    outcome: Prediction | Failure, options: ResultOptions, labels: Sequence[str]
+) -> Result | PredictionError:
+    if isinstance(outcome, Failure):
+        return PredictionError(outcome.utterance.index, outcome.reason, _in_python(outcome.detail))
+    embedding, duration, posteriors = whole(outcome.embedding), outcome.duration, outcome.posteriors
+    if posteriors is None:
+        return Result(None, None, {}, None, embedding, duration)
+    best = int(posteriors.argmax())
+    probabilities = dict(zip(labels, posteriors.tolist(), strict=True))
+    timeline = None
+    for seconds, spans in zip(options.timelines, outcome.timelines, strict=True):  # one at most
+        timeline = tuple(make_spans(spans, seconds, duration, labels))
+    return Result(labels[best], float(posteriors[best]), probabilities, posteriors, embedding, duration, timeline)
 
 
 def _compute(engine: E2vEngine, batch: Batch) -> list[Prediction | Failure]:
@@ -398,6 +425,8 @@ def _in_python(message: str) -> str:
     def replace(match: re.Match[str]) -> str:
         if match["flag"]:
             return f"{match['flag'].removeprefix('--')}=True"
+        if match["source"]:
+            return f"classes={ {match['target']: [match['source']]} }"
         if match["name"]:
             is_literal = match["name"] == "timeline" or match["value"].startswith("'")
             return f"{match['name']}={match['value'] if is_literal else repr(match['value'])}"

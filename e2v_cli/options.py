@@ -135,7 +135,7 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model is wanted, where it may come from, and the language of its labels."""
+    """Which model is wanted, where it may come from, and its labels: their language, and which of them count."""
 
     name: str = "emotion2vec_plus_base"
     """Of the family, an id on a hub, or a local folder."""
@@ -145,6 +145,10 @@ class ModelRequest:
     offline: bool = False
     """Whether the network must not be used."""
     labels: LabelLanguage = "en"
+    classes: tuple[str, ...] = ()
+    """Words for the labels of a closed set, sorted: the softmax is over these alone; none: over all."""
+    merges: tuple[tuple[str, str], ...] = ()
+    """Labels, and what each becomes a part of, sorted: their probabilities are summed."""
 
 
 @dataclass(frozen=True)
@@ -319,6 +323,8 @@ def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple
     return {
         "model": weights_sha256,
         "labels": " ".join(labels),
+        "classes": ",".join(options.model.classes) or "all",
+        "merge": ",".join(map("=".join, options.model.merges)) or "none",
         "engine": compute.engine,
         "granularity": results.granularity,
         "embeddings": results.embeddings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pickle
 import re
@@ -247,6 +248,34 @@ def test_model_without_a_head_gives_only_embeddings(tmp_path: Path) -> None:
 # -- global state ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
+def test_closed_set_is_that_of_the_command(e2v: E2v, sample: Recognizer) -> None:
+    path = WAV / "f1-0002.ogg"
+    options = ("--classes", "sad,happy,negative", "--merge", "surprised=happy", "--merge", "angry=negative")
+    command = ("predict", path, "-m", "sample", "-q", "--format", "jsonl", "--timeline", "1", *options)
+    rows = [json.loads(line) for line in e2v(*command).stdout.splitlines()]
+    classes = {"happy": ["happy", "surprised"], "negative": ["anger"], "Sad": ()}
+
+    (result,) = sample.predict([path], timeline=1.0, classes=classes)
+    (whole,) = sample.predict([path])
+
+    assert list(result.probabilities) == ["negative", "happy", "sad"]
+    assert sum(result.probabilities.values()) == pytest.approx(1)
+    assert result.label == max(result.probabilities, key=result.probabilities.__getitem__)
+    assert result.timeline is not None
+    for span, row in zip(result.timeline, rows, strict=True):
+        assert span.label == row["label"]
+        assert [f"{value:.6f}" for value in span.posteriors] == [f"{row[name]:.6f}" for name in result.probabilities]
+    assert tuple(whole.probabilities) == ENGLISH == sample.labels
+
+
+def test_model_without_a_head_has_no_classes(tmp_path: Path) -> None:
+    model = e2v_cli.load(make_model(tmp_path, make_config(tokenizer=False)))
+
+    with pytest.raises(ValueError, match=r" has no head, which classes need: leave out classes$"):
+        model.predict([waveform()], RATE, classes=["sad", "happy"])
+
+
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_matmul_precision_of_the_process_is_restored(
@@ -479,6 +508,9 @@ def test_invalid_sample_rate_is_refused(rate: Any, sample: Recognizer) -> None:
         sample.predict([waveform()], sample_rate=rate)
 
 
+CLASSES = "it must be a list of labels, or a mapping to lists of labels"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -486,6 +518,14 @@ def test_invalid_sample_rate_is_refused(rate: Any, sample: Recognizer) -> None:
         ({"granularity": "word"}, "granularity is 'word'; choose one of utterance, frame"),
         ({"errors": "ignore"}, "errors is 'ignore'; choose one of raise, return"),
         ({"timeline": 0.01}, "timeline is 0.01; no span can be shorter than a frame, 0.02 s"),
+        ({"classes": "sad,happy"}, f"classes is 'sad,happy'; {CLASSES}"),
+        ({"classes": []}, f"classes is []; {CLASSES}"),
+        ({"classes": ["exc", "sad"]}, f"classes='exc': no class exc; sample has {', '.join(ENGLISH)}"),
+        (
+            {"classes": {"happy": ["exc"]}},
+            f"classes={{'happy': ['exc']}}: no class exc; sample has {', '.join(ENGLISH)}",
+        ),
+        ({"classes": {"sad": []}}, "sad would be the only class, of probability 1: keep two or more"),
         ({"timeline": 1e6}, "timeline=1e+06: must be from 0.02 s, one frame, to 86400 s"),
     ],
 )

@@ -166,9 +166,10 @@ class Translation:
             name, new = self._name_of(source), self._name_of(target)
             if self._targets.get(name, new) != new:
                 raise UsageError(f"--merge {source}={target}: {name} is merged into {self._targets[name]} already")
+            if new == name:
+                continue
             if self._follow(new) == name:
-                why = "they are the same" if new == name else f"{new} is merged into {name} already"
-                raise UsageError(f"--merge {source}={target}: {why}")
+                raise UsageError(f"--merge {source}={target}: {new} is merged into {name} already")
             self._targets[name] = new
 
     def find(self, word: str) -> str | None:

@@ -24,6 +24,8 @@ from e2v_cli.cli.values import (
     parse_max_failures,
     parse_shard,
     parse_size,
+    sort_classes,
+    sort_merges,
     sort_names,
     sort_numbers,
 )
@@ -160,6 +162,27 @@ LABELS = _option(
     type=click.Choice(get_args(LabelLanguage)),
     default=ModelRequest.labels,
     help="Labels in English, Chinese, or both as in tokens.txt.",
+)
+
+
+CLASSES = (
+    _option(
+        "Model",
+        "--classes",
+        metavar="A,B,...",
+        callback=sort_classes,
+        show_default="all",
+        help="A closed set of labels: probabilities are those of a softmax over these alone.",
+    ),
+    _option(
+        "Model",
+        "--merge",
+        "merges",
+        multiple=True,
+        callback=sort_merges,
+        metavar="A=B",
+        help="Make label A a part of B, which may be new: probabilities are summed; repeatable.",
+    ),
 )
 
 
@@ -390,7 +413,7 @@ def predict_options(output_dir: Decorator[Any] = OUTPUT_DIR) -> Decorator[Any]:
     """INPUT and all options of ``e2v predict``, of which ``e2v plan`` has another ``-o``."""
     groups = (
         input_options(),
-        model_options(MODEL, *HUB, LABELS),
+        model_options(MODEL, *HUB, LABELS, *CLASSES),
         compute_options(ENGINE, DEVICE, JOBS, PRECISION, BATCH_SECONDS, WINDOW),
         result_options(output_dir, *RESULTS),
         row_options(*ROWS),

@@ -6,11 +6,14 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from e2v_cli.options import PIPE_SECONDS, ChangedSources, Channel, MaxFailures, RunOptions, Shard
+
+if TYPE_CHECKING:
+    from e2v_cli.analysis.labels import Merge
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -64,6 +67,21 @@ def parse_columns(_context: click.Context, _param: click.Parameter, value: str |
     if "" in names:
         raise click.BadParameter(f"{value!r} is not a list of names like utt_id,label,score.")
     return names
+
+
+def sort_classes(context: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse labels separated by commas, in any order."""
+    names = {name.strip() for name in parse_columns(context, param, value)}
+    return tuple(sorted(names))
+
+
+def sort_merges(_context: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[Merge, ...]:
+    """Parse merges like ``excited=happy``, in any order."""
+    if not value:
+        return ()
+    from e2v_cli.analysis.labels import parse_merge  # it imports NumPy, which help needs not
+
+    return tuple(sorted(set(map(parse_merge, value))))
 
 
 def parse_shard(_context: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:

@@ -21,6 +21,10 @@ def format_words(options: PredictOptions) -> tuple[str, ...]:
             words.append(name)
         elif value is not False and value != default:
             words += [name, number_word(value) if isinstance(value, float) else str(value)]
+    if options.model.classes:
+        words += ["--classes", ",".join(options.model.classes)]
+    for merge in options.model.merges:
+        words += ["--merge", "=".join(merge)]
     for seconds in options.results.timelines:
         words += ["--timeline", number_word(seconds)]
     if options.results.timeline_formats:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_cli.analysis.closed_sets import close_head
 from e2v_cli.audio.decode import AudioOptions, count_channels
 from e2v_cli.audio.sources import FetchLimits
 from e2v_cli.cluster.task import Task
@@ -121,12 +122,12 @@ def find_corpus_and_model(options: PredictOptions) -> tuple[Corpus, Model]:
     Raises:
         CorpusError: a list can't be read.
         ModelError: there is no such model, or its folder is not one.
-        UsageError: the model has no head, and the results need one.
+        UsageError: the model has no head, and the results need one; or its head lacks a class that was chosen.
     """
     corpus = _read_corpus(options.input)
     model = read_model(options.model.name, find_model(options.model), options.model.labels)
     _check_results(model, options.results)
-    return corpus, model
+    return corpus, close_head(model, options.model.classes, options.model.merges)
 
 
 def _read_corpus(options: InputOptions) -> Corpus:

@@ -103,6 +103,7 @@ class E2vEngine:
         self.busy_seconds = 0.0
         self.network = network
         self.classes = torch.tensor(model.classes, dtype=torch.long, device=self.device)
+        self.merged = model.merged
         self.compute = compute
         self.results = results
         self.span_samples = [round(seconds * SAMPLE_RATE) for seconds in results.timelines]
@@ -214,9 +215,13 @@ class E2vEngine:
     def _posteriors(self, pooled: Tensor) -> Tensor:
         """Apply the head to means of frames, (spans, dim): (spans, labels).
 
-        A softmax over the classes in use is upstream's, which sets the logits of the others to -inf.
+        A softmax over the classes in use is upstream's, which sets the logits of the others to -inf. Probabilities of
+        merged classes are summed.
         """
-        return self.network.logits(pooled)[:, self.classes].softmax(dim=1)
+        posteriors = self.network.logits(pooled)[:, self.classes].softmax(dim=1)
+        if not self.merged:
+            return posteriors
+        return torch.stack([posteriors[:, list(places)].sum(dim=1) for places in self.merged], dim=1)
 
     def _open_timelines(self) -> list[TimelinePooling]:
         """Begin the timelines of an utterance."""

@@ -15,7 +15,7 @@ import torch
 from e2v_cli.errors import DeviceError, ModelError
 from e2v_cli.inference.engine import Pending, make_prediction, multiplying
 from e2v_cli.models.checkpoint import read_tensors
-from e2v_cli.models.folder import Model
+from e2v_cli.models.folder import UNUSED, Model
 from e2v_cli.options import ResamplerName, ResultOptions
 from e2v_cli.records import Batch, Failure, Prediction, Waveform
 
@@ -55,7 +55,10 @@ class FunasrEngine:
         self.upstream = upstream.eval().to(device)
         self.device = device
         self.busy_seconds = 0.0
-        self.tokenizer = SimpleNamespace(token_list=list(model.tokens))
+        used = set(model.classes)  # upstream leaves out those that are named so
+        tokens = [token if index in used else UNUSED for index, token in enumerate(model.tokens)]
+        self.tokenizer = SimpleNamespace(token_list=tokens)
+        self.merged = model.merged
         self.config = model.config
         self.granularity = results.granularity
         self.resampler: ResamplerName = "soxr" if load_utils.torchaudio is None else "torchaudio"
@@ -89,11 +92,13 @@ class FunasrEngine:
             granularity=self.granularity,
             extract_embedding=True,
         )
-        scores = results[0]["scores"]
+        scores = np.array(results[0]["scores"], dtype=np.float32)
+        if self.merged:
+            scores = np.array([scores[list(places)].sum() for places in self.merged])
         return make_prediction(
             waveform,
             self.config.num_frames(len(waveform.samples)),
-            np.array(scores, dtype=np.float32) if scores else None,
+            scores if len(scores) else None,
             results[0]["feats"],
             timelines=(),
         )

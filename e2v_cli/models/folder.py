@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,10 @@ class Model:
     """One per class of the head, as in ``tokens.txt``; empty if the model has no head."""
     scope_map: tuple[tuple[str, str], ...]
     """Prefixes of names: (in the checkpoint, in upstream's network)."""
-    language: LabelLanguage
+    labels: tuple[str, ...]
+    """The classes of results; those of the head but for unused ones, unless a closed set was chosen."""
+    groups: tuple[tuple[int, ...], ...]
+    """(labels,) each: the classes of the head whose probabilities are a label's, counted from 0."""
 
     @property
     def declares_head(self) -> bool:
@@ -82,13 +85,15 @@ class Model:
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes of the head that are shown in results."""
-        return tuple(index for index, token in enumerate(self.tokens) if not token.startswith(UNUSED))
+        """The classes of the head that its softmax is over, in its order."""
+        return tuple(sorted(chain.from_iterable(self.groups)))
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of the classes: one side of a token's ``/``, or all of it; ``<unk>`` is ``unknown`` in English."""
-        return tuple(_label_of(self.tokens[index], self.language) for index in self.classes)
+    def merged(self) -> tuple[tuple[int, ...], ...]:
+        """(labels,) each: the places in ``classes`` of a label's; empty if each label is one class."""
+        places = {index: place for place, index in enumerate(self.classes)}
+        merges = any(len(group) > 1 for group in self.groups)
+        return tuple(tuple(places[index] for index in group) for group in self.groups) if merges else ()
 
 
 def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model:
@@ -114,7 +119,9 @@ def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model
         raise ModelError(f"{config_path}: {error}") from None
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}") from None
-    return Model(name, folder, weights, config, raw_config, tokens, scope_map, language)
+    used = [index for index, token in enumerate(tokens) if not token.startswith(UNUSED)]
+    labels, groups = tuple(_label_of(tokens[index], language) for index in used), tuple((index,) for index in used)
+    return Model(name, folder, weights, config, raw_config, tokens, scope_map, labels, groups)
 
 
 def read_configuration(folder: Path) -> dict[str, str]:
@@ -278,6 +285,7 @@ def _read_tokens(path: Path, language: LabelLanguage) -> tuple[str, ...]:
 
 
 def _label_of(token: str, language: LabelLanguage) -> str:
+    """Return one side of a token's ``/``, or all of it; ``<unk>`` is ``unknown`` in English."""
     chinese, _, english = token.partition("/")
     match language:
         case "en":

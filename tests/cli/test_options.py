@@ -33,7 +33,7 @@ HEADINGS = {
     "Input": [
         *("--hidden", "--id", "--channel", "--resampler", "--allow-pipes", "--pipe-timeout", "--max-source-bytes"),
     ],
-    "Model": ["--model", "--hub", "--revision", "--offline", "--labels"],
+    "Model": ["--model", "--hub", "--revision", "--offline", "--labels", "--classes", "--merge"],
     "Compute": ["--engine", "--device", "--jobs", "--precision", "--batch-seconds", "--window"],
     "Results": [
         *("--output-dir", "--granularity", "--embeddings", "--embedding-dtype", "--compress"),
@@ -65,6 +65,8 @@ VALUES: dict[str, list[str]] = {
     "--hub": ["ms", "hf"],
     "--revision": ["v1.0", "--offline", "größer"],
     "--labels": ["en", "zh", "both"],
+    "--classes": ["happy,sad", "sad,happy,happy", "生气, Neutral"],
+    "--merge": ["excited=happy", "hap=sad", "生气=negative"],
     "--engine": ["e2v", "funasr"],
     "--device": ["auto", "cpu", "cuda:0,2"],
     "--jobs": ["1", "64"],
@@ -244,6 +246,7 @@ DESCRIBED = {
     "--id": "(path in folders, else stem)",
     "--max-source-bytes": "(by the free space of TMPDIR)",
     "--revision": "(what is here, else the newest)",
+    "--classes": "(all)",
     "--jobs": "(all cores, or all GPUs)",
     "--batch-seconds": "(10 on CPU, 300 on a GPU)",
     "--output-dir": "(rows on standard output)",

@@ -457,6 +457,7 @@ COMMANDS = [
     "data -o out -m sample --overwrite --max-failures 1% --no-progress -q --batch-seconds 5",
     "data -o out --granularity frame --embeddings ark --compress --embedding-dtype fp16 --channel 2 --jobs 1",
     "data -o out --allow-pipes --pipe-timeout 5 --max-source-bytes 5000000 --recompute-changed --hidden --id name",
+    "data -o out -m sample --classes sad,hap,angry --merge surprised=happy --merge fear=angry",
     "data --format csv --columns utt_id,label --no-header -m sample --timeline 1 --shard 1/2",
 ]
 

@@ -310,6 +310,7 @@ def test_longer_list_computes_only_new_utterances(e2v: E2v, tmp_path: Path) -> N
         (["--channel", "A"], "channel was mix, is 1"),
         (["--resampler", "torchaudio"], "resampler was soxr, is torchaudio"),
         (["--embeddings", "ark,t"], "embeddings was ark, is ark,t"),
+        (["--classes", "sad,hap"], f"labels was {' '.join(LABELS)}, is happy sad; classes was all, is hap,sad"),
         (
             ["--engine", "funasr", "--embedding-dtype", "fp16"],
             "engine was e2v, is funasr; embedding-dtype was fp32, is fp16",
