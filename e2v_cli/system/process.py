@@ -1,12 +1,14 @@
-"""Processes: this machine's name, the time, e2v's own command, death of others and with the parent, freed memory."""
+"""Processes: this machine's name, the time, e2v's own command, parents and children, death of others, freed memory."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -50,6 +52,59 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the call
             os._exit(1)
+
+
+def adopt_orphans() -> bool:
+    """Have the kernel make this process the parent of its descendants whose parents end; False if it can't."""
+    pr_set_child_subreaper = 36
+    return sys.platform == "linux" and not ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def fork_sibling() -> bool:
+    """Fork a process whose parent is that of this one, which adopts orphans; return True in the new process.
+
+    Raises:
+        OSError: there is no room for another process.
+    """
+    between = os.fork()
+    if between:
+        error = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
+        if error > 0:
+            raise OSError(error, os.strerror(error))
+        return False
+    between = os.getpid()
+    try:
+        if os.fork():
+            os._exit(0)
+    except OSError as error:
+        os._exit(error.errno or 1)
+    while os.getppid() == between:
+        time.sleep(0.0005)
+    return True
+
+
+class AdoptedProcess:
+    """A child that another process forked for this one, with what is needed of ``multiprocessing.Process``."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.exitcode: int | None = None
+        """As of ``subprocess``; None until it has been waited for."""
+
+    def kill(self) -> None:
+        """Kill the process, unless it was waited for."""
+        if self.exitcode is None:
+            os.kill(self._pid, signal.SIGKILL)
+
+    def join(self, timeout: float = math.inf) -> None:
+        """Wait for the end of the process, ``timeout`` seconds at most."""
+        deadline = time.monotonic() + timeout
+        while self.exitcode is None and time.monotonic() < deadline:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self.exitcode = os.waitstatus_to_exitcode(status)
+            else:
+                time.sleep(0.002)
 
 
 def keep_heap() -> None:

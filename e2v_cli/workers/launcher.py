@@ -7,14 +7,14 @@ whether one of their utterances killed it.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
+from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -23,12 +23,14 @@ from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.journal.journal import FAILED, LEFT, WORKER_DIED
 from e2v_cli.records import Block, DoneRecord, Failure
 from e2v_cli.results.sinks import Sink
+from e2v_cli.system.process import AdoptedProcess, adopt_orphans
 from e2v_cli.system.progress import Progress
-from e2v_cli.system.signals import STOP_SIGNALS, StopSignals
+from e2v_cli.system.signals import StopSignals
 from e2v_cli.system.text import redact
-from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results
+from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results, Started
+from e2v_cli.workers.template import Template, spawn
 from e2v_cli.workers.triage import CRASHES_TO_BLAME, Places, Triage
-from e2v_cli.workers.worker import WorkerSetup, run_worker
+from e2v_cli.workers.worker import WorkerSetup, load_for_worker, run_worker
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class _Worker:
 
     number: int
     device: str
-    process: BaseProcess
+    process: BaseProcess | AdoptedProcess
+    """That of the template until the worker is forked from it."""
     connection: Connection
     waiting: bool = False
     """Whether it has no block and waits for one."""
@@ -91,6 +94,9 @@ class Launcher:
         self.in_hand: list[int] = []
         """The utterances that workers were at when they were told to stop."""
         self._workers: list[_Worker] = []
+        self._forks = devices[0] == "cpu" and adopt_orphans()
+        """Whether workers are forked from a template; a GPU can't be used in a fork of a process that has used one."""
+        self._template: Template | None = None
         self._queue: deque[PendingBlock] = deque()
         """The next blocks to be sent."""
         self._triage = Triage(len(devices), lambda place: corpus[place].utt_id)
@@ -104,8 +110,8 @@ class Launcher:
                 be written.
         """
         try:
-            for number, device in enumerate(self._devices, 1):
-                self._start(number, device)
+            # The others could not be forked before the first is ready, either.
+            self._start_workers(self._devices[: 1 if self._forks else None])
             while not self._stop.received:
                 self._receive()
                 self._distribute()
@@ -113,25 +119,36 @@ class Launcher:
                     return
             self._stop_workers()
         finally:
+            if self._template is not None:
+                self._template.close()
             for worker in self._workers:
                 worker.process.kill()
                 worker.process.join()
 
     # -- start and stop ------------------------------------------------------------------------------------------------
 
+    def _start_workers(self, devices: Sequence[str]) -> None:
+        """Start a worker on each of the next devices."""
+        for number, device in enumerate(devices, len(self._workers) + 1):
+            self._start(number, device)
+
     def _start(self, number: int, device: str) -> None:
-        here, there = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        process = context.Process(target=run_worker, args=(there, self._setup, number, device), daemon=True)
-        # Until it can ignore them, a signal to the whole group would kill it. Starting the tracker unblocks them.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        there.close()
+        template = self._find_template() if self._forks else None
+        here, there = Pipe()
+        with there:
+            if template is not None:
+                process = template.fork(number, there)
+            else:
+                process = spawn(run_worker, there, self._setup, number, partial(load_for_worker, self._setup, device))
         self._workers.append(_Worker(number, device, process, here))
+
+    def _find_template(self) -> Template:
+        """Return the template, or start one if there is none, or the last one has ended."""
+        if self._template is not None and not self._template.process.is_alive():
+            self._template.close()
+            self._template = None
+        self._template = self._template or Template(self._setup)
+        return self._template
 
     def _stop_workers(self) -> None:
         """Tell all workers to stop, and receive the results of their last batches for a while."""
@@ -175,14 +192,17 @@ class Launcher:
                 if worker.probe is not None:
                     self._triage.probe_ended()
                     worker.probe = None
+            case Started():
+                worker.process = AdoptedProcess(message.pid)
             case "first":
                 if not self._begun:
+                    self._begun = True
                     self._sink.begin()
-                self._begun = True
+                    self._start_workers(self._devices[len(self._workers) :])
                 worker.waiting = not self._stop.received
             case "next":
                 # At the end of the list no worker gets a block ahead that another one could begin.
-                ahead = worker.probe is None and not self._stop.received and self._fill_queue(len(self._workers) + 1)
+                ahead = worker.probe is None and not self._stop.received and self._fill_queue(len(self._devices) + 1)
                 self._answer(worker, self._queue.popleft() if ahead else None)
             case Crash():
                 worker.error = message.description

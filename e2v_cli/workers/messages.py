@@ -10,6 +10,13 @@ from e2v_cli.records import DoneRecord, Failure
 
 
 @dataclass(frozen=True)
+class Started:
+    """Worker → launcher, before any other message, if it was forked: its process."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
 class Results:
     """Worker → launcher: utterances that are done, whose embeddings are on disk, and utterances that failed."""
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -99,13 +100,14 @@ class LauncherLine:
             raise LauncherGoneError from None
 
 
-def run_worker(connection: Connection, setup: WorkerSetup, number: int, device: str) -> None:
+def run_worker(connection: Connection, setup: WorkerSetup, number: int, load: Callable[[], Engine]) -> None:
     """Run a worker process: receive blocks from the launcher, and send it their results, until there are no more."""
-    _follow_launcher()
+    follow_launcher()
     launcher = LauncherLine(connection)
     try:
         _open_logs(setup, number)
-        engine = _load_engine(setup, device)
+        engine = load()
+        logger.info("%s is loaded on %s", setup.model.name, engine.device)
         writer = ResultWriter(setup.model.labels, setup.results, setup.shard)
         batch_seconds = setup.compute.batch_seconds_on(engine.device.type)
         while block := launcher.ask("first"):
@@ -131,7 +133,7 @@ def _classify(error: Exception) -> Fatal | Crash:
     return Crash(f"{type(error).__name__}: {error}")
 
 
-def _follow_launcher() -> None:
+def follow_launcher() -> None:
     """Leave signals to the launcher, which tells its workers to stop, and die with it."""
     for signum in STOP_SIGNALS:
         signal.signal(signum, _do_nothing)  # commands of a list would inherit an ignored signal
@@ -157,8 +159,11 @@ def _open_logs(setup: WorkerSetup, number: int) -> None:
         log_library_notes(os.devnull)
 
 
-def _load_engine(setup: WorkerSetup, device: str) -> Engine:
+def load_for_worker(setup: WorkerSetup, device: str) -> Engine:
+    """Prepare this process to compute on a device, and load the engine.
+
+    Raises:
+        E2vError: that of ``prepare_process`` or ``load_engine``.
+    """
     prepare_process(device)
-    engine = load_engine(setup.model, setup.weights, device, setup.compute, setup.results)
-    logger.info("%s is loaded on %s", setup.model.name, device)
-    return engine
+    return load_engine(setup.model, setup.weights, device, setup.compute, setup.results)

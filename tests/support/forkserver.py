@@ -341,19 +341,17 @@ def _be_client(command: list[str], environment: dict[str, str], streams: list[in
 
 
 def _fork_workers() -> None:
-    """Fork workers instead of spawning them."""
+    """Fork the workers' template instead of spawning it."""
     import multiprocessing
 
-    launcher: Any = importlib.import_module("e2v_cli.workers.launcher")
-    real = launcher.run_worker
+    template: Any = importlib.import_module("e2v_cli.workers.template")
+    real = template.run_template
 
-    def run_worker(*args: Any) -> None:
-        package = logging.getLogger("e2v_cli")
-        for handler in list(package.handlers):
-            package.removeHandler(handler)
+    def run_template(*args: Any) -> None:
+        logging.getLogger("e2v_cli").handlers.clear()  # those of the command
         real(*args)
 
-    launcher.run_worker = run_worker
+    template.run_template = run_template
     context = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda *_: context  # type: ignore[assignment]
 

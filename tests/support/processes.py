@@ -64,7 +64,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def find_workers(pid: int) -> list[int]:
-    """Find the worker processes of an e2v, spawned or forked."""
+    """Find the template and the workers of an e2v, in the order in which they were started: the template is first."""
     return [child for child in find_children(pid) if b"resource_tracker" not in _read_command(child)]
 
 

@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 from support.forkserver import ForkedCommand, fork_e2v
-from support.processes import ROOT, E2v, find_group, find_workers, hook, kill, on_opening, start_e2v, wait_until
+from support.processes import (
+    ROOT,
+    E2v,
+    find_group,
+    find_workers,
+    has_ended,
+    hook,
+    kill,
+    on_opening,
+    start_e2v,
+    wait_until,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -140,17 +151,90 @@ def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v, r
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_a_dead_worker_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills_template", [False, True])
+def test_dead_worker_is_replaced(kills_template: bool, tmp_path: Path) -> None:
+    """The end of the template ends no worker, and another one is started when it is needed."""
     scp = tmp_path / "long.scp"
     lines = SAMPLE_SCP.read_text().splitlines()
     scp.write_text("".join(f"take{take}-{line}\n" for take in range(6) for line in lines))
     process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2")
     wait_until(lambda: "encoding" in read_logs(tmp_path / "out"))
-    kill(find_workers(process.pid)[0])
+    template, worker, *_ = find_workers(process.pid)
+    if kills_template:
+        kill(template)
+        wait_until(lambda: has_ended(template))
+    kill(worker)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert re.search(r"^e2v: worker \d died \(killed by SIGKILL\); it is replaced, and its work is repeated", errors)
+    assert re.match(
+        r"e2v: worker \d died \(killed by SIGKILL\); it is replaced, and its work is repeated\n"
+        "e2v: 240 utterances: 240 done, 0 failed\n",
+        errors,
+    )
     assert (tmp_path / "out" / "predictions.tsv").read_text().count("\n") == 241
+    wait_until(lambda: not find_group(process.pid), seconds=5)
+
+
+NOTE_IMPORTS = """
+import os, sys
+class Notes:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            with open({path!r}, "a") as file:
+                print(os.getpid(), file=file)
+sys.meta_path.insert(0, Notes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_pytorch_is_imported_once_for_all_workers(scp: Path, tmp_path: Path, real_e2v: E2v) -> None:
+    noted = tmp_path / "imports"
+    environment = hook(tmp_path / "hook", NOTE_IMPORTS.format(path=str(noted)))
+
+    done = real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "4", **environment)
+
+    assert done.returncode == 0
+    assert len(noted.read_text().splitlines()) == 1
+    assert read_logs(tmp_path / "out").count("sample is loaded on cpu") == 4
+
+
+def test_template_that_hangs_does_not_delay_a_stop(scp: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+class Hang:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            Path({str(tmp_path / "hanging")!r}).touch()
+            time.sleep(600)
+sys.meta_path.insert(0, Hang)
+"""
+    process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", **hook(tmp_path / "hook", code))
+    wait_until((tmp_path / "hanging").exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert errors.startswith("e2v: 14 utterances: 0 done, 0 failed, 14 left\ne2v: stopped; to go on: ")
+    wait_until(lambda: not find_group(process.pid), seconds=5)
+
+
+def test_no_room_for_a_process_ends_the_run(scp: Path, tmp_path: Path, e2v: E2v) -> None:
+    code = """
+import errno, os, sys
+from e2v_cli.workers import template
+def no_room():
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+real = template.fork_sibling
+def fork_sibling():
+    os.fork = no_room
+    return real()
+template.fork_sibling = fork_sibling
+"""
+    done = e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", **hook(tmp_path / "hook", code))
+    assert done.returncode == 1
+    assert done.stderr == ("e2v: Resource temporarily unavailable; what is done is safe, run the same command again\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
