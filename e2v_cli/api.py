@@ -72,8 +72,7 @@ _OPTION = re.compile(
     r"'e2v [^']*'"  # a command, to be run as it is
     r"|--merge (?P<source>[^\s=]+)=(?P<target>[^\s:]+)"
     rf"|--(?P<name>{_PYTHON_OPTIONS}) (?P<value>'[^']*'|[^\s,;]*[^\s,;:])"
-    r"|(?P<flag>--offline)"
-    rf"|; [^;]*--(?!{_PYTHON_OPTIONS}|offline)[a-z][^;]*"  # advice that can't be followed here
+    rf"|; [^;]*--(?!{_PYTHON_OPTIONS})[a-z][^;]*"  # advice that can't be followed here
 )
 
 _computing = threading.local()
@@ -423,8 +422,6 @@ def _in_python(message: str) -> str:
     """Replace the options of the command in a message by arguments: ``--hub hf`` by ``hub='hf'``."""
 
     def replace(match: re.Match[str]) -> str:
-        if match["flag"]:
-            return f"{match['flag'].removeprefix('--')}=True"
         if match["source"]:
             return f"classes={ {match['target']: [match['source']]} }"
         if match["name"]:

@@ -565,7 +565,7 @@ COPY = (
         (
             {"model": "iic/none", "offline": True, "revision": "v2"},
             ModelError,
-            "iic/none@v2: no such folder, and it is not on this machine, and offline=True forbids a download"
+            "iic/none@v2: no such folder, and it is not on this machine, and no download is allowed"
             + COPY.format("iic/none --revision v2"),
         ),
     ],

@@ -23,6 +23,7 @@ from e2v_cli.models.folder import read_model
 from e2v_cli.models.hub import RemoteModel, copy_model, find_here, find_model, pull_from_hub
 from e2v_cli.models.weights import hash_weights
 from e2v_cli.options import HubName, ModelRequest
+from e2v_cli.system.files import is_directory
 from e2v_cli.system.text import columns, tsv_row
 
 SHOWN = 12
@@ -53,14 +54,21 @@ def describe_models() -> str:
 def describe_model(name: str) -> str:
     """Format what to know of a model of the family: source, licence, copies on this machine, and BibTeX entries.
 
+    Of a folder: its size and its SHA-256.
+
     Raises:
-        ModelError: it is no model of the family.
+        ModelError: it is neither a model of the family nor the folder of one.
     """
     if name == SAMPLE:
         size, head = _SAMPLE_FACTS
         facts = [("size", size), ("head", head), ("source", "the package"), ("licence", "Apache-2.0, as e2v")]
         return "\n".join([f"{name}\n", columns([*facts, *_describe_copy(_find_sample())]), PAPER])
     model = find_published(name)
+    if model is None and is_directory(Path(name)):
+        own = _read_local(name, None, Path(name))
+        if own.fault:
+            raise ModelError(own.fault)
+        return "\n".join([f"{name}\n", columns([("folder", str(own.folder)), ("SHA-256", own.weights_digest)])])
     if model is None:
         known = ", ".join([SAMPLE, *(model.name for model in PUBLISHED_MODELS)])
         raise ModelError(f"{name}: no model of the family ({known}); of any other, its card on the hub has the licence")
@@ -79,11 +87,13 @@ def describe_model(name: str) -> str:
 def pull(request: ModelRequest, to: Path | None) -> Path:
     """Download a model, check that it can be used, and copy it to a folder if one is named; return its folder.
 
+    Offline, it must be on this machine.
+
     Raises:
-        ModelError: it can't be downloaded, or can't be used.
+        ModelError: it can't be found or downloaded, or can't be used.
         OutputError: it can't be copied.
     """
-    folder = pull_from_hub(request)
+    folder = find_model(request) if request.offline else pull_from_hub(request)
     read_model(request.name, folder)
     if to is None:
         return folder
@@ -104,6 +114,11 @@ class _LocalModel:
     """Of the weights, in hexadecimal."""
     fault: str = ""
     """Why it can't be used."""
+
+    @property
+    def weights_digest(self) -> str:
+        """The SHA-256 and the size of its weights, for people."""
+        return f"{self.sha256} ({self.size})"
 
     @property
     def source(self) -> str:
@@ -141,7 +156,7 @@ def _read_local(name: str, hub: HubName | None, folder: Path) -> _LocalModel:
 
 def _describe_copy(copy: _LocalModel) -> list[tuple[str, str]]:
     """Make the rows of a copy on this machine."""
-    weights = ("can't be used", copy.fault) if copy.fault else ("SHA-256", f"{copy.sha256} ({copy.size})")
+    weights = ("can't be used", copy.fault) if copy.fault else ("SHA-256", copy.weights_digest)
     revision = "" if copy.revision == NO_REVISION else f", revision {copy.revision}"
     return [("here", f"from {copy.source}{revision}"), ("folder", str(copy.folder)), weights]
 

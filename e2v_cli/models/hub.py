@@ -82,7 +82,7 @@ def find_model(request: ModelRequest) -> Path:
     remote = find_remote(request)
     (found,) = find_here([remote])
     if found is None and request.offline:
-        raise ModelError(_describe_problem(remote, "is not on this machine, and --offline forbids a download"))
+        raise ModelError(_describe_problem(remote, "is not on this machine, and no download is allowed"))
     return found or _download_model(remote)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import make_model
+from support.downloads import assert_not_here
 from support.forkserver import make_runner, shared_server
 from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
 from support.processes import ROOT, E2v
@@ -288,16 +289,12 @@ def test_incomplete_copy_in_current_folder_is_not_used(hub: HubServer, run: E2v,
         assert digest(half / "model.pt") == digest(tiny / "model.pt")
 
 
-OFFLINE = "A pull asks a hub, and --offline (or E2V_OFFLINE) forbids that"
 EMPTY = "NAME or --to is empty: is a variable of the shell not set?"
 
 
 @pytest.mark.parametrize(
     ("args", "environment", "message"),
     [
-        ((NAME, "--offline"), {}, OFFLINE),
-        ((NAME,), {"E2V_OFFLINE": "1"}, OFFLINE),
-        (("sample", "--offline"), {}, OFFLINE),
         (("",), {}, EMPTY),
         ((NAME, "--to", ""), {}, EMPTY),
         ((NAME,), {"E2V_TO": ""}, None),
@@ -313,6 +310,25 @@ def test_contradictory_pull_is_refused(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"e2v: {message} (see: e2v models pull --help)\n"
     assert hub.requests == []
+
+
+def test_offline_a_pull_copies_what_is_here(hub: HubServer, run: E2v, tmp_path: Path) -> None:
+    to = tmp_path / "carried"
+    assert_not_here(run("models", "pull", NAME, "--to", to, "--offline"), hub)
+    assert not to.exists()
+    folder = pull(run)
+    hub.stop()
+    assert pull(run, "--to", to, "--offline") == to
+    done = run("models", to)
+    weights = folder / "model.pt"
+    size = f"{weights.stat().st_size / 1e6:.0f} MB"
+    shown = f"{to}\n\nfolder   {to}\nSHA-256  {digest(weights)} ({size})\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
+    weights.unlink()
+    (to / "model.pt").unlink()
+    broken = run("models", to)
+    assert (broken.returncode, broken.stdout) == (1, "")
+    assert str(to) in broken.stderr
 
 
 @pytest.mark.parametrize("args", [("predict", CLIP, "-m", "sample"), ("models", "pull", "sample")])

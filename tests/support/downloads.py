@@ -56,7 +56,7 @@ def assert_refused(
 def assert_not_here(done: subprocess.CompletedProcess[str], hub: HubServer) -> None:
     model = PLUS_BASE[hub.protocol]
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"e2v: {model} is not on this machine, and --offline forbids a download\n{remedy(hub, model)}"
+    assert done.stderr == f"e2v: {model} is not on this machine, and no download is allowed\n{remedy(hub, model)}"
 
 
 def assert_same(folder: Path, model: Path) -> None:
