@@ -324,7 +324,7 @@ def _publish_after_last(folder: RunFolder, corpus: Corpus, history: History, sha
                 f"{folder.path}: its journal is gone or was changed meanwhile; run the same command again"
             )
         if len(ended) < shard.count:
-            logger.warning("shard %s is complete; e2v merge %s when all are", shard, folder.path)
+            logger.warning("shard %s is complete; %s is merged when all are", shard, folder.path)
             return None
         if folder.is_published(corpus.digest):
             logger.warning("%s is complete%s", folder.path, ": nothing to do" if history.sizes == sizes_before else "")

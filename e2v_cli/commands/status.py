@@ -113,7 +113,7 @@ class _Processes:
         lock = self.locks[name]
         text = "an unnamed process"
         if lock.owner is not None and not lock.owner.is_dead:
-            text = str(lock.owner)
+            text = lock.owner.name if name in self.last_results else str(lock.owner)
         if name in self.last_results:
             text += f", last result {self._age(self.last_results[name]):.0f} s ago"
         return text if lock.is_held else f"{text} (locks don't work here, so judged by age)"
@@ -259,7 +259,7 @@ def _describe_state(state: State, left: int, processes: _Processes) -> str:
     if state is State.COMPLETE:
         return "complete"
     if left:
-        return "not complete"
+        return "in progress" if state is State.UNDER_WAY else "not complete"
     if state is State.WAITING:
         return "not merged yet: e2v merge does it"
     if merge := processes.find_merge():

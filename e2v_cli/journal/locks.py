@@ -60,8 +60,16 @@ class Owner:
         return cls(int(pid), host, since, Task(job, int(start)) if job else None)
 
     def __str__(self) -> str:
+        return self._describe(f" since {self.since}")
+
+    @property
+    def name(self) -> str:
+        """The same without the time of its start."""
+        return self._describe()
+
+    def _describe(self, since: str = "") -> str:
         task = f", {self.task}" if self.task else ""
-        return f"process {self.pid} on {self.host} since {self.since}{task}"
+        return f"process {self.pid} on {self.host}{since}{task}"
 
     @property
     def is_dead(self) -> bool:

@@ -65,9 +65,18 @@ def test_help_has_examples_and_imports_nothing_heavy(
         (["predict", CLIP, "--max-failures", "some"], "'some' is neither a number nor a percentage like 1%"),
         (["predict", CLIP, "--max-failures", "101%"], "'101%' is out of range"),
         (["predict", CLIP, "--max-failures", "-1"], "'-1' is out of range"),
-        (["predict", CLIP, "--embeddings", "npy"], "need an output folder: add -o OUT"),
-        (["predict", CLIP, "--overwrite"], "need an output folder: add -o OUT"),
-        (["predict", CLIP, "--retry-failed"], "need an output folder: add -o OUT"),
+        (["predict", CLIP, "-o", "rows.csv"], "rows.csv would be a folder; rows in a file: --format csv > rows.csv"),
+        (["predict", CLIP, "--embeddings", "npy"], "--embeddings npy: needs an output folder; add -o OUT"),
+        (["predict", CLIP, "--overwrite"], "--overwrite: needs an output folder; add -o OUT"),
+        (["predict", CLIP, "--retry-failed"], "--retry-failed: needs an output folder; add -o OUT"),
+        (
+            ["predict", CLIP, "-o", "out", "--granularity", "frame"],
+            "--granularity frame: is of embeddings, and none are written; add -o OUT --embeddings npy, or ark",
+        ),
+        (
+            ["predict", CLIP, "-o", "out", "--embedding-dtype", "fp16"],
+            "--embedding-dtype fp16: is of embeddings, and none are written; add -o OUT --embeddings npy, or ark",
+        ),
         (["predict", CLIP, "--shard", "3"], "'3' is not a part and a number of parts like 2/3, counted from 1"),
         (["predict", CLIP, "--shard", "0/3"], "'0/3' is not a part and a number of parts like 2/3, counted from 1"),
         (["predict", CLIP, "--shard", "4/3"], "'4/3' is not a part and a number of parts like 2/3, counted from 1"),
@@ -359,7 +368,7 @@ def test_watch_ends_when_no_process_is_at_work(tmp_path: Path) -> None:
         try:
             assert watch.stdout is not None
             for _ in range(2):
-                assert watch.stdout.readline() == f"{out}: not complete\n"
+                assert watch.stdout.readline() == f"{out}: in progress\n"
                 assert watch.stdout.readline() == "2 utterances: 0 done, 0 failed, 2 left\n"
                 assert watch.stdout.readline().startswith("shard  ")
                 assert re.fullmatch(rf"1/2 .*  process {run.pid} on \S+ since .*\n", watch.stdout.readline())

@@ -236,7 +236,9 @@ def test_process_at_work_is_named_with_age_of_its_last_result(tmp_path: Path, mo
         owner = (tmp_path / ".lock.1-of-1").read_text().removesuffix("\n")
 
         assert owner.startswith(f"process {os.getpid()} on {HOST} since ")
-        assert describe(tmp_path, State.UNDER_WAY)[-1].endswith(f"  {owner}, last result 7 s ago")
+        assert describe(tmp_path, State.UNDER_WAY)[-1].endswith(
+            f"  process {os.getpid()} on {HOST}, last result 7 s ago"
+        )
 
     assert describe(tmp_path)[-1].endswith("  not running: run it again")
 
@@ -251,6 +253,9 @@ def test_process_without_results_is_named(tmp_path: Path) -> None:
 
 FAR = "process 1 on far.example.org since 2026-01-31T10:00:00+01:00"
 """The owner of a lock, on another machine."""
+
+FAR_NAME = "process 1 on far.example.org"
+"""The same without the time of its start, as where the time of its last result is known."""
 
 
 @contextmanager
@@ -285,7 +290,7 @@ def test_process_on_another_machine_is_named_with_its_last_result(
     with held(tmp_path, SECOND):
         row = describe(tmp_path, State.UNDER_WAY)[4]
 
-    assert row.endswith(f"  0:00:15   {FAR}, last result 3600 s ago")
+    assert row.endswith(f"  0:00:15   {FAR_NAME}, last result 3600 s ago")
 
 
 @pytest.mark.parametrize("whose", ["ended", "alive again", "far"])
@@ -334,7 +339,7 @@ def test_age_decides_where_locks_do_not_work(
 
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: last + 599))
     row = describe(tmp_path, State.UNDER_WAY)[-1]
-    assert row.endswith(f"   {FAR}{result} (locks don't work here, so judged by age)")
+    assert row.endswith(f"   {FAR_NAME if has_result else FAR}{result} (locks don't work here, so judged by age)")
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: last + 600))
     assert describe(tmp_path)[-1].endswith(
         f"   not running: {FAR}, no result for 600 s (locks don't work here, so judged by age); run it again"
@@ -385,7 +390,7 @@ def test_complete_shard_at_work_is_named(tmp_path: Path) -> None:
         lines = describe(tmp_path, State.UNDER_WAY)
 
     assert lines[0] == "not merged yet: another process is at work"
-    assert lines[-1] == f"1/1    9     1       0     1.0×             {FAR}, last result 0 s ago"
+    assert lines[-1] == f"1/1    9     1       0     1.0×             {FAR_NAME}, last result 0 s ago"
 
 
 def test_process_at_another_number_of_shards_is_named(slurm: dict[str, JobState], tmp_path: Path) -> None:
@@ -498,7 +503,7 @@ def test_pending_jobs_are_listed(slurm: dict[str, JobState], tmp_path: Path) -> 
     set_job_state(slurm, "13", "PENDING", reason="Dependency")
 
     assert describe(tmp_path, State.UNDER_WAY) == [
-        "not complete",
+        "in progress",
         "10 utterances: 0 done, 0 failed, 10 left",
         "shard  done  failed  left  speed  ready in  state",
         "1/2    0     0       6     –      –         job 12_1 waits (Resources)",
@@ -518,10 +523,10 @@ def test_running_jobs_are_listed(slurm: dict[str, JobState], tmp_path: Path, mon
         lines = describe(tmp_path, State.UNDER_WAY)
 
     assert lines == [
-        "not complete",
+        "in progress",
         "10 utterances: 1 done, 0 failed, 9 left; 1.0× real time",
         "shard  done  failed  left  speed  ready in  state",
-        f"1/2    1     0       5     1.0×   0:00:25   {owner}, last result 7 s ago",
+        f"1/2    1     0       5     1.0×   0:00:25   {FAR_NAME}, start 1 of job 12_1, last result 7 s ago",
         "2/2    0     0       4     –      –         job 12_2 is CONFIGURING on n2",
     ]
 
@@ -537,7 +542,7 @@ def test_ended_job_of_an_incomplete_shard_is_reported(ended: str, slurm: dict[st
 
     log = tmp_path / "log/slurm-12_2.log"
     assert describe(tmp_path, State.UNDER_WAY) == [
-        "not complete",
+        "in progress",
         "10 utterances: 1 done, 0 failed, 9 left",
         "shard  done  failed  left  speed  ready in  state",
         "1/2    0     0       6     –      –         job 12_1 is RUNNING on n1",
@@ -572,7 +577,7 @@ def test_held_lock_counts_whatever_slurm_says(
     with held(tmp_path, SECOND, owner=f"{FAR}, start 1 of job 12_2"):
         row = describe(tmp_path, State.UNDER_WAY)[-1]
 
-    assert row == f"2/2    1     0       3     1.0×   0:00:15   {FAR}, start 1 of job 12_2, last result 60 s ago"
+    assert row == f"2/2    1     0       3     1.0×   0:00:15   {FAR_NAME}, start 1 of job 12_2, last result 60 s ago"
 
 
 @pytest.mark.parametrize(
@@ -692,7 +697,7 @@ def test_lost_shard_is_named_while_the_merge_is_pending(slurm: dict[str, JobStat
     set_job_state(slurm, "13", "PENDING", reason="Dependency")
 
     head, *_, last = describe(tmp_path, State.UNDER_WAY)
-    assert (head, last) == ("not complete", "not running: shard 2 of 2; run e2v submit again")
+    assert (head, last) == ("in progress", "not running: shard 2 of 2; run e2v submit again")
 
 
 def test_merge_job_submitted_alone_is_named(slurm: dict[str, JobState], tmp_path: Path) -> None:
@@ -732,7 +737,7 @@ def test_submission_newer_than_all_journals_sets_number_of_shards(slurm: dict[st
         set_job_state(slurm, f"12_{index}", "PENDING", reason="Priority")
 
     assert describe(tmp_path, State.UNDER_WAY) == [
-        "not complete",
+        "in progress",
         "10 utterances: 4 done, 0 failed, 6 left",
         "shard  done  failed  left  speed  ready in  state",
         "1/3    3     0       1     –      –         job 12_1 waits (Priority)",
@@ -760,7 +765,7 @@ def test_submission_of_a_grown_list_covers_new_utterances(slurm: dict[str, JobSt
         set_job_state(slurm, f"12_{index}", "PENDING", reason="Priority")
 
     assert describe(tmp_path, State.UNDER_WAY) == [
-        "not complete",
+        "in progress",
         "10 utterances: 2 done, 0 failed, 8 left",
         "shard  done  failed  left  speed  ready in  state",
         "1/2    0     0       4     –      –         job 12_1 waits (Priority)",

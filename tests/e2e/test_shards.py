@@ -45,7 +45,7 @@ def test_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
         done = e2v(*predict(tmp_path, "--shard", f"{index}/3"))
         assert done.returncode == 0
         assert re.fullmatch(
-            rf"e2v: shard {index}/3 is complete; e2v merge {tmp_path} when all are\n"
+            rf"e2v: shard {index}/3 is complete; {tmp_path} is merged when all are\n"
             rf"e2v: {count} utterances: {count} done, 0 failed\ne2v: .*\n",
             done.stderr,
         )
@@ -241,7 +241,7 @@ def test_another_run_is_refused_while_shards_work(tmp_path: Path, e2v: E2v) -> N
     status = e2v("status", out)
     lines = status.stdout.splitlines()
     assert status.returncode == 4
-    assert lines[0] == f"{out}: not complete"
+    assert lines[0] == f"{out}: in progress"
     assert re.fullmatch(rf"2/3 .* process {shard.pid} on \S+ since \S+(, last result \d+ s ago)?", lines[4])
     assert lines[6] == "not running: shards 1,3 of 3; run them again"
     shard.kill()
@@ -272,7 +272,7 @@ def test_array_task_computes_its_shard(whole: Path, tmp_path: Path, e2v: E2v) ->
     assert done.returncode == 0
     assert done.stderr.startswith(
         "e2v: shard 2/3, by its place among the tasks of Slurm\n"
-        f"e2v: shard 2/3 is complete; e2v merge {tmp_path} when all are\n"
+        f"e2v: shard 2/3 is complete; {tmp_path} is merged when all are\n"
     )
     log = (tmp_path / "log" / "launcher.2-of-3.log").read_text()
     assert re.search(r" process \d+ on \S+ since \S+, start 1 of job 12_2: shard 2/3 on cpu; GPUs: all\n", log)
