@@ -55,6 +55,9 @@ SHARDS = (4, 16, 64)
 SPAN_BYTES = 120
 """Of a row of a timeline without its id, about: a label, three times, and probabilities of nine classes."""
 
+SHORT_RUN = 60.0
+"""Seconds of encoding below which a measured speed is a rough one."""
+
 _CHUNK = 1024
 """Utterances that are in memory at once."""
 
@@ -330,9 +333,14 @@ def _describe_results(counts: _PlanCounts) -> Iterator[Fact]:
 def _describe_time(counts: _PlanCounts, speed: MeasuredSpeed | None, has_table: bool) -> Iterator[Fact]:
     """Describe the time at a measured speed; ``has_table``: also that of several shards, each at this speed."""
     if speed is None:
+        yield "time", "unknown: no run like this one was the newest; compute a part of it, then --like OUT"
         return
     seconds, least = counts.seconds / speed.of_shard, _at_least(counts)
-    yield "time", f"{least}{clock(seconds)} at {speed.of_shard:.1f} × real time on {speed.machines}, as in {speed.path}"
+    rough = "" if speed.encode_seconds >= SHORT_RUN else f", measured in {speed.encode_seconds:.1f} s only"
+    yield (
+        "time",
+        f"{least}{clock(seconds)} at {speed.of_shard:.1f} × real time on {speed.machines}, as in {speed.path}{rough}",
+    )
     if has_table and counts.options.run.shard.count == 1:
         for num_shards in SHARDS:
             if num_shards <= counts.embedded:

@@ -46,6 +46,8 @@ class MeasuredSpeed:
     path: Path
     of_shard: float
     """× real time, of each shard: those of a run are computed at the same time."""
+    encode_seconds: float
+    """Seconds that it was measured in."""
     version: str
     """Of e2v."""
     options: Mapping[str, str]
@@ -80,6 +82,7 @@ def read_speed(path: Path) -> MeasuredSpeed | None:
         speed = MeasuredSpeed(
             path=path,
             of_shard=round(float(run["speed"]) / int(run["commands"][-1]["num_shards"]), 3),
+            encode_seconds=float(run["encode_seconds"]),
             version=run["versions"]["e2v"],
             options={
                 "model": run["model"]["name"],

@@ -56,6 +56,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+UNKNOWN = "unknown: no run like this one was the newest; compute a part of it, then --like OUT"
+"""The time of a run of another model than that of the newest run."""
+
+
 def note(folder: Path, model: str, speed: float) -> Path:
     """Make the run.json of a run with a measured speed, and note it as the newest."""
     path = folder / "run.json"
@@ -129,11 +133,12 @@ def test_plan_with_failures_prints_whole_text(data: Path, e2v: E2v) -> None:
         "\n"
         "model         emotion2vec_plus_large: 1024 dimensions\n"
         "embeddings    4.2 kB, as vectors in 1 file\n"
+        f"time          {UNKNOWN}\n"
         "\n"
         "utt_id  reason     detail\n"
         "z       missing    gone.wav: no such file\n"
         "y       empty      empty.wav: 0 bytes\n"
-        "x       not audio  text.wav: no known format: it begins with b'not audio at all'\n"
+        "x       not audio  text.wav: no known format: it begins with 'not audio at all'\n"
         "w       too short  short.wav: 399 samples at 16 kHz; the model needs 400 (25 ms)\n"
         "v       missing    gone too.wav: no such file\n"
         "\n"
@@ -231,6 +236,7 @@ def test_plan_of_segments_matches_the_run(data: Path, e2v: E2v) -> None:
         "": "",
         "model": "sample: 96 dimensions",
         "embeddings": "none",
+        "time": UNKNOWN,
     }
     assert json.loads((data / "out/run.json").read_text())["audio_seconds"] == pytest.approx(3.125)
     assert (data / "out/utt2dur").read_text().splitlines()[-1] == "b-2 0.1250"
@@ -364,9 +370,11 @@ def test_time_comes_from_the_newest_run_of_the_same_model(data: Path, e2v: E2v) 
 
     speed = json.loads((data / "second/run.json").read_text())["speed"]
     done = e2v("plan", "data", "-m", "sample", cwd=data)
-    assert rows(done.stdout)["time"].endswith(f", as in {data}/second/run.json")
+    seconds = json.loads((data / "second/run.json").read_text())["encode_seconds"]
+    end = f", as in {data}/second/run.json, measured in {seconds:.1f} s only"
+    assert rows(done.stdout)["time"].endswith(end)
     assert f" at {speed:.1f} × real time on " in rows(done.stdout)["time"]
-    assert "time" not in rows(e2v("plan", "data", cwd=data).stdout)
+    assert rows(e2v("plan", "data", cwd=data).stdout)["time"] == UNKNOWN
 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
@@ -521,6 +529,7 @@ def test_plan_of_a_resumed_run_is_of_what_is_left(data: Path, e2v: E2v) -> None:
         "\n"
         "model          sample: 96 dimensions\n"
         "embeddings     none\n"
+        f"time           {UNKNOWN}\n"
         "\n"
         "e2v predict data -o out -m sample --max-failures 25% --jobs 1\n"
     )

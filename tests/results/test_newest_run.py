@@ -67,7 +67,7 @@ def test_speed_is_read_from_run_json(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.json", make_run_facts(speed=800, num_shards=4, gpus=["H200", "A100"]))
 
     options = {"model": "sample", "engine": "e2v", "precision": "fp32", "device": "cuda"}
-    assert read_speed(path) == MeasuredSpeed(path, 200.0, __version__, options, "H200, A100")
+    assert read_speed(path) == MeasuredSpeed(path, 200.0, 600.0, __version__, options, "H200, A100")
 
 
 def test_machines_of_a_run_are_named_once(tmp_path: Path) -> None:

@@ -19,5 +19,6 @@ def make_run_facts(
         "versions": {"e2v": __version__},
         "commands": [{"num_shards": 7}, {"num_shards": num_shards}],
         "machines": [{"device": device, "gpus": list(gpus), "cpu": "a CPU"}],
+        "encode_seconds": 600.0,
         "speed": speed,
     }
