@@ -202,7 +202,7 @@ class ResultOptions:
 
     def __post_init__(self) -> None:
         if self.output_dir is None and self.embeddings != "none":
-            raise UsageError("--embeddings, --overwrite and --retry-failed need an output folder: add -o OUT")
+            raise UsageError(f"--embeddings {self.embeddings}: needs an output folder; add -o OUT")
         if self.compress and (self.embeddings != "ark" or self.granularity != "frame"):
             raise UsageError("--compress is for matrices in archives: add --granularity frame --embeddings ark")
         if not self.timelines and (self.timeline_formats or self.join):
@@ -292,8 +292,13 @@ class PredictOptions:
     invocation: Invocation = field(default=Invocation(), compare=False)
 
     def __post_init__(self) -> None:
-        if self.results.output_dir is None and (self.run.overwrite or self.run.retry_failed):
-            raise UsageError("--embeddings, --overwrite and --retry-failed need an output folder: add -o OUT")
+        results = self.results
+        if results.output_dir is None and (self.run.overwrite or self.run.retry_failed):
+            option = "--overwrite" if self.run.overwrite else "--retry-failed"
+            raise UsageError(f"{option}: needs an output folder; add -o OUT")
+        if results.embeddings == "none" and (results.granularity, results.dtype) != ("utterance", "fp32"):
+            option = "--granularity frame" if results.granularity == "frame" else "--embedding-dtype fp16"
+            raise UsageError(f"{option}: is of embeddings, and none are written; add -o OUT --embeddings npy, or ark")
         if self.results.output_dir is None and (self.run.changed != "refuse" or self.run.mix_devices):
             option = "--mix-devices" if self.run.changed == "refuse" else f"--{self.run.changed}-changed"
             raise UsageError(f"{option} needs an output folder: add -o OUT")

@@ -115,7 +115,7 @@ def open_audio(path: str, at_a_glance: bool = False) -> Decoder:
         raise AudioError("missing", "no such file") from None
     except OSError as error:
         raise blame(error) from None
-    raise AudioError("not audio", f"no known format: it begins with {head[:16]!r}")
+    raise AudioError("not audio", f"no known format: it begins with {str(head[:16])[1:]}")
 
 
 def _check_file(path: str) -> None:

@@ -274,7 +274,7 @@ def show_model(name: str) -> None:
 def pull_model(model: ModelRequest, to: str | None) -> None:
     """Download a model, and print its folder.
 
-    Of a model that is here, what is new is downloaded.
+    Of a model that is here, what is new is downloaded; with --offline, it is taken as it is.
 
     \b
     Examples:
@@ -283,8 +283,6 @@ def pull_model(model: ModelRequest, to: str | None) -> None:
     """  # noqa: D301
     if "" in (model.name, to):
         raise click.UsageError("NAME or --to is empty: is a variable of the shell not set?")
-    if model.offline:
-        raise click.UsageError("A pull asks a hub, and --offline (or E2V_OFFLINE) forbids that.")
     log_to_stderr(logging.WARNING)
 
     from e2v_cli.commands.models import pull

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from e2v_cli.options import PIPE_SECONDS, ChangedSources, Channel, MaxFailures, RunOptions, Shard
+from e2v_cli.system.files import is_directory
 
 if TYPE_CHECKING:
     from e2v_cli.analysis.labels import Merge
+
+TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
+"""Of files with rows, by the name of their format."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -39,8 +43,13 @@ def parse_channel(_context: click.Context, _param: click.Parameter, value: str) 
 
 
 def parse_folder(context: click.Context, param: click.Parameter, value: str | None) -> Path | None:
-    """Parse the path of a folder."""
-    return None if value is None else Path(check_word(context, param, value))
+    """Parse the path of a folder, which is no name of a table."""
+    if value is None:
+        return None
+    path = Path(check_word(context, param, value))
+    if path.suffix in TABLE_SUFFIXES and not is_directory(path):
+        raise click.BadParameter(f"{value} would be a folder; rows in a file: --format {path.suffix[1:]} > {value}")
+    return path
 
 
 class Names(click.Choice):  # type: ignore[type-arg] # in Click 8.1 it has none

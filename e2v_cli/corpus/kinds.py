@@ -87,7 +87,8 @@ def refuse_file(name: str, first_line: bytes) -> NoReturn:
     """
     text = first_line.strip(BLANKS).decode(errors="backslashreplace")
     shown = f"{text[:SHOWN_CHARACTERS]}…" if len(text) > SHOWN_CHARACTERS else text
-    raise UsageError(f"{name}: neither audio nor a list: its first line is {shown!r}; {LIST_FORMS}")
+    forms = "name its folder, in which wav.scp is" if Path(name).name == "segments" else LIST_FORMS
+    raise UsageError(f"{name}: neither audio nor a list: its first line is {shown!r}; {forms}")
 
 
 @contextmanager

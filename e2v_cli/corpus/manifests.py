@@ -156,7 +156,7 @@ def _take_text(record: Mapping[str, object], name: str, origin: str) -> str:
         with suppress(UnicodeEncodeError):
             if value.isascii() or os.fsencode(value):
                 return value
-    raise CorpusError(f'{origin}: "{name}" is {json.dumps(value)[:40]}; it must be a text')
+    raise CorpusError(f'{origin}: "{name}" is {json.dumps(value)[:40]}; it must be a string')
 
 
 def _take_segment(record: Mapping[str, object], origin: str) -> Segment | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -34,6 +35,8 @@ from e2v_cli.results.tables import FAILURES_HEADER, predictions_header, predicti
 from e2v_cli.results.timeline import Timeline
 from e2v_cli.system.files import published
 from e2v_cli.system.text import percent_encoded, tsv_row
+
+logger = logging.getLogger(__name__)
 
 
 def open_run_folder(output_dir: Path, keep_changed: bool = False) -> RunFolder:
@@ -79,7 +82,10 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
     with published(folder.path / "run.json") as file:
         file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     before: set[str] = set().union(*map(_timeline_paths, folder.headers.values()))
-    folder.remove_other_results([*files.names, "run.json"], before - _timeline_paths(header), ids.digest)
+    unused = sorted(before - _timeline_paths(header))
+    if removed := [pattern for pattern in unused if any(folder.path.glob(pattern))]:
+        logger.warning("removed what these timeline options do not make: %s", ", ".join(removed))
+    folder.remove_other_results([*files.names, "run.json"], unused, ids.digest)
     note_run(folder.path / "run.json")
     return summary
 

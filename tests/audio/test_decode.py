@@ -204,9 +204,9 @@ def test_resampling_keeps_a_tone_and_removes_higher_frequencies(tmp_path: Path) 
             "a.wav",
             b"This is a text.\n" * 100,
             "not audio",
-            "no known format: it begins with b'This is a text.\\n'",
+            "no known format: it begins with 'This is a text.\\n'",
         ),
-        ("a.flac", bytes(5000), "not audio", f"no known format: it begins with {bytes(16)!r}"),
+        ("a.flac", bytes(5000), "not audio", f"no known format: it begins with {str(bytes(16))[1:]}"),
         ("a.wav", with_wav_rate(WAV, 1), "not audio", "a sample rate of 1 Hz"),
         ("a.wav", with_wav_rate(WAV, 1_000_001), "not audio", "a sample rate of 1000001 Hz"),
         ("a.wav", encode(TONE[:0]), "zero length", "holds no samples"),
@@ -765,7 +765,10 @@ def test_segments_of_both_channels_are_read_together(tmp_path: Path) -> None:
         result = results[f"utt{number}"]
         assert isinstance(result, Waveform)
         np.testing.assert_allclose(result.whole, samples / 2**15, rtol=0, atol=1e-7)
-    assert results["utt3"] == ("no such channel", "channel 3 of a file with 2 channels")
+    assert results["utt3"] == (
+        "no such channel",
+        "channel 3 of a file with 2 channels; segments count channels from 0",
+    )
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_cut_between_frames_is_not_seen_without_a_header(tmp_path: Path) -> None
         (with_xing(b"", flags=2), "not audio", "no frame of MPEG audio in it"),
         (id3(JPEG), "not audio", "an ID3 tag, and no audio behind it"),
         (id3(JPEG) * 2, "not audio", "an ID3 tag, and no audio behind it"),
-        (id3(JPEG) + b"some text", "not audio", "no known format: it begins with b'some text'"),
+        (id3(JPEG) + b"some text", "not audio", "no known format: it begins with 'some text'"),
         (
             (b"\xff\xfb\x00\xc4" + b"\x55" * 320) * 5,
             "unreadable",

@@ -281,6 +281,8 @@ def test_missing_options_have_the_defaults_of_the_groups(parse: Parse, parse_sub
 
 NEEDED = {
     "--pipe-timeout": ["--allow-pipes"],
+    "--granularity": ["-o", "out", "--embeddings", "npy"],
+    "--embedding-dtype": ["-o", "out", "--embeddings", "npy"],
     "--compress": ["-o", "out", "--granularity", "frame", "--embeddings", "ark"],
     "--embeddings": ["-o", "out"],
     "--timeline": ["-o", "out"],

@@ -162,6 +162,16 @@ def test_neither_audio_nor_list_is_a_usage_error(clips: Path, e2v: E2v) -> None:
     )
 
 
+def test_segments_alone_are_no_list(clips: Path, e2v: E2v) -> None:
+    (clips / "segments").write_text("u1 call 0 1.5\n")
+
+    done = e2v("predict", "segments", *RUN, cwd=clips)
+
+    problem = "neither audio nor a list: its first line is 'u1 call 0 1.5'; name its folder, in which wav.scp is"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"e2v: segments: {problem}\n"
+
+
 def test_list_without_room_for_its_copy_names_the_folder(clips: Path) -> None:
     """A file may have a limit of a megabyte, as if that were the room on the disk."""
     (clips / "list.gz").write_bytes(gzip.compress(b"u1 x/a.wav\n" * 1_000_000))

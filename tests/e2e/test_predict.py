@@ -235,7 +235,7 @@ def test_bad_audio_becomes_a_row_of_failures(e2v: E2v, tmp_path: Path) -> None:
     assert (out / "failures.tsv").read_text().splitlines() == [
         "utt_id\tstage\treason\tdetail",
         f"cut\taudio\ttruncated\t{tmp_path}/cut.wav: {cut}",
-        f"text\taudio\tnot audio\t{tmp_path}/text.wav: no known format: it begins with b'not audio at all'",
+        f"text\taudio\tnot audio\t{tmp_path}/text.wav: no known format: it begins with 'not audio at all'",
         f"short\taudio\ttoo short\t{tmp_path}/short.wav: 399 samples at 16 kHz; {needs}",
         f"gone\taudio\tmissing\t{tmp_path}/gone.wav: no such file",
     ]

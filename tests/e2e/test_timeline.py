@@ -232,6 +232,8 @@ def test_other_timelines_are_made_of_frames(
         "e2v: 4 utterances are done with other timelines: nothing of them is encoded again"
     )
     assert (read_encoded(out), sorted(out.glob("audacity*"))) == (encoded, [])
+    removed = "e2v: removed what these timeline options do not make: audacity/*.txt, timeline.rttm, timeline.tsv\n"
+    assert (removed in done.stderr) == bool(before)
     assert e2v(*command, *before).returncode == 0
     assert read_final(out) == first
     assert read_encoded(out) == encoded
@@ -296,7 +298,6 @@ def test_list_that_has_grown_gets_other_timelines(
     [
         (),
         ("--embeddings", "ark"),
-        ("--granularity", "frame"),
         ("--granularity", "frame", "--embeddings", "npy", "--embedding-dtype", "fp16"),
         ("--granularity", "frame", "--embeddings", "ark", "--compress"),
     ],
