@@ -120,6 +120,8 @@ class InputOptions:
     """Whether hidden folders and files are searched, too."""
     id_form: IdForm | None = None
     """Of audio that has no ids; None: the path in folders, else the stem."""
+    segments_rttm: Path | None = None
+    """A diarisation, by which recordings are cut into utterances; None: they are not."""
 
     def __post_init__(self) -> None:
         if self.pipe_seconds is not None and not 0 < self.pipe_seconds < math.inf:
@@ -343,6 +345,7 @@ def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple
         "channel": channel if isinstance(channel, str) else channel + 1,
         "resampler": options.input.resampler,
         "id": options.input.id_form or "default",
+        "segments-rttm": "no" if options.input.segments_rttm is None else "yes",
         "results-version": NUMERICS,
     }
 

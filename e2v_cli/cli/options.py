@@ -6,6 +6,7 @@ stands under the heading of its group, and its default comes from the group's da
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -107,12 +108,22 @@ _ID = _option(
 )
 
 
+_SEGMENTS_RTTM = _option(
+    "Input",
+    "--segments-rttm",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Cut recordings at the turns of a diarisation: utterances are recording-speaker-start-end, in ms.",
+)
+
+
 def input_options(channel: bool = True) -> Decorator[Any]:
     """INPUT and the options of ``InputOptions``; ``--channel`` can be left out."""
     options = [
         click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=check_word),
         _HIDDEN,
         _ID,
+        _SEGMENTS_RTTM,
         *([_CHANNEL] if channel else []),
         _RESAMPLER,
         _ALLOW_PIPES,

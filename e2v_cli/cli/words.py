@@ -43,7 +43,13 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
             *(results.output_dir, model.name, model.hub, model.revision, model.offline, model.labels),
             *(compute.engine, compute.device, compute.precision, compute.batch_seconds, compute.window),
             *(results.granularity, results.embeddings, results.dtype, results.compress, results.join),
-            *(of.input.hidden, of.input.id_form, _format_channel(of.input.channel), of.input.resampler),
+            *(
+                of.input.hidden,
+                of.input.id_form,
+                of.input.segments_rttm,
+                _format_channel(of.input.channel),
+                of.input.resampler,
+            ),
             *(of.input.allow_pipes, of.input.pipe_seconds or PIPE_SECONDS, of.input.max_source_bytes),
             *(of.run.retry_failed, of.run.changed == "keep", of.run.changed == "recompute", of.run.mix_devices),
             *(of.run.max_failures.word, of.run.quiet),
@@ -54,7 +60,16 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
         *("-o", "-m", "--hub", "--revision", "--offline", "--labels"),
         *("--engine", "--device", "--precision", "--batch-seconds", "--window"),
         *("--granularity", "--embeddings", "--embedding-dtype", "--compress", "--join"),
-        *("--hidden", "--id", "--channel", "--resampler", "--allow-pipes", "--pipe-timeout", "--max-source-bytes"),
+        *(
+            "--hidden",
+            "--id",
+            "--segments-rttm",
+            "--channel",
+            "--resampler",
+            "--allow-pipes",
+            "--pipe-timeout",
+            "--max-source-bytes",
+        ),
         *("--retry-failed", "--keep-changed", "--recompute-changed", "--mix-devices", "--max-failures", "-q", "-v"),
     ]
     return list(zip(names, values(options), values(unset), strict=True))

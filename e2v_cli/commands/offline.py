@@ -26,7 +26,7 @@ def read_local_corpus(options: InputOptions) -> Corpus:
     Raises:
         CorpusError: a list can't be read.
     """
-    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form)
+    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form, options.segments_rttm)
     if options.channel == "split":
         corpus = split_channels(corpus, _count_local_channels, HEADERS_AT_ONCE)
     return corpus

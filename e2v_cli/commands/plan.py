@@ -190,7 +190,8 @@ def make_plan(options: PredictOptions, like: Path | None = None) -> PlanReport:
     corpus = read_local_corpus(options.input)
     config = _find_shape(options.model)
     work = _find_work_left(options, corpus)
-    speakers = _count_speakers(options.input.inputs, corpus, work.places)
+    is_diarised = options.input.segments_rttm is not None
+    speakers = _count_diarised(corpus, work.places) if is_diarised else _count_speakers(options, corpus, work.places)
     counts = _PlanCounts(config, options)
     no_commands = replace(options.input, pipe_seconds=None)
     _inspect_corpus(corpus, work.places, counts, AudioOptions(no_commands, ComputeOptions(), config.receptive_field))
@@ -245,9 +246,15 @@ def _inspect_recording(utterances: Sequence[Utterance], options: AudioOptions) -
     return list(inspect_headers(utterances, options))
 
 
-def _count_speakers(inputs: Sequence[str], corpus: Corpus, places: NDArray[np.int64]) -> tuple[int, int] | None:
+def _count_diarised(corpus: Corpus, places: NDArray[np.int64]) -> tuple[int, int]:
+    """Count the speakers of utterances of a diarisation; none is without one."""
+    hashes = np.fromiter((hash(tier and tier.speaker) for tier in corpus.tiers()), dtype=np.int64)
+    return len(np.unique(hashes[places])), 0
+
+
+def _count_speakers(options: PredictOptions, corpus: Corpus, places: NDArray[np.int64]) -> tuple[int, int] | None:
     """Count the speakers of utterances, and those without one; None without a data directory that has ``utt2spk``."""
-    folders = [Path(item) for item in inputs if not is_url(item) and has_list(Path(item, "wav.scp"))]
+    folders = [Path(item) for item in options.input.inputs if not is_url(item) and has_list(Path(item, "wav.scp"))]
     paths = [folder / "utt2spk" for folder in folders if has_list(folder / "utt2spk")]
     if not paths:
         return None

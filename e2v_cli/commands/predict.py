@@ -40,6 +40,7 @@ from e2v_cli.models.hub import find_model
 from e2v_cli.models.weights import Weights, prepare_weights
 from e2v_cli.options import Fingerprint, InputOptions, PredictOptions, ResultOptions, Shard, make_fingerprint
 from e2v_cli.records import SAMPLE_RATE, Summary
+from e2v_cli.results.diarised import save_diarisation
 from e2v_cli.results.formats import draft_name
 from e2v_cli.results.publish import open_run_folder, publish
 from e2v_cli.results.retiming import Retimer
@@ -131,7 +132,7 @@ def find_corpus_and_model(options: PredictOptions) -> tuple[Corpus, Model]:
 
 
 def _read_corpus(options: InputOptions) -> Corpus:
-    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form)
+    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form, options.segments_rttm)
     if options.channel == "split":
         limits = FetchLimits(options.pipe_seconds, options.max_source_bytes, WAITING_DECODERS)
         count = partial(count_channels, limits=limits)
@@ -194,6 +195,8 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         if options.run.retry_failed:
             status[status != DONE] = LEFT
         folder.save_list(corpus)
+        if options.input.segments_rttm is not None:
+            save_diarisation(output_dir, corpus)
         if options.results.timeline_formats and corpus.recording_groups is not None:
             save_tiers(output_dir, corpus.digest, corpus.tiers())
         elapsed = [taken for journal, taken in history.elapsed.items() if journal.shard == shard]

@@ -217,7 +217,9 @@ def _check_options(options: SubmitOptions) -> Path:
     output_dir = options.run.results.output_dir
     if output_dir is None:
         raise UsageError("e2v submit needs an output folder that all nodes see: add -o OUT")
-    for item in filter(is_only_here, options.run.input.inputs):
+    given = options.run.input
+    rttm = [] if given.segments_rttm is None else [str(given.segments_rttm)]
+    for item in filter(is_only_here, [*given.inputs, *rttm]):
         what = "has no standard input" if item == STDIN else "can't read from this process"
         raise UsageError(f"{item}: a job {what}; save the list in a file")
     return output_dir

@@ -24,6 +24,7 @@ from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.audio.sources import is_other_url, is_pipe, is_url
 from e2v_cli.corpus.corpus import STDIN, Corpus, Recordings, UtteranceList
 from e2v_cli.corpus.data_dir import read_recording_channels
+from e2v_cli.corpus.diarisation import cut_recordings
 from e2v_cli.corpus.found import format_times, make_id, search_folder
 from e2v_cli.corpus.kinds import Kind, is_binary, read_first_line, refuse_file, tell_kind, unzipped
 from e2v_cli.corpus.lists import (
@@ -64,7 +65,11 @@ _DESCRIPTOR = re.compile(r"/dev/(fd/\d+|stdin)|/proc/(self|\d+)/fd/\d+")
 
 
 def read_corpus(
-    inputs: Sequence[str], allow_pipes: bool = False, hidden: bool = False, id_form: IdForm | None = None
+    inputs: Sequence[str],
+    allow_pipes: bool = False,
+    hidden: bool = False,
+    id_form: IdForm | None = None,
+    segments_rttm: Path | None = None,
 ) -> Corpus:
     """Read all inputs, in order; what folders left out is logged.
 
@@ -73,6 +78,7 @@ def read_corpus(
         allow_pipes: whether a list may hold commands to be run.
         hidden: whether hidden folders and files are searched, too.
         id_form: what ids are made of where audio has none; None: the path in folders, else the stem.
+        segments_rttm: a diarisation of the recordings, whose turns are the utterances; None: they are themselves.
 
     Raises:
         CorpusError: a line can't be read, an id is duplicate, or there are no utterances.
@@ -104,7 +110,8 @@ def read_corpus(
         for note in (*reader.notes, *(f"{item}: no utterances found" for item in empty)):
             logger.warning("%s", note)
         listed = [list_audio(each, "", "", "", root="") if isinstance(each, ListWriter) else each for each in lists]
-        return Corpus(listed, reader.waits)
+        corpus = Corpus(listed, reader.waits)
+    return corpus if segments_rttm is None else cut_recordings(corpus, segments_rttm)
 
 
 def _refuse_missing(inputs: Sequence[str]) -> None:

@@ -129,11 +129,15 @@ class Segments:
         return durations
 
     def tiers(self) -> Iterator[Tier | None]:
-        """Read the tier of each: its channel, and its speaker of an ``utt2spk`` beside the list."""
-        speaker_of, speakers = read_speakers(Path(self.name).parent, np.frombuffer(self.hashes, dtype=np.int64))
-        for (_, rest), speaker in zip(self._lines.entries(), speaker_of.tolist(), strict=True):
+        """Read the tier of each: its channel and its speaker."""
+        for (_, rest), speaker in zip(self._lines.entries(), self.speakers(), strict=True):
             channel = rest.split()[3:]
-            yield Tier(_parse_segment_channel(channel[0]) if channel else None, speakers[speaker])
+            yield Tier(_parse_segment_channel(channel[0]) if channel else None, speaker)
+
+    def speakers(self) -> Iterator[str]:
+        """Read the speaker of each, of an ``utt2spk`` beside the list; empty where it has none."""
+        speaker_of, speakers = read_speakers(Path(self.name).parent, np.frombuffer(self.hashes, dtype=np.int64))
+        return (speakers[number] for number in speaker_of.tolist())
 
     def recording_groups(self) -> NDArray[np.int64]:
         """Number the recording groups, (segments,): the segments of a recording, or of a part of it."""

@@ -31,7 +31,16 @@ from e2v_cli.system.signals import StopSignals
 
 HEADINGS = {
     "Input": [
-        *("--hidden", "--id", "--channel", "--resampler", "--allow-pipes", "--pipe-timeout", "--max-source-bytes"),
+        *(
+            "--hidden",
+            "--id",
+            "--segments-rttm",
+            "--channel",
+            "--resampler",
+            "--allow-pipes",
+            "--pipe-timeout",
+            "--max-source-bytes",
+        ),
     ],
     "Model": ["--model", "--hub", "--revision", "--offline", "--labels", "--classes", "--merge"],
     "Compute": ["--engine", "--device", "--jobs", "--precision", "--batch-seconds", "--window"],
@@ -57,6 +66,7 @@ SUBMIT = [
 
 VALUES: dict[str, list[str]] = {
     "--id": ["path", "stem", "name"],
+    "--segments-rttm": ["a.rttm", "-x", "a b.rttm"],
     "--channel": ["mix", "split", "1", "2", "C", "17"],
     "--resampler": ["soxr", "torchaudio"],
     "--pipe-timeout": ["600", "7", "0.1", "1e-7", "123456.789"],
@@ -383,7 +393,7 @@ def with_plain_inputs(options: PredictOptions) -> PredictOptions:
 def test_words_of_options_give_the_same_options(parse: Parse) -> None:
     random = Random(23)
     seen: set[PredictOptions] = set()
-    while len(seen) < 300:
+    while len(seen) < 600:
         try:
             options = parse(choose_words(random, share=random.random() ** 2))
         except (UsageError, click.UsageError):  # they contradict each other

@@ -464,6 +464,7 @@ COMMANDS = [
     "data -o out --hub hf --revision v2 --offline --engine funasr --retry-failed --keep-changed --mix-devices",
     "data -o out -m sample --overwrite --max-failures 1% --no-progress -q --batch-seconds 5",
     "data -o out --granularity frame --embeddings ark --compress --embedding-dtype fp16 --channel 2 --jobs 1",
+    "data -o out -m sample --segments-rttm calls.rttm --channel 1",
     "data -o out --allow-pipes --pipe-timeout 5 --max-source-bytes 5000000 --recompute-changed --hidden --id name",
     "data -o out -m sample --classes sad,hap,angry --merge surprised=happy --merge fear=angry",
     "data --format csv --columns utt_id,label --no-header -m sample --timeline 1 --shard 1/2",
@@ -473,6 +474,7 @@ COMMANDS = [
 @pytest.mark.parametrize("line", COMMANDS)
 def test_word_plan_in_place_of_predict_gives_the_estimate(line: str, data: Path, e2v: E2v) -> None:
     """The command that it prints has the same options."""
+    (data / "calls.rttm").write_text("SPEAKER a 1 0 1 <NA> <NA> s1 <NA> <NA>\n")
     done = e2v("plan", *line.split(), cwd=data)
 
     assert (done.returncode, done.stderr) == (0 if "--channel 2" not in line else 3, "")
