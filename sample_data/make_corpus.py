@@ -191,6 +191,7 @@ SPEAKERS: Mapping[str, str] = {  # and their espeak-ng voices
     "m1": "en-us+m3",
     "m2": "en-gb-scotland+m5",
 }
+FOLDS = {"f1": "1", "f2": "2", "m1": "1", "m2": "2"}  # each has a woman and a man
 NARROWBAND = "f1-0004"  # kept at 8 kHz, as from a telephone
 STEREO = "m1-0001"  # kept at 44.1 kHz, with the right channel softer and later
 
@@ -226,6 +227,7 @@ def make_utterances(folder: Path) -> None:
         paths[utt_id] = str(path)
     write_table(folder / "wav.scp", paths)
     write_labels(folder, lines)
+    write_table(folder / "spk2fold", FOLDS)
 
 
 def number(lines: list[Line]) -> Iterator[tuple[str, Line]]:
@@ -271,6 +273,7 @@ def write_labels(folder: Path, lines: Mapping[str, Line]) -> None:
     }
     write_table(folder / "utt2spk", {utt_id: line.speaker for utt_id, line in lines.items()})
     write_table(folder / "spk2utt", spk2utt)
+    write_table(folder / "spk2gender", {speaker: speaker[0] for speaker in spk2utt})
     write_table(folder / "utt2emo", {utt_id: line.emotion for utt_id, line in lines.items()})
     write_table(folder / "text", {utt_id: line.text for utt_id, line in lines.items()})
 

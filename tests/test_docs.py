@@ -206,7 +206,7 @@ def test_links_resolve(path: Path) -> None:
     "path", [path for path in READMES if path.parent.name != "bench"], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_options_exist(path: Path) -> None:
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", path.read_text()))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", path.read_text()))
     assert named - options() - NOT_OURS == set()
 
 

@@ -25,6 +25,7 @@ from e2v_cli.cli.console import (
 from e2v_cli.cli.groups import GroupedCommand
 from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
+from e2v_cli.cli.speakers import speakers
 from e2v_cli.cli.submit import submit
 from e2v_cli.cli.variables import find_variable
 from e2v_cli.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILURES, E2vError, OutputConflictError
@@ -136,6 +137,9 @@ def rows(
         return
     if missing:
         show_message(missing)
+
+
+cli.add_command(speakers)
 
 
 @cli.command(cls=GroupedCommand)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2v_cli.journal.history import parse_done
+from e2v_cli.journal.history import History, parse_done
 from e2v_cli.journal.ids import IdList
 from e2v_cli.journal.journal import DONE, LEFT
 from e2v_cli.options import RowOptions
@@ -34,6 +34,12 @@ def rows(output_dir: Path, options: RowOptions) -> str:
             lines, is_done = history.read_lines(first, first + len(keys)), status[first : first + len(keys)] == DONE
             printer.print(journalled_row(parse_done(line)) for line, done in zip(lines, is_done, strict=True) if done)
             first += len(keys)
+    return describe_missing_rows(output_dir, history)
+
+
+def describe_missing_rows(output_dir: Path, history: History) -> str:
+    """Describe the utterances of a run that have no row; empty if all have one."""
+    status = history.status
     done, left = int((status == DONE).sum()), int((status == LEFT).sum())
     if done == len(status):
         return ""

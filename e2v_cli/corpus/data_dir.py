@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -104,26 +105,36 @@ def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDA
     return hash_keys(match.group(1) for match in matches), seconds
 
 
-def read_speakers(folder: Path, hashes: NDArray[np.int64]) -> tuple[NDArray[np.int64], Sequence[str]]:
-    """Read ``utt2spk``, if there is one: (utterances,) numbers of speakers, and the speakers; the last is none: ``""``.
+Pairs = Callable[[Path], Iterator[tuple[str, bytes, bytes]]]
+"""Reads a list: the origin of each line, an utt-id, and a value of that utterance."""
+
+
+def number_values(paths: Sequence[Path], read: Pairs, index: KeyIndex) -> tuple[NDArray[np.int64], list[str]]:
+    """Number what lists have about utterances: (utterances,) numbers of values, -1 where they have none; the values.
 
     Args:
-        folder: the data directory.
-        hashes: (utterances,) of their ids.
+        paths: of the lists.
+        read: reads one.
+        index: of the utterances.
 
     Raises:
-        CorpusError: it can't be read, or a line has another form.
+        CorpusError: a list can't be read, a line has another form, or an utterance has two lines.
     """
-    path = folder / "utt2spk"
     keys, numbers = array("q"), array("q")
-    speakers: dict[bytes, int] = {}
-    for origin, key, speaker in read_speaker_lines(path) if has_list(path) else ():
+    values: dict[bytes, int] = {}
+    for origin, key, value in chain.from_iterable(map(read, paths)):
         keys.append(hash(key))
-        numbers.append(speakers.setdefault(check_id(speaker, origin), len(speakers)))
-    found = KeyIndex(hashes).find(np.frombuffer(keys, dtype=np.int64))
-    speaker_of = np.full(len(hashes), len(speakers), dtype=np.int64)
-    speaker_of[found[found >= 0]] = np.frombuffer(numbers, dtype=np.int64)[found >= 0]
-    return speaker_of, [*(speaker.decode() for speaker in speakers), ""]
+        numbers.append(values.setdefault(check_id(value, origin), len(values)))
+    found = index.find(np.frombuffer(keys, dtype=np.int64))
+    lines = np.flatnonzero(found >= 0)
+    value_of = np.full(len(index), -1, dtype=np.int64)
+    value_of[found[lines]] = np.frombuffer(numbers, dtype=np.int64)[lines]
+    if len(lines) > np.count_nonzero(value_of >= 0):
+        firsts = np.unique(found[lines], return_index=True)[1]
+        again = int(np.delete(lines, firsts)[0])
+        origin, key, _ = next(islice(chain.from_iterable(map(read, paths)), again, None))
+        raise CorpusError(f'{origin}: utt-id "{key.decode()}" again')
+    return value_of, [value.decode() for value in values]
 
 
 def read_speaker_lines(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
@@ -135,6 +146,18 @@ def read_speaker_lines(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
     for origin, cells in read_table(path):
         if len(cells) != 2:
             raise CorpusError(f"{origin}: a line is: utt-id speaker")
+        yield origin, cells[0], cells[1]
+
+
+def read_recording_lines(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
+    """Read the lines of ``segments``: the origin of each, an utt-id, and its recording.
+
+    Raises:
+        CorpusError: it can't be read, or a line has another form.
+    """
+    for origin, cells in read_table(path):
+        if len(cells) not in (4, 5):
+            raise CorpusError(f"{origin}: a line is: utt-id recording-id start end")
         yield origin, cells[0], cells[1]
 
 

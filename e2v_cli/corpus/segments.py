@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from e2v_cli.audio.formats import seekable_suffixes
 from e2v_cli.audio.sources import is_url
 from e2v_cli.corpus.corpus import Recordings
-from e2v_cli.corpus.data_dir import MAX_TIME, NUMBER, read_durations, read_speakers
+from e2v_cli.corpus.data_dir import MAX_TIME, NUMBER, number_values, read_durations, read_speaker_lines
 from e2v_cli.corpus.ids import KeyIndex
 from e2v_cli.corpus.lists import (
     BLANKS,
     LineList,
     ListWriter,
     check_id,
+    has_list,
     index_lines,
     make_segment,
     mix_checksums,
@@ -136,7 +137,10 @@ class Segments:
 
     def speakers(self) -> Iterator[str]:
         """Read the speaker of each, of an ``utt2spk`` beside the list; empty where it has none."""
-        speaker_of, speakers = read_speakers(Path(self.name).parent, np.frombuffer(self.hashes, dtype=np.int64))
+        path = Path(self.name).parent / "utt2spk"
+        index = KeyIndex(np.frombuffer(self.hashes, dtype=np.int64))
+        speaker_of, speakers = number_values([path] if has_list(path) else [], read_speaker_lines, index)
+        speakers.append("")  # the last, which -1 is
         return (speakers[number] for number in speaker_of.tolist())
 
     def recording_groups(self) -> NDArray[np.int64]:

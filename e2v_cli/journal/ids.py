@@ -22,6 +22,10 @@ IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pi
 """Patterns of their file names."""
 
 
+DIARISATION_FILES = ("segments", "utt2spk")
+"""Lists of a run with a diarisation, as Kaldi has them; in other runs they are the user's."""
+
+
 class Ids(Protocol):
     """The ids of a list, in order."""
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from e2v_cli.corpus.corpus import Corpus
-from e2v_cli.results.formats import DIARISATION_FILES
+from e2v_cli.journal.ids import DIARISATION_FILES
 from e2v_cli.system.files import published
 from e2v_cli.system.text import number_word
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 TIMELINE_TABLE = "timeline.tsv"
 """The file of a timeline that every run with one has."""
 
-DIARISATION_FILES = ("segments", "utt2spk")
-"""Lists of a run with a diarisation, as Kaldi has them."""
-
 NO_EMBEDDINGS = "none"
 """The value of ``--embeddings`` for no embeddings."""
 
@@ -183,7 +180,6 @@ def data_patterns() -> tuple[str, ...]:
         *dict.fromkeys(form.files for form in EMBEDDING_FORMATS.values()),
         "timeline.*-of-*.*",
         KEPT_FILES,
-        *DIARISATION_FILES,
         *(path for path in paths if "/" in path),
         *(with_suffix(path, "-[0-9]*") for path in (TIMELINE_TABLE, *paths)),
     )

@@ -19,11 +19,11 @@ from e2v_cli.system.files import naming
 from e2v_cli.system.progress import between_bars
 from e2v_cli.system.text import display_width, fitted, padded, tsv_row
 
-COLUMN_TYPES = {"utt_id": str, "label": str, "recording": str, "windows": int}
+COLUMN_TYPES = {"utt_id": str, "speaker": str, "recording": str, "label": str, "windows": int, "utterances": int}
 """Types of columns; all others are ``float``."""
 
-TABLE_COLUMNS = ("utt_id", "start", "end", "label", "score")
-"""Those of a table, as far as rows have them; the runner-up follows."""
+TABLE_COLUMNS = ("utterances", "start", "end", "label", "score")
+"""Those of a table behind its keys, as far as rows have them; the runner-up follows."""
 
 KNOWN_IDS = 10_000
 """Ids of the list that make the first column of a table wide; longer ones later shift their rows."""
@@ -39,7 +39,12 @@ class RowPrinter:
     """Rows on standard output, with the columns and in the format that options choose."""
 
     def __init__(
-        self, options: RowOptions, columns: Sequence[str], labels: Sequence[str], ids: Iterable[list[bytes]]
+        self,
+        options: RowOptions,
+        columns: Sequence[str],
+        labels: Sequence[str],
+        ids: Iterable[list[bytes]],
+        keys: Sequence[str] = ("utt_id",),
     ) -> None:
         """Print the header.
 
@@ -47,7 +52,8 @@ class RowPrinter:
             options: of the user.
             columns: all that rows have.
             labels: those of them that are the model's classes; without any, rows have an empty label and score.
-            ids: of the list, some thousand at a time; only the first are read.
+            ids: what the first key column will have, some thousand at a time; only the first are read.
+            keys: the columns that name a row.
 
         Raises:
             UsageError: a column is unknown.
@@ -59,7 +65,7 @@ class RowPrinter:
         form = options.format or ("table" if sys.stdout.isatty() else "tsv")
         self._format: Callable[[Sequence[str]], str]
         if form == "table":
-            table = _Table(options.columns, columns, labels, ids)
+            table = _Table(options.columns, columns, labels, ids, keys)
             header, self._format = table.header, table.format
         else:
             has_value = [column for column in columns if labels or column not in LABEL_COLUMNS]
@@ -124,13 +130,19 @@ class _Table:
     """Aligned columns that fit the terminal, whose widths are known before the first row."""
 
     def __init__(
-        self, chosen: Sequence[str], columns: Sequence[str], labels: Sequence[str], ids: Iterable[list[bytes]]
+        self,
+        chosen: Sequence[str],
+        columns: Sequence[str],
+        labels: Sequence[str],
+        ids: Iterable[list[bytes]],
+        keys: Sequence[str],
     ) -> None:
+        self._key = keys[0]
         self._places = {column: place for place, column in reversed(list(enumerate(columns)))}
         self._labels = [(label, self._places[label]) for label in labels]
         self._label_width = min(MAX_LABEL, max(map(display_width, ("label", *labels))))
         if not chosen and labels:
-            shown = [self._make_column(column) for column in TABLE_COLUMNS if column in columns]
+            shown = [self._make_column(column) for column in (*keys, *TABLE_COLUMNS) if column in columns]
             shown[-1] = _Column("score", len("0.00 ") + BAR, self._show_score)
             shown.append(_Column("runner-up", self._label_width + len(" 0.00"), self._show_runner_up))
         else:
@@ -157,12 +169,12 @@ class _Table:
 
     def _fit_ids(self, shown: Sequence[_Column], ids: Iterable[list[bytes]]) -> list[_Column]:
         """Widen the column of ids to the longest, up to what the other columns leave of the terminal's width."""
-        others = sum(column.width + 2 for column in shown if column.title != "utt_id")
+        others = sum(column.width + 2 for column in shown if column.title != self._key)
         room = max(MIN_ID, shutil.get_terminal_size().columns - others)
         first = islice((key.decode() for keys in ids for key in keys), KNOWN_IDS)
-        width = min(room, max(map(display_width, ("utt_id", *first))))
-        show = _Column("utt_id", width, lambda cells: fitted(cells[self._places["utt_id"]], room))
-        return [show if column.title == "utt_id" else column for column in shown]
+        width = min(room, max(map(display_width, (self._key, *first))))
+        show = _Column(self._key, width, lambda cells: fitted(cells[self._places[self._key]], room))
+        return [show if column.title == self._key else column for column in shown]
 
     def _show_score(self, cells: Sequence[str]) -> str:
         score = float(cells[self._places["score"]])

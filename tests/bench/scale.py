@@ -1,4 +1,4 @@
-"""Measure e2v on very long lists: start, merge, resume, status, each with its peak memory.
+"""Measure e2v on very long lists: start, merge, resume, status, speakers, each with its peak memory.
 
     make bench-scale
 
@@ -59,6 +59,7 @@ def main() -> None:
         measure("merge", ["merge", str(out)])
         measure("resume of the finished run", command)
         measure("status", ["status", str(out)])
+        measure("speakers, of 1000 utterances each", ["speakers", str(out)])
         (out / "predictions.tsv").unlink()
         measure("resume where the final files are missing, and merge", command)
     with tempfile.TemporaryDirectory() as temporary:
@@ -78,6 +79,8 @@ def write_list(folder: Path, lines: int) -> Path:
     path = folder / "wav.scp"
     with path.open("w") as file:
         file.writelines(f"{make_id(index)} {CLIP}\n" for index in range(lines))
+    with (folder / "utt2spk").open("w") as file:
+        file.writelines(f"{make_id(index)} {make_id(index).partition('-')[0]}\n" for index in range(lines))
     return path
 
 

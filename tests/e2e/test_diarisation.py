@@ -109,6 +109,10 @@ def test_resume_without_the_diarisation_is_refused(data: Path, e2v: E2v) -> None
     assert e2v(*command, "--overwrite", cwd=data).returncode == 0
     assert not (data / "out" / "utt2spk").exists()
 
+    (data / "out" / "utt2spk").write_text("call anna\n")
+    assert e2v(*command, "--overwrite", cwd=data).returncode == 0
+    assert (data / "out" / "utt2spk").read_text() == "call anna\n"
+
 
 def test_changed_turn_is_another_utterance(data: Path, e2v: E2v) -> None:
     """What was done is kept."""
