@@ -347,7 +347,7 @@ def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) ->
     if channel != "mix" and channel >= num_channels:
         plural = "" if num_channels == 1 else "s"
         is_cut = utterance.channel is not None and utterance.segment is not None
-        hint = "; segments count channels from 0" if is_cut else ""
+        hint = "; files of segments count channels from 0, RTTM from 1" if is_cut else ""
         raise AudioError(
             "no such channel", f"channel {channel + 1} of a file with {num_channels} channel{plural}{hint}"
         )

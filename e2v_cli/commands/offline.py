@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from e2v_cli.audio.decode import count_channels
@@ -16,6 +17,8 @@ from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.files import exists
 from e2v_cli.workers.devices import kind_of
 
+logger = logging.getLogger(__name__)
+
 HEADERS_AT_ONCE = 8
 """Threads that read headers: most of them wait for a disk or a file server."""
 
@@ -26,10 +29,28 @@ def read_local_corpus(options: InputOptions) -> Corpus:
     Raises:
         CorpusError: a list can't be read.
     """
+    return read_split_corpus(options, _count_local_channels, HEADERS_AT_ONCE)
+
+
+def read_split_corpus(
+    options: InputOptions, count: Callable[[Utterance, Callable[[], bool]], int], num_threads: int
+) -> Corpus:
+    """Read the lists; with ``--channel split``, an utterance for each channel of recordings that have several.
+
+    Args:
+        options: of the input.
+        count: counts the channels of an utterance's recording, unless told to stop; 0 where it can't be read.
+        num_threads: threads that count.
+
+    Raises:
+        CorpusError: a list can't be read.
+    """
     corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form, options.segments_rttm)
-    if options.channel == "split":
-        corpus = split_channels(corpus, _count_local_channels, HEADERS_AT_ONCE)
-    return corpus
+    first = corpus[0]
+    named = first.recording_channel if first.channel is None else first.channel
+    if options.channel != "mix" and named is not None:
+        logger.warning("--channel is not for channels that lists name: %s is channel %d", first.utt_id, named + 1)
+    return split_channels(corpus, count, num_threads) if options.channel == "split" else corpus
 
 
 def _count_local_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:

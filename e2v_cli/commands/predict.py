@@ -22,10 +22,9 @@ from e2v_cli.audio.sources import FetchLimits
 from e2v_cli.cluster.task import Task
 from e2v_cli.commands.causes import find_cause
 from e2v_cli.commands.merge import describe_missing
+from e2v_cli.commands.offline import read_split_corpus
 from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
-from e2v_cli.corpus.channels import split_channels
 from e2v_cli.corpus.corpus import Corpus
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import OutputError, TimeLimitError, UsageError
 from e2v_cli.inference.kept import has_kept_windows
 from e2v_cli.inference.load import load_own, prepare_process
@@ -132,12 +131,8 @@ def find_corpus_and_model(options: PredictOptions) -> tuple[Corpus, Model]:
 
 
 def _read_corpus(options: InputOptions) -> Corpus:
-    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form, options.segments_rttm)
-    if options.channel == "split":
-        limits = FetchLimits(options.pipe_seconds, options.max_source_bytes, WAITING_DECODERS)
-        count = partial(count_channels, limits=limits)
-        corpus = split_channels(corpus, count, num_threads=WAITING_DECODERS)
-    return corpus
+    limits = FetchLimits(options.pipe_seconds, options.max_source_bytes, WAITING_DECODERS)
+    return read_split_corpus(options, partial(count_channels, limits=limits), WAITING_DECODERS)
 
 
 def _check_results(model: Model, options: ResultOptions) -> None:

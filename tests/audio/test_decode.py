@@ -767,7 +767,7 @@ def test_segments_of_both_channels_are_read_together(tmp_path: Path) -> None:
         np.testing.assert_allclose(result.whole, samples / 2**15, rtol=0, atol=1e-7)
     assert results["utt3"] == (
         "no such channel",
-        "channel 3 of a file with 2 channels; segments count channels from 0",
+        "channel 3 of a file with 2 channels; files of segments count channels from 0, RTTM from 1",
     )
 
 

@@ -820,6 +820,10 @@ def test_reco2file_and_channel_selects_channels(
 
     assert predict_rows(folder, "--channel", option) == {key: references[name] for key, name in expected.items()}
 
+    noted = run_e2v("predict", folder, "-m", "sample", "--channel", option).stderr
+    note = "e2v: --channel is not for channels that lists name: call-A is channel 1\n"
+    assert noted.startswith(note) == (option != "mix")
+
     segments = [f"{key}-x {key} {PIECE[0]} {PIECE[1]}" for key in expected]
     write_folder(folder, read_pairs(folder / "wav.scp"), segments=segments)
     cuts = {f"{key}-x": references[f"{name}-seg"] for key, name in expected.items()}
