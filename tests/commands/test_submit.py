@@ -236,7 +236,7 @@ def test_submitted_scripts_have_whole_text(
         *("--sbatch-arg", "--constraint=ib&big", "--sbatch-arg=--exclusive"),
     )
 
-    done = call(*words_of_submit(scp, out, "--granularity=frame", *resources, "--dry-run", jobs=4))
+    done = call(*words_of_submit(scp, out, "--window=30", *resources, "--dry-run", jobs=4))
 
     cache = shlex.quote(os.environ["E2V_CACHE"])
     others = (
@@ -275,7 +275,7 @@ def test_submitted_scripts_have_whole_text(
         "#SBATCH --mem=32G\n"
         f"{others}#"
     )
-    command = f"{slurm.e2v} predict {scp} -o {out} -m sample --labels both --granularity frame --offline"
+    command = f"{slurm.e2v} predict {scp} -o {out} -m sample --labels both --window 30 --offline"
     assert f'\n{command} --shard "$SLURM_ARRAY_TASK_ID/4" &\n' in first
     assert last == (
         "#!/bin/bash\n"
@@ -292,7 +292,7 @@ def test_submitted_scripts_have_whole_text(
     subprocess.run(["bash", "-n", *scripts], check=True)
     assert slurm.calls("sbatch") == slurm.calls("squeue") == []
 
-    assert call(*words_of_submit(scp, out, "--granularity=frame", *resources, jobs=4)).returncode == 0
+    assert call(*words_of_submit(scp, out, "--window=30", *resources, jobs=4)).returncode == 0
     assert slurm.script(100) == scripts[0].read_text() == first
     assert slurm.script(101) == scripts[1].read_text() == last
 
@@ -427,7 +427,7 @@ def test_jobs_submitted_by_hand_give_the_same_results(slurm: Slurm, tmp_path: Pa
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     variables = {"PATH": slurm.path}
     words = words_of_submit(scp, out, jobs=2)
-    assert e2v(*words_of_submit(scp, out, "--granularity", "frame", jobs=5), "--dry-run", **variables).returncode == 0
+    assert e2v(*words_of_submit(scp, out, "--window", "30", jobs=5), "--dry-run", **variables).returncode == 0
     dry = e2v(*words, "--dry-run", **variables)
     assert (dry.returncode, dry.stderr) == (0, "")
 
@@ -1037,13 +1037,14 @@ def test_different_run_is_refused_before_submission(slurm: Slurm, call: Call, fi
     scp = write_scp(folder, 3)
     hint = "Choose another -o, or delete that run with --overwrite\n"
 
-    frames = call(*words_of_submit(finished / "wav.scp", out, "--granularity", "frame"))
+    frames = call(*words_of_submit(finished / "wav.scp", out, "--granularity", "frame", "--embeddings", "ark"))
     window = call(*words_of_submit(finished / "wav.scp", out, "--window", "30", "--dry-run"))
     resampler = call(*words_of_submit(finished / "wav.scp", out, "--resampler", "torchaudio"))
     corpus = call(*words_of_submit(scp, folder))
 
     assert (frames.returncode, window.returncode, resampler.returncode, corpus.returncode) == (4, 4, 4, 4)
-    assert frames.stderr == f"e2v: {out} holds a different run: granularity was utterance, is frame. {hint}"
+    other = "embeddings was none, is ark"
+    assert frames.stderr == f"e2v: {out} holds a different run: granularity was utterance, is frame; {other}. {hint}"
     assert window.stderr == f"e2v: {out} holds a different run: window was 60.0, is 30.0. {hint}"
     assert resampler.stderr == f"e2v: {out} holds a different run: resampler was soxr, is torchaudio. {hint}"
     assert corpus.stderr.startswith(f"e2v: {folder} is a Kaldi data directory, ")
@@ -1147,7 +1148,7 @@ def test_watch_goes_on_after_a_lost_job_until_all_have_ended(
     done = call("status", out, "--watch")
 
     assert (done.returncode, waits, answers) == (75, [10, 10, 10], [])
-    assert done.stdout.count(f"{out}: not complete\n") == 4
+    assert done.stdout.count(f"{out}: in progress\n") == 3
     why = f"not running: job 100_1 is OUT_OF_MEMORY, see {out}/log/slurm-100_1.log; run e2v submit again\n"
     assert done.stdout.count(why) == 3
     assert call("status", finished / "out", "--watch").returncode == 0
@@ -1259,7 +1260,7 @@ def test_changed_audio_is_submitted_only_to_be_computed_again(
     assert re.match(r"job 100: shards [12] of 2; not in the array: 1 complete\n", again.stdout)
     assert " --recompute-changed " in slurm.script(100)
     status = call("status", out).stdout.splitlines()
-    assert status[0] == f"{out}: not complete"
+    assert status[0] == f"{out}: in progress"
     assert status[1].startswith("9 utterances: 7 done, 1 failed, 1 left")
     merged = call("merge", out)
     assert merged.returncode == 1

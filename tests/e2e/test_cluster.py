@@ -119,7 +119,7 @@ def test_submitted_run_is_merged(cluster: Cluster, corpus: Path, reference: str,
     ask(lambda: any(has_begun(out, shard) for shard in range(1, 5)))
     code, text = status(cluster, out)
     assert code == 4, text
-    assert text.startswith(f"{out}: not complete\n{NUM_UTTERANCES} utterances: ")
+    assert text.startswith(f"{out}: in progress\n{NUM_UTTERANCES} utterances: ")
     ended = cluster.wait(jobs.array, jobs.merge)
     assert ended == {**{jobs.element(shard): "COMPLETED" for shard in range(1, 5)}, jobs.merge: "COMPLETED"}
     assert set(cluster.nodes_of(jobs.array)) == {"n1", "n2"}
