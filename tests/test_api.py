@@ -396,8 +396,12 @@ def test_ctrl_c_ends_within_a_window(sample: Recognizer, monkeypatch: pytest.Mon
         return encode(network, waveforms)
 
     monkeypatch.setattr(Emotion2vec, "encode", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        sample.predict([np.tile(waveform(), 20 * 55)], RATE)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sample.predict([np.tile(waveform(), 20 * 55)], RATE)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
     assert len(calls) < 5
     assert not calls[0].is_alive()
