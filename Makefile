@@ -13,9 +13,10 @@ help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
-demo: $(VENV)/installed ## Recognise the sample corpus with the sample model, and show the table
+demo: $(VENV)/installed ## Recognise the sample corpus with the sample model, show the table, and make a page
 	$(BIN)/e2v predict sample_data/wav.scp -m sample -o $(DEMO) --embeddings ark --overwrite
 	@$(BIN)/python sample_data/show.py $(DEMO)/predictions.tsv sample_data/utt2emo
+	$(BIN)/e2v report $(DEMO) --overwrite
 
 .PHONY: test
 test: style ## Check style and types, and run all tests

@@ -37,6 +37,9 @@ ResamplerName = Literal["soxr", "torchaudio"]
 RowFormat = Literal["table", "tsv", "csv", "jsonl"]
 """A format of rows on standard output; ``jsonl`` is JSON Lines: an object per line."""
 
+MapKind = Literal["pca", "none"]
+"""How a report projects embeddings to a plane."""
+
 NUMERICS = 6
 """Raised whenever a change of the code changes a result: different ones are never mixed in one OUT."""
 
@@ -311,6 +314,30 @@ class PredictOptions:
             )
         if self.results.timelines and self.compute.engine == "funasr":
             raise UsageError("upstream's engine has no --timeline: leave out --engine funasr")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the page of a run holds, and where it goes."""
+
+    path: Path | None = None
+    """None: ``report.html`` in OUT."""
+    clips: int = 60
+    """The most utterances that can be played."""
+    clip_seconds: float = 15.0
+    """The most of each that is played."""
+    map: MapKind = "pca"
+    title: str | None = None
+    """None: the name of OUT."""
+    overwrite: bool = False
+    allow_pipes: bool = False
+    """Whether the commands in the run's lists are run."""
+
+    def __post_init__(self) -> None:
+        if self.clips < 0:
+            raise UsageError(f"--clips {self.clips}: must be 0 or more")
+        if not 0.1 <= self.clip_seconds <= 600:
+            raise UsageError(f"--clip-seconds {self.clip_seconds:g}: must be from 0.1 to 600 s")
 
 
 @dataclass(frozen=True)

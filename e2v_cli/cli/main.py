@@ -25,6 +25,7 @@ from e2v_cli.cli.console import (
 from e2v_cli.cli.groups import GroupedCommand
 from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
+from e2v_cli.cli.report import report
 from e2v_cli.cli.speakers import speakers
 from e2v_cli.cli.submit import submit
 from e2v_cli.cli.variables import find_variable
@@ -168,6 +169,9 @@ def merge(output_dir: Path, run: RunOptions) -> int:
         show_message(f"{output_dir} is complete: nothing to do")
     show_summary(merged.summary)
     return judge_failures(merged.summary, run.max_failures, f"see {output_dir}/failures.tsv")
+
+
+cli.add_command(report)
 
 
 @cli.command(cls=GroupedCommand, no_args_is_help=True)

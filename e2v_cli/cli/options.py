@@ -40,8 +40,10 @@ from e2v_cli.options import (
     IdForm,
     InputOptions,
     LabelLanguage,
+    MapKind,
     ModelRequest,
     Precision,
+    ReportOptions,
     ResamplerName,
     ResultOptions,
     RowFormat,
@@ -65,7 +67,7 @@ _CHANNEL = _option(
     default=InputOptions.channel,
     help="Channel of files with several, counted from 1; split makes an utterance of each (-1, -2).",
 )
-_ALLOW_PIPES = _option(
+ALLOW_PIPES = _option(
     "Input",
     "--allow-pipes",
     is_flag=True,
@@ -126,7 +128,7 @@ def input_options(channel: bool = True) -> Decorator[Any]:
         _SEGMENTS_RTTM,
         *([_CHANNEL] if channel else []),
         _RESAMPLER,
-        _ALLOW_PIPES,
+        ALLOW_PIPES,
         _PIPE_TIMEOUT,
         _MAX_SOURCE_BYTES,
     ]
@@ -418,6 +420,51 @@ def run_options(*options: Decorator[Any]) -> Decorator[Any]:
         return decorated
 
     return decorate
+
+
+REPORT = (
+    _option(
+        "Report",
+        "-o",
+        "--output",
+        "path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        show_default="OUT/report.html",
+        help="Where the page goes.",
+    ),
+    _option(
+        "Report",
+        "--clips",
+        type=int,
+        default=ReportOptions.clips,
+        metavar="N",
+        help="Most utterances with a player, the doubtful first; 0 for voices that must not leave.",
+    ),
+    _option(
+        "Report",
+        "--clip-seconds",
+        type=float,
+        default=ReportOptions.clip_seconds,
+        metavar="S",
+        help="Most seconds of each that are played: 8 kB each.",
+    ),
+    _option(
+        "Report",
+        "--map",
+        type=click.Choice(get_args(MapKind)),
+        default=ReportOptions.map,
+        help="Map of the embeddings, if the run has any: principal components, or none.",
+    ),
+    _option("Report", "--title", metavar="T", show_default="the name of OUT", help="Title of the page."),
+    _option("Report", "--overwrite", is_flag=True, help="Replace the page that is there."),
+    ALLOW_PIPES,
+)
+
+
+def report_options(*options: Decorator[Any]) -> Decorator[Any]:
+    """Those of the options of ``ReportOptions`` that a command has."""
+    return option_group("options", ReportOptions, options)
 
 
 def predict_options(output_dir: Decorator[Any] = OUTPUT_DIR) -> Decorator[Any]:

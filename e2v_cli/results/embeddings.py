@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from kaldiio.matio import load_mat, write_array, write_array_ascii
+from kaldiio.matio import read_kaldi, write_array, write_array_ascii
 from numpy.typing import NDArray
 
 from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
@@ -126,9 +126,19 @@ def read_npy(place: Path) -> NDArray[np.float32]:
 
 
 def read_ark(place: Path) -> NDArray[np.float32]:
-    """Read a matrix of ``ArkWriter``, (frames, dim), at a place like ``embeddings.1-of-1.1.ark:17``."""
-    matrix: NDArray[np.float32] = load_mat(str(place))
-    return matrix.astype(np.float32)
+    """Read a matrix of ``ArkWriter``, (frames, dim), or a vector, at a place like ``embeddings.1-of-1.1.ark:17``.
+
+    Raises:
+        ValueError: it is another kind of record, of which kaldiio would run the code that is in some.
+    """
+    path, _, offset = str(place).rpartition(":")
+    with open(path, "rb") as file:
+        file.seek(int(offset))
+        if not file.read(2).startswith((b"\0B", b" [")):
+            raise ValueError(f"{place}: neither a vector nor a matrix")
+        file.seek(int(offset))
+        embedding: NDArray[np.float32] = read_kaldi(file)
+    return embedding.astype(np.float32)
 
 
 class GrowingFile:

@@ -1,4 +1,4 @@
-"""Measure e2v on very long lists: start, merge, resume, status, speakers, each with its peak memory.
+"""Measure e2v on very long lists: start, merge, resume, status, speakers, report, each with its peak memory.
 
     make bench-scale
 
@@ -33,7 +33,11 @@ ROOT = Path(__file__).parent.parent.parent
 CLIP = ROOT / "sample_data" / "wav" / "f1-0001.wav"
 EMBEDDING_BYTES = 480
 DURATION, NUM_FRAMES = 1.5461, 76
-POSTERIORS = (0.02397,) * 7 + (0.80824, 0.02397)
+POSTERIORS = np.random.default_rng(0).dirichlet(np.full(9, 0.3), 997).round(6)
+"""Probabilities of the utterances, by turns."""
+LABELS = ("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown")
+BEST = POSTERIORS.argmax(axis=1).tolist()
+ROWS = list(map(tuple, POSTERIORS.tolist()))
 
 SHARDS = 64
 SHARDED_LINES = 1_000_000
@@ -62,6 +66,7 @@ def main() -> None:
         measure("speakers, of 1000 utterances each", ["speakers", str(out)])
         (out / "predictions.tsv").unlink()
         measure("resume where the final files are missing, and merge", command)
+        measure("report", ["report", str(out)])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         lines = min(lines, SHARDED_LINES)
@@ -75,7 +80,9 @@ def main() -> None:
 
 
 def write_list(folder: Path, lines: int) -> Path:
-    """Write a ``wav.scp``."""
+    """Write a ``wav.scp``, and its ``utt2spk``."""
+    with (folder / "utt2spk").open("w") as file:
+        file.writelines(f"{make_id(index)} {make_id(index)[:12]}\n" for index in range(lines))
     path = folder / "wav.scp"
     with path.open("w") as file:
         file.writelines(f"{make_id(index)} {CLIP}\n" for index in range(lines))
@@ -138,8 +145,8 @@ def write_journal(out: Path, shard: Shard, header: Header, indexes: NDArray[np.i
                     duration=DURATION,
                     num_frames=NUM_FRAMES,
                     windows=1,
-                    label="surprised",
-                    posteriors=POSTERIORS,
+                    label=LABELS[BEST[index % len(POSTERIORS)]],
+                    posteriors=ROWS[index % len(POSTERIORS)],
                     embedding=Place(archive.name, offset * EMBEDDING_BYTES),
                     timelines=(),
                     source_checksum=zlib.crc32(bytes(CLIP)),

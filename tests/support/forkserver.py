@@ -189,6 +189,7 @@ def serve(address: str) -> None:
     import e2v_cli.commands.models
     import e2v_cli.commands.plan
     import e2v_cli.commands.predict
+    import e2v_cli.commands.report
     import e2v_cli.commands.status
     import e2v_cli.commands.submit
     import e2v_cli.inference.engine

@@ -1,0 +1,77 @@
+"""Speakers of a run, and the labels of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from e2v_cli.report.columns import RunResults
+
+MAX_SPEAKERS = 40
+"""Speakers that are shown, those with the most utterances."""
+
+MIN_UTTERANCES = 5
+"""Utterances of a speaker from which on a single label is remarkable."""
+
+
+@dataclass(frozen=True)
+class SpeakerLabels:
+    """The labels of a speaker."""
+
+    name: str
+    counts: Sequence[int]
+    """(labels,) utterances."""
+    seconds: float
+
+    @property
+    def utterances(self) -> int:
+        """All of them."""
+        return sum(self.counts)
+
+    @property
+    def has_one_label(self) -> bool:
+        """Whether many utterances have the same label: perhaps a fault of the recordings, not an emotion."""
+        return self.utterances >= MIN_UTTERANCES and max(self.counts) == self.utterances
+
+
+@dataclass(frozen=True)
+class SpeakerTable:
+    """The speakers with the most utterances, and counts of all."""
+
+    rows: Sequence[SpeakerLabels]
+    count: int
+    of_one_label: int
+    """Speakers that have a single label."""
+    unknown: int
+    """Utterances whose speaker is unknown."""
+
+
+def tabulate_speakers(run: RunResults) -> SpeakerTable:
+    """Count labels by speaker."""
+    columns, speakers, num_labels = run.columns, run.speakers, len(run.header.labels)
+    known = speakers.numbers >= 0
+    numbers, labels = speakers.numbers[known], columns.labels[known]
+    size = len(speakers.names)
+    utterances = np.bincount(numbers, minlength=size)
+    seconds = np.bincount(numbers, weights=columns.durations[known], minlength=size)
+    kinds = np.zeros(size, dtype=np.uint16)
+    for label in range(num_labels):  # a table of all would be larger than memory where each utterance is a speaker
+        kinds += np.bincount(numbers[labels == label], minlength=size) > 0
+    largest = np.argsort(-utterances, kind="stable")[:MAX_SPEAKERS]
+    rows = [
+        SpeakerLabels(
+            speakers.names[number],
+            np.bincount(labels[numbers == number], minlength=num_labels).tolist(),
+            float(seconds[number]),
+        )
+        for number in largest.tolist()
+        if utterances[number]
+    ]
+    return SpeakerTable(
+        rows=rows,
+        count=int((utterances > 0).sum()),
+        of_one_label=int(((kinds == 1) & (utterances >= MIN_UTTERANCES)).sum()),
+        unknown=int((~known).sum()),
+    )

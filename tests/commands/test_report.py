@@ -1,0 +1,345 @@
+"""``e2v report``: the page of a run, and what is said about it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import soundfile
+from support.audio_files import RATE
+from support.checkpoints import make_config, make_model
+from support.journals import FAILURES, IDS, List, done, done_records, header, publish_all, write, write_run
+from support.pages import HOSTILE, ParsedPage, write_data
+from support.processes import ROOT, E2v
+
+from e2v_cli.journal.ids import save_ids
+
+pytestmark = pytest.mark.e2e
+
+
+def predict(e2v: E2v, output_dir: Path, *words: str | Path) -> None:
+    ran = e2v("predict", *words, "-m", "sample", "-o", output_dir, "-q", "-j", "1")
+    assert ran.returncode == 0, ran.stderr
+
+
+def shown(made: CompletedProcess[str]) -> str:
+    """Return what was written to standard error, without the size of the page."""
+    assert made.returncode == 0, made.stderr
+    return re.sub(r"[0-9.]+ MB", "# MB", made.stderr)
+
+
+@pytest.fixture
+def run(tmp_path: Path, e2v: E2v) -> Path:
+    """OUT of six utterances of six speakers."""
+    predict(e2v, tmp_path / "run", write_data(tmp_path / "data"), "--embeddings", "ark")
+    return tmp_path / "run"
+
+
+def test_page_of_a_complete_run(run: Path, e2v: E2v) -> None:
+    made = e2v("report", run)
+    path = run / "report.html"
+    assert (made.stdout, shown(made)) == (f"{path}\n", "e2v: # MB, 6 clips\n")
+    page = ParsedPage(path)
+    assert "Complete. All 6 utterances are done." in page.text
+    assert page.section("Is the run whole?").startswith("utterances done 6 of 6 failed 0 0.0 % audio done ")
+    assert (
+        "model sample SHA-256 of its weights 0f1e5919afb7232472e35585d5713607be57a1e9de281036eded3fb952b1fdb7"
+        in page.text
+    )
+    assert "Failures by reason None: every utterance that was read has a result." in page.text
+    assert page.tags["audio"] == 6
+    assert " · speaker speaker" in page.section("The doubtful ones")
+    assert page.section("Speakers and time").count("speaker") >= 6
+    assert "first principal components of 96" in page.section("Map of the embeddings")
+    assert f"started in {ROOT}" in page.section("How it was made")
+    assert [each["id"] for each in page.data["utterances"]].count("f1-0001") == 1
+    assert len(page.data["map"]["points"]) == 6
+
+
+def test_same_run_gives_the_same_bytes_from_any_folder(run: Path, e2v: E2v, tmp_path: Path) -> None:
+    e2v("report", run)
+    assert e2v("report", "run", "-o", "again.html", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "again.html").read_bytes() == (run / "report.html").read_bytes()
+
+
+def test_page_that_exists_is_replaced_only_when_asked(run: Path, e2v: E2v) -> None:
+    path = run / "report.html"
+    path.write_text("mine")
+    refused = e2v("report", run)
+    message = f"e2v: {path} exists: replace it with --overwrite, or choose another -o\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (4, "", message)
+    assert path.read_text() == "mine"
+    assert e2v("report", run, "--overwrite", "--title", HOSTILE).returncode == 0
+    assert ParsedPage(path).text.startswith(f"Skip to the report Speech emotion · report of a run {HOSTILE} Complete.")
+
+
+def test_policy_allows_nothing_but_what_is_in_the_page(run: Path, e2v: E2v) -> None:
+    e2v("report", run)
+    page = ParsedPage(run / "report.html")
+    (policy,) = (value for _, name, value in page.attributes if name == "content" and "default-src" in value)
+    parts = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert parts["default-src"] == parts["base-uri"] == parts["form-action"] == "'none'"
+    assert parts["media-src"] == parts["img-src"] == "data:"
+    for tag, rule in (("style", "style-src"), ("script", "script-src")):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page.html, re.DOTALL)
+        assert parts[rule] == f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    names = {name for _, name, _ in page.attributes}
+    assert "style" not in names
+    assert not {name for name in names if name.startswith("on")}
+    assert {value[:5] for _, name, value in page.attributes if name in ("src", "href") and value[0] != "#"} == {"data:"}
+
+
+def test_hostile_ids_transcripts_and_titles_are_text(tmp_path: Path, e2v: E2v) -> None:
+    ids = [HOSTILE, "</script>", "{{7*7}}", "${x}", "a\u202eb", "'--"]
+    predict(e2v, tmp_path / "run", write_data(tmp_path / "data", ids))
+    made = e2v("report", tmp_path / "run", "--title", HOSTILE)
+    assert made.returncode == 0, made.stderr
+    page = ParsedPage(tmp_path / "run" / "report.html")
+    assert (page.tags["script"], page.tags["img"]) == (2, 0)
+    assert sorted(each["id"] for each in page.data["utterances"]) == sorted(ids)
+    for text in (*ids, f"{HOSTILE} \u202e"):
+        assert text in page.text
+    assert "\u2028" not in re.findall(r'<script id="data".*?</script>', page.html, re.DOTALL)[0]
+
+
+def test_hostile_labels_and_details_are_text(tmp_path: Path, e2v: E2v) -> None:
+    labels = (HOSTILE, "sad\u2028</script>")
+    records = [replace(record, label=labels[record.label == "sad"]) for record in done_records()]
+    failures = [replace(failure, detail=HOSTILE, reason=HOSTILE) for failure in FAILURES]
+    write(tmp_path, [*records, *failures], replace(header(labels=labels), model=HOSTILE))
+    save_ids(tmp_path, IDS)
+    made = e2v("report", tmp_path)
+    assert made.returncode == 0, made.stderr
+    page = ParsedPage(tmp_path / "report.html")
+    assert (page.tags["script"], page.tags["img"]) == (2, 0)
+    assert f"model {HOSTILE} SHA-256" in page.text
+    assert f"{HOSTILE} 2 gone {HOSTILE}" in page.section("Is the run whole?")
+    assert [label["name"] for label in page.data["labels"]] == list(labels)
+    assert page.data["labels"][1]["word"] == "sad%E2%80%A8</script>"
+
+
+def test_page_of_a_run_at_work_tells_what_is_left(tmp_path: Path, e2v: E2v) -> None:
+    write(tmp_path, [*done_records()[:2], FAILURES[1]], header(), end=False)
+    save_ids(tmp_path, IDS)
+    made = e2v("report", tmp_path)
+    assert shown(made) == (
+        "e2v: No utt2spk beside the run's lists: each utterance counts as a speaker of its own.\n"
+        "e2v: 2 of 2 clips are missing, as ../x: wav.scp: no such file or folder; INPUT is audio, a folder, a list or "
+        "- for standard input\n"
+        "e2v: # MB, 0 clips\n"
+    )
+    page = ParsedPage(tmp_path / "report.html")
+    assert "Not complete. 3 of 6 utterances are left; the page shows what was done when it was made." in page.text
+    assert "left 3 50.0 %" in page.section("Is the run whole?")
+    assert "missing 1 gone a b c d.wav: no such file" in page.text
+
+
+def test_page_of_a_run_without_results(tmp_path: Path, e2v: E2v) -> None:
+    write(tmp_path, [], header(), end=False)
+    save_ids(tmp_path, IDS)
+    assert e2v("report", tmp_path).returncode == 0
+    page = ParsedPage(tmp_path / "report.html")
+    assert "Not complete. 6 of 6 utterances are left" in page.text
+    assert page.tags["h2"] == 2
+
+
+def test_page_of_failures_alone(tmp_path: Path, e2v: E2v) -> None:
+    only = List(["gone", "broken"])
+    write(tmp_path, FAILURES, header(only))
+    save_ids(tmp_path, only)
+    assert e2v("report", tmp_path).returncode == 0
+    page = ParsedPage(tmp_path / "report.html")
+    assert "Complete, with failures. 2 of 2 utterances failed." in page.text
+    assert "missing 1 gone a b c d.wav: no such file" in page.text
+
+
+def test_audio_that_is_gone_is_listed(tmp_path: Path, e2v: E2v) -> None:
+    shutil.copy(ROOT / "sample_data" / "wav" / "f1-0001.wav", tmp_path / "a.wav")
+    (tmp_path / "wav.scp").write_text(f"gone a.wav\nhere {ROOT}/sample_data/wav/f1-0003.wav\n")
+    assert e2v("predict", "wav.scp", "-m", "sample", "-o", "run", "-q", cwd=tmp_path).returncode == 0
+    (tmp_path / "a.wav").unlink()
+
+    made = e2v("report", tmp_path / "run")
+
+    assert made.stdout == f"{tmp_path}/run/report.html\n"
+    assert shown(made) == (
+        "e2v: No utt2spk beside the run's lists: each utterance counts as a speaker of its own.\n"
+        "e2v: 1 of 2 clips are missing, as gone: missing: a.wav: no such file\n"
+        "e2v: # MB, 1 clip\n"
+    )
+    page = ParsedPage(tmp_path / "run" / "report.html")
+    assert "1 of 2 clips are missing, as gone: missing: a.wav: no such file" in page.section("Is the run whole?")
+    assert page.tags["audio"] == 1
+
+
+def test_list_that_names_other_audio_now_is_not_played(run: Path, e2v: E2v) -> None:
+    scp = run.parent / "data" / "wav.scp"
+    scp.write_text(scp.read_text().replace("f1-0003.wav", "f1-0001.wav"))
+    made = e2v("report", run)
+    assert (
+        shown(made) == "e2v: 1 of 6 clips are missing, as f1-0003: the list names other audio now\ne2v: # MB, 5 clips\n"
+    )
+
+
+def test_voices_stay_without_clips(run: Path, e2v: E2v) -> None:
+    made = e2v("report", run, "--clips", "0")
+    assert shown(made) == "e2v: # MB, 0 clips\n"
+    page = ParsedPage(run / "report.html")
+    assert (page.tags["audio"], page.html.count("data:audio")) == (0, 0)
+    assert 'class="wave"' not in page.html
+    assert page.tags["article"] == 6
+
+
+def test_doubtful_ones_get_the_clips_first(run: Path, e2v: E2v) -> None:
+    assert shown(e2v("report", run, "--clips", "2", "--clip-seconds", "0.5")) == "e2v: # MB, 2 clips\n"
+    page = ParsedPage(run / "report.html")
+    clips = [value for tag, name, value in page.attributes if (tag, name) == ("audio", "id")]
+    assert clips == ["clip-0", "clip-1"]
+    assert ", played from " in page.section("The doubtful ones")
+
+
+def test_model_without_a_head_has_no_sections_of_labels(tmp_path: Path, e2v: E2v) -> None:
+    model = make_model(tmp_path / "model", make_config(tokenizer=False), tokens=())
+    ran = e2v("predict", "sample_data/wav.scp", "-m", model, "-o", tmp_path / "run", "--embeddings", "npy", "-q")
+    assert ran.returncode == 0, ran.stderr
+    made = e2v("report", tmp_path / "run")
+    assert made.returncode == 0, made.stderr
+    page = ParsedPage(tmp_path / "run" / "report.html")
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page.html) == [
+        "Is the run whole?",
+        "Map of the embeddings",
+        "How it was made",
+    ]
+    assert "none: the model has no head, only embeddings" in page.text
+    assert page.data["labels"] == page.data["utterances"] == []
+    assert len(page.data["map"]["points"]) == 40
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--embeddings", "ark,t"),
+        ("--embeddings", "npy", "--embedding-dtype", "fp16"),
+        ("--embeddings", "ark", "--granularity", "frame", "--compress"),
+        ("--embeddings", "npy", "--granularity", "frame"),
+    ],
+)
+def test_map_is_made_of_any_embeddings(options: Sequence[str], tmp_path: Path, e2v: E2v) -> None:
+    predict(e2v, tmp_path / "run", write_data(tmp_path / "data"), *options)
+    assert e2v("report", tmp_path / "run", "--clips", "0").returncode == 0
+    assert len(ParsedPage(tmp_path / "run" / "report.html").data["map"]["points"]) == 6
+
+
+def test_map_can_be_left_out_or_be_impossible(run: Path, e2v: E2v) -> None:
+    assert e2v("report", run, "--map", "none", "--clips", "0").returncode == 0
+    assert ParsedPage(run / "report.html").data["map"] is None
+    (archive,) = run.glob("*.ark")
+    archive.unlink()
+    made = e2v("report", run, "--overwrite", "--clips", "0")
+    assert shown(made) == (
+        f"e2v: There is no map: [Errno 2] No such file or directory: '{archive}'\ne2v: # MB, 0 clips\n"
+    )
+
+
+def test_record_with_code_is_not_run(run: Path, e2v: E2v) -> None:
+    """The package kaldiio would unpickle it."""
+    (archive,) = run.glob("*.ark")
+    content = archive.read_bytes()
+    pickled = b"PKL" + b"cos\nsystem\n(S'touch " + bytes(run / "pwned") + b"'\ntR."
+    archive.write_bytes(content.replace(b"\0BFV \4", pickled.ljust(6)[:6], 1).replace(b"PKLcos", pickled, 1))
+    made = e2v("report", run, "--clips", "0")
+    assert made.returncode == 0
+    assert "There is no map" in made.stderr
+    assert not (run / "pwned").exists()
+
+
+def test_timeline_follows_the_clip_of_a_long_recording(tmp_path: Path, e2v: E2v) -> None:
+    audio = tmp_path / "long.wav"
+    parts = [soundfile.read(ROOT / "sample_data" / "wav" / f"f1-000{number}.wav")[0] for number in (1, 3, 9)]
+    with soundfile.SoundFile(audio, "w", RATE, 1) as file:
+        for number in range(40):
+            file.write(parts[number % 3])
+    predict(e2v, tmp_path / "run", audio, "--timeline", "1")
+    assert e2v("report", tmp_path / "run").returncode == 0
+    page = ParsedPage(tmp_path / "run" / "report.html")
+    assert re.search(r"long margin [\d.]+ · \d\d\.\d\d? s, played from [\d.]+ s to [\d.]+ s", page.text)
+    assert "Emotions over time: " in page.html
+    assert 14 < 6 * len(re.findall(r"base64,([^\"]*)", page.html)[0]) / 8 / 6000 < 16
+
+
+def test_pipes_are_run_only_when_allowed(tmp_path: Path, e2v: E2v) -> None:
+    (tmp_path / "wav.scp").write_text(f"a cat {ROOT}/sample_data/wav/f1-0001.wav |\n")
+    predict(e2v, tmp_path / "run", tmp_path / "wav.scp", "--allow-pipes")
+    made = e2v("report", tmp_path / "run")
+    assert made.returncode == 0
+    assert "1 of 1 clips are missing, as a: " in made.stderr
+    assert "is a command; --allow-pipes lets e2v run the commands of a list" in made.stderr
+    assert shown(e2v("report", tmp_path / "run", "--overwrite", "--allow-pipes")).endswith("e2v: # MB, 1 clip\n")
+
+
+def test_channels_are_played_as_they_were_recognised(tmp_path: Path, e2v: E2v) -> None:
+    left, right = (soundfile.read(ROOT / "sample_data" / "wav" / f"f1-000{number}.wav")[0] for number in (1, 3))
+    size = min(len(left), len(right))
+    with soundfile.SoundFile(tmp_path / "two.wav", "w", RATE, 2) as file:
+        file.write([[a, b] for a, b in zip(left[:size], right[:size], strict=True)])
+    predict(e2v, tmp_path / "run", tmp_path / "two.wav", "--channel", "split")
+    assert shown(e2v("report", tmp_path / "run")).endswith("e2v: # MB, 2 clips\n")
+    page = ParsedPage(tmp_path / "run" / "report.html")
+    assert sorted(each["id"] for each in page.data["utterances"]) == ["two-1", "two-2"]
+    assert len(set(re.findall(r"base64,([^\"]*)", page.html))) == 2
+
+
+def test_list_on_standard_input_is_gone(tmp_path: Path, e2v: E2v) -> None:
+    line = f"a {ROOT}/sample_data/wav/f1-0001.wav\n"
+    assert e2v("predict", "-", "-m", "sample", "-o", tmp_path, "-q", stdin=line).returncode == 0
+    made = e2v("report", tmp_path)
+    assert made.returncode == 0
+    assert "e2v: 1 of 1 clips are missing, as a: the list was piped in (-), and is gone\n" in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--clips", "-1"], "--clips -1: must be 0 or more"),
+        (["--clip-seconds", "0"], "--clip-seconds 0: must be from 0.1 to 600 s"),
+        (["--clip-seconds", "nan"], "--clip-seconds nan: must be from 0.1 to 600 s"),
+        (["--map", "umap"], "--map: 'umap' is not one of 'pca', 'none'"),
+    ],
+)
+def test_wrong_values_exit_2(options: list[str], message: str, tmp_path: Path, e2v: E2v) -> None:
+    write_run(tmp_path)
+    refused = e2v("report", tmp_path, *options)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(f"e2v: {message}")
+
+
+def test_folder_without_a_run_exits_1(tmp_path: Path, e2v: E2v) -> None:
+    refused = e2v("report", tmp_path)
+    message = f"e2v: {tmp_path} holds no run: choose the -o of e2v predict\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", message)
+
+
+def test_page_changes_nothing_of_the_run(tmp_path: Path, e2v: E2v) -> None:
+    write_run(tmp_path)
+    publish_all(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert e2v("report", tmp_path).returncode == 0
+    (tmp_path / "report.html").unlink()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_utterances_done_once_only_are_of_the_newest_list(tmp_path: Path, e2v: E2v) -> None:
+    """Results of ids that the list has lost are not on the page."""
+    write(tmp_path, [done("old"), done("z")], header(List(["old", "z"])))
+    write(tmp_path, [done("ü")], header(started=9), end=False)
+    save_ids(tmp_path, IDS)
+    assert e2v("report", tmp_path).returncode == 0
+    page = ParsedPage(tmp_path / "report.html")
+    assert sorted(each["id"] for each in page.data["utterances"]) == ["z", "ü"]
