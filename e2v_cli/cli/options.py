@@ -40,10 +40,8 @@ from e2v_cli.options import (
     IdForm,
     InputOptions,
     LabelLanguage,
-    MapKind,
     ModelRequest,
     Precision,
-    ReportOptions,
     ResamplerName,
     ResultOptions,
     RowFormat,
@@ -420,51 +418,6 @@ def run_options(*options: Decorator[Any]) -> Decorator[Any]:
         return decorated
 
     return decorate
-
-
-REPORT = (
-    _option(
-        "Report",
-        "-o",
-        "--output",
-        "path",
-        type=click.Path(dir_okay=False, path_type=Path),
-        metavar="FILE",
-        show_default="OUT/report.html",
-        help="Where the page goes.",
-    ),
-    _option(
-        "Report",
-        "--clips",
-        type=int,
-        default=ReportOptions.clips,
-        metavar="N",
-        help="Most utterances with a player, the doubtful first; 0 for voices that must not leave.",
-    ),
-    _option(
-        "Report",
-        "--clip-seconds",
-        type=float,
-        default=ReportOptions.clip_seconds,
-        metavar="S",
-        help="Most seconds of each that are played: 8 kB each.",
-    ),
-    _option(
-        "Report",
-        "--map",
-        type=click.Choice(get_args(MapKind)),
-        default=ReportOptions.map,
-        help="Map of the embeddings, if the run has any: principal components, or none.",
-    ),
-    _option("Report", "--title", metavar="T", show_default="the name of OUT", help="Title of the page."),
-    _option("Report", "--overwrite", is_flag=True, help="Replace the page that is there."),
-    ALLOW_PIPES,
-)
-
-
-def report_options(*options: Decorator[Any]) -> Decorator[Any]:
-    """Those of the options of ``ReportOptions`` that a command has."""
-    return option_group("options", ReportOptions, options)
 
 
 def predict_options(output_dir: Decorator[Any] = OUTPUT_DIR) -> Decorator[Any]:

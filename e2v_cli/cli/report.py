@@ -4,20 +4,62 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import print_result, show_message
-from e2v_cli.cli.groups import GroupedCommand
-from e2v_cli.options import ReportOptions
+from e2v_cli.cli.groups import GroupedCommand, GroupedOption, option_group
+from e2v_cli.options import MapKind, ReportOptions
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
+
+_option = partial(click.option, cls=GroupedOption, heading="Report")
+
+_OPTIONS = (
+    _option(
+        "-o",
+        "--output",
+        "path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        show_default="OUT/report.html",
+        help="Where the page goes.",
+    ),
+    _option(
+        "--clips",
+        type=int,
+        default=ReportOptions.clips,
+        show_default=True,
+        metavar="N",
+        help="Most utterances with a player, the doubtful first; 0 for voices that must not leave.",
+    ),
+    _option(
+        "--clip-seconds",
+        type=float,
+        default=ReportOptions.clip_seconds,
+        show_default=True,
+        metavar="S",
+        help="Most seconds of each that are played, 8 kB a second.",
+    ),
+    _option(
+        "--map",
+        type=click.Choice(get_args(MapKind)),
+        default=ReportOptions.map,
+        show_default=True,
+        help="Map of the embeddings, if the run has any: principal components, or none.",
+    ),
+    _option("--title", metavar="T", show_default="the name of OUT", help="Title of the page."),
+    _option("--overwrite", is_flag=True, help="Replace the page that is there."),
+    opts.ALLOW_PIPES,
+)
 
 
 @click.command(cls=GroupedCommand)
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@opts.report_options(*opts.REPORT)
+@option_group("options", ReportOptions, _OPTIONS)
 def report(output_dir: Path, options: ReportOptions) -> None:
     """Make a page of a run: see, listen, relabel.
 

@@ -9,8 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_cli.analysis.originals import (
+    find_lists,
+    find_utterances,
+    make_input_options,
+    read_transcripts,
+    working_folder_of,
+)
 from e2v_cli.audio.decode import AudioOptions
-from e2v_cli.corpus.ids import hash_keys
+from e2v_cli.corpus.data_dir import number_values, read_speaker_lines
 from e2v_cli.errors import E2vError, OutputConflictError
 from e2v_cli.journal.ids import IdList
 from e2v_cli.journal.journal import Header
@@ -20,14 +27,6 @@ from e2v_cli.report.columns import Columns, RunResults, Speakers, read_columns
 from e2v_cli.report.doubtful import choose_doubtful, choose_next_doubtful, choose_typical
 from e2v_cli.report.examples import choose_part, read_examples
 from e2v_cli.report.facts import RunFacts, gather_facts
-from e2v_cli.report.originals import (
-    find_data_folders,
-    find_utterances,
-    make_input_options,
-    read_speaker_numbers,
-    read_transcripts,
-    working_folder_of,
-)
 from e2v_cli.report.overview import make_overview
 from e2v_cli.report.page import Card, Page, render_page
 from e2v_cli.report.palette import mark_labels
@@ -44,20 +43,18 @@ LONGEST = 12
 
 
 @dataclass(frozen=True)
-class Report:
+class WrittenPage:
     """The page that was written."""
 
     path: Path
     size: int
     """Bytes."""
     clips: int
-    silent: int
-    """Utterances whose clips are missing."""
     notes: Sequence[str]
     """What is missing, and why."""
 
 
-def report(output_dir: Path, options: ReportOptions) -> Report:
+def report(output_dir: Path, options: ReportOptions) -> WrittenPage:
     """Write the page of a run.
 
     Raises:
@@ -72,8 +69,7 @@ def report(output_dir: Path, options: ReportOptions) -> Report:
     content = render_page(page)
     with published(path) as file:
         file.write(content)
-    silent = sum(bool(card.why_silent) for card in page.cards)
-    return Report(path, len(content), sum(card.clip is not None for card in page.cards), silent, page.notes)
+    return WrittenPage(path, len(content), sum(card.clip is not None for card in page.cards), page.notes)
 
 
 def _make_page(output_dir: Path, options: ReportOptions) -> Page:
@@ -83,7 +79,7 @@ def _make_page(output_dir: Path, options: ReportOptions) -> Page:
     header = folder.find_run().header
     ids = IdList(output_dir, header.input_sha256)
     notes: list[str] = []
-    numbers, names = _read_speakers(header, hash_keys(key for keys in ids.ids() for key in keys), notes)
+    numbers, names = _read_speakers(output_dir, header, ids, notes)
     history = folder.read_history(ids)
     columns = read_columns(history, header.labels)
     run = RunResults(output_dir, header, history, columns, Speakers(numbers[columns.places], names))
@@ -91,23 +87,21 @@ def _make_page(output_dir: Path, options: ReportOptions) -> Page:
     page = _describe_run(run, facts, options, notes)
     checksums = [None if ids.checksums is None else int(ids.checksums[card.example.place]) for card in page.cards]
     del folder, ids, history, columns, run, numbers  # the list takes as much again
-    return _add_sound(page, header, checksums, options)
+    return _add_sound(page, output_dir, header, checksums, options)
 
 
 def _read_speakers(
-    header: Header, hashes: NDArray[np.int64], notes: list[str]
+    output_dir: Path, header: Header, ids: IdList, notes: list[str]
 ) -> tuple[NDArray[np.int32], Sequence[str]]:
     """Read the speakers of all utterances of a list, and note if they are not known."""
-    names: Sequence[str] = ()
-    numbers = np.full(len(hashes), -1, dtype=np.int32)
     try:
-        with working_folder_of(header):
-            numbers, names = read_speaker_numbers(find_data_folders(header), hashes)
+        numbers, names = number_values(find_lists(output_dir, header, "utt2spk"), read_speaker_lines, ids.index)
         if not names:
             notes.append("No utt2spk beside the run's lists: each utterance counts as a speaker of its own.")
-    except E2vError as error:
+        return numbers.astype(np.int32), names
+    except (E2vError, OSError) as error:
         notes.append(f"Speakers are not known: {error}")
-    return numbers, names
+        return np.full(len(ids), -1, dtype=np.int32), ()
 
 
 def _describe_run(run: RunResults, facts: RunFacts, options: ReportOptions, notes: list[str]) -> Page:
@@ -161,11 +155,13 @@ def _draw_map(run: RunResults, notes: list[str]) -> EmbeddingMap | None:
         return None
 
 
-def _add_sound(page: Page, header: Header, checksums: Sequence[int | None], options: ReportOptions) -> Page:
+def _add_sound(
+    page: Page, output_dir: Path, header: Header, checksums: Sequence[int | None], options: ReportOptions
+) -> Page:
     """Add clips and transcripts to the cards of a page, and note what is missing."""
     cards, notes = page.cards, list(page.notes)
+    texts = _read_texts(output_dir, header, cards, notes)
     with working_folder_of(header):
-        texts = _read_texts(header, cards, notes)
         clips = _read_clips(header, cards[: options.clips], checksums, options)
     complete = [
         replace(card, sound=sound, text=texts.get(card.example.utt_id, ""))
@@ -185,10 +181,10 @@ def _add_sound(page: Page, header: Header, checksums: Sequence[int | None], opti
     )
 
 
-def _read_texts(header: Header, cards: Sequence[Card], notes: list[str]) -> dict[str, str]:
+def _read_texts(output_dir: Path, header: Header, cards: Sequence[Card], notes: list[str]) -> dict[str, str]:
     try:
-        return read_transcripts(find_data_folders(header), [card.example.utt_id for card in cards])
-    except E2vError as error:
+        return read_transcripts(find_lists(output_dir, header, "text"), [card.example.utt_id for card in cards])
+    except (E2vError, OSError) as error:
         notes.append(f"Transcripts are not known: {error}")
         return {}
 

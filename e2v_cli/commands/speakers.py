@@ -10,12 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_cli.analysis.originals import find_lists
 from e2v_cli.analysis.speakers import GroupSums, emotion_columns, emotion_rows
-from e2v_cli.audio.sources import is_url
 from e2v_cli.commands.rows import describe_missing_rows
-from e2v_cli.corpus.corpus import STDIN
 from e2v_cli.corpus.data_dir import Pairs, number_values, read_recording_lines, read_speaker_lines
-from e2v_cli.corpus.lists import has_list
 from e2v_cli.errors import CorpusError, OutputError
 from e2v_cli.journal.history import History, parse_done
 from e2v_cli.journal.ids import IdList
@@ -23,7 +21,6 @@ from e2v_cli.journal.journal import DONE, Header
 from e2v_cli.options import RowOptions
 from e2v_cli.results.publish import open_run_folder
 from e2v_cli.results.rows import RowPrinter
-from e2v_cli.system.files import is_directory
 from e2v_cli.system.text import tsv_row
 
 Grouping = Literal["spk", "reco", "spk+reco"]
@@ -107,26 +104,16 @@ def _group_utterances(output_dir: Path, header: Header, ids: IdList, utt2spk: Pa
     """
     groups = []
     if by != "reco":
-        paths = _find_lists(output_dir, header, "utt2spk") if utt2spk is None else [utt2spk]
+        paths = find_lists(output_dir, header, "utt2spk") if utt2spk is None else [utt2spk]
         if not paths:
             raise CorpusError(f"{output_dir}: no utt2spk, neither in it nor beside its input: add --utt2spk FILE")
         groups.append(_read_groups("speaker", paths, read_speaker_lines, ids, output_dir))
     if by != "spk":
-        paths = _find_lists(output_dir, header, "segments")
+        paths = find_lists(output_dir, header, "segments")
         if not paths:
             raise CorpusError(f"{output_dir}: no segments, neither in it nor beside its input: leave out --by {by}")
         groups.append(_read_groups("recording", paths, read_recording_lines, ids, output_dir))
     return groups[0] if len(groups) == 1 else _pair(*groups)
-
-
-def _find_lists(output_dir: Path, header: Header, name: str) -> list[Path]:
-    """Find the lists of a name that a run has: that in OUT, else those beside its inputs."""
-    if has_list(output_dir / name):
-        return [output_dir / name]
-    inputs = [item.removeprefix("scp:") for item in header.invocation.inputs if not is_url(item)]
-    places = [Path(header.invocation.folder, item) for item in inputs if item != STDIN]
-    folders = [place if is_directory(place) else place.parent for place in places]
-    return [path for path in dict.fromkeys(folder / name for folder in folders) if has_list(path)]
 
 
 def _read_groups(key: str, paths: Sequence[Path], read: Pairs, ids: IdList, output_dir: Path) -> _Groups:

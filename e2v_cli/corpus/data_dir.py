@@ -124,7 +124,10 @@ def number_values(paths: Sequence[Path], read: Pairs, index: KeyIndex) -> tuple[
     values: dict[bytes, int] = {}
     for origin, key, value in chain.from_iterable(map(read, paths)):
         keys.append(hash(key))
-        numbers.append(values.setdefault(check_id(value, origin), len(values)))
+        number = values.get(value)
+        if number is None:
+            number = values.setdefault(check_id(value, origin), len(values))
+        numbers.append(number)
     found = index.find(np.frombuffer(keys, dtype=np.int64))
     lines = np.flatnonzero(found >= 0)
     value_of = np.full(len(index), -1, dtype=np.int64)

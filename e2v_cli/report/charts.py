@@ -43,7 +43,7 @@ def _svg(kind: str, title: str, view_box: tuple[int, int] | None = None) -> Elem
     return Element("svg", attributes | ({"role": "img", "aria-label": title} if title else {"aria-hidden": "true"}))
 
 
-def _add(parent: Element, tag: str, text: str = "", kind: str = "", **attributes: float | str) -> Element:
+def _add_element(parent: Element, tag: str, text: str = "", kind: str = "", **attributes: float | str) -> Element:
     """Add an element; numbers are rounded, and an underscore in a name becomes a hyphen."""
     values = {"class": kind} if kind else {}
     for name, value in attributes.items():
@@ -53,16 +53,16 @@ def _add(parent: Element, tag: str, text: str = "", kind: str = "", **attributes
     return element
 
 
-def _finish(image: Element) -> Markup:
+def _to_markup(image: Element) -> Markup:
     return Markup(tostring(image, encoding="unicode", short_empty_elements=True))  # noqa: S704 — it has escaped all
 
 
 def draw_share(share: float, kind: str) -> Markup:
     """Draw a horizontal bar of a share from 0 to 1; its number stands beside it."""
     image = _svg("bar", "")
-    _add(image, "rect", kind="rail", width="100%", height="100%")
-    _add(image, "rect", kind=kind, width=_percent(share), height="100%")
-    return _finish(image)
+    _add_element(image, "rect", kind="rail", width="100%", height="100%")
+    _add_element(image, "rect", kind=kind, width=_percent(share), height="100%")
+    return _to_markup(image)
 
 
 def draw_speaker(speaker: SpeakerLabels, marks: Sequence[Mark]) -> Markup:
@@ -74,16 +74,16 @@ def draw_speaker(speaker: SpeakerLabels, marks: Sequence[Mark]) -> Markup:
     for mark, share in parts:
         _add_part(image, mark, begin, share, f"{share:.0%}")
         begin += share
-    return _finish(image)
+    return _to_markup(image)
 
 
 def _add_part(image: Element, mark: Mark, begin: float, share: float, text: str) -> None:
     """Add a part of a bar, with the letters of its label if there is room for them."""
-    part = _add(image, "rect", kind=f"c{mark.colour}", x=_percent(begin), width=_percent(share), height="100%")
-    _add(part, "title", f"{mark.letters} {mark.label}, {text}")
+    part = _add_element(image, "rect", kind=f"c{mark.colour}", x=_percent(begin), width=_percent(share), height="100%")
+    _add_element(part, "title", f"{mark.letters} {mark.label}, {text}")
     if share >= MIN_LETTERED:
         kind = f"letters c{mark.colour}"
-        _add(image, "text", mark.letters, kind, x=_percent(begin + share / 2), y="50%", dy="0.35em")
+        _add_element(image, "text", mark.letters, kind, x=_percent(begin + share / 2), y="50%", dy="0.35em")
 
 
 def _percent(share: float) -> str:
@@ -100,9 +100,9 @@ def draw_histogram(counts: NDArray[np.int64], title: str, x_title: str, y_title:
     for number, count in enumerate(counts.tolist()):
         height = PLOT_HEIGHT * count / most
         left, top = LEFT + number * width, TOP + PLOT_HEIGHT - height
-        bar = _add(image, "rect", kind="mark", x=left + 0.5, y=top, width=width - 1, height=height)
-        _add(bar, "title", f"{number / len(counts):.2f}–{(number + 1) / len(counts):.2f}: {count:,}")
-    return _finish(image)
+        bar = _add_element(image, "rect", kind="mark", x=left + 0.5, y=top, width=width - 1, height=height)
+        _add_element(bar, "title", f"{number / len(counts):.2f}–{(number + 1) / len(counts):.2f}: {count:,}")
+    return _to_markup(image)
 
 
 def draw_density(counts: NDArray[np.int64], edges: Sequence[float], title: str, x_title: str, y_title: str) -> Markup:
@@ -119,12 +119,12 @@ def draw_density(counts: NDArray[np.int64], edges: Sequence[float], title: str, 
         count = int(counts[column, row])
         left, top = LEFT + column * width, TOP + PLOT_HEIGHT - (row + 1) * height
         shade = 1 + round(8 * math.log1p(count) / most)
-        cell = _add(image, "rect", kind=f"q{shade}", x=left, y=top, width=width + 0.3, height=height + 0.3)
+        cell = _add_element(image, "rect", kind=f"q{shade}", x=left, y=top, width=width + 0.3, height=height + 0.3)
         seconds = f"{edges[column]:.3g}–{edges[column + 1]:.3g} s"
-        _add(
+        _add_element(
             cell, "title", f"{seconds}, score {row / counts.shape[1]:.2f}–{(row + 1) / counts.shape[1]:.2f}: {count:,}"
         )
-    return _finish(image)
+    return _to_markup(image)
 
 
 _DURATION_TICKS = [base * 10**power for power in range(-2, 6) for base in (1, 2, 5)]
@@ -138,8 +138,8 @@ def draw_waveform(peaks: Sequence[int]) -> Markup:
         f"M{number * PEAK_COLUMN + PEAK_COLUMN // 2} {PEAK_HEIGHT - max(peak, 2)}v{2 * max(peak, 2)}"
         for number, peak in enumerate(peaks)
     )
-    _add(image, "path", d="".join(columns))
-    return _finish(image)
+    _add_element(image, "path", d="".join(columns))
+    return _to_markup(image)
 
 
 PEAK_COLUMN = 4
@@ -157,7 +157,7 @@ def draw_strip(spans: Sequence[Span], part: Part, marks: Sequence[Mark]) -> Mark
     for start, end, label in cells:
         begin, share = (start - part.start) / length, (end - start) / length
         _add_part(image, by_label[label], begin, share, f"{start:.2f}–{end:.2f} s")
-    return _finish(image)
+    return _to_markup(image)
 
 
 def _clip_spans(spans: Sequence[Span], part: Part) -> Iterable[tuple[float, float, str]]:
@@ -182,21 +182,21 @@ def _clip_spans(spans: Sequence[Span], part: Part) -> Iterable[tuple[float, floa
 def _draw_x_axis(image: Element, ticks: Iterable[tuple[float, str]], title: str) -> None:
     """Draw an axis: the position of each tick from 0 to 1, and its text."""
     base = TOP + PLOT_HEIGHT
-    _add(image, "line", kind="axis", x1=LEFT, x2=LEFT + PLOT_WIDTH, y1=base, y2=base)
+    _add_element(image, "line", kind="axis", x1=LEFT, x2=LEFT + PLOT_WIDTH, y1=base, y2=base)
     for position, text in ticks:
-        _add(image, "text", text, "tick", x=LEFT + position * PLOT_WIDTH, y=base + 14, text_anchor="middle")
-    _add(image, "text", title, "title", x=LEFT + PLOT_WIDTH / 2, y=float(HEIGHT - 4), text_anchor="middle")
+        _add_element(image, "text", text, "tick", x=LEFT + position * PLOT_WIDTH, y=base + 14, text_anchor="middle")
+    _add_element(image, "text", title, "title", x=LEFT + PLOT_WIDTH / 2, y=float(HEIGHT - 4), text_anchor="middle")
 
 
 def _draw_y_axis(image: Element, ticks: Iterable[tuple[float, str]], title: str) -> None:
     """Draw an axis with its grid: the position of each tick from 0 to 1, and its text."""
     for position, text in ticks:
         y = TOP + PLOT_HEIGHT * (1 - position)
-        _add(image, "line", kind="grid", x1=LEFT, x2=LEFT + PLOT_WIDTH, y1=y, y2=y)
-        _add(image, "text", text, "tick", x=LEFT - 5, y=y + 3.5, text_anchor="end")
+        _add_element(image, "line", kind="grid", x1=LEFT, x2=LEFT + PLOT_WIDTH, y1=y, y2=y)
+        _add_element(image, "text", text, "tick", x=LEFT - 5, y=y + 3.5, text_anchor="end")
     middle = TOP + PLOT_HEIGHT / 2
     turned = f"rotate(-90 11 {middle:g})"
-    _add(image, "text", title, "title", x=11, y=middle, text_anchor="middle", transform=turned)
+    _add_element(image, "text", title, "title", x=11, y=middle, text_anchor="middle", transform=turned)
 
 
 def _round_up(count: int) -> int:

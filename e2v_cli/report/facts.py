@@ -86,7 +86,7 @@ def gather_facts(folder: RunFolder, header: Header, history: History) -> RunFact
         speed=elapsed.audio_seconds / elapsed.encode_seconds if elapsed.encode_seconds else 0.0,
         started=_format_time(min(folder.headers.values(), key=lambda other: other.start_time).started),
         attempts=attempts["attempts"],
-        commands=[_format_command(facts) for facts in attempts["commands"]],
+        commands=[_format_attempts(facts) for facts in attempts["commands"]],
         folders=list(dict.fromkeys(facts["folder"] for facts in attempts["commands"])),
         machines=[_describe_machine(facts) for facts in attempts["machines"]],
         versions=header.machine.versions,
@@ -115,7 +115,7 @@ def _find_failures(history: History) -> list[FailedExample]:
     return failures
 
 
-def _format_command(facts: Mapping[str, Any]) -> str:
+def _format_attempts(facts: Mapping[str, Any]) -> str:
     variables = [f"{name}={shlex.quote(value)}" for name, value in facts["variables"].items()]
     return " ".join([*variables, shlex.join(facts["command"])])
 

@@ -81,8 +81,6 @@ def main() -> None:
 
 def write_list(folder: Path, lines: int) -> Path:
     """Write a ``wav.scp``, and its ``utt2spk``."""
-    with (folder / "utt2spk").open("w") as file:
-        file.writelines(f"{make_id(index)} {make_id(index)[:12]}\n" for index in range(lines))
     path = folder / "wav.scp"
     with path.open("w") as file:
         file.writelines(f"{make_id(index)} {CLIP}\n" for index in range(lines))

@@ -296,6 +296,17 @@ def test_channels_are_played_as_they_were_recognised(tmp_path: Path, e2v: E2v) -
     assert len(set(re.findall(r"base64,([^\"]*)", page.html))) == 2
 
 
+def test_turns_of_a_diarisation_are_played(tmp_path: Path, e2v: E2v) -> None:
+    (tmp_path / "calls.rttm").write_text(
+        "SPEAKER dialogue 1 0.53 3.95 <NA> <NA> anna <NA> <NA>\nSPEAKER dialogue 1 5.26 3.83 <NA> <NA> bo <NA> <NA>\n"
+    )
+    (tmp_path / "wav.scp").write_text(f"dialogue {ROOT}/sample_data/long/wav/dialogue.ogg\n")
+    predict(e2v, tmp_path / "run", tmp_path / "wav.scp", "--segments-rttm", tmp_path / "calls.rttm")
+    assert shown(e2v("report", tmp_path / "run")) == "e2v: # MB, 2 clips\n"
+    text = ParsedPage(tmp_path / "run" / "report.html").section("Speakers and time")
+    assert re.search(r"dialogue-anna .* dialogue-bo ", text)
+
+
 def test_list_on_standard_input_is_gone(tmp_path: Path, e2v: E2v) -> None:
     line = f"a {ROOT}/sample_data/wav/f1-0001.wav\n"
     assert e2v("predict", "-", "-m", "sample", "-o", tmp_path, "-q", stdin=line).returncode == 0

@@ -238,9 +238,6 @@ def test_run_json_content(tmp_path: Path) -> None:
     "embeddings": "none",
     "batch-seconds": 10.0,
     "timeline": "off",
-    "channel": "mix",
-    "resampler": "soxr",
-    "id": "default",
     "mix-devices": "no"
   }},
   "versions": {{

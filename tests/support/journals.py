@@ -28,9 +28,6 @@ FINGERPRINT: Fingerprint = {
     "embeddings": "none",
     "batch-seconds": 10.0,
     "timeline": "off",
-    "channel": "mix",
-    "resampler": "soxr",
-    "id": "default",
 }
 INVOCATION = Invocation(("e2v", "predict", "wav.scp"), {"E2V_MODEL": "./modèle"}, "/work", ("wav.scp",))
 MACHINE = Machine("cpu", (), "a CPU", {"e2v": "0.1.0", "torch": "2.13.0"})

@@ -10,21 +10,19 @@ import numpy as np
 import pytest
 from support.journals import INVOCATION, header
 
-from e2v_cli.corpus.ids import hash_keys
+from e2v_cli.analysis.originals import (
+    NOT_LISTED,
+    find_lists,
+    find_utterances,
+    make_input_options,
+    read_transcripts,
+    working_folder_of,
+)
 from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.corpus.lists import mix_checksums
 from e2v_cli.journal.journal import Header
 from e2v_cli.options import InputOptions
 from e2v_cli.records import Segment
-from e2v_cli.report.originals import (
-    NOT_LISTED,
-    find_data_folders,
-    find_utterances,
-    make_input_options,
-    read_speaker_numbers,
-    read_transcripts,
-    working_folder_of,
-)
 
 
 def header_of(*inputs: str, folder: Path | str = "", command: tuple[str, ...] = ()) -> Header:
@@ -46,23 +44,22 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("data")
 @pytest.mark.parametrize("item", ["data", "data/wav.scp", "scp:data/wav.scp"])
-def test_tables_are_beside_the_list(item: str) -> None:
-    folders = find_data_folders(header_of(item))
-    assert folders == [Path("data")]
-    numbers, names = read_speaker_numbers(folders, hash_keys([b"a", b"b", b"c"]))
-    assert (numbers.tolist(), list(names)) == ([1, 0, -1], ["berta", "anna"])
-    assert read_transcripts(folders, ["a", "b", "c"]) == {"a": "So it is.", "b": "<b>&amp;"}
+def test_lists_are_beside_the_inputs(data: Path, item: str) -> None:
+    out = data.parent / "out"
+    assert find_lists(out, header_of(item, "-", "http://x/y.wav"), "text") == [Path("data/text")]
+    assert find_lists(out, header_of(item, folder=data.parent), "utt2spk") == [data / "utt2spk"]
+    assert find_lists(out, header_of(item), "spk2gender") == []
 
 
-def test_first_of_several_folders_counts(data: Path) -> None:
-    other = data.parent / "other"
-    other.mkdir()
-    (other / "utt2spk").write_text("c anna\na clara\n")
-    folders = find_data_folders(header_of("data", "other/wav.scp", "data/wav.scp"))
-    numbers, names = read_speaker_numbers(folders, hash_keys([b"a", b"b", b"c"]))
-    assert [names[number] for number in numbers] == ["anna", "berta", "anna"]
+def test_lists_in_out_count_alone(data: Path) -> None:
+    assert find_lists(data, header_of("data/wav.scp"), "text") == [data / "text"]
+
+
+def test_transcripts_are_of_the_first_list_that_has_them(data: Path) -> None:
+    (data / "more").write_text("a again\nc\n\n  b\t x  y \n")
+    texts = read_transcripts([data / "text", data / "more"], ["a", "b", "c"])
+    assert texts == {"a": "So it is.", "b": "<b>&amp;", "c": ""}
 
 
 def test_run_works_where_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

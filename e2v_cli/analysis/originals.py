@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from e2v_cli.corpus.corpus import Corpus
-from e2v_cli.corpus.data_dir import read_speakers
+from e2v_cli.audio.sources import is_url
+from e2v_cli.corpus.corpus import STDIN, Corpus
 from e2v_cli.corpus.ids import hash_keys
 from e2v_cli.corpus.inputs import is_only_here, read_corpus
 from e2v_cli.corpus.lists import has_list, mix_checksums, open_list
@@ -31,9 +30,9 @@ NOT_LISTED = "no input of the run lists it now"
 
 @contextmanager
 def working_folder_of(header: Header) -> Iterator[None]:
-    """Work in the folder where the run was started until the block ends, if it is there."""
+    """Work in the folder where the run was started until the block ends, if it can be entered."""
     before = os.getcwd()
-    if is_directory(Path(header.invocation.folder)):
+    with suppress(OSError):
         os.chdir(header.invocation.folder)
     try:
         yield
@@ -41,63 +40,59 @@ def working_folder_of(header: Header) -> Iterator[None]:
         os.chdir(before)
 
 
-def find_data_folders(header: Header) -> list[Path]:
-    """Find the folders where a run's lists are, and so perhaps ``utt2spk`` and ``text``; in its working folder."""
-    places = [Path(item.removeprefix("scp:")) for item in header.invocation.inputs if not is_only_here(item)]
-    return list(dict.fromkeys(place if is_directory(place) else place.parent for place in places))
+def find_lists(output_dir: Path, header: Header, name: str) -> list[Path]:
+    """Find the lists of a name that a run has: that in OUT, else those beside its inputs."""
+    if has_list(output_dir / name):
+        return [output_dir / name]
+    folder = header.invocation.folder if is_directory(Path(header.invocation.folder)) else ""
+    inputs = [item.removeprefix("scp:") for item in header.invocation.inputs if not is_url(item)]
+    places = [Path(folder, item) for item in inputs if item != STDIN]
+    folders = [place if is_directory(place) else place.parent for place in places]
+    return [path for path in dict.fromkeys(folder / name for folder in folders) if has_list(path)]
 
 
-def read_speaker_numbers(folders: Sequence[Path], hashes: NDArray[np.int64]) -> tuple[NDArray[np.int32], list[str]]:
-    """Read ``utt2spk`` in folders: (utterances,) indices of names, -1 where unknown; and the names.
-
-    Args:
-        folders: in which each may be.
-        hashes: (utterances,) of their ids.
-
-    Raises:
-        CorpusError: one can't be read.
-    """
-    numbers = np.full(len(hashes), -1, dtype=np.int32)
-    names: dict[str, int] = {}
-    for folder in folders:
-        if not has_list(folder / "utt2spk"):
-            continue
-        found, speakers = read_speakers(folder, hashes)
-        own = np.array([names.setdefault(name, len(names)) for name in speakers[:-1]] + [-1], dtype=np.int32)
-        numbers = np.where(numbers < 0, own[found], numbers)
-    return numbers, list(names)
-
-
-def read_transcripts(folders: Sequence[Path], utt_ids: Collection[str]) -> dict[str, str]:
-    """Read the transcripts of some utterances from ``text`` in folders.
+def read_transcripts(paths: Sequence[Path], utt_ids: Collection[str]) -> dict[str, str]:
+    """Read the transcripts of some utterances; the first of several counts.
 
     Raises:
         CorpusError: one can't be read.
     """
     wanted = {utt_id.encode() for utt_id in utt_ids}
     texts: dict[str, str] = {}
-    for folder in folders:
-        if has_list(folder / "text"):
-            with open_list(folder / "text") as file:
-                for line in file:
-                    key, _, text = line.strip().partition(b" ")
-                    if key in wanted:
-                        texts.setdefault(key.decode(), text.decode(errors="replace").strip())
+    for path in paths:
+        with open_list(path) as file:
+            for line in file:
+                key, *text = line.split(maxsplit=1)[:2] or [b""]
+                if key in wanted:
+                    texts.setdefault(key.decode(), b"".join(text).decode(errors="replace").strip())
     return texts
 
 
 def make_input_options(header: Header, allow_pipes: bool) -> InputOptions:
     """Make the options by which the audio of a run was read."""
-    channel, form = header.fingerprint["channel"], header.fingerprint["id"]
-    recorded = (*header.invocation.command, *header.invocation.variables)
+    found = header.fingerprint  # of an older e2v, it lacks options that were added later
+    channel, form = found.get("channel", "mix"), found.get("id", "default")
+    rttm = _find_recorded(header, "--segments-rttm") if found.get("segments-rttm") == "yes" else None
     return InputOptions(
         header.invocation.inputs,
         channel=channel if channel in ("mix", "split") else int(channel) - 1,  # type: ignore[arg-type]
         pipe_seconds=PIPE_SECONDS if allow_pipes else None,
-        resampler=header.fingerprint["resampler"],  # type: ignore[arg-type]
-        hidden="--hidden" in recorded or "E2V_HIDDEN" in recorded,
+        resampler=found.get("resampler", InputOptions.resampler),  # type: ignore[arg-type]
+        hidden="--hidden" in header.invocation.command or "E2V_HIDDEN" in header.invocation.variables,
         id_form=None if form == "default" else form,  # type: ignore[arg-type]
+        segments_rttm=None if rttm is None else Path(rttm),
     )
+
+
+def _find_recorded(header: Header, option: str) -> str | None:
+    """Find the value of an option in the command of a run, or in the variable that set it."""
+    words = header.invocation.command
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return header.invocation.variables.get(f"E2V_{option.removeprefix('--').replace('-', '_').upper()}")
 
 
 def find_utterances(
@@ -113,7 +108,9 @@ def find_utterances(
     if here := [item for item in options.inputs if is_only_here(item)]:
         return [f"the list was piped in ({here[0]}), and is gone"] * len(utt_ids)
     try:
-        corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form)
+        corpus = read_corpus(
+            options.inputs, options.allow_pipes, options.hidden, options.id_form, options.segments_rttm
+        )
         return [
             _find_utterance(corpus, utt_id, checksum, options.channel == "split")
             for utt_id, checksum in zip(utt_ids, checksums, strict=True)
