@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from e2v_cli.analysis.originals import find_lists
 from e2v_cli.analysis.speakers import GroupSums, emotion_columns, emotion_rows
-from e2v_cli.commands.rows import describe_missing_rows
 from e2v_cli.corpus.data_dir import Pairs, number_values, read_recording_lines, read_speaker_lines
 from e2v_cli.errors import CorpusError, OutputError
 from e2v_cli.journal.history import History, parse_done
 from e2v_cli.journal.ids import IdList
 from e2v_cli.journal.journal import DONE, Header
 from e2v_cli.options import RowOptions
-from e2v_cli.results.publish import open_run_folder
+from e2v_cli.results.finished import FinishedRows
 from e2v_cli.results.rows import RowPrinter
 from e2v_cli.system.text import tsv_row
 
@@ -54,22 +53,19 @@ def speakers(output_dir: Path, utt2spk: Path | None, by: Grouping, options: RowO
         UsageError: a column is unknown.
         OSError: rows can't be written.
     """
-    folder = open_run_folder(output_dir)
-    folder.refresh()
-    header = folder.find_run().header
+    finished = FinishedRows(output_dir)
+    header = finished.header
     if not header.labels:
         raise OutputError(f"{output_dir}: {header.model} has no head, so there are no emotions, only embeddings")
-    ids = IdList(output_dir, header.input_sha256)
-    groups = _group_utterances(output_dir, header, ids, utt2spk, by)
-    history = folder.read_history(ids)
+    groups = _group_utterances(output_dir, header, finished.ids, utt2spk, by)
     sums = GroupSums(len(groups.names), len(header.labels))
-    _add_utterances(sums, groups.numbers, ids, history, header.labels)
+    _add_utterances(sums, groups.numbers, finished.ids, finished.history, header.labels)
     columns = emotion_columns(groups.keys, header.labels)
     names = [[name[0].encode() for name in groups.names]]
     printer = RowPrinter(options, columns, header.labels, names, groups.keys)
     printer.print(emotion_rows(sums, groups.names, header.labels))
-    notes = [describe_missing_rows(output_dir, history)]
-    alone = int(((groups.numbers < 0) & (history.status == DONE)).sum())
+    notes = [finished.describe_missing()]
+    alone = int(((groups.numbers < 0) & finished.is_done).sum())
     notes.append(f"utterances left out, without a {' or '.join(groups.keys)}: {alone}" if alone else "")
     return [note for note in notes if note]
 

@@ -32,12 +32,10 @@ from e2v_cli.journal.ids import (
     save_ids,
     save_sources,
 )
-from e2v_cli.journal.journal import DONE, Header, Journal, JournalFile, start_order
+from e2v_cli.journal.journal import DONE, JOURNAL_NAME, Header, Journal, JournalFile, holds_run, start_order
 from e2v_cli.journal.locks import refuse_held_shards
 from e2v_cli.options import DEVICE_KEYS, Fingerprint, ResultOptions, RunOptions, Shard, describe_timelines
 from e2v_cli.system.files import dead_drafts, exists
-
-_JOURNAL = re.compile(r"journal\.(\d+)-of-(\d+)\.(\d+)")
 
 _LOGS = ("log/worker.*-of-*.*.log", "log/launcher.*-of-*.log", "log/slurm-*.log", "slurm/*.json", "slurm/*.sh")
 """Logs, and the records and scripts of jobs."""
@@ -91,7 +89,7 @@ class RunFolder:
         with os.scandir(self.path) as entries:
             for entry in entries:
                 names.append(entry.name)
-                if match := _JOURNAL.fullmatch(entry.name):
+                if match := JOURNAL_NAME.fullmatch(entry.name):
                     index, count, attempt = map(int, match.groups())
                     with suppress(FileNotFoundError):  # another process has just discarded it
                         sizes[JournalFile(Shard(count, index), attempt, self.path / entry.name)] = entry.stat().st_size
@@ -130,7 +128,7 @@ class RunFolder:
                 f"{self.path} is a Kaldi data directory, and its utt2dur would be replaced: choose another -o"
             )
         found = next((name for name in self._results if exists(self.path / name)), None)
-        if found and not overwrite and not any(map(_JOURNAL.fullmatch, os.listdir(self.path))):
+        if found and not overwrite and not holds_run(self.path):
             raise OutputConflictError(
                 f"{self.path} holds {found}, but no journal of its run: choose another -o, or use --overwrite"
             )

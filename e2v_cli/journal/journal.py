@@ -16,6 +16,8 @@ is ignored.
 from __future__ import annotations
 
 import json
+import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,12 +36,20 @@ WORKER_DIED = "worker died"
 """The failure reason of an utterance that is not computed again."""
 
 
+JOURNAL_NAME = re.compile(r"journal\.(\d+)-of-(\d+)\.(\d+)")
+"""Shard, number of shards, attempt."""
+
 JOURNAL_FORMAT = 3
 """The version of the lines of journals; a run folder of another version is refused."""
 
 
 SOURCE_DIGITS = 8
 """Hexadecimal digits of the checksum of a source, the last cell of a line."""
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder has a journal."""
+    return any(map(JOURNAL_NAME.fullmatch, os.listdir(folder)))
 
 
 @dataclass(frozen=True)
