@@ -40,6 +40,14 @@ RowFormat = Literal["table", "tsv", "csv", "jsonl"]
 MapKind = Literal["pca", "none"]
 """How a report projects embeddings to a plane."""
 
+ScoreFormat = Literal["text", "json", "tsv", "markdown", "latex"]
+"""A format of a score on standard output."""
+Missing = Literal["error", "wrong", "skip"]
+"""What becomes of utterances of a reference that have no prediction."""
+
+METRIC_NAMES = ("WA", "UA", "WF1", "MF1", "kappa", "MCC")
+"""The metrics of a score."""
+
 NUMERICS = 6
 """Raised whenever a change of the code changes a result: different ones are never mixed in one OUT."""
 
@@ -338,6 +346,44 @@ class ReportOptions:
             raise UsageError(f"--clips {self.clips}: must be 0 or more")
         if not 0.1 <= self.clip_seconds <= 600:
             raise UsageError(f"--clip-seconds {self.clip_seconds:g}: must be from 0.1 to 600 s")
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How predictions are compared with a reference, by the names of the command's options.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    map: Path | None = None
+    """A file of words and their classes."""
+    merge: tuple[tuple[str, str], ...] = ()
+    """Classes, and what each becomes a part of."""
+    classes: tuple[str, ...] = ()
+    """Words for the classes that count; none: those of the reference."""
+    closed: bool = False
+    """Whether the headline is of answers among these classes alone."""
+    by: tuple[str, ...] = ()
+    """Groupings: ``spk``, ``gender``, ``lang``, or files."""
+    folds: str | None = None
+    """A file of folds, or ``none``; None: the reference's own, if it has any."""
+    ci: str | None = None
+    """What is resampled: ``speaker``, ``utterance``, a file of groups, or ``none``; None: speakers, if known."""
+    confidence: float = 0.95
+    resamples: int = 10_000
+    seed: int = 0
+    missing: Missing = "error"
+    id_column: str | None = None
+    label_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise UsageError(f"--confidence {self.confidence:g}: must be between 0 and 1, as in 0.95")
+        if self.resamples < 1:
+            raise UsageError(f"--resamples {self.resamples}: must be at least 1; --ci none computes no interval")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: must be at least 0")
 
 
 @dataclass(frozen=True)
