@@ -17,14 +17,14 @@ Decorator = Callable[[Command], Command]
 
 
 class GroupedOption(click.Option):
-    """An option under a heading, which any command that has it reads from ``E2V_NAME``."""
+    """An option under a heading, which any command that has it reads from ``E2V_NAME``, or its own from another."""
 
-    def __init__(self, *args: Any, heading: str, **attributes: Any) -> None:
+    def __init__(self, *args: Any, heading: str, prefix: str = "E2V", **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.heading = heading
         long = next(name for name in self.opts if name.startswith("--"))
         self.allow_from_autoenv = False
-        self.envvar = f"E2V_{long.removeprefix('--').replace('-', '_').upper()}"
+        self.envvar = f"{prefix}_{long.removeprefix('--').replace('-', '_').upper()}"
 
 
 class GroupedCommand(click.Command):

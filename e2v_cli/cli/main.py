@@ -26,6 +26,7 @@ from e2v_cli.cli.groups import GroupedCommand
 from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
 from e2v_cli.cli.report import report
+from e2v_cli.cli.score import score
 from e2v_cli.cli.speakers import speakers
 from e2v_cli.cli.submit import submit
 from e2v_cli.cli.variables import find_variable
@@ -171,6 +172,7 @@ def merge(output_dir: Path, run: RunOptions) -> int:
     return judge_failures(merged.summary, run.max_failures, f"see {output_dir}/failures.tsv")
 
 
+cli.add_command(score)
 cli.add_command(report)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from e2v_cli.options import PIPE_SECONDS, ChangedSources, Channel, MaxFailures, RunOptions, Shard
+from e2v_cli.options import METRIC_NAMES, PIPE_SECONDS, ChangedSources, Channel, MaxFailures, RunOptions, Shard
 from e2v_cli.system.files import is_directory
 
 if TYPE_CHECKING:
@@ -91,6 +92,22 @@ def sort_merges(_context: click.Context, _param: click.Parameter, value: tuple[s
     from e2v_cli.analysis.labels import parse_merge  # it imports NumPy, which help needs not
 
     return tuple(sorted(set(map(parse_merge, value))))
+
+
+def parse_required(_context: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
+    """Parse least values of metrics like ``UA=0.6``."""
+    required = {}
+    for word in value:
+        name, _, number = word.partition("=")
+        metric = next((metric for metric in METRIC_NAMES if metric.casefold() == name.strip().casefold()), None)
+        try:
+            least = float(number)
+        except ValueError:
+            least = math.nan
+        if metric is None or not -1 <= least <= 1:
+            raise click.BadParameter(f"{word!r} is not like UA=0.6: one of {', '.join(METRIC_NAMES)}, and at most 1.")
+        required[metric] = least
+    return required
 
 
 def parse_shard(_context: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:

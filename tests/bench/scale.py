@@ -63,6 +63,8 @@ def main() -> None:
         measure("merge", ["merge", str(out)])
         measure("resume of the finished run", command)
         measure("status", ["status", str(out)])
+        reference = write_reference(folder / "reference", lines)
+        measure("score, with files", ["score", str(out), str(reference), "--by", "spk", "-o", str(folder / "score")])
         measure("speakers, of 1000 utterances each", ["speakers", str(out)])
         (out / "predictions.tsv").unlink()
         measure("resume where the final files are missing, and merge", command)
@@ -87,6 +89,17 @@ def write_list(folder: Path, lines: int) -> Path:
     with (folder / "utt2spk").open("w") as file:
         file.writelines(f"{make_id(index)} {make_id(index).partition('-')[0]}\n" for index in range(lines))
     return path
+
+
+def write_reference(folder: Path, lines: int) -> Path:
+    """Write a Kaldi directory of labels, a third of them those of the run, and of speakers."""
+    folder.mkdir()
+    with (folder / "utt2emo").open("w") as labels, (folder / "utt2spk").open("w") as speakers:
+        for index in range(lines):
+            utt_id = make_id(index)
+            labels.write(f"{utt_id} {'happy' if index % 3 else 'surprised'}\n")
+            speakers.write(f"{utt_id} {utt_id.partition('-')[0]}\n")
+    return folder
 
 
 def make_id(index: int) -> str:
