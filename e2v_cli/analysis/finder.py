@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from e2v_cli.analysis.keyed import CHUNK_BYTES, KeyedLines
 from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.corpus.ids import KeyIndex, hash_keys
-from e2v_cli.corpus.lists import stored_on_disk
+from e2v_cli.corpus.lists import check_id, stored_on_disk
 from e2v_cli.errors import CorpusError
 
 _SUFFIX = re.compile(rb"(?:%b)$" % b"|".join(map(re.escape, map(str.encode, audio_suffixes()))), re.I | re.M)
@@ -49,14 +49,25 @@ class IdFinder:
     def __len__(self) -> int:
         return len(self._index)
 
-    def add(self, keys: list[bytes]) -> None:
+    def add(self, keys: list[bytes], numbers: Sequence[int], name: str) -> None:
         """Add ids.
 
+        Args:
+            keys: the ids.
+            numbers: of their lines.
+            name: of their text.
+
         Raises:
-            CorpusError: the disk is full.
+            CorpusError: an id can be none in a list, or the disk is full.
         """
+        lines = b"\n".join(keys) + b"\n"
+        if lines.count(b"\n") != len(keys) or b"\t" in lines or b"\n\n" in lines or lines[:1] == b"\n":
+            for key, number in zip(keys, numbers, strict=True):
+                check_id(key, f"{name}:{number}")
+                if not key:
+                    raise CorpusError(f"{name}:{number}: no utt-id")
         with stored_on_disk():
-            self._file.write(b"\n".join(keys) + b"\n")
+            self._file.write(lines)
         plain = without_suffixes(keys)
         self._written.append(hash_keys(keys))
         self._plain.append(self._written[-1] if plain is keys else hash_keys(plain))

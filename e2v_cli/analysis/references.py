@@ -162,7 +162,7 @@ def open_reference(source: str, stack: ExitStack, id_column: str | None, label_c
     codes: list[NDArray[np.int32]] = []
     group_codes: dict[str, list[NDArray[np.int32]]] = {kind: [] for kind in GROUP_NAMES}
     for chunk in reader.read():
-        finder.add(chunk.keys)
+        finder.add(chunk.keys, chunk.numbers, text.name)
         codes.append(labels.encode(chunk.columns[0], chunk.numbers))
         for kind, words in zip(reader.kinds, chunk.columns[1:], strict=True):
             group_codes[kind].append(groups[kind].encode(words, chunk.numbers))

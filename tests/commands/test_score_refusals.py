@@ -236,6 +236,17 @@ def test_maps_of_other_forms_are_refused(e2v: E2v, tmp_path: Path, answers: Path
         ),
         ("a.csv", "name2;emo\na;sad\n", ":1: no column of ids; name one with --id-column; the header has name2, emo"),
         ("a.csv", "FileName,EmoClass\na,sad\nb,sad,1\n", ":3: 3 cells, but the header has 2"),
+        (
+            "a.csv",
+            'key,emo\na,sad\n"b\nc",sad\n',
+            ":4: white space or control characters in utt-id 'b\\nc'; rename it",
+        ),
+        ("a.csv", "key,emo\na,sad\n,sad\n", ":3: no utt-id"),
+        (
+            "a.jsonl",
+            '{"key": "a\\tb", "emo": "sad"}\n',
+            ":1: white space or control characters in utt-id 'a\\tb'; rename it",
+        ),
         ("a.tsv", "key\temo\n", ": empty: no utterance has a label"),
         (
             "a.jsonl",
