@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -77,6 +78,31 @@ def drafted(path: Path, draft: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 draft.unlink()
             raise
+
+
+@contextmanager
+def published_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that is synced, and renamed to its final name, when the block ends; its files are yours to sync.
+
+    Raises:
+        FileExistsError: something is there.
+    """
+    parent = path.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    for name in dead_drafts(os.listdir(parent), [path.name]):
+        shutil.rmtree(parent / name, ignore_errors=True)
+    draft = draft_of(path)
+    try:
+        draft.mkdir()
+        yield draft
+        sync_folder(draft)
+        if _file_type(path) is not None or path.is_symlink():  # an empty folder would be replaced
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        draft.rename(path)
+        sync_folder(parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def draft_of(path: Path) -> Path:
