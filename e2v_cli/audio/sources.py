@@ -83,6 +83,22 @@ def find_path(name: str, folder: str) -> str | None:
     return path if _ARCHIVE_RECORD.fullmatch(name) is None or _path_exists(path) else None
 
 
+def absolute_source(name: str, folder: str) -> str:
+    """Return a source that is the same in any current folder: paths get absolute; commands and URLs stay.
+
+    Args:
+        name: as the list has it.
+        folder: the list's own, for relative paths that don't exist from the current one.
+    """
+    if is_pipe(name) or is_url(name):
+        return name
+    path, place = find_path(name, folder), ""
+    record = _ARCHIVE_RECORD.fullmatch(name)
+    if path is None and record is not None:
+        path, place = _resolve_path(record["archive"], folder), name[record.end("archive") :]
+    return os.path.join(os.getcwd(), path or name) + place
+
+
 @contextmanager
 def open_source(name: str, folder: str, limits: FetchLimits, stopping: Callable[[], bool]) -> Iterator[str]:
     """Open a source until the block ends: the path of a file with its audio.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.corpus.corpus import Corpus
+from e2v_cli.corpus.listed import Listed, list_utterance
 from e2v_cli.corpus.lists import mix_checksums
 from e2v_cli.records import Tier, Utterance
 
@@ -53,6 +54,10 @@ class _SplitChannels:
         whole, channel = self._corpus[self._originals[position]], self._channels[position]
         utt_id = _split_id(whole.utt_id.encode(), channel).decode()
         return replace(whole, index=index, utt_id=utt_id, channel=whole.channel if channel < 0 else channel)
+
+    def listed(self, positions: NDArray[np.int64]) -> list[Listed]:
+        """Read the utterances at some positions, as lines of a Kaldi data directory."""
+        return [list_utterance(self.utterance(position, 0)) for position in positions.tolist()]
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from e2v_cli.corpus.data_dir import read_durations
 from e2v_cli.corpus.found import make_id
 from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
+from e2v_cli.corpus.listed import Listed
 from e2v_cli.corpus.lists import LineList, mix_checksums
 from e2v_cli.errors import CorpusError
 from e2v_cli.options import IdForm
@@ -51,6 +52,9 @@ class UtteranceList(Protocol):
 
     def utterance(self, position: int, index: int) -> Utterance:
         """Read the utterance at a position of this list, which is the ``index``-th of the corpus."""
+
+    def listed(self, positions: NDArray[np.int64]) -> list[Listed]:
+        """Read the utterances at some positions, as lines of a Kaldi data directory."""
 
     def origin(self, position: int) -> str:
         """Return where an utterance is written, as in ``wav.scp:17``, or its file."""
@@ -92,6 +96,14 @@ class Recordings:
         if self.name and source == STDIN:
             source = self._stdin_audio
         return Utterance(index, key.decode(), source, self._folder, recording_channel=self._recording_channels.get(key))
+
+    def listed(self, positions: NDArray[np.int64]) -> list[Listed]:
+        """Read the utterances at some positions, as lines of a Kaldi data directory."""
+        channels, folder = self._recording_channels, self._folder
+        return [
+            Listed(key, b"", source, folder, recording_channel=channels.get(key))
+            for key, source in self._lines.read_some(positions)
+        ]
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:
@@ -158,6 +170,18 @@ class Corpus:
         """Read all ids, in order, some thousand at a time."""
         for each in self._lists:
             yield from each.ids()
+
+    def listed(self, indices: NDArray[np.int64]) -> list[Listed]:
+        """Read some utterances, in any order, as lines of a Kaldi data directory."""
+        numbers = np.searchsorted(self._ends, indices, side="right")
+        lines: list[Listed | None] = [None] * len(indices)
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            begin = self._ends[number] - len(self._lists[number].hashes)
+            found = self._lists[number].listed(indices[places] - begin)
+            for place, line in zip(places.tolist(), found, strict=True):
+                lines[place] = line
+        return [line for line in lines if line is not None]
 
     def origin(self, index: int) -> str:
         """Return where an utterance is written, as in ``wav.scp:17``, or its file."""

@@ -41,6 +41,9 @@ _ODD = np.uint32(0x9E3779B1)
 CHUNK_LINES = 4096
 """Lines that are read again at a time."""
 
+GAP_LINES = 8
+"""Up to as many lines between two that are wanted are read, not skipped."""
+
 
 class LineList:
     """Lines of a file, kept as their offsets, the hashes of their ids and the checksums of their sources."""
@@ -84,6 +87,18 @@ class LineList:
         """Read a line: its id, and the rest."""
         ((key, rest),) = self._read_lines(index, index + 1)
         return key, rest if self._separator else rest.strip(BLANKS)
+
+    def read_some(self, indices: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
+        """Read some lines, in any order; neighbours are read together."""
+        order = np.argsort(indices, kind="stable")
+        lines: list[tuple[bytes, bytes]] = [(b"", b"")] * len(indices)
+        for run in np.split(order, np.flatnonzero(np.diff(indices[order]) > GAP_LINES) + 1) if len(order) else ():
+            first = int(indices[run[0]])
+            read = self._read_lines(first, int(indices[run[-1]]) + 1)
+            for place, index in zip(run.tolist(), indices[run].tolist(), strict=True):
+                key, rest = read[index - first]
+                lines[place] = key, rest if self._separator else rest.strip(BLANKS)
+        return lines
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from e2v_cli.audio.sources import is_url
 from e2v_cli.corpus.corpus import Recordings
 from e2v_cli.corpus.data_dir import MAX_TIME, NUMBER, number_values, read_durations, read_speaker_lines
 from e2v_cli.corpus.ids import KeyIndex
+from e2v_cli.corpus.listed import Listed, list_utterance
 from e2v_cli.corpus.lists import (
     BLANKS,
     LineList,
@@ -110,6 +112,28 @@ class Segments:
             recording_id=recording.utt_id,
         )
 
+    def listed(self, positions: NDArray[np.int64]) -> list[Listed]:
+        """Read the segments at some positions, as lines of a Kaldi data directory: those with a recording."""
+        lines, recording = [], Utterance(0, "", "")
+        numbers = self._recording_of[positions].tolist()
+        last = -1
+        for number, (key, rest) in zip(numbers, self._lines.read_some(positions), strict=True):
+            if number != last:
+                recording, last = self._recordings.utterance(number, 0), number
+            recording_id, start, end, *channel = rest.split()
+            lines.append(
+                Listed(
+                    key,
+                    recording_id,
+                    os.fsencode(recording.source),
+                    recording.folder,
+                    b"%b %b" % (start, end),
+                    _parse_segment_channel(channel[0]) if channel else None,
+                    recording.recording_channel,
+                )
+            )
+        return lines
+
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:
         """(segments,): of their lines, and of the sources of their recordings."""
@@ -184,6 +208,10 @@ class ListedSegments:
             return replace(whole, segment=segment, recording_id=recording_id)
         end = "" if segment.end is None else f" to {segment.end:.10g}"
         return replace(whole, fault=f"{self.origin(position)}: {_describe_fault(f'from {segment.start:.10g}{end} s')}")
+
+    def listed(self, positions: NDArray[np.int64]) -> list[Listed]:
+        """Read the utterances at some positions, as lines of a Kaldi data directory."""
+        return [list_utterance(self.utterance(position, 0)) for position in positions.tolist()]
 
     def durations(self) -> NDArray[np.float64]:
         """Return the duration of each segment, NaN where no list has it: (lines,) seconds."""
