@@ -74,5 +74,8 @@ class OutputConflictError(E2vError):
 EXIT_TOO_MANY_FAILURES = 3
 """The run finished, with more failures than allowed."""
 
+EXIT_LESS = 3
+"""A selection has less than was asked for."""
+
 EXIT_STOPPED = 75
 """A signal stopped the run after all results had been committed (EX_TEMPFAIL): run the same command again."""

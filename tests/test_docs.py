@@ -52,6 +52,8 @@ NOT_OURS = frozenset(
         "--extra-index-url",
         "--gpus-per-task",
         "--gres",
+        "--no-feats",
+        "--no-text",
         "--nodes",
         "--ntasks",
         "--open-mode",
@@ -61,7 +63,7 @@ NOT_OURS = frozenset(
         "--tb",
     ]
 )
-"""Options of sbatch, srun, pip, pytest and benchmarks."""
+"""Options of sbatch, srun, pip, pytest, Kaldi and benchmarks."""
 
 
 def blocks(path: Path, *languages: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,8 @@ class AnswerChunk(NamedTuple):
     """Their labels."""
     posteriors: NDArray[np.float64] | None
     """(utterances, labels); None: they are not known."""
+    durations: list[bytes]
+    """As they are written; none if they are not known."""
 
 
 class _RunText:
@@ -71,6 +73,8 @@ class Predictions:
     num_columns: int
     """Columns before the posteriors; 0: they are a map."""
     label_column: int
+    duration_column: int | None = None
+    """None: there is none."""
     failed: int = 0
     """Utterances of a run that failed."""
     left: int = 0
@@ -84,7 +88,7 @@ class Predictions:
         """
         if not self.num_columns:
             for chunk in read_pairs(self.text, "utt-id label"):
-                yield AnswerChunk(chunk.numbers, chunk.keys, chunk.columns[0], None)
+                yield AnswerChunk(chunk.numbers, chunk.keys, chunk.columns[0], None, [])
             return
         for first, block in self.text.blocks():
             if first == 1:
@@ -110,19 +114,16 @@ class Predictions:
             return None
         numbers = range(first, first + len(breaks))
         keys = [block[begin:end] for begin, end in zip(starts.tolist(), ends[:, 0].tolist(), strict=True)]
-        begins = ends[:, self.label_column - 1] + 1
-        words = [
-            block[begin:end] for begin, end in zip(begins.tolist(), ends[:, self.label_column].tolist(), strict=True)
-        ]
+        words, durations = _cut_column(block, ends, self.label_column), _cut_column(block, ends, self.duration_column)
         if not self.labels:
-            return AnswerChunk(numbers, keys, words, None)
+            return AnswerChunk(numbers, keys, words, None, durations)
         width = len(self.labels) * _DECIMAL_BYTES
         if ((breaks - ends[:, self.num_columns - 1]) != width).any():
             return None
         posteriors = parse_decimals(array[(breaks - width + 1)[:, None] + np.arange(width)], len(self.labels))
         if posteriors is None:
             return None
-        return AnswerChunk(numbers, keys, words, self._check(numbers, keys, posteriors))
+        return AnswerChunk(numbers, keys, words, self._check(numbers, keys, posteriors), durations)
 
     def _parse(self, lines: Sequence[tuple[int, bytes]]) -> AnswerChunk:
         """Parse rows of any cells.
@@ -139,13 +140,14 @@ class Predictions:
                     f"{self.num_columns + len(self.labels)}"
                 )
         keys, words = [row[0] for row in rows], [row[self.label_column] for row in rows]
+        durations = [] if self.duration_column is None else [row[self.duration_column] for row in rows]
         if not self.labels:
-            return AnswerChunk(numbers, keys, words, None)
+            return AnswerChunk(numbers, keys, words, None, durations)
         posteriors = [
             [_parse_probability(cell, f"{self.text.name}:{number}") for cell in row[self.num_columns :]]
             for number, row in zip(numbers, rows, strict=True)
         ]
-        return AnswerChunk(numbers, keys, words, self._check(numbers, keys, np.array(posteriors)))
+        return AnswerChunk(numbers, keys, words, self._check(numbers, keys, np.array(posteriors)), durations)
 
     def _check(
         self, numbers: Sequence[int], keys: Sequence[bytes], posteriors: NDArray[np.float64]
@@ -171,6 +173,14 @@ class Predictions:
                 "or leave out the columns of classes"
             )
         return posteriors
+
+
+def _cut_column(block: bytes, ends: NDArray[np.int64], column: int | None) -> list[bytes]:
+    """Cut a column, not the first one, out of rows; ``ends`` (rows, columns) are those of their cells."""
+    if column is None:
+        return []
+    pairs = zip((ends[:, column - 1] + 1).tolist(), ends[:, column].tolist(), strict=True)
+    return [block[begin:end] for begin, end in pairs]
 
 
 def parse_decimals(texts: NDArray[np.uint8], num_columns: int) -> NDArray[np.float64] | None:
@@ -211,9 +221,7 @@ def open_predictions(source: str, stack: ExitStack) -> Predictions:
         return _open_file(open_text(str(path / "predictions.tsv"), stack))
     if folder.is_published(folder.find_run().header.input_sha256):
         table = _open_file(open_text(str(path / "predictions.tsv"), stack))
-        return Predictions(
-            source, table.text, table.labels, table.num_columns, table.label_column, read_summary(path).failed
-        )
+        return replace(table, name=source, failed=read_summary(path).failed)
     text = _RunText(path)
     return _open_table(text, predictions_header(text.rows.header.labels), text.rows.failed, text.rows.left)
 
@@ -242,4 +250,7 @@ def _open_table(text: Text, names: Sequence[str], failed: int = 0, left: int = 0
     between = [name for name in names[:num_columns] if name not in own]
     if between:
         raise CorpusError(f'{text.name}:1: column "{between[0]}" is before {names[num_columns - 1]}; put classes last')
-    return Predictions(text.name, text, tuple(names[num_columns:]), num_columns, names.index("label"), failed, left)
+    duration_column = names.index("duration") if "duration" in names else None
+    return Predictions(
+        text.name, text, tuple(names[num_columns:]), num_columns, names.index("label"), duration_column, failed, left
+    )

@@ -218,7 +218,7 @@ def close_labels(labels: Sequence[str], classes: Sequence[str], merges: Sequence
     translation = Translation(labels, merges=merges)
     for source, target in merges:
         if translation.labels.find(source) is None:
-            raise UsageError(f"--merge {source}={target}: {_describe_unknown(source, translation.labels)}; {listed}")
+            raise UsageError(f"--merge {source}={target}: {describe_unknown(source, translation.labels)}; {listed}")
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(translation.find(label) or label, []).append(index)
@@ -228,7 +228,7 @@ def close_labels(labels: Sequence[str], classes: Sequence[str], merges: Sequence
         name = merged.find(word)
         if name is None:
             after = f", merged into {', '.join(merged.names)}" if merges else ""
-            raise UsageError(f"--classes {word}: {_describe_unknown(word, merged)}; {listed}{after}")
+            raise UsageError(f"--classes {word}: {describe_unknown(word, merged)}; {listed}{after}")
         wanted.add(name)
     kept = [name for name in merged.names if name in wanted or not classes]
     return ClosedSet(tuple(kept), tuple(tuple(members[name]) for name in kept))
@@ -241,7 +241,7 @@ def nearest_label(word: str, labels: LabelSet) -> str | None:
     return labels.find(near[0]) if near else None
 
 
-def _describe_unknown(word: str, labels: LabelSet) -> str:
+def describe_unknown(word: str, labels: LabelSet) -> str:
     """Describe that there is no such label, and which one may be meant."""
     nearest = nearest_label(word, labels)
     return f"no class {word}{f' (is {nearest} meant?)' if nearest else ''}"

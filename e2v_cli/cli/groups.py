@@ -27,6 +27,12 @@ class GroupedOption(click.Option):
         self.envvar = f"{prefix}_{long.removeprefix('--').replace('-', '_').upper()}"
 
 
+def grouped_option(heading: str, *names: str, prefix: str = "E2V", **attributes: Any) -> Decorator[Any]:
+    """Make an option under a heading; a default is shown, unless there is none or it is a switch."""
+    attributes.setdefault("show_default", "default" in attributes and not attributes.get("is_flag"))
+    return click.option(*names, cls=GroupedOption, heading=heading, prefix=prefix, **attributes)
+
+
 class GroupedCommand(click.Command):
     """A command whose help shows options under headings, those without one last."""
 

@@ -27,6 +27,7 @@ from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
 from e2v_cli.cli.report import report
 from e2v_cli.cli.score import score
+from e2v_cli.cli.select import select
 from e2v_cli.cli.speakers import speakers
 from e2v_cli.cli.submit import submit
 from e2v_cli.cli.variables import find_variable
@@ -174,6 +175,7 @@ def merge(output_dir: Path, run: RunOptions) -> int:
 
 cli.add_command(score)
 cli.add_command(report)
+cli.add_command(select)
 
 
 @cli.command(cls=GroupedCommand, no_args_is_help=True)

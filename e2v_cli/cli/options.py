@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 import click
 
-from e2v_cli.cli.groups import Command, Decorator, GroupedOption, option_group
+from e2v_cli.cli.groups import Command, Decorator, option_group
+from e2v_cli.cli.groups import grouped_option as _option
 from e2v_cli.cli.values import (
     Names,
     check_word,
@@ -49,13 +50,6 @@ from e2v_cli.options import (
     RunOptions,
 )
 from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, TIMELINE_FORMATS
-
-
-def _option(heading: str, *names: str, **attributes: Any) -> Decorator[Any]:
-    """Make an option under a heading; a default is shown, unless there is none or it is a switch."""
-    attributes.setdefault("show_default", "default" in attributes and not attributes.get("is_flag"))
-    return click.option(*names, cls=GroupedOption, heading=heading, **attributes)
-
 
 _CHANNEL = _option(
     "Input",

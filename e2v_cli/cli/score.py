@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
 from e2v_cli.cli.console import print_result, show_message
-from e2v_cli.cli.groups import Decorator, GroupedCommand, GroupedOption, option_group
+from e2v_cli.cli.groups import GroupedCommand, grouped_option, option_group
 from e2v_cli.cli.values import check_word, parse_folder, parse_required, sort_classes, sort_merges
 from e2v_cli.errors import EXIT_TOO_MANY_FAILURES
 from e2v_cli.options import Missing, ScoreFormat, ScoreOptions
 from e2v_cli.system.logs import log_to_stderr
 
-
-def _score_option(heading: str, *names: str, **attributes: Any) -> Decorator[Any]:
-    """Make an option under a heading, whose variable has the name of this command: E2V_SCORE_CLASSES."""
-    attributes.setdefault("show_default", "default" in attributes and not attributes.get("is_flag"))
-    return click.option(*names, cls=GroupedOption, heading=heading, prefix="E2V_SCORE", **attributes)
+_score_option = partial(grouped_option, prefix="E2V_SCORE")
+"""Variables have the name of this command, ``E2V_SCORE_CLASSES``: those of ``e2v predict`` mean something else."""
 
 
 def _words(_context: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Measure e2v on very long lists: start, merge, resume, status, speakers, report, each with its peak memory.
+"""Measure e2v on very long lists: start, merge, resume, status, speakers, select, report, each with its peak memory.
 
     make bench-scale
 
@@ -39,6 +39,8 @@ LABELS = ("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "
 BEST = POSTERIORS.argmax(axis=1).tolist()
 ROWS = list(map(tuple, POSTERIORS.tolist()))
 
+KEEP_ALL = ("--classes", ",".join(LABELS), "--threshold", "100%")
+
 SHARDS = 64
 SHARDED_LINES = 1_000_000
 """Lines of the list that is dealt over these shards."""
@@ -66,6 +68,8 @@ def main() -> None:
         reference = write_reference(folder / "reference", lines)
         measure("score, with files", ["score", str(out), str(reference), "--by", "spk", "-o", str(folder / "score")])
         measure("speakers, of 1000 utterances each", ["speakers", str(out)])
+        measure("select, by the means of classes", ["select", str(out), "-o", str(folder / "data")])
+        measure("select, all of the nine classes", ["select", str(out), "-o", str(folder / "all"), *KEEP_ALL])
         (out / "predictions.tsv").unlink()
         measure("resume where the final files are missing, and merge", command)
         measure("report", ["report", str(out)])
