@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 import platform
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,10 +17,10 @@ from e2v_cli.analysis.classes import MISSING
 from e2v_cli.analysis.score import Estimate, Score
 from e2v_cli.analysis.score_tables import DEFINITIONS, write_methods
 from e2v_cli.analysis.scoring import Scored
-from e2v_cli.corpus.lists import stored_on_disk
 from e2v_cli.errors import OutputError
 from e2v_cli.options import METRIC_NAMES
 from e2v_cli.system.files import published
+from e2v_cli.system.sorting import sort_lines
 from e2v_cli.system.text import tsv_row
 
 JSON_FORMAT = 1
@@ -155,27 +152,15 @@ def _write_errors(file: BinaryIO, scored: Scored) -> None:
     """Write a row for each wrong answer, the most confident first, those of the same score in C order of their ids.
 
     Raises:
-        CorpusError: the disk of temporary files is full.
+        OSError: a disk is full, that of temporary files perhaps.
     """
     file.write(b"utt_id\treference\tlabel\tp_reference\tscore\n")
-    with ExitStack() as stack:
-        runs = [_sort_on_disk(lines, stack) for lines in _error_lines(scored)]
-        file.writelines(line.split(b"\t", 1)[1] for line in heapq.merge(*runs))
+    file.writelines(line.split(b"\t", 1)[1] for line in sort_lines(_error_lines(scored), SORTED_LINES))
 
 
-def _sort_on_disk(lines: list[bytes], stack: ExitStack) -> Iterable[bytes]:
-    """Sort lines, and keep them in a temporary file until a stack closes."""
-    with stored_on_disk():
-        file = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
-        file.writelines(sorted(lines))
-        file.seek(0)
-    return file
-
-
-def _error_lines(scored: Scored) -> Iterator[list[bytes]]:
-    """Make the lines of wrong answers, behind a key that is less for a greater score, some at a time."""
+def _error_lines(scored: Scored) -> Iterator[bytes]:
+    """Make the lines of wrong answers, behind a key that is less for a greater score."""
     answers, names = scored.answers, [tsv_row([name]).encode() for name in scored.names]
-    lines: list[bytes] = []
     first = 0
     for keys in scored.reference.finder.ids():
         part = slice(first, first + len(keys))
@@ -188,9 +173,5 @@ def _error_lines(scored: Scored) -> Iterator[list[bytes]]:
                 sort_key -= round(score * _MILLION)
                 cells = b"%.6f\t%.6f" % (answers.truths[first + place], score)
             row = (b"%07d" % sort_key, keys[place], names[classes[place]], label, cells)
-            lines.append(b"\t".join(row) + b"\n")
+            yield b"\t".join(row) + b"\n"
         first += len(keys)
-        if len(lines) >= SORTED_LINES:
-            yield lines
-            lines = []
-    yield lines
