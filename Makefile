@@ -16,7 +16,7 @@ help: ## Say what can be made
 demo: $(VENV)/installed ## Recognise the sample corpus with the sample model, show the table, and make a page
 	$(BIN)/e2v predict sample_data/wav.scp -m sample -o $(DEMO) --embeddings ark --overwrite
 	@$(BIN)/python sample_data/show.py $(DEMO)/predictions.tsv sample_data/utt2emo
-	$(BIN)/e2v report $(DEMO) --overwrite
+	$(BIN)/e2v report $(DEMO) --reference sample_data --overwrite
 
 .PHONY: test
 test: style ## Check style and types, and run all tests

@@ -45,6 +45,9 @@ ScoreFormat = Literal["text", "json", "tsv", "markdown", "latex"]
 Missing = Literal["error", "wrong", "skip"]
 """What becomes of utterances of a reference that have no prediction."""
 
+MISSING_IN_REPORTS: Missing = "skip"
+"""The rule of a report, which is also made of runs at work."""
+
 METRIC_NAMES = ("WA", "UA", "WF1", "MF1", "kappa", "MCC")
 """The metrics of a score."""
 
@@ -334,7 +337,8 @@ class ReportOptions:
     """The most utterances that can be played."""
     clip_seconds: float = 15.0
     """The most of each that is played."""
-    map: MapKind = "pca"
+    projection: MapKind = "pca"
+    """How embeddings are mapped."""
     title: str | None = None
     """None: the name of OUT."""
     overwrite: bool = False

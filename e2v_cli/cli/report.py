@@ -13,7 +13,9 @@ import click
 from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import print_result, show_message
 from e2v_cli.cli.groups import GroupedCommand, GroupedOption, option_group
-from e2v_cli.options import MapKind, ReportOptions
+from e2v_cli.cli.score import SCORE, map_option, missing_option
+from e2v_cli.cli.values import check_word
+from e2v_cli.options import MISSING_IN_REPORTS, MapKind, ReportOptions, ScoreOptions
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
 
 _option = partial(click.option, cls=GroupedOption, heading="Report")
@@ -46,8 +48,9 @@ _OPTIONS = (
     ),
     _option(
         "--map",
+        "projection",
         type=click.Choice(get_args(MapKind)),
-        default=ReportOptions.map,
+        default=ReportOptions.projection,
         show_default=True,
         help="Map of the embeddings, if the run has any: principal components, or none.",
     ),
@@ -60,19 +63,29 @@ _OPTIONS = (
 @click.command(cls=GroupedCommand)
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @option_group("options", ReportOptions, _OPTIONS)
-def report(output_dir: Path, options: ReportOptions) -> None:
+@_option(
+    "--reference",
+    metavar="REF",
+    callback=check_word,
+    help="Also compare with a reference, as e2v score does: a Kaldi directory with utt2emo, a map or a table.",
+)
+@option_group("scoring", ScoreOptions, (map_option("--label-map"), *SCORE, missing_option(MISSING_IN_REPORTS)))
+def report(output_dir: Path, options: ReportOptions, reference: str | None, scoring: ScoreOptions) -> None:
     """Make a page of a run: see, listen, relabel.
 
     One HTML file that opens from a mail or a disk and asks nothing of any network: whether the run is whole, how
     labels, scores and durations are distributed, the most doubtful utterances with players and keys to relabel them,
-    speakers, timelines, and a map of the embeddings. Works for a run that is not finished, too. Clips are read again
-    from where the run found its audio; what is gone is listed. Prints the path of the page.
+    speakers, timelines, and a map of the embeddings. With a reference also its score, a confusion matrix that opens
+    its utterances, and the most confident errors; options of e2v score hold for it, --map as --label-map, and --by is
+    all that the reference has. Works for a run that is not finished, too. Clips are read again from where the run found
+    its audio; what is gone is listed. Prints the path of the page.
 
     \b
     Examples:
       e2v report exp/emotion
       e2v report exp/emotion -o emotion.html --clips 200 --clip-seconds 5
       e2v report exp/emotion --clips 0 --overwrite
+      e2v report exp/emotion --reference data/test --merge excited=happy
 
     \b
     Exit codes:
@@ -84,7 +97,7 @@ def report(output_dir: Path, options: ReportOptions) -> None:
 
     from e2v_cli.commands.report import report as write_report
 
-    written = write_report(output_dir, options)
+    written = write_report(output_dir, options, reference, scoring)
     for note in written.notes:
         show_message(note)
     plural = "" if written.clips == 1 else "s"

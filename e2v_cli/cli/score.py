@@ -6,12 +6,12 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from e2v_cli.cli.console import print_result, show_message
-from e2v_cli.cli.groups import GroupedCommand, grouped_option, option_group
+from e2v_cli.cli.groups import Decorator, GroupedCommand, grouped_option, option_group
 from e2v_cli.cli.values import check_word, parse_folder, parse_required, sort_classes, sort_merges
 from e2v_cli.errors import EXIT_TOO_MANY_FAILURES
 from e2v_cli.options import Missing, ScoreFormat, ScoreOptions
@@ -25,15 +25,31 @@ def _words(_context: click.Context, _param: click.Parameter, value: tuple[str, .
     return tuple(dict.fromkeys(value))
 
 
-_OPTIONS = (
-    _score_option(
+def map_option(name: str) -> Decorator[Any]:
+    """The map of words to classes, under a name that another option of the command does not have."""
+    return _score_option(
         "Labels",
-        "--map",
+        name,
+        "map",
         type=click.Path(exists=True, path_type=Path),
         metavar="FILE",
         show_default="words are known, letters and numbers are not",
         help="Words of the corpus and their classes, a line each; - drops the utterances from the reference.",
-    ),
+    )
+
+
+def missing_option(default: Missing) -> Decorator[Any]:
+    """The rule for utterances without a prediction."""
+    return _score_option(
+        "Missing",
+        "--missing",
+        type=click.Choice(get_args(Missing)),
+        default=default,
+        help="What becomes of utterances of the reference that have no prediction.",
+    )
+
+
+SCORE = (
     _score_option(
         "Labels",
         "--merge",
@@ -99,20 +115,14 @@ _OPTIONS = (
         "Intervals", "--resamples", type=int, default=ScoreOptions.resamples, metavar="N", help="Their number."
     ),
     _score_option("Intervals", "--seed", type=int, default=ScoreOptions.seed, metavar="N", help="Of the resamples."),
-    _score_option(
-        "Missing",
-        "--missing",
-        type=click.Choice(get_args(Missing)),
-        default=ScoreOptions.missing,
-        help="What becomes of utterances of the reference that have no prediction.",
-    ),
 )
+"""All other options of a score."""
 
 
 @click.command(cls=GroupedCommand, no_args_is_help=True)
 @click.argument("predictions", metavar="PREDICTIONS", callback=check_word)
 @click.argument("reference", metavar="REFERENCE", callback=check_word)
-@option_group("options", ScoreOptions, _OPTIONS)
+@option_group("options", ScoreOptions, (map_option("--map"), *SCORE, missing_option(ScoreOptions.missing)))
 @_score_option(
     "Result",
     "--against",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from e2v_cli.analysis.originals import (
 )
 from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.corpus.data_dir import number_values, read_speaker_lines
-from e2v_cli.errors import E2vError, OutputConflictError
+from e2v_cli.errors import E2vError, OutputConflictError, UsageError
 from e2v_cli.journal.ids import IdList
 from e2v_cli.journal.journal import Header
-from e2v_cli.options import ComputeOptions, ReportOptions
+from e2v_cli.options import MISSING_IN_REPORTS, ComputeOptions, ReportOptions, ScoreOptions
+from e2v_cli.report.against import Against, compare_run, make_block
+from e2v_cli.report.choice import choose_utterances
 from e2v_cli.report.clips import Clip, make_clips
-from e2v_cli.report.columns import Columns, RunResults, Speakers, read_columns
-from e2v_cli.report.doubtful import choose_doubtful, choose_next_doubtful, choose_typical
+from e2v_cli.report.columns import RunResults, Speakers, read_columns
 from e2v_cli.report.examples import choose_part, read_examples
 from e2v_cli.report.facts import RunFacts, gather_facts
 from e2v_cli.report.overview import make_overview
@@ -38,8 +40,7 @@ from e2v_cli.system.files import exists, published
 LISTED = 60
 """Utterances that are listed one by one, at least, whatever the number of clips."""
 
-LONGEST = 12
-"""Utterances whose whole timelines are shown."""
+_SCORING = ScoreOptions(missing=MISSING_IN_REPORTS)
 
 
 @dataclass(frozen=True)
@@ -54,25 +55,37 @@ class WrittenPage:
     """What is missing, and why."""
 
 
-def report(output_dir: Path, options: ReportOptions) -> WrittenPage:
+def report(
+    output_dir: Path, options: ReportOptions, reference: str | None = None, scoring: ScoreOptions = _SCORING
+) -> WrittenPage:
     """Write the page of a run.
+
+    Args:
+        output_dir: OUT.
+        options: what the page holds.
+        reference: what the run is compared with; None: nothing.
+        scoring: how it is compared.
 
     Raises:
         OutputError: there is no run, or it can't be read.
         OutputConflictError: the file exists.
+        CorpusError: the reference can't be used.
+        UsageError: an option needs a reference, or does not fit it.
         OSError: a file of the run can't be read, or the page can't be written.
     """
     path = options.path or output_dir / "report.html"
     if exists(path) and not options.overwrite:
         raise OutputConflictError(f"{path} exists: replace it with --overwrite, or choose another -o")
-    page = _make_page(output_dir, options)
+    if reference is None and scoring != _SCORING:
+        raise UsageError("the options of e2v score need what it compares with: add --reference REF")
+    page = _make_page(output_dir, options, reference, scoring)
     content = render_page(page)
     with published(path) as file:
         file.write(content)
     return WrittenPage(path, len(content), sum(card.clip is not None for card in page.cards), page.notes)
 
 
-def _make_page(output_dir: Path, options: ReportOptions) -> Page:
+def _make_page(output_dir: Path, options: ReportOptions, reference: str | None, scoring: ScoreOptions) -> Page:
     """Collect what the page shows: first all that the journals have, then the audio of what was chosen."""
     folder = open_run_folder(output_dir)
     folder.refresh()
@@ -84,10 +97,13 @@ def _make_page(output_dir: Path, options: ReportOptions) -> Page:
     columns = read_columns(history, header.labels)
     run = RunResults(output_dir, header, history, columns, Speakers(numbers[columns.places], names))
     facts = gather_facts(folder, header, history)
-    page = _describe_run(run, facts, options, notes)
+    with ExitStack() as stack:
+        against = None if reference is None else compare_run(run, ids, reference, scoring, stack)
+        page = _describe_run(run, facts, against, options, notes)
     checksums = [None if ids.checksums is None else int(ids.checksums[card.example.place]) for card in page.cards]
-    del folder, ids, history, columns, run, numbers  # the list takes as much again
-    return _add_sound(page, output_dir, header, checksums, options)
+    del folder, ids, history, columns, run, numbers, against  # the list takes as much again
+    texts = _read_texts(output_dir, header, page.cards, notes)
+    return _add_sound(replace(page, notes=notes), texts, header, checksums, options)
 
 
 def _read_speakers(
@@ -104,47 +120,37 @@ def _read_speakers(
         return np.full(len(ids), -1, dtype=np.int32), ()
 
 
-def _describe_run(run: RunResults, facts: RunFacts, options: ReportOptions, notes: list[str]) -> Page:
+def _describe_run(
+    run: RunResults, facts: RunFacts, against: Against | None, options: ReportOptions, notes: list[str]
+) -> Page:
     """Describe all that the journals and files of a run have; cards have neither sound nor text yet."""
-    columns, marks = run.columns, mark_labels(run.header.labels)
-    doubtful, following, typical = _choose(run, options) if marks else ([], [], [])
-    longest = _choose_longest(columns) if run.header.fingerprint["timeline"] != "off" else []
-    examples = read_examples(run, [*doubtful, *following, *typical, *longest])
-    cards = [
-        Card(examples[index], number, choose_part(examples[index], options.clip_seconds))
-        for number, index in enumerate([*doubtful, *following, *typical])
-    ]
-    num_doubtful = len(doubtful) + len(following)
+    marks = mark_labels(run.header.labels)
+    choice = choose_utterances(run, max(LISTED, options.clips), against)
+    numbers = choice.numbers
+    examples = read_examples(run, [*numbers, *choice.longest])
+    truths = against.name_truths(choice.errors) if against else {}
     return Page(
         title=options.title or run.output_dir.resolve().name,
         facts=facts,
         marks=marks,
-        overview=make_overview(columns, marks) if len(columns) else None,
-        doubtful=cards[: len(doubtful)],
-        next_doubtful=cards[len(doubtful) : num_doubtful],
-        typical=cards[num_doubtful:],
-        longest=[examples[index] for index in longest],
+        overview=make_overview(run.columns, marks) if len(run.columns) else None,
+        examples=[examples[index] for index in numbers],
+        cards=[
+            Card(
+                examples[index], number, choose_part(examples[index], options.clip_seconds), truth=truths.get(index, "")
+            )
+            for number, index in enumerate(choice.with_cards)
+        ],
+        doubtful=[numbers[index] for index in choice.doubtful],
+        next_doubtful=[numbers[index] for index in choice.next_doubtful],
+        typical=[numbers[index] for index in choice.typical],
+        reference=make_block(against, choice.errors, choice.in_cells, numbers) if against else None,
+        longest=[examples[index] for index in choice.longest],
         speakers=tabulate_speakers(run),
-        map=_draw_map(run, notes) if options.map == "pca" else None,
+        map=_draw_map(run, notes) if options.projection == "pca" else None,
         clip_seconds=options.clip_seconds,
         notes=notes,
     )
-
-
-def _choose(run: RunResults, options: ReportOptions) -> tuple[list[int], list[int], list[int]]:
-    """Choose the utterances that are listed: the doubtful, the next in doubt, the typical; indices in the columns."""
-    columns, speakers, listed = run.columns, run.speakers.numbers, max(LISTED, options.clips)
-    count = min(listed * 2 // 3, (len(columns) + 1) // 2)  # of a short list, what is left is hardly doubtful
-    doubtful = choose_doubtful(columns, speakers, count)
-    following = choose_next_doubtful(columns, set(doubtful), count - len(doubtful))
-    typical = choose_typical(columns, speakers, listed // 3, {*doubtful, *following})
-    return doubtful, following, typical
-
-
-def _choose_longest(columns: Columns) -> list[int]:
-    """Choose the longest utterances, by descending duration: indices in the columns."""
-    longest: list[int] = np.argsort(-columns.durations, kind="stable")[:LONGEST].tolist()
-    return longest
 
 
 def _draw_map(run: RunResults, notes: list[str]) -> EmbeddingMap | None:
@@ -156,29 +162,21 @@ def _draw_map(run: RunResults, notes: list[str]) -> EmbeddingMap | None:
 
 
 def _add_sound(
-    page: Page, output_dir: Path, header: Header, checksums: Sequence[int | None], options: ReportOptions
+    page: Page, texts: Mapping[str, str], header: Header, checksums: Sequence[int | None], options: ReportOptions
 ) -> Page:
     """Add clips and transcripts to the cards of a page, and note what is missing."""
-    cards, notes = page.cards, list(page.notes)
-    texts = _read_texts(output_dir, header, cards, notes)
     with working_folder_of(header):
-        clips = _read_clips(header, cards[: options.clips], checksums, options)
-    complete = [
+        clips = _read_clips(header, page.cards[: options.clips], checksums, options)
+    cards = [
         replace(card, sound=sound, text=texts.get(card.example.utt_id, ""))
-        for card, sound in zip(cards, [*clips, *[None] * (len(cards) - len(clips))], strict=True)
+        for card, sound in zip(page.cards, [*clips, *[None] * (len(page.cards) - len(clips))], strict=True)
     ]
-    silent = [card for card in complete if card.why_silent]
-    if silent:
-        first = silent[0]
-        notes.append(f"{len(silent)} of {len(clips)} clips are missing, as {first.example.utt_id}: {first.why_silent}")
-    following, typical = len(page.doubtful), len(page.doubtful) + len(page.next_doubtful)
-    return replace(
-        page,
-        doubtful=complete[:following],
-        next_doubtful=complete[following:typical],
-        typical=complete[typical:],
-        notes=notes,
-    )
+    silent = [card for card in cards if card.why_silent]
+    if not silent:
+        return replace(page, cards=cards)
+    first = silent[0]
+    note = f"{len(silent)} of {len(clips)} clips are missing, as {first.example.utt_id}: {first.why_silent}"
+    return replace(page, cards=cards, notes=[*page.notes, note])
 
 
 def _read_texts(output_dir: Path, header: Header, cards: Sequence[Card], notes: list[str]) -> dict[str, str]:

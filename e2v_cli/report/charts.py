@@ -127,6 +127,30 @@ def draw_density(counts: NDArray[np.int64], edges: Sequence[float], title: str, 
     return _to_markup(image)
 
 
+def draw_reliability(
+    counts: NDArray[np.int64], confidences: NDArray[np.float64], accuracies: NDArray[np.float64], title: str
+) -> Markup:
+    """Draw the accuracy of equal bins of scores as bars, at their mean scores as points, and the diagonal."""
+    image = _svg("chart", title, (WIDTH, HEIGHT))
+    _draw_y_axis(image, [(share / 5, f"{share / 5:.1f}") for share in range(6)], "accuracy")
+    _draw_x_axis(image, [(share / 5, f"{share / 5:.1f}") for share in range(6)], "score")
+    width, base, most = PLOT_WIDTH / len(counts), TOP + PLOT_HEIGHT, int(counts.max(initial=1))
+    for number, count in enumerate(counts.tolist()):
+        if count:
+            height, shade = PLOT_HEIGHT * float(accuracies[number]), 3 + round(6 * count / most)
+            left = LEFT + number * width
+            bar = _add_element(
+                image, "rect", kind=f"q{shade}", x=left + 0.5, y=base - height, width=width - 1, height=height
+            )
+            edges = f"{number / len(counts):.2f}–{(number + 1) / len(counts):.2f}"
+            _add_element(bar, "title", f"{edges}: {accuracies[number]:.0%} of {count:,} right")
+    _add_element(image, "line", kind="diagonal", x1=LEFT, y1=base, x2=LEFT + PLOT_WIDTH, y2=TOP)
+    for number in np.flatnonzero(counts).tolist():
+        x, y = LEFT + PLOT_WIDTH * float(confidences[number]), base - PLOT_HEIGHT * float(accuracies[number])
+        _add_element(image, "circle", kind="point", cx=x, cy=y, r=3.5)
+    return _to_markup(image)
+
+
 _DURATION_TICKS = [base * 10**power for power in range(-2, 6) for base in (1, 2, 5)]
 
 

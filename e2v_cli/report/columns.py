@@ -13,7 +13,7 @@ from e2v_cli.journal.history import DoneLine, History, parse_done
 from e2v_cli.journal.journal import DONE, Header
 from e2v_cli.system.text import tsv_row
 
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 """Utterances whose lines are read together."""
 
 

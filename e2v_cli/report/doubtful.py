@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from e2v_cli.report.columns import Columns
 
+FIRST = 4096
+"""Candidates that are sorted first."""
+
 
 def choose_doubtful(columns: Columns, speakers: NDArray[np.int32], count: int) -> list[int]:
     """Choose utterances of least margin: as many of each label as it has, and at most one of a speaker.
@@ -46,7 +49,7 @@ def choose_typical(columns: Columns, speakers: NDArray[np.int32], count: int, ta
     each = max(1, count // max(1, len(labels)))
     chosen: list[int] = []
     for label in labels:
-        candidates = _rank_speakers(-columns.scores, np.flatnonzero(columns.labels == label), speakers)
+        candidates = _rank_speakers(-columns.scores, columns.labels == label, speakers)
         chosen += islice((index for index in candidates if index not in taken), each)
     return chosen
 
@@ -54,10 +57,7 @@ def choose_typical(columns: Columns, speakers: NDArray[np.int32], count: int, ta
 def _take_turns(columns: Columns, speakers: NDArray[np.int32], count: int, taken: Collection[int]) -> list[int]:
     """Choose by turns: each label its next utterance of least margin, of a speaker that has none yet."""
     margins, labels = columns.margins, columns.labels
-    waiting = {
-        label: _rank_speakers(margins, np.flatnonzero(labels == label), speakers)
-        for label in np.unique(labels).tolist()
-    }
+    waiting = {label: _rank_speakers(margins, labels == label, speakers) for label in np.unique(labels).tolist()}
     chosen: set[int] = set()
     heard: set[int] = set()
     while waiting and len(chosen) < count:
@@ -73,11 +73,26 @@ def _take_turns(columns: Columns, speakers: NDArray[np.int32], count: int, taken
 
 
 def _rank_speakers(
-    ranks: NDArray[np.float32], members: NDArray[np.int64], speakers: NDArray[np.int32]
+    ranks: NDArray[np.float32], members: NDArray[np.bool_], speakers: NDArray[np.int32]
 ) -> Iterator[int]:
-    """Yield members by ascending rank, and of each speaker only the first."""
-    order = members[np.argsort(ranks[members], kind="stable")]
-    own = np.where(speakers[order] < 0, -1 - np.arange(len(order)), speakers[order])
-    firsts = np.sort(np.unique(own, return_index=True)[1])
-    for position in firsts:
-        yield int(order[position])
+    """Yield members by ascending rank, and of each speaker only the first; (done,) each.
+
+    Few are asked for, so the least are sorted first: all at once would take as much memory as the columns.
+    """
+    heard: set[int] = set()
+    above, size = np.float32(-np.inf), FIRST
+    while True:
+        waiting = np.flatnonzero(members & (ranks > above))
+        if len(waiting) > size:
+            above = np.partition(ranks[waiting], size)[size]
+            waiting = waiting[ranks[waiting] <= above]
+            size *= 16
+        else:
+            above = np.float32(np.inf)
+        for index in waiting[np.argsort(ranks[waiting], kind="stable")].tolist():
+            speaker = int(speakers[index])
+            if speaker not in heard:
+                heard.update({speaker} - {-1})
+                yield index
+        if above == np.inf:
+            return

@@ -53,8 +53,9 @@ class Overview:
 def make_overview(columns: Columns, marks: Sequence[Mark]) -> Overview:
     """Count and draw the columns of a run that has at least one utterance done."""
     durations = columns.durations
-    seconds = np.bincount(columns.labels, weights=durations, minlength=len(marks))
-    utterances = np.bincount(columns.labels, minlength=len(marks))
+    seconds, utterances = np.zeros(max(1, len(marks))), np.zeros(max(1, len(marks)), dtype=np.int64)
+    np.add.at(seconds, columns.labels, durations)
+    np.add.at(utterances, columns.labels, 1)
     total = float(durations.sum(dtype=np.float64))
     edges = _choose_edges(durations)
     return Overview(

@@ -18,6 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from e2v_cli._version import __version__
+from e2v_cli.analysis.classes import MISSING
+from e2v_cli.analysis.labels import canonical_name
+from e2v_cli.report.against import ReferenceBlock
 from e2v_cli.report.charts import draw_share, draw_speaker, draw_strip, draw_waveform
 from e2v_cli.report.clips import Clip
 from e2v_cli.report.examples import Example, Part
@@ -44,6 +47,8 @@ class Card:
     """Its clip, or why there is none; None: none was wanted."""
     text: str = ""
     """Its transcript; empty: unknown."""
+    truth: str = ""
+    """Its class by the reference; empty: unknown."""
 
     @property
     def clip(self) -> Clip | None:
@@ -71,9 +76,15 @@ class Page:
     """Of the labels; none of a model without a head."""
     overview: Overview | None
     """None where nothing is done."""
-    doubtful: Sequence[Card]
-    next_doubtful: Sequence[Card]
-    typical: Sequence[Card]
+    examples: Sequence[Example]
+    """All utterances of the page, by number."""
+    cards: Sequence[Card]
+    """Those with a card, which are the first."""
+    doubtful: Sequence[int]
+    next_doubtful: Sequence[int]
+    typical: Sequence[int]
+    """Numbers of utterances."""
+    reference: ReferenceBlock | None
     longest: Sequence[Example]
     """Of the utterances with a timeline."""
     speakers: SpeakerTable
@@ -82,10 +93,14 @@ class Page:
     notes: Sequence[str]
     """What is missing, and why."""
 
-    @property
-    def cards(self) -> list[Card]:
-        """All of them, by number."""
-        return [*self.doubtful, *self.next_doubtful, *self.typical]
+    def letters_of(self, name: str) -> str:
+        """Return the letters of a class, whose name may be another one than the model's; short ones of any other."""
+        found = (mark.letters for mark in self.marks if name in (mark.label, canonical_name(mark.label)))
+        return next(found, "–" if name == MISSING else name[:3])
+
+    def cards_of(self, numbers: Sequence[int]) -> list[Card]:
+        """Return the cards of utterances."""
+        return [self.cards[number] for number in numbers]
 
 
 def render_page(page: Page) -> bytes:
@@ -157,7 +172,10 @@ def _collect_data(page: Page) -> dict[str, Any]:
             {"name": mark.label, "word": word, "letters": mark.letters, "colour": mark.colour}
             for mark, word in zip(page.marks, words, strict=True)
         ],
-        "utterances": [{"id": card.example.utt_id, "label": card.example.label} for card in page.cards],
+        "utterances": [
+            {"id": example.utt_id, "label": example.label, "score": round(example.score, 2)}
+            for example in page.examples
+        ],
         "map": page.map.data if page.map else None,
     }
 

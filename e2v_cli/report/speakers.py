@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from e2v_cli.report.columns import RunResults
+from e2v_cli.report.columns import CHUNK, RunResults
 
 MAX_SPEAKERS = 40
 """Speakers that are shown, those with the most utterances."""
@@ -51,19 +51,23 @@ class SpeakerTable:
 def tabulate_speakers(run: RunResults) -> SpeakerTable:
     """Count labels by speaker."""
     columns, speakers, num_labels = run.columns, run.speakers, len(run.header.labels)
-    known = speakers.numbers >= 0
-    numbers, labels = speakers.numbers[known], columns.labels[known]
-    size = len(speakers.names)
-    utterances = np.bincount(numbers, minlength=size)
-    seconds = np.bincount(numbers, weights=columns.durations[known], minlength=size)
+    numbers, size = speakers.numbers, len(speakers.names)
+    utterances, seconds = np.zeros(size, dtype=np.int64), np.zeros(size)
+    for first in range(0, len(columns), CHUNK):  # of all at once, the sums would take several times their memory
+        part = slice(first, first + CHUNK)
+        known = numbers[part] >= 0
+        np.add.at(utterances, numbers[part][known], 1)
+        np.add.at(seconds, numbers[part][known], columns.durations[part][known])
     kinds = np.zeros(size, dtype=np.uint16)
-    for label in range(num_labels):  # a table of all would be larger than memory where each utterance is a speaker
-        kinds += np.bincount(numbers[labels == label], minlength=size) > 0
+    for label in range(num_labels):
+        has_label = np.zeros(size, dtype=np.bool_)
+        has_label[numbers[(columns.labels == label) & (numbers >= 0)]] = True
+        kinds += has_label
     largest = np.argsort(-utterances, kind="stable")[:MAX_SPEAKERS]
     rows = [
         SpeakerLabels(
             speakers.names[number],
-            np.bincount(labels[numbers == number], minlength=num_labels).tolist(),
+            np.bincount(columns.labels[numbers == number], minlength=num_labels).tolist(),
             float(seconds[number]),
         )
         for number in largest.tolist()
@@ -73,5 +77,5 @@ def tabulate_speakers(run: RunResults) -> SpeakerTable:
         rows=rows,
         count=int((utterances > 0).sum()),
         of_one_label=int(((kinds == 1) & (utterances >= MIN_UTTERANCES)).sum()),
-        unknown=int((~known).sum()),
+        unknown=int((numbers < 0).sum()),
     )

@@ -160,6 +160,106 @@ def test_page_of_failures_alone(tmp_path: Path, e2v: E2v) -> None:
     assert "missing 1 gone a b c d.wav: no such file" in page.text
 
 
+@pytest.fixture
+def judged(run: Path) -> Path:
+    """A reference of the run, in which one of the six has another label, and another is not there."""
+    data = run.parent / "data"
+    labels = dict(line.split() for line in (run / "utt2emo").read_text().splitlines())
+    labels["m1-0001"] = "happy" if labels["m1-0001"] != "happy" else "sad"
+    del labels["m2-0001"]
+    (data / "utt2emo").write_text("".join(f"{utt_id} {label}\n" for utt_id, label in labels.items()))
+    return data
+
+
+def test_reference_has_a_score_and_cells_that_open(run: Path, judged: Path, e2v: E2v) -> None:
+    made = e2v("report", run, "--reference", judged)
+    assert shown(made) == "e2v: # MB, 6 clips\n"
+    page = ParsedPage(run / "report.html")
+    text = page.section("Against the reference")
+    assert text.startswith("WA, accuracy 80.0 % ")
+    assert "run against data: 5 of 5 utterances, " in text
+    assert "left out: 1 predictions of utterances that the reference does not have" in text
+    assert "The most confident errors 1 of 1 errors, the highest scores first." in text
+    assert "m1-0001 reference: " in text
+    assert "Classes class precision recall F1 support" in text
+    assert "By spk" in text
+    assert "On 5 utterances of " in text
+    cells = [
+        (title, [page.data["utterances"][int(number)]["id"] for number in numbers.split()])
+        for title, numbers in zip(
+            (value for tag, name, value in page.attributes if (tag, name) == ("button", "data-title")),
+            (value for tag, name, value in page.attributes if (tag, name) == ("button", "data-numbers")),
+            strict=True,
+        )
+    ]
+    reference = dict(line.split() for line in (judged / "utt2emo").read_text().splitlines())
+    predicted = dict(line.split() for line in (run / "utt2emo").read_text().splitlines())
+    assert sorted((utt_id, title) for title, ids in cells for utt_id in ids) == sorted(
+        (utt_id, f"{truth}, recognised as {predicted[utt_id]}") for utt_id, truth in reference.items()
+    )
+
+
+def test_page_with_a_reference_is_the_same_from_any_folder(run: Path, judged: Path, e2v: E2v, tmp_path: Path) -> None:
+    e2v("report", run, "--reference", judged)
+    assert e2v("report", "run", "--reference", "data", "-o", "again.html", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "again.html").read_bytes() == (run / "report.html").read_bytes()
+
+
+def test_options_of_score_hold(run: Path, judged: Path, e2v: E2v) -> None:
+    (judged.parent / "words").write_text("sad joyful\n")
+    options = ("--reference", judged, "--label-map", judged.parent / "words", "--ci", "none", "--closed")
+    assert e2v("report", run, *options, "--merge", "joyful=other", "--by", "spk").returncode == 0
+    page = ParsedPage(run / "report.html")
+    text = page.section("Against the reference")
+    assert "5 of 5 utterances, 4 classes, closed" in text
+    assert "95 % interval" not in text
+    refused = e2v("report", run, *options, "--by", "gender", "--overwrite")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--by gender" in refused.stderr
+
+
+def test_options_of_score_need_a_reference(run: Path, e2v: E2v) -> None:
+    refused = e2v("report", run, "--closed")
+    message = "e2v: the options of e2v score need what it compares with: add --reference REF\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", message)
+
+
+def test_unusable_reference_exits_1(run: Path, e2v: E2v) -> None:
+    refused = e2v("report", run, "--reference", run)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "the labels in a run folder are predicted, and no reference" in refused.stderr
+    assert not (run / "report.html").exists()
+
+
+def test_reference_of_a_run_at_work_counts_what_is_done(tmp_path: Path, e2v: E2v) -> None:
+    write(tmp_path, done_records()[:2], header(), end=False)
+    save_ids(tmp_path, IDS)
+    (tmp_path.parent / "labels").write_text("z sad\nü sad\n../x angry\ngone sad\n")
+    assert e2v("report", tmp_path, "--reference", tmp_path.parent / "labels").returncode == 0
+    text = ParsedPage(tmp_path / "report.html").section("Against the reference")
+    assert text.startswith("WA, accuracy 100.0 % ")
+    assert "2 without a prediction (of the run, 0 failed and 4 are left)" in text
+
+
+def test_hostile_references_are_text(run: Path, judged: Path, e2v: E2v) -> None:
+    (judged / "utt2emo").write_text("".join(f"{utt_id} {HOSTILE}\n" for utt_id in ("f1-0001", "f1-0002")))
+    (judged.parent / "words").write_text(f"{HOSTILE}\t{HOSTILE}\n")
+    made = e2v("report", run, "--reference", judged, "--label-map", judged.parent / "words")
+    assert made.returncode == 0, made.stderr
+    page = ParsedPage(run / "report.html")
+    assert (page.tags["script"], page.tags["img"]) == (2, 0)
+    assert f"reference: {HOSTILE} · " in page.text
+
+
+def test_what_was_relabelled_is_a_reference(run: Path, e2v: E2v) -> None:
+    """The file that the page saves has lines of an id and a label as in OUT."""
+    saved = run.parent / "utt2emo"
+    saved.write_text("f1-0003 sad\nm1-0001 unknown\n")
+    scored = e2v("score", run, saved, "--ci", "none")
+    assert scored.returncode == 0, scored.stderr
+    assert "2 of 2 utterances" in scored.stdout
+
+
 def test_audio_that_is_gone_is_listed(tmp_path: Path, e2v: E2v) -> None:
     shutil.copy(ROOT / "sample_data" / "wav" / "f1-0001.wav", tmp_path / "a.wav")
     (tmp_path / "wav.scp").write_text(f"gone a.wav\nhere {ROOT}/sample_data/wav/f1-0003.wav\n")

@@ -18,7 +18,7 @@ CURRENT = "document.querySelector('.card.current')"
 @pytest.fixture(scope="module")
 def page(spoken: Path) -> Path:
     """The page of the sample corpus."""
-    made = make_runner(shared_server())("report", spoken)
+    made = make_runner(shared_server())("report", spoken, "--reference", "sample_data")
     assert made.returncode == 0, made.stderr
     return spoken / "report.html"
 
@@ -33,10 +33,11 @@ def test_page_asks_for_nothing_and_complains_of_nothing(page: Path, browser: Bro
 
 def test_every_player_plays(page: Path, browser: Browser) -> None:
     browser.open(page)
-    assert browser.evaluate("document.querySelectorAll('button.play').length") == 40
-    for number in range(0, 40, 7):
-        browser.evaluate(f"document.querySelectorAll('button.play')[{number}].click()")
-        browser.wait_for(f"document.querySelectorAll('audio')[{number}].currentTime > 0.1")
+    assert browser.evaluate("document.querySelectorAll('button.play').length") == 45
+    for number in range(0, 45, 8):
+        button = f"document.querySelectorAll('button.play')[{number}]"
+        browser.evaluate(f"{button}.click()")
+        browser.wait_for(f"document.getElementById({button}.dataset.clip).currentTime > 0.1")
         assert browser.evaluate("[...document.querySelectorAll('audio')].filter((each) => !each.paused).length") == 1
     assert browser.evaluate("[...document.querySelectorAll('audio')].every((each) => !each.error)")
     assert browser.complaints == []
@@ -90,6 +91,36 @@ def test_buttons_relabel_and_say_so(page: Path, browser: Browser) -> None:
     assert browser.evaluate("document.getElementById('said').textContent").endswith(": happy")
 
 
+def test_cells_open_their_utterances(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    title = "fearful, recognised as surprised"
+    cell = f"document.querySelector('[data-title=\"{title}\"]')"
+    browser.evaluate(f"{cell}.click()")
+    found = browser.evaluate(
+        "[...document.querySelectorAll('#cell .id, #cell .card bdi')].map((each) => each.textContent)"
+    )
+    assert found == ["f2-0004", "m2-0009"]
+    assert browser.evaluate("document.querySelector('#cell h4').textContent") == f"{title}: 2"
+    browser.evaluate("document.querySelector('#cell button.play').click()")
+    browser.wait_for("[...document.querySelectorAll('audio')].some((each) => each.currentTime > 0.1)")
+    browser.evaluate("document.querySelector('#cell .card').focus()")
+    browser.press("3")
+    assert browser.evaluate("document.querySelector('#cell .verdict').textContent") == "surprised → fearful"
+    browser.evaluate(f"{cell}.click()")
+    assert browser.evaluate("document.getElementById('cell').childElementCount") == 0
+    assert (browser.requests, browser.complaints) == ([], [])
+
+
+def test_utterance_that_is_listed_twice_has_one_label(page: Path, browser: Browser) -> None:
+    browser.open(page)
+    twice = "[...document.querySelectorAll('.card')].filter((card) => card.dataset.utterance === '1')"
+    browser.evaluate(f"{twice}[0].querySelector('.key').click()")
+    assert browser.evaluate(f"{twice}.map((card) => card.querySelector('.verdict').textContent)") == [
+        "disgusted → angry",
+        "disgusted → angry",
+    ]
+
+
 def test_page_fits_narrow_windows(page: Path, browser: Browser) -> None:
     for width in (400, 1200):
         browser.open(page, width)
@@ -125,7 +156,8 @@ def test_map_is_drawn_in_each_colouring(page: Path, browser: Browser) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_no_serious_fault(page: Path, browser: Browser, axe: str, width: int, dark: bool) -> None:
     browser.open(page, width, dark)
-    browser.evaluate("document.getElementById('begin').click(); document.querySelector('.key').click()")
+    browser.evaluate("document.querySelector('.cell').click(); document.getElementById('begin').click()")
+    browser.evaluate("document.querySelector('.key').click()")
     browser.evaluate(f"{axe}; 1")
     faults = browser.evaluate(
         "axe.run(document).then((found) => found.violations.map("

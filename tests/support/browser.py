@@ -25,7 +25,7 @@ SECONDS = 60.0
 
 
 class Browser:
-    """A Chromium with one page, and a folder for downloads."""
+    """A Chromium with one tab at a time, and a folder for downloads."""
 
     def __init__(self, downloads: Path) -> None:
         """Start it, without a network."""
@@ -66,10 +66,7 @@ class Browser:
         )
         os.close(read)
         os.close(write)
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.send(f"{domain}.enable")
+        self._target = self._session = ""
         self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
 
     def send(self, method: str, **params: object) -> dict[str, Any]:
@@ -77,9 +74,14 @@ class Browser:
         return self._call(method, self._session, **params)
 
     def open(self, path: Path, width: int = 1200, dark: bool = False) -> None:
-        """Open a file, and wait until it is loaded."""
-        self.send("Page.navigate", url="about:blank")  # what the page before says of leaving it does not count
-        self.wait_for("location.protocol === 'about:'")
+        """Open a file in a tab of its own, and wait until it is loaded."""
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        if self._target:
+            self._call("Target.closeTarget", targetId=self._target)
+        self._target = target
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
         self.requests.clear()
         self.complaints.clear()
         self.resize(width, dark)

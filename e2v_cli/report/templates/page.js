@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const cards = [...document.querySelectorAll(".card")];
+  const listCards = () => [...document.querySelectorAll(".card")];
   const judged = new Map(); // number of an utterance → index of its label
   let isSaved = true;
   let current = null;
@@ -41,9 +41,6 @@
   for (const audio of document.querySelectorAll("audio")) {
     audio.removeAttribute("controls");
     for (const event of ["play", "pause", "ended", "seeked"]) audio.addEventListener(event, () => showPlaying(audio));
-  }
-  for (const button of document.querySelectorAll("button.play")) {
-    button.addEventListener("click", () => toggle(audioOf(button)));
   }
   for (const track of document.querySelectorAll(".track[data-clip]")) {
     track.addEventListener("click", (event) => {
@@ -85,7 +82,7 @@
     if (label === null) judged.delete(number);
     else judged.set(number, label);
     isSaved = judged.size === 0;
-    for (const other of cards) if (numberOf(other) === number) showLabel(other);
+    for (const other of listCards()) if (numberOf(other) === number) showLabel(other);
     showTally();
     say(`${idOf(card)}: ${label === null ? "taken back" : data.labels[label].name}`);
   }
@@ -113,15 +110,20 @@
     byId("said").textContent = text;
   }
 
-  for (const card of cards) {
+  function adopt(card) {
     setTabStops(card, -1);
     card.addEventListener("focusin", () => select(card, false));
     card.addEventListener("pointerdown", () => select(card, false));
+    for (const button of card.querySelectorAll("button.play")) {
+      button.addEventListener("click", () => toggle(audioOf(button)));
+    }
     for (const key of card.querySelectorAll(".key")) {
       key.addEventListener("click", () => judge(card, Number(key.dataset.label)));
     }
   }
-  if (cards.length) setTabStops(cards[0], 0);
+
+  listCards().forEach(adopt);
+  if (listCards().length) setTabStops(listCards()[0], 0);
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -132,6 +134,7 @@
       const button = card.querySelector("button.play");
       if (button) toggle(audioOf(button));
     } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      const cards = listCards();
       const next = cards[cards.indexOf(card) + (event.key === "ArrowDown" ? 1 : -1)];
       if (next) select(next, true);
     } else if (event.key >= "1" && event.key <= "9" && label < data.labels.length) {
@@ -148,7 +151,10 @@
   });
 
   if (byId("begin")) {
-    byId("begin").addEventListener("click", () => cards.length && select(current || cards[0], true));
+    byId("begin").addEventListener("click", () => {
+      const first = current && current.isConnected ? current : listCards()[0];
+      if (first) select(first, true);
+    });
     byId("save").addEventListener("click", save);
   }
   window.addEventListener("beforeunload", (event) => {
@@ -176,6 +182,47 @@
       if (difference) return difference;
     }
     return a.length - b.length;
+  }
+
+  // Cells of the confusion matrix: each opens its utterances below.
+  for (const button of document.querySelectorAll("button.cell")) button.addEventListener("click", () => openCell(button));
+
+  function openCell(button) {
+    const wasOpen = button.getAttribute("aria-pressed") === "true";
+    for (const other of document.querySelectorAll("button.cell")) other.setAttribute("aria-pressed", "false");
+    byId("cell").replaceChildren();
+    if (wasOpen) return;
+    button.setAttribute("aria-pressed", "true");
+    const numbers = button.dataset.numbers.split(" ").map(Number);
+    const few = numbers.length < Number(button.dataset.count) ? `${numbers.length} of ` : "";
+    const title = make("h4", "", `${button.dataset.title}: ${few}${button.dataset.count}`);
+    byId("cell").append(title, ...numbers.map(makeCard));
+  }
+
+  function make(tag, kind, text) {
+    return Object.assign(document.createElement(tag), { className: kind, textContent: text || "" });
+  }
+
+  function makeCard(number) {
+    const { id, score } = data.utterances[number];
+    const card = make("article", "card small");
+    card.dataset.utterance = number;
+    card.setAttribute("aria-label", id);
+    const clip = byId(`clip-${number}`);
+    const play = make(clip ? "button" : "span", clip ? "play" : "play silent");
+    if (clip) {
+      play.type = "button";
+      play.dataset.clip = clip.id;
+      play.setAttribute("aria-label", `Play ${id}`);
+    }
+    const who = make("div", "who");
+    who.append(make("bdi", "id", id), make("span", "meta", score.toFixed(2)));
+    const header = document.createElement("header");
+    header.append(play, who, make("output", "verdict"));
+    card.append(header);
+    adopt(card);
+    showLabel(card);
+    return card;
   }
 
   if (data.map) drawMap(data.map);

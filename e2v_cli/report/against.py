@@ -1,0 +1,212 @@
+"""A run against a reference: its score, the utterances of each cell of the confusion matrix, errors, reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from e2v_cli.analysis.calibration import BINS
+from e2v_cli.analysis.groups import GROUPINGS
+from e2v_cli.analysis.metrics import MAIN_METRICS
+from e2v_cli.analysis.references import GROUP_FILES
+from e2v_cli.analysis.score import Estimate, Score
+from e2v_cli.analysis.score_tables import TextTable, describe_comparison, list_tables, write_methods
+from e2v_cli.analysis.scoring import Scored, compute_score
+from e2v_cli.corpus.lists import has_list
+from e2v_cli.journal.ids import IdList
+from e2v_cli.options import ScoreOptions
+from e2v_cli.report.charts import draw_reliability
+from e2v_cli.report.columns import RunResults
+
+IN_CELL = 12
+"""Utterances of a cell that can be opened: those of the highest scores."""
+
+SHADES = 9
+"""Shades of cells."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of the utterances that are done, by the reference."""
+
+    truths: NDArray[np.int16]
+    """(done,) classes of the reference; -1: it has none that counts."""
+    answers: NDArray[np.int16]
+    """(done,) among the names of answers."""
+    scores: NDArray[np.float32]
+    """(done,) probabilities of the answers."""
+
+    @property
+    def is_wrong(self) -> NDArray[np.bool_]:
+        """(done,): whether the reference has another class."""
+        wrong: NDArray[np.bool_] = (self.truths >= 0) & (self.truths != self.answers)
+        return wrong
+
+
+@dataclass(frozen=True)
+class Against:
+    """A run against a reference."""
+
+    scored: Scored
+    outcomes: Outcomes
+
+    def name_truths(self, indices: Iterable[int]) -> dict[int, str]:
+        """Name the classes that the reference has of utterances, by their indices in the columns."""
+        return {index: self.scored.names[self.outcomes.truths[index]] for index in indices}
+
+
+@dataclass(frozen=True)
+class ConfusionCell:
+    """A cell of the confusion matrix."""
+
+    truth: str
+    answer: str
+    count: int
+    shade: int
+    """From 0, by the share of its row."""
+    numbers: Sequence[int] = ()
+    """Of the utterances that it opens."""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer is that of the reference."""
+        return self.truth == self.answer
+
+
+@dataclass(frozen=True)
+class ReferenceBlock:
+    """What the page shows of a reference."""
+
+    sentences: Sequence[str]
+    metrics: Mapping[str, Estimate]
+    """The main ones of the headline."""
+    tables: Sequence[TextTable]
+    answers: Sequence[str]
+    """Columns of the confusion matrix."""
+    cells: Sequence[Sequence[ConfusionCell]]
+    """(classes, answers)."""
+    reliability: Markup | None
+    """None: there are no probabilities."""
+    errors: Sequence[int]
+    """Numbers of utterances, the most confident first."""
+    num_errors: int
+    """All errors among the utterances that are done."""
+    methods: str
+
+
+def find_groupings(reference: str) -> tuple[str, ...]:
+    """Find the groupings that a Kaldi directory has."""
+    folder = Path(reference)
+    return tuple(kind for kind in GROUPINGS if any(has_list(folder / name) for name in GROUP_FILES[kind]))
+
+
+def compare_run(run: RunResults, ids: IdList, reference: str, scoring: ScoreOptions, stack: ExitStack) -> Against:
+    """Compare a run with a reference, whose files are open until the stack closes.
+
+    Args:
+        run: its results.
+        ids: of its list.
+        reference: as of ``e2v score``.
+        scoring: how; without groupings, by all that the reference has.
+        stack: of files.
+
+    Raises:
+        CorpusError: the reference can't be used.
+        UsageError: an option does not fit it.
+    """
+    scoring = replace(scoring, by=scoring.by or find_groupings(reference))
+    scored = compute_score(str(run.output_dir), reference, scoring, None, stack)
+    predictions, labels = scored.score.predictions, scored.score.reference
+    named = replace(  # by the names of their folders, from wherever they are compared
+        scored.score,
+        predictions=replace(predictions, name=run.output_dir.resolve().name),
+        reference=replace(labels, name=Path(reference).resolve().name),
+    )
+    finder, answers = scored.reference.finder, scored.answers
+    place_of = np.concatenate([finder.find(finder.hashes_of(keys)) for keys in ids.ids()])[run.columns.places]
+    has_answer = (place_of >= 0) & (answers.indices[place_of] >= 0)
+    outcomes = Outcomes(
+        truths=np.where(has_answer, scored.classes[place_of], -1).astype(np.int16),
+        answers=answers.indices[place_of],
+        scores=run.columns.scores if answers.scores is None else answers.scores[place_of],
+    )
+    return Against(replace(scored, score=named), outcomes)
+
+
+def choose_errors(outcomes: Outcomes, count: int) -> list[int]:
+    """Choose the errors of highest score, by descending score: indices in the columns."""
+    wrong = np.flatnonzero(outcomes.is_wrong)
+    chosen: list[int] = wrong[np.argsort(-outcomes.scores[wrong], kind="stable")[:count]].tolist()
+    return chosen
+
+
+def choose_in_cells(against: Against) -> dict[tuple[int, int], list[int]]:
+    """Choose the utterances of highest score in each cell: indices in the columns, by class and answer."""
+    outcomes, num_answers = against.outcomes, len(against.scored.names)
+    known = np.flatnonzero(outcomes.truths >= 0)
+    known = known[np.argsort(-outcomes.scores[known], kind="stable")]
+    codes = outcomes.truths[known].astype(np.int64) * num_answers + outcomes.answers[known]
+    return {divmod(code, num_answers): known[codes == code][:IN_CELL].tolist() for code in np.unique(codes).tolist()}
+
+
+def make_block(
+    against: Against,
+    errors: Sequence[int],
+    in_cells: Mapping[tuple[int, int], Sequence[int]],
+    numbers: Mapping[int, int],
+) -> ReferenceBlock:
+    """Make what the page shows of a reference.
+
+    Args:
+        against: the comparison.
+        errors: those that are shown: indices in the columns.
+        in_cells: utterances by class and answer: indices in the columns.
+        numbers: of utterances on the page, by their indices in the columns.
+    """
+    scored, score, view = against.scored, against.scored.score, against.scored.score.view
+    cells = []
+    for row, counts in enumerate(view.confusion):
+        total = max(1, sum(counts))
+        cells.append(
+            [
+                ConfusionCell(
+                    truth=score.classes[row],
+                    answer=answer,
+                    count=count,
+                    shade=-(-SHADES * count // total),
+                    numbers=[numbers[index] for index in in_cells.get((row, scored.names.index(answer)), ())],
+                )
+                for answer, count in zip(view.answers, counts, strict=True)
+            ]
+        )
+    return ReferenceBlock(
+        sentences=describe_comparison(score),
+        metrics={name: score.metrics[name] for name in MAIN_METRICS},
+        tables=list_tables(score),
+        answers=view.answers,
+        cells=cells,
+        reliability=_draw_bins(score, against.outcomes) if view.calibration else None,
+        errors=[numbers[index] for index in errors],
+        num_errors=int(against.outcomes.is_wrong.sum()),
+        methods=write_methods(score),
+    )
+
+
+def _draw_bins(score: Score, outcomes: Outcomes) -> Markup:
+    """Draw accuracy by confidence, of the utterances whose class of the reference the model has."""
+    has_class = np.array([name in score.model_classes for name in score.classes])
+    known = (outcomes.truths >= 0) & has_class[outcomes.truths]
+    scores, right = outcomes.scores[known], (outcomes.truths == outcomes.answers)[known]
+    found = np.searchsorted(np.arange(1, BINS) / BINS, scores, side="left")
+    counts = np.bincount(found, minlength=BINS)
+    least = np.maximum(counts, 1)
+    confidences = np.bincount(found, weights=scores, minlength=BINS) / least
+    accuracies = np.bincount(found, weights=right, minlength=BINS) / least
+    ece = score.view.calibration.ece if score.view.calibration else 0.0
+    return draw_reliability(counts, confidences, accuracies, f"Accuracy by score; the ECE is {ece:.3f}")
