@@ -12,16 +12,16 @@ import click
 
 from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import print_result, show_message
-from e2v_cli.cli.groups import GroupedCommand, GroupedOption, option_group
+from e2v_cli.cli.groups import GroupedCommand, grouped_option, option_group
 from e2v_cli.cli.score import SCORE, map_option, missing_option
 from e2v_cli.cli.values import check_word
 from e2v_cli.options import MISSING_IN_REPORTS, MapKind, ReportOptions, ScoreOptions
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
 
-_option = partial(click.option, cls=GroupedOption, heading="Report")
+_report_option = partial(grouped_option, "Report", prefix="E2V_REPORT")
 
 _OPTIONS = (
-    _option(
+    _report_option(
         "-o",
         "--output",
         "path",
@@ -30,32 +30,29 @@ _OPTIONS = (
         show_default="OUT/report.html",
         help="Where the page goes.",
     ),
-    _option(
+    _report_option(
         "--clips",
         type=int,
         default=ReportOptions.clips,
-        show_default=True,
         metavar="N",
         help="Most utterances with a player, the doubtful first; 0 for voices that must not leave.",
     ),
-    _option(
+    _report_option(
         "--clip-seconds",
         type=float,
         default=ReportOptions.clip_seconds,
-        show_default=True,
         metavar="S",
         help="Most seconds of each that are played, 8 kB a second.",
     ),
-    _option(
+    _report_option(
         "--map",
         "projection",
         type=click.Choice(get_args(MapKind)),
         default=ReportOptions.projection,
-        show_default=True,
         help="Map of the embeddings, if the run has any: principal components, or none.",
     ),
-    _option("--title", metavar="T", show_default="the name of OUT", help="Title of the page."),
-    _option("--overwrite", is_flag=True, help="Replace the page that is there."),
+    _report_option("--title", metavar="T", show_default="the name of OUT", help="Title of the page."),
+    _report_option("--overwrite", is_flag=True, help="Replace the page that is there."),
     opts.ALLOW_PIPES,
 )
 
@@ -63,7 +60,7 @@ _OPTIONS = (
 @click.command(cls=GroupedCommand)
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @option_group("options", ReportOptions, _OPTIONS)
-@_option(
+@_report_option(
     "--reference",
     metavar="REF",
     callback=check_word,

@@ -32,7 +32,7 @@ SHADES = 9
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class RunOutcomes:
     """What became of the utterances that are done, by the reference."""
 
     truths: NDArray[np.int16]
@@ -54,7 +54,7 @@ class Against:
     """A run against a reference."""
 
     scored: Scored
-    outcomes: Outcomes
+    outcomes: RunOutcomes
 
     def name_truths(self, indices: Iterable[int]) -> dict[int, str]:
         """Name the classes that the reference has of utterances, by their indices in the columns."""
@@ -131,7 +131,7 @@ def compare_run(run: RunResults, ids: IdList, reference: str, scoring: ScoreOpti
     finder, answers = scored.reference.finder, scored.answers
     place_of = np.concatenate([finder.find(finder.hashes_of(keys)) for keys in ids.ids()])[run.columns.places]
     has_answer = (place_of >= 0) & (answers.indices[place_of] >= 0)
-    outcomes = Outcomes(
+    outcomes = RunOutcomes(
         truths=np.where(has_answer, scored.classes[place_of], -1).astype(np.int16),
         answers=answers.indices[place_of],
         scores=run.columns.scores if answers.scores is None else answers.scores[place_of],
@@ -139,7 +139,7 @@ def compare_run(run: RunResults, ids: IdList, reference: str, scoring: ScoreOpti
     return Against(replace(scored, score=named), outcomes)
 
 
-def choose_errors(outcomes: Outcomes, count: int) -> list[int]:
+def choose_errors(outcomes: RunOutcomes, count: int) -> list[int]:
     """Choose the errors of highest score, by descending score: indices in the columns."""
     wrong = np.flatnonzero(outcomes.is_wrong)
     chosen: list[int] = wrong[np.argsort(-outcomes.scores[wrong], kind="stable")[:count]].tolist()
@@ -198,7 +198,7 @@ def make_block(
     )
 
 
-def _draw_bins(score: Score, outcomes: Outcomes) -> Markup:
+def _draw_bins(score: Score, outcomes: RunOutcomes) -> Markup:
     """Draw accuracy by confidence, of the utterances whose class of the reference the model has."""
     has_class = np.array([name in score.model_classes for name in score.classes])
     known = (outcomes.truths >= 0) & has_class[outcomes.truths]
