@@ -24,7 +24,7 @@ from e2v_cli.options import ScoreOptions
 from e2v_cli.report.charts import draw_reliability
 from e2v_cli.report.columns import RunResults
 
-IN_CELL = 12
+IN_CELL = 8
 """Utterances of a cell that can be opened: those of the highest scores."""
 
 SHADES = 9

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
@@ -32,8 +33,14 @@ PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 MIN_LETTERED = 0.06
 """The share of a bar from which on a part has its letters."""
 
-MAX_CELLS = 200
+MAX_CELLS = 100
 """Cells of a strip: a longer timeline is sampled."""
+
+NAMED_CELLS = 5
+"""Cells that the name of a strip lists."""
+
+PARTS_WIDTH, PARTS_GAP = 1000, 2
+"""View box of parts of a bar, and what is left between them."""
 
 
 def _svg(kind: str, title: str, view_box: tuple[int, int] | None = None) -> Element:
@@ -68,26 +75,31 @@ def draw_share(share: float, kind: str) -> Markup:
 def draw_speaker(speaker: SpeakerLabels, marks: Sequence[Mark]) -> Markup:
     """Draw the labels of a speaker as parts of a horizontal bar."""
     shares = [count / max(1, speaker.utterances) for count in speaker.counts]
-    parts = [(mark, share) for mark, share in zip(marks, shares, strict=True) if share]
-    image = _svg("bar", ", ".join(f"{mark.label} {share:.0%}" for mark, share in parts))
-    begin = 0.0
-    for mark, share in parts:
-        _add_part(image, mark, begin, share, f"{share:.0%}")
-        begin += share
-    return _to_markup(image)
+    ends = list(accumulate(shares))
+    parts = [(mark, end - share, end) for mark, share, end in zip(marks, shares, ends, strict=True) if share]
+    title = ", ".join(f"{mark.label} {end - begin:.0%}" for mark, begin, end in parts)
+    return _to_markup(_draw_parts("bar", title, parts))
 
 
-def _add_part(image: Element, mark: Mark, begin: float, share: float, text: str) -> None:
-    """Add a part of a bar, with the letters of its label if there is room for them."""
-    part = _add_element(image, "rect", kind=f"c{mark.colour}", x=_percent(begin), width=_percent(share), height="100%")
-    _add_element(part, "title", f"{mark.letters} {mark.label}, {text}")
-    if share >= MIN_LETTERED:
-        kind = f"letters c{mark.colour}"
-        _add_element(image, "text", mark.letters, kind, x=_percent(begin + share / 2), y="50%", dy="0.35em")
+def _draw_parts(kind: str, title: str, parts: Sequence[tuple[Mark, float, float]]) -> Element:
+    """Draw parts of a bar, from 0 to 1: lines in a path for each colour, and letters where there is room for them."""
+    image = _svg(kind, title)
+    colours = _add_element(image, "svg", viewBox=f"0 -1 {PARTS_WIDTH} 2", preserveAspectRatio="none")
+    paths: dict[int, list[str]] = {}
+    for mark, begin, end in parts:
+        left, right = round(PARTS_WIDTH * begin), round(PARTS_WIDTH * end)
+        paths.setdefault(mark.colour, []).append(f"M{left} 0h{max(1, right - left - PARTS_GAP)}")
+    for colour, lines in paths.items():
+        _add_element(colours, "path", kind=f"c{colour}", d="".join(lines))
+    names = _add_element(image, "svg", kind="letters", y="50%")
+    for mark, begin, end in parts:
+        if end - begin >= MIN_LETTERED:
+            _add_element(names, "text", mark.letters, f"c{mark.colour}", x=_percent((begin + end) / 2))
+    return image
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
+    return f"{100 * share:.1f}%"
 
 
 def draw_histogram(counts: NDArray[np.int64], title: str, x_title: str, y_title: str) -> Markup:
@@ -115,15 +127,14 @@ def draw_density(counts: NDArray[np.int64], edges: Sequence[float], title: str, 
     _draw_x_axis(image, [((math.log(value) - low) / (high - low), f"{value:g}") for value in ticks[::step]], x_title)
     width, height = PLOT_WIDTH / counts.shape[0], PLOT_HEIGHT / counts.shape[1]
     most = math.log1p(int(counts.max(initial=1)))
+    paths: dict[int, list[str]] = {}
     for column, row in np.argwhere(counts).tolist():
-        count = int(counts[column, row])
         left, top = LEFT + column * width, TOP + PLOT_HEIGHT - (row + 1) * height
-        shade = 1 + round(8 * math.log1p(count) / most)
-        cell = _add_element(image, "rect", kind=f"q{shade}", x=left, y=top, width=width + 0.3, height=height + 0.3)
-        seconds = f"{edges[column]:.3g}–{edges[column + 1]:.3g} s"
-        _add_element(
-            cell, "title", f"{seconds}, score {row / counts.shape[1]:.2f}–{(row + 1) / counts.shape[1]:.2f}: {count:,}"
-        )
+        shade = 1 + round(8 * math.log1p(int(counts[column, row])) / most)
+        cell = f"M{left:.1f} {top:.1f}h{width + 0.2:.1f}v{height + 0.2:.1f}h{-width - 0.2:.1f}z"
+        paths.setdefault(shade, []).append(cell)
+    for shade, cells in sorted(paths.items()):
+        _add_element(image, "path", kind=f"q{shade}", d="".join(cells))
     return _to_markup(image)
 
 
@@ -174,14 +185,13 @@ def draw_strip(spans: Sequence[Span], part: Part, marks: Sequence[Mark]) -> Mark
     """Draw the spans of an utterance in a part of it."""
     by_label = {tsv_row([mark.label]): mark for mark in marks}
     cells = list(_clip_spans(spans, part))
-    labels = ", ".join(f"{label} {start:.1f}–{end:.1f} s" for start, end, label in cells[:20])
-    title = f"Emotions over time: {labels}{' …' if len(cells) > 20 else ''}"
-    image = _svg("strip", title)
+    labels = ", ".join(f"{label} {start:.1f}–{end:.1f} s" for start, end, label in cells[:NAMED_CELLS])
+    title = f"Emotions over time: {labels}{' …' if len(cells) > NAMED_CELLS else ''}"
     length = max(part.end - part.start, 1e-9)
-    for start, end, label in cells:
-        begin, share = (start - part.start) / length, (end - start) / length
-        _add_part(image, by_label[label], begin, share, f"{start:.2f}–{end:.2f} s")
-    return _to_markup(image)
+    parts = [
+        (by_label[label], (start - part.start) / length, (end - part.start) / length) for start, end, label in cells
+    ]
+    return _to_markup(_draw_parts("strip", title, parts))
 
 
 def _clip_spans(spans: Sequence[Span], part: Part) -> Iterable[tuple[float, float, str]]:

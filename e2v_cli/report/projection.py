@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from e2v_cli.report.columns import RunResults, read_done
 from e2v_cli.results.formats import EMBEDDING_FORMATS
 
-MAX_POINTS = 2000
+MAX_POINTS = 1500
 """Vectors on a map."""
 
 MAX_MATRICES = 300

@@ -11,15 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
 import soundfile
 from support.audio_files import RATE
 from support.checkpoints import make_config, make_model
-from support.journals import FAILURES, IDS, List, done, done_records, header, publish_all, write, write_run
+from support.journals import FAILURES, IDS, WHOLE, List, done, done_records, header, publish_all, write, write_run
 from support.pages import HOSTILE, ParsedPage, write_data
 from support.processes import ROOT, E2v
 
+from e2v_cli.analysis.labels import CLASSES
 from e2v_cli.journal.ids import save_ids
+from e2v_cli.options import ResultOptions
+from e2v_cli.records import Prediction, Utterance
+from e2v_cli.results.writer import ResultWriter
 
 pytestmark = pytest.mark.e2e
 
@@ -295,6 +300,42 @@ def test_voices_stay_without_clips(run: Path, e2v: E2v) -> None:
     assert (page.tags["audio"], page.html.count("data:audio")) == (0, 0)
     assert 'class="wave"' not in page.html
     assert page.tags["article"] == 6
+
+
+def test_page_without_clips_is_small_whatever_it_shows(tmp_path: Path, e2v: E2v) -> None:
+    """All lists are full: 60 cards with a label that changes every second, speakers, a map, cells of all confusions."""
+    random = np.random.default_rng(0)
+    ids = [f"speaker{number % 97:04d}-recording-{number:08d}" for number in range(4000)]
+    results = ResultOptions(tmp_path / "run", embeddings="ark", timelines=(1.0,))
+    (tmp_path / "run").mkdir()
+    writer = ResultWriter(CLASSES, results, WHOLE)
+    predictions = [
+        Prediction(
+            utterance=Utterance(number, utt_id, f"{utt_id}.wav"),
+            duration=float(random.uniform(1, 60)),
+            num_frames=50,
+            windows=1,
+            posteriors=random.dirichlet(np.full(9, 0.2)).astype(np.float32),
+            embedding=random.normal(size=32).astype(np.float32),
+            timelines=(random.dirichlet(np.full(9, 0.2), 60).astype(np.float32),),
+        )
+        for number, utt_id in enumerate(ids)
+    ]
+    listed = List(ids)
+    write(tmp_path / "run", writer.write(predictions), header(listed, embeddings="ark", labels=CLASSES, timeline=1.0))
+    save_ids(tmp_path / "run", listed)
+    (tmp_path / "run" / "utt2spk").write_text("".join(f"{utt_id} {utt_id[:11]}\n" for utt_id in ids))
+    (tmp_path / "run" / "text").write_text("".join(f"{utt_id} {'so it is said ' * 6}\n" for utt_id in ids))
+    labels = random.choice(CLASSES, len(ids))
+    (tmp_path / "labels").write_text("".join(f"{utt_id} {label}\n" for utt_id, label in zip(ids, labels, strict=True)))
+
+    made = e2v("report", tmp_path / "run", "--clips", "0", "--reference", tmp_path / "labels", "--ci", "none")
+
+    assert made.returncode == 0, made.stderr
+    page = ParsedPage(tmp_path / "run" / "report.html")
+    assert page.tags["article"] >= 58
+    assert len(page.data["map"]["points"]) == 1500
+    assert len(page.html) < 500_000
 
 
 def test_doubtful_ones_get_the_clips_first(run: Path, e2v: E2v) -> None:

@@ -90,9 +90,7 @@
   function showLabel(card) {
     const number = numberOf(card);
     const label = judged.has(number) ? judged.get(number) : null;
-    for (const key of card.querySelectorAll(".key")) {
-      key.setAttribute("aria-pressed", String(Number(key.dataset.label) === label));
-    }
+    card.querySelectorAll(".key").forEach((key, place) => key.setAttribute("aria-pressed", String(place === label)));
     const found = data.utterances[number].label;
     const names = data.labels.map((each) => each.name);
     card.querySelector(".verdict").textContent =
@@ -117,9 +115,11 @@
     for (const button of card.querySelectorAll("button.play")) {
       button.addEventListener("click", () => toggle(audioOf(button)));
     }
-    for (const key of card.querySelectorAll(".key")) {
-      key.addEventListener("click", () => judge(card, Number(key.dataset.label)));
-    }
+    card.querySelectorAll(".key").forEach((key, label) => {
+      key.title = key.querySelector(".heard").textContent;
+      key.addEventListener("click", () => judge(card, label));
+    });
+    showLabel(card);
   }
 
   listCards().forEach(adopt);
@@ -221,7 +221,6 @@
     header.append(play, who, make("output", "verdict"));
     card.append(header);
     adopt(card);
-    showLabel(card);
     return card;
   }
 
