@@ -24,6 +24,7 @@ from e2v_cli.journal.journal import Header
 from e2v_cli.options import PIPE_SECONDS, InputOptions
 from e2v_cli.records import Utterance
 from e2v_cli.system.files import is_directory
+from e2v_cli.system.text import redact
 
 NOT_LISTED = "no input of the run lists it now"
 
@@ -116,7 +117,7 @@ def find_utterances(
             for utt_id, checksum in zip(utt_ids, checksums, strict=True)
         ]
     except E2vError as error:
-        return [str(error)] * len(utt_ids)
+        return [redact(str(error))] * len(utt_ids)  # for pages that leave this machine
 
 
 def _find_utterance(corpus: Corpus, utt_id: str, checksum: int | None, is_split: bool) -> Utterance | str:
