@@ -43,6 +43,8 @@ class Material:
     speakers: NDArray[np.int32]
     """(candidates,): indices of names; -1: none is known, so that the id stands for it."""
     speaker_names: Sequence[bytes]
+    maps: Sequence[str] = ()
+    """Names of maps that rules have used, and that the directory gets for the same rules."""
 
 
 def write_data_dir(folder: Path, material: Material, chosen: NDArray[np.bool_]) -> list[str]:
@@ -60,7 +62,7 @@ def write_data_dir(folder: Path, material: Material, chosen: NDArray[np.bool_]) 
     with material.source.in_folder(), ExitStack() as stack:
         files = _DataFiles(folder, stack)
         speakers, recordings = _SpeakerLists(files, material), _RecordingLists(files, material)
-        text = _Transcripts(files, material.source.find("text"), stack)
+        maps = [_CarriedMap(files, name, material.source.find(name), stack) for name in ("text", *material.maps)]
         words = [percent_encoded(label).encode() for label in material.candidates.classes]
         first = 0
         for keys in material.ids.chunks():
@@ -71,9 +73,13 @@ def write_data_dir(folder: Path, material: Material, chosen: NDArray[np.bool_]) 
                 _write_numbers(files, chosen_keys, material.candidates, rows, words)
                 speakers.write(chosen_keys, rows)
                 recordings.write(chosen_keys, (material.candidates.durations[rows] / TICKS).tolist())
-                text.write(chosen_keys)
+                for carried in maps:
+                    carried.write(chosen_keys)
         recordings.finish()
-        notes = [*speakers.finish(), *text.finish(), *_write_genders(files, material.source.find("spk2gender"))]
+        notes = speakers.finish()
+        for carried in maps:
+            notes += carried.finish()
+        notes += _write_genders(files, material.source.find("spk2gender"))
         files.sync()
     return notes
 
@@ -290,8 +296,8 @@ def _read_file_names(paths: Iterable[Path]) -> Mapping[bytes, tuple[bytes, bytes
     return {recording: (file, channel) for recording, file, channel in rows}
 
 
-class _TextIndex:
-    """The lines of a ``text``, by their ids."""
+class _MapIndex:
+    """The lines of a map, by their ids."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         offsets, hashes = array("q"), array("q")
@@ -306,7 +312,7 @@ class _TextIndex:
         self._offsets = np.frombuffer(offsets, dtype=np.int64)
 
     def find(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the transcripts of some utterances, None where there is none."""
+        """Return what lines have behind some ids, None where there is none."""
         places = self._index.find(hash_keys(keys))
         found: list[bytes | None] = []
         for key, place in zip(keys, places.tolist(), strict=True):
@@ -318,32 +324,32 @@ class _TextIndex:
         return found
 
 
-class _Transcripts:
-    """``text``, which must have all utterances or is left out."""
+class _CarriedMap:
+    """A map of the source, like ``text``, which must have all utterances or is left out."""
 
-    def __init__(self, files: _DataFiles, paths: Iterable[Path], stack: ExitStack) -> None:
-        self._files = files
-        self._texts = [_TextIndex(path, stack) for path in paths]
+    def __init__(self, files: _DataFiles, name: str, paths: Iterable[Path], stack: ExitStack) -> None:
+        self._files, self._name = files, name
+        self._maps = [_MapIndex(path, stack) for path in paths]
         self._num_missing = 0
 
     def write(self, keys: Sequence[bytes]) -> None:
-        """Write the transcripts of chosen utterances."""
-        if not self._texts:
+        """Write the lines of chosen utterances."""
+        if not self._maps:
             return
         found = [
             next((text for text in texts if text is not None), None)
-            for texts in zip(*(text.find(keys) for text in self._texts), strict=True)
+            for texts in zip(*(each.find(keys) for each in self._maps), strict=True)
         ]
-        lines = [b"%b %b" % (key, text) for key, text in zip(keys, found, strict=True) if text is not None]
+        lines = [(b"%b %b" % (key, text)).rstrip() for key, text in zip(keys, found, strict=True) if text is not None]
         self._num_missing += len(keys) - len(lines)
-        self._files["text"].write(b"".join(line.rstrip() + b"\n" for line in lines))
+        self._files[self._name].write(b"".join([line + b"\n" for line in lines]))
 
     def finish(self) -> list[str]:
         """Remove the file if it is not whole, and return notes."""
         if not self._num_missing:
             return []
-        self._files.remove("text")
-        return [f"text is left out: the source's has no line of {self._num_missing} utterances"]
+        self._files.remove(self._name)
+        return [f"{self._name} is left out: the source's has no line of {self._num_missing} utterances"]
 
 
 def _write_genders(files: _DataFiles, paths: Iterable[Path]) -> list[str]:

@@ -22,18 +22,11 @@ DROPPED_CLASSES = ("other", "unknown")
 
 _CONDITION = re.compile(r"\s*([A-Za-z0-9][\w.+-]*)\s*(<=|>=|==|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 
-_LISTS = (
-    "text",
-    "segments",
-    "reco2file_and_channel",
-    "utt2spk",
-    "spk2utt",
-    "spk2gender",
-    "utt2emo",
-    "utt2score",
-    "utt2dur",
+LISTS = (
+    *("wav.scp", "segments", "reco2file_and_channel", "utt2spk", "spk2utt", "spk2gender"),
+    *("text", "utt2emo", "utt2score", "utt2dur"),
 )
-"""Files of a data directory whose names could be those of parts; all others have a suffix."""
+"""Files of a data directory that is written; not all have all of them."""
 
 _PART = re.compile(r"[A-Za-z0-9][\w-]*")
 
@@ -109,7 +102,7 @@ def parse_split(text: str) -> tuple[tuple[str, float], ...]:
             share = float(number)
         except ValueError:
             share = math.nan
-        if not _PART.fullmatch(name) or name in (*parts, *_LISTS) or not 0 < share <= 1:
+        if not _PART.fullmatch(name) or name in (*parts, *LISTS) or not 0 < share <= 1:
             raise UsageError(f"--split {part}: not of the form NAME=SHARE, with a name of its own and a share up to 1")
         parts[name] = share
     if abs(math.fsum(parts.values()) - 1) > 1e-9:

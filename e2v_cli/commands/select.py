@@ -27,7 +27,7 @@ from e2v_cli.analysis.funnel import (
 )
 from e2v_cli.analysis.labels import Translation, read_map
 from e2v_cli.analysis.rule_making import SELECTION_FILE, RuleMaker, read_selection
-from e2v_cli.analysis.rule_options import RuleOptions, SourceOptions
+from e2v_cli.analysis.rule_options import LISTS, RuleOptions, SourceOptions
 from e2v_cli.analysis.run_source import RunSource
 from e2v_cli.analysis.selection import Selection, apply_rules, assign_part
 from e2v_cli.corpus.lists import has_list
@@ -93,7 +93,8 @@ def select(output_dir: Path, data_dir: Path | None, rules: RuleOptions, origin: 
             **found_facts(maker.found),
             "funnel": funnel_facts(candidates, selection, unpredicted),
         }
-        material = Material(candidates, ids, maker.source, *maker.speakers)
+        maps = sorted({condition.map for condition in rules.where} - {*LISTS})
+        material = Material(candidates, ids, maker.source, *maker.speakers, maps)
         del maker  # its index of the ids takes as much as that of the list, which is read now
         notes += _write(data_dir, material, selection, rules.split, facts)
     return Outcome(text, kept, tuple(notes), tuple(selection.short))

@@ -430,6 +430,10 @@ def test_conditions_on_maps_beside_the_data(work: Path, e2v: E2v) -> None:
     done = e2v("select", "out", "-o", "sel", "--where", "utt2mos >= 3", "--threshold", "100%", cwd=work)
     assert done.returncode == 0
     assert kept(work / "sel") == {u for u in IDS[6:20] if LABEL_OF[u] != "other"}
+    assert read_table(work / "sel" / "utt2mos") == {u: str(IDS.index(u) / 2) for u in kept(work / "sel")}
+    make_run(work / "again", ["sel"], ALL)
+    done = e2v("select", "again", "-o", "sel2", "--where", "utt2mos >= 3", "--threshold", "100%", cwd=work)
+    assert kept(work / "sel2") == kept(work / "sel")
 
     done = e2v("select", "out", "--dry-run", "--where", "utt2age > 3", cwd=work)
     assert (done.returncode, done.stderr) == (
