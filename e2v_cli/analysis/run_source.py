@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +170,12 @@ class RunSource:
             CorpusError: some are missing, or have others; the message has the first lines.
         """
         known = read_sources(self._path, digest)
-        indices = np.arange(len(corpus)) if corpus.digest == digest else self._match(corpus, digest)
-        places = np.flatnonzero(indices >= 0)
-        if known is None:
-            return
-        changed = indices[places][known[places] != corpus.checksums[indices[places]]]
-        if len(changed):
-            lines = [f"{corpus.origin(index)} ({corpus[index].utt_id})" for index in changed[:SHOWN_CHANGES].tolist()]
+        if corpus.digest != digest:
+            changed = self._match(corpus, IdList(self._path, digest), known)
+        else:
+            changed = [] if known is None else np.flatnonzero(known != corpus.checksums).tolist()
+        if changed:
+            lines = [f"{corpus.origin(index)} ({corpus[index].utt_id})" for index in changed[:SHOWN_CHANGES]]
             others = f" and {len(changed) - SHOWN_CHANGES} others" if len(changed) > SHOWN_CHANGES else ""
             raise CorpusError(
                 f"{', '.join(lines)}{others}: not the audio that {self.output_dir} was computed from; restore the "
@@ -185,22 +183,35 @@ class RunSource:
                 "have only moved"
             )
 
-    def _match(self, corpus: Corpus, digest: str) -> NDArray[np.int64]:
-        """Find the utterances of the run in another list: (utterances,) indices, -1 where it has none.
+    def _match(self, corpus: Corpus, ids: IdList, known: NDArray[np.uint32] | None) -> list[int]:
+        """Find the utterances of the run in another list, and return the indices of those with other sources.
+
+        Args:
+            corpus: the list.
+            ids: those of the run.
+            known: (utterances,) checksums of its sources; None: all sources will do.
 
         Raises:
             CorpusError: the list is the run's own, and has lost some.
         """
-        ids = IdList(self._path, digest)
-        indices = np.concatenate([corpus.index.find(hash_keys(keys)) for keys in ids.ids()])
-        missing = np.flatnonzero(indices < 0)
-        if len(missing) and not self._is_named:
-            first = next(islice(chain.from_iterable(ids.ids()), int(missing[0]), None)).decode()
+        first, first_missing, num_missing = 0, b"", 0
+        changed: list[int] = []
+        for keys in ids.ids():
+            indices = corpus.index.find(hash_keys(keys))
+            missing, found = np.flatnonzero(indices < 0), np.flatnonzero(indices >= 0)
+            if len(missing):
+                first_missing = first_missing or keys[missing[0]]
+                num_missing += len(missing)
+            if known is not None:
+                differs = known[first + found] != corpus.checksums[indices[found]]
+                changed += indices[found][differs].tolist()
+            first += len(keys)
+        if num_missing and not self._is_named:
             raise CorpusError(
-                f"{', '.join(self.inputs)}: {len(missing)} of the {len(ids)} utterances of {self.output_dir} are not "
-                f'there any more, the first is "{first}"; restore the list, or {NAME_AGAIN}'
+                f"{', '.join(self.inputs)}: {num_missing} of the {len(ids)} utterances of {self.output_dir} are not "
+                f'there any more, the first is "{first_missing.decode()}"; restore the list, or {NAME_AGAIN}'
             )
-        return indices
+        return changed
 
 
 def _find_all(index: KeyIndex, chunks: Iterable[list[bytes]]) -> NDArray[np.bool_]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.corpus.ids import KeyIndex, hash_keys
-from e2v_cli.corpus.lists import BLANKS, check_id, has_list, open_list, read_table
+from e2v_cli.corpus.lists import BLANKS, CHUNK_LINES, check_id, has_list, open_list, read_table
 from e2v_cli.errors import CorpusError
 
 CHUNK_BYTES = 1 << 20
@@ -120,23 +119,21 @@ def number_values(paths: Sequence[Path], read: Pairs, index: KeyIndex) -> tuple[
     Raises:
         CorpusError: a list can't be read, a line has another form, or an utterance has two lines.
     """
-    keys, numbers = array("q"), array("q")
     values: dict[bytes, int] = {}
-    for origin, key, value in chain.from_iterable(map(read, paths)):
-        keys.append(hash(key))
-        number = values.get(value)
-        if number is None:
-            number = values.setdefault(check_id(value, origin), len(values))
-        numbers.append(number)
-    found = index.find(np.frombuffer(keys, dtype=np.int64))
-    lines = np.flatnonzero(found >= 0)
     value_of = np.full(len(index), -1, dtype=np.int64)
-    value_of[found[lines]] = np.frombuffer(numbers, dtype=np.int64)[lines]
-    if len(lines) > np.count_nonzero(value_of >= 0):
-        firsts = np.unique(found[lines], return_index=True)[1]
-        again = int(np.delete(lines, firsts)[0])
-        origin, key, _ = next(islice(chain.from_iterable(map(read, paths)), again, None))
-        raise CorpusError(f'{origin}: utt-id "{key.decode()}" again')
+    lines = chain.from_iterable(map(read, paths))
+    while chunk := list(islice(lines, CHUNK_LINES)):
+        for origin, _, value in chunk:
+            if value not in values:
+                values[check_id(value, origin)] = len(values)
+        places = index.find(hash_keys(key for _, key, _ in chunk))
+        known = np.flatnonzero(places >= 0)
+        again = value_of[places[known]] >= 0
+        again[np.delete(np.arange(len(known)), np.unique(places[known], return_index=True)[1])] = True
+        if again.any():
+            origin, key, _ = chunk[known[again.argmax()]]
+            raise CorpusError(f'{origin}: utt-id "{key.decode()}" again')
+        value_of[places[known]] = np.array([values[value] for _, _, value in chunk])[known]
     return value_of, [value.decode() for value in values]
 
 
