@@ -533,8 +533,6 @@ SEGMENTS = {
 }
 """The lines are shuffled."""
 
-FROM_0 = "; files of segments count channels from 0, RTTM from 1"
-
 BAD_SEGMENTS = {
     "more than half a second over": ("rec16 10 12.51", "audio", "beyond the end", "{rec16}: it ends at 12.51 s, {end}"),
     "half a second over": ("rec16 10 12.5", "audio", "beyond the end", "{rec16}: it ends at 12.5 s, {end}"),
@@ -552,8 +550,8 @@ BAD_SEGMENTS = {
         "{rec16}: 320 samples at 16 kHz; the model needs 400 (25 ms)",
     ),
     "nobody": ("rec17 0 1", "corpus", "no recording", '{line}: recording "rec17" is not in {folder}/wav.scp'),
-    "a third of two": ("rec48 0 1 2", "audio", "no such channel", "{rec48}: channel 3 of a file with 2 channels" + FROM_0),
-    "a second of one": ("rec16 0 1 1", "audio", "no such channel", "{rec16}: channel 2 of a file with 1 channel" + FROM_0),
+    "a third of two": ("rec48 0 1 2", "audio", "no such channel", "{rec48}: channel 3 of a file with 2 channels{hint}"),
+    "a second of one": ("rec16 0 1 1", "audio", "no such channel", "{rec16}: channel 2 of a file with 1 channel{hint}"),
     "of a file that is not there": ("gone 0 1", "audio", "missing", "nowhere.wav: no such file"),
     "also of it": ("gone 1 0", "corpus", "bad segment", "{line}: from 1 to 0 s: not 0 <= start < end <= 1e9"),
 }  # fmt: skip
@@ -644,9 +642,8 @@ def test_bad_segment_is_a_row_of_failures(rule: str, segments: SegmentsRun) -> N
     folder = segments.folder / "data"
     number = next(number for number, line in enumerate(segments.lines, 1) if line.split()[0] == key_of(rule))
     paths = {key: str(segments.folder / f"{key}.wav") for key in ("rec16", "rec48")}
-    expected = detail.format(
-        line=f"{folder}/segments:{number}", folder=folder, end="the recording ends at 12 s", **paths
-    )
+    end, hint = "the recording ends at 12 s", "; files of segments count channels from 0, RTTM from 1"
+    expected = detail.format(line=f"{folder}/segments:{number}", folder=folder, end=end, hint=hint, **paths)
     row = read_rows((segments.out / "failures.tsv").read_text())[key_of(rule)]
 
     assert row == [stage, reason, expected]
