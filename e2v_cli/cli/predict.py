@@ -28,6 +28,7 @@ from e2v_cli.options import (
 )
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
 from e2v_cli.system.signals import StopSignals
+from e2v_cli.workers.template import started_template
 
 if TYPE_CHECKING:
     from e2v_cli.records import Summary
@@ -86,16 +87,22 @@ def predict(
         log_library_notes(os.devnull)
         os.environ["TQDM_DISABLE"] = "1"  # for the bars of the hubs' packages
 
-    from e2v_cli.commands.predict import predict as compute_predictions
-
     try:
-        summary = compute_predictions(options, stop)
+        summary = _compute_with_template(options, stop)
     except BrokenPipeError:  # the reader has closed the pipe
         drop_standard_output()
         return EXIT_STOPPED if stop.received else 0  # Ctrl-C ends both
     except KeyboardInterrupt:  # before anything was computed
         return _end_stopped(options)
     return _finish(options, summary)
+
+
+def _compute_with_template(options: PredictOptions, stop: StopSignals) -> Summary:
+    """Run the command, whose modules are imported while the template imports PyTorch."""
+    with started_template(options.compute.device, stop) as template:
+        from e2v_cli.commands.predict import predict as compute_predictions
+
+        return compute_predictions(options, stop, template)
 
 
 def find_shard(output_dir: Path | None) -> Shard | None:

@@ -53,6 +53,8 @@ from e2v_cli.system.progress import Progress, choose_style
 from e2v_cli.system.signals import StopSignals
 from e2v_cli.workers.devices import check_precision, choose_devices, count_cores, describe_machine, kind_of
 from e2v_cli.workers.launcher import Launcher
+from e2v_cli.workers.starter import Starter
+from e2v_cli.workers.template import Template
 from e2v_cli.workers.worker import WorkerSetup
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class _Run:
     weights: Weights
     devices: Sequence[str]
     stop: StopSignals
+    template: Template | None
     started: float
     """By ``time.monotonic()``."""
 
@@ -93,8 +96,13 @@ class _Run:
         return int(plan.count_by_shard(status[plan.members] == LEFT, self.shard.count)[self.shard.index - 1])
 
 
-def predict(options: PredictOptions, stop: StopSignals) -> Summary:
+def predict(options: PredictOptions, stop: StopSignals, template: Template | None) -> Summary:
     """Run ``e2v predict``, until it is done or told to stop.
+
+    Args:
+        options: what is asked for.
+        stop: the signals.
+        template: from which workers are forked, if it was started already.
 
     Raises:
         E2vError: it failed; results until then are safe.
@@ -104,7 +112,7 @@ def predict(options: PredictOptions, stop: StopSignals) -> Summary:
     corpus, model = find_corpus_and_model(options)
     devices = choose_devices(options.compute)
     check_precision(options.compute, devices[0])
-    run = _Run(options, corpus, model, prepare_weights(model), devices, stop, started)
+    run = _Run(options, corpus, model, prepare_weights(model), devices, stop, template, started)
     output_dir = options.results.output_dir
     if output_dir is None:
         summary = _predict_to_stdout(run)
@@ -371,7 +379,8 @@ def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> Sequence[int]:
     )
     finished = int((own != LEFT).sum())
     with stop.noted(), closing(Progress(len(own), style, finished=finished)) as progress:
-        launcher = Launcher(setup, devices, run.corpus, chain(first, blocks), sink, progress, stop)
+        starter = Starter(setup, devices, run.template)
+        launcher = Launcher(starter, run.corpus, chain(first, blocks), sink, progress, stop)
         launcher.run()
         if stop.received:
             progress.keep()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import multiprocessing
 import os
 import signal
 import socket
@@ -12,6 +13,9 @@ import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
+
+from e2v_cli.system.signals import STOP_SIGNALS
 
 HOST = socket.gethostname()
 
@@ -43,6 +47,20 @@ def is_dead(host: str, pid: int) -> bool:
     except PermissionError:
         pass
     return False
+
+
+def follow_parent() -> None:
+    """Leave signals to the process that started this one by ``multiprocessing``, and die with it."""
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, _do_nothing)  # commands of a list would inherit an ignored signal
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
+
+
+def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
+    """Handle a signal without any effect."""
 
 
 def die_with_parent(parent: int) -> None:

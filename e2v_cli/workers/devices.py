@@ -19,11 +19,9 @@ from e2v_cli.errors import DeviceError
 from e2v_cli.inference.load import count_gpus, name_gpus
 from e2v_cli.journal.journal import Machine
 from e2v_cli.options import ComputeOptions, EngineName
+from e2v_cli.system.drivers import is_certainly_cpu
 
 logger = logging.getLogger(__name__)
-
-GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""At least one of these exists where PyTorch can see a GPU (NVIDIA's driver, WSL, ROCm)."""
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of CPU time that a container has, and of the period in which it has them."""
@@ -41,8 +39,7 @@ def choose_devices(compute: ComputeOptions) -> Sequence[str]:
     Raises:
         DeviceError: there is no such device.
     """
-    # PyTorch takes a second to be imported, and is not needed to see that there is no GPU.
-    if compute.device == "cpu" or (compute.device == "auto" and not any(map(os.path.exists, GPU_NODES))):
+    if is_certainly_cpu(compute.device):
         return ["cpu"] * (compute.jobs or count_cores())
     gpus = share_gpus(os.environ, _list_gpus(compute.device))
     if not gpus:

@@ -10,11 +10,9 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -23,14 +21,13 @@ from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.journal.journal import FAILED, LEFT, WORKER_DIED
 from e2v_cli.records import Block, DoneRecord, Failure
 from e2v_cli.results.sinks import Sink
-from e2v_cli.system.process import AdoptedProcess, adopt_orphans
+from e2v_cli.system.process import AdoptedProcess
 from e2v_cli.system.progress import Progress
 from e2v_cli.system.signals import StopSignals
 from e2v_cli.system.text import redact
 from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results, Started
-from e2v_cli.workers.template import Template, spawn
+from e2v_cli.workers.starter import Starter
 from e2v_cli.workers.triage import CRASHES_TO_BLAME, Places, Triage
-from e2v_cli.workers.worker import WorkerSetup, load_for_worker, run_worker
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +52,6 @@ class _Worker:
     """A worker process, as its launcher sees it."""
 
     number: int
-    device: str
     process: BaseProcess | AdoptedProcess
     """That of the template until the worker is forked from it."""
     connection: Connection
@@ -76,16 +72,14 @@ class Launcher:
 
     def __init__(
         self,
-        setup: WorkerSetup,
-        devices: Sequence[str],
+        starter: Starter,
         corpus: Corpus,
         blocks: Iterator[PendingBlock],
         sink: Sink,
         progress: Progress,
         stop: StopSignals,
     ) -> None:
-        self._setup = setup
-        self._devices = devices
+        self._starter = starter
         self._corpus = corpus
         self._blocks = blocks
         self._sink = sink
@@ -94,12 +88,9 @@ class Launcher:
         self.in_hand: list[int] = []
         """The utterances that workers were at when they were told to stop."""
         self._workers: list[_Worker] = []
-        self._forks = devices[0] == "cpu" and adopt_orphans()
-        """Whether workers are forked from a template; a GPU can't be used in a fork of a process that has used one."""
-        self._template: Template | None = None
         self._queue: deque[PendingBlock] = deque()
         """The next blocks to be sent."""
-        self._triage = Triage(len(devices), lambda place: corpus[place].utt_id)
+        self._triage = Triage(len(starter.devices), lambda place: corpus[place].utt_id)
         self._begun = False
 
     def run(self) -> None:
@@ -110,8 +101,7 @@ class Launcher:
                 be written.
         """
         try:
-            # The others could not be forked before the first is ready, either.
-            self._start_workers(self._devices[: 1 if self._forks else None])
+            self._start_up_to(self._starter.num_at_once)
             while not self._stop.received:
                 self._receive()
                 self._distribute()
@@ -119,36 +109,21 @@ class Launcher:
                     return
             self._stop_workers()
         finally:
-            if self._template is not None:
-                self._template.close()
+            self._starter.close()
             for worker in self._workers:
                 worker.process.kill()
+            for worker in self._workers:
                 worker.process.join()
 
     # -- start and stop ------------------------------------------------------------------------------------------------
 
-    def _start_workers(self, devices: Sequence[str]) -> None:
-        """Start a worker on each of the next devices."""
-        for number, device in enumerate(devices, len(self._workers) + 1):
-            self._start(number, device)
+    def _start_up_to(self, count: int) -> None:
+        """Start the first workers, as far as they are not started yet."""
+        for number in range(len(self._workers) + 1, count + 1):
+            self._start(number)
 
-    def _start(self, number: int, device: str) -> None:
-        template = self._find_template() if self._forks else None
-        here, there = Pipe()
-        with there:
-            if template is not None:
-                process = template.fork(number, there)
-            else:
-                process = spawn(run_worker, there, self._setup, number, partial(load_for_worker, self._setup, device))
-        self._workers.append(_Worker(number, device, process, here))
-
-    def _find_template(self) -> Template:
-        """Return the template, or start one if there is none, or the last one has ended."""
-        if self._template is not None and not self._template.process.is_alive():
-            self._template.close()
-            self._template = None
-        self._template = self._template or Template(self._setup)
-        return self._template
+    def _start(self, number: int) -> None:
+        self._workers.append(_Worker(number, *self._starter.start(number)))
 
     def _stop_workers(self) -> None:
         """Tell all workers to stop, and receive the results of their last batches for a while."""
@@ -198,11 +173,15 @@ class Launcher:
                 if not self._begun:
                     self._begun = True
                     self._sink.begin()
-                    self._start_workers(self._devices[len(self._workers) :])
+                    self._start_up_to(len(self._starter.devices))
                 worker.waiting = not self._stop.received
             case "next":
                 # At the end of the list no worker gets a block ahead that another one could begin.
-                ahead = worker.probe is None and not self._stop.received and self._fill_queue(len(self._devices) + 1)
+                ahead = (
+                    worker.probe is None
+                    and not self._stop.received
+                    and self._fill_queue(len(self._starter.devices) + 1)
+                )
                 self._answer(worker, self._queue.popleft() if ahead else None)
             case Crash():
                 worker.error = message.description
@@ -238,7 +217,7 @@ class Launcher:
             self._triage.worker_crashed([(block, self._left_of(block)) for block in worker.blocks.values()], cause)
         else:
             self._probe_crashed(worker.probe, cause)
-        self._start(worker.number, worker.device)
+        self._start(worker.number)
 
     def _probe_crashed(self, places: Places, cause: str) -> None:
         """Narrow down the candidates; the utterance that is to blame fails."""

@@ -4,6 +4,9 @@ Workers share what they don't change: PyTorch, the model and its packed weights.
 launcher is the parent of the workers as well as of the template: how each of them ends is known to the launcher, and
 the end of the template ends no worker. The standard library's fork server has neither of these properties, imports
 modules but takes no arguments, and keeps its client waiting, deaf to signals, until it has done so.
+
+This module is imported before all that takes long, so that the template starts first, and imports PyTorch while the
+launcher reads its lists.
 """
 
 from __future__ import annotations
@@ -12,44 +15,77 @@ import gc
 import multiprocessing
 import os
 import signal
-import socket
-from collections.abc import Callable
-from contextlib import suppress
-from multiprocessing import resource_tracker
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pipe, reduction, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
-from e2v_cli.errors import OutputError
-from e2v_cli.system.process import fork_sibling
-from e2v_cli.system.signals import STOP_SIGNALS
-from e2v_cli.workers.messages import Fatal, Started
-from e2v_cli.workers.worker import WorkerSetup, follow_launcher, load_for_worker, run_worker
+from e2v_cli.errors import DeviceError, OutputError
+from e2v_cli.system.drivers import is_certainly_cpu
+from e2v_cli.system.process import adopt_orphans, follow_parent, fork_sibling
+from e2v_cli.system.signals import STOP_SIGNALS, StopSignals
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine
+    from e2v_cli.workers.worker import WorkerSetup
+
+
+@dataclass(frozen=True)
+class WorkerRequest:
+    """A request for a worker."""
+
+    setup: WorkerSetup
+    """By that of the first request the engine is loaded."""
+    number: int
+    alone: bool
+    """Whether the worker is the only one, and needs no process of its own."""
 
 
 class Template:
     """The template process, as the launcher sees it."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
-        """Start it; it loads the engine while this process goes on."""
-        self._requests, requests = socket.socketpair()
-        with requests:
-            self.process = spawn(run_template, requests, setup)
+    def __init__(self) -> None:
+        """Start the process."""
+        self._requests, there = Pipe()
+        with there:
+            self.process = spawn(run_template, there)
 
-    def fork(self, number: int, connection: Connection) -> BaseProcess:
+    def fork(self, request: WorkerRequest, connection: Connection) -> BaseProcess:
         """Request a worker, which talks through ``connection``; return the process that it begins in."""
-        with suppress(OSError):  # if that has ended, no process holds the connection any more
-            socket.send_fds(self._requests, [b"%d" % number], [connection.fileno()])
+        with suppress(OSError):  # if the process has ended, none holds the connection any more
+            self._requests.send(request)
+            reduction.send_handle(self._requests, connection.fileno(), self.process.pid)
         return self.process
 
     def close(self) -> None:
-        """Kill the process."""
+        """Kill the process, without waiting for its end."""
         self._requests.close()
         self.process.kill()
-        self.process.join()
+
+
+@contextmanager
+def started_template(device: str, stop: StopSignals) -> Iterator[Template | None]:
+    """Start a template, and kill it when the block ends; None unless ``--device`` means the CPU for certain.
+
+    Raises:
+        KeyboardInterrupt: a signal arrived meanwhile.
+    """
+    template = None
+    try:
+        with stop.noted():
+            if is_certainly_cpu(device) and adopt_orphans():
+                template = Template()
+        if stop.received:
+            raise KeyboardInterrupt
+        yield template
+    finally:
+        if template is not None:
+            template.close()
+            template.process.join()
 
 
 def spawn(target: Callable[..., None], *args: object) -> BaseProcess:
@@ -65,37 +101,61 @@ def spawn(target: Callable[..., None], *args: object) -> BaseProcess:
     return process
 
 
-def run_template(requests: socket.socket, setup: WorkerSetup) -> None:
+def run_template(requests: Connection) -> None:
     """Run the template process, and in its forks the workers, each of which returns from here when it ends.
 
-    If the engine can't be loaded, the template itself becomes the first worker, and reports why.
+    The template itself becomes the worker if that is alone, or the engine can't be loaded, which the worker reports.
     """
-    follow_launcher()
-    engine: Engine | Exception
+    follow_parent()
+    from e2v_cli.inference.load import prepare_process
+
+    engine: Engine | Exception | None = None
     try:
-        engine = load_for_worker(setup, "cpu")
-    except Exception as error:
+        prepare_process("cpu")
+    except DeviceError as error:
         engine = error
-    gc.freeze()  # a collection would write to what is shared
+    for request, connection in _receive(requests):
+        from e2v_cli.workers.worker import run_worker
 
-    def load() -> Engine:
-        if isinstance(engine, Exception):
-            raise engine
-        return engine
-
-    while True:
-        request, descriptors, _, _ = socket.recv_fds(requests, 16, 1)
-        if not request:
+        engine = engine or _load(request.setup)
+        if request.alone or isinstance(engine, Exception) or _become_worker(connection):
+            requests.close()
+            run_worker(connection, request.setup, request.number, partial(_hand_over, engine))
             return
-        with Connection(descriptors[0]) as connection:
-            if isinstance(engine, Exception) or _become_worker(connection):
-                requests.close()
-                run_worker(connection, setup, int(request), load)
-                return
+
+
+def _receive(requests: Connection) -> Iterator[tuple[WorkerRequest, Connection]]:
+    """Receive requests until there are no more, and close the connection of each after its use."""
+    with suppress(EOFError, OSError):  # the launcher needs no more workers, or has ended
+        while True:
+            request = requests.recv()
+            with Connection(reduction.recv_handle(requests)) as connection:
+                yield request, connection
+
+
+def _load(setup: WorkerSetup) -> Engine | Exception:
+    """Load the engine, for forks; return the error if it can't be loaded."""
+    from e2v_cli.workers.worker import load_for_worker
+
+    try:
+        return load_for_worker(setup, "cpu")
+    except Exception as error:
+        return error
+    finally:
+        gc.freeze()  # a collection would write to what is shared
+
+
+def _hand_over(engine: Engine | Exception) -> Engine:
+    """Return the engine, or raise the error of loading it."""
+    if isinstance(engine, Exception):
+        raise engine
+    return engine
 
 
 def _become_worker(connection: Connection) -> bool:
     """Fork a worker; return True in its process, after it has reported its pid."""
+    from e2v_cli.workers.messages import Fatal, Started
+
     try:
         forked = fork_sibling()
     except OSError as error:

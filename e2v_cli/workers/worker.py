@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +11,6 @@ from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.connection import Connection
 from threading import Lock
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from e2v_cli.audio.decode import AudioOptions
@@ -25,8 +22,7 @@ from e2v_cli.options import ComputeOptions, ResultOptions, Shard
 from e2v_cli.records import Block
 from e2v_cli.results.writer import ResultWriter
 from e2v_cli.system.logs import log_library_notes, log_to_file, log_to_stderr
-from e2v_cli.system.process import die_with_parent
-from e2v_cli.system.signals import STOP_SIGNALS
+from e2v_cli.system.process import follow_parent
 from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results, Wish
 from e2v_cli.workers.pipeline import work
 
@@ -102,7 +98,7 @@ class LauncherLine:
 
 def run_worker(connection: Connection, setup: WorkerSetup, number: int, load: Callable[[], Engine]) -> None:
     """Run a worker process: receive blocks from the launcher, and send it their results, until there are no more."""
-    follow_launcher()
+    follow_parent()
     launcher = LauncherLine(connection)
     try:
         _open_logs(setup, number)
@@ -131,20 +127,6 @@ def _classify(error: Exception) -> Fatal | Crash:
     if isinstance(error, OSError):
         return Fatal(OutputError.of(error))
     return Crash(f"{type(error).__name__}: {error}")
-
-
-def follow_launcher() -> None:
-    """Leave signals to the launcher, which tells its workers to stop, and die with it."""
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, _do_nothing)  # commands of a list would inherit an ignored signal
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    launcher = multiprocessing.parent_process()
-    if launcher is not None and launcher.pid is not None:
-        die_with_parent(launcher.pid)
-
-
-def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
-    """Handle a signal without any effect."""
 
 
 def _open_logs(setup: WorkerSetup, number: int) -> None:

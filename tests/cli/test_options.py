@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from random import Random
@@ -164,11 +165,12 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
     """Parse the words of ``e2v predict``, and compute nothing."""
     parsed: list[PredictOptions] = []
 
-    def predict(options: PredictOptions, _: StopSignals) -> Summary:
+    def predict(options: PredictOptions, *_: object) -> Summary:
         parsed.append(options)
         return Summary(0, 0, 0, 0.0, 0.0, 0.0)
 
     monkeypatch.setattr("e2v_cli.commands.predict.predict", predict)
+    monkeypatch.setattr("e2v_cli.cli.predict.started_template", lambda *_: nullcontext())
 
     def parse(words: Sequence[str]) -> PredictOptions:
         cli.main(["predict", *words], prog_name="e2v", standalone_mode=False, obj=StopSignals())

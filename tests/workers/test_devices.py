@@ -14,6 +14,7 @@ import torch
 
 from e2v_cli.errors import DeviceError, UsageError
 from e2v_cli.options import ComputeOptions, Precision
+from e2v_cli.system import drivers
 from e2v_cli.workers import devices
 from e2v_cli.workers.devices import check_precision, choose_devices, count_cores
 
@@ -27,7 +28,7 @@ def _three_cores_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def set_gpus(count: int, monkeypatch: pytest.MonkeyPatch, driver: bool = True) -> None:
-    monkeypatch.setattr(devices, "GPU_NODES", ("/nothing", os.devnull) if driver else ("/nothing",))
+    monkeypatch.setattr(drivers, "GPU_NODES", ("/nothing", os.devnull) if driver else ("/nothing",))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
@@ -105,8 +106,9 @@ def test_missing_gpus_are_refused(device: str, count: int, seen: str, monkeypatc
 def test_the_cpu_is_chosen_without_pytorch(device: str) -> None:
     """Its import would delay the first message by a second."""
     script = (
-        "import sys; from e2v_cli.options import ComputeOptions; from e2v_cli.workers import devices; "
-        f"devices.GPU_NODES = (); devices.choose_devices(ComputeOptions(device={device!r})); "
+        "import sys; from e2v_cli.options import ComputeOptions; from e2v_cli.system import drivers; "
+        "from e2v_cli.workers import devices; "
+        f"drivers.GPU_NODES = (); devices.choose_devices(ComputeOptions(device={device!r})); "
         "sys.exit('torch' in sys.modules)"
     )
 
