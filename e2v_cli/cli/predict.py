@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,8 +99,9 @@ def predict(
 
 
 def _compute_with_template(options: PredictOptions, stop: StopSignals) -> Summary:
-    """Run the command, whose modules are imported while the template imports PyTorch."""
-    with started_template(options.compute.device, stop) as template:
+    """Run the command; where it will certainly compute, its modules are imported while the template imports PyTorch."""
+    to_folder = options.results.output_dir is not None  # which may hold all results
+    with nullcontext() if to_folder else started_template(options.compute.device, stop) as template:
         from e2v_cli.commands.predict import predict as compute_predictions
 
         return compute_predictions(options, stop, template)

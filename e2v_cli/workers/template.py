@@ -5,8 +5,8 @@ launcher is the parent of the workers as well as of the template: how each of th
 the end of the template ends no worker. The standard library's fork server has neither of these properties, imports
 modules but takes no arguments, and keeps its client waiting, deaf to signals, until it has done so.
 
-This module is imported before all that takes long, so that the template starts first, and imports PyTorch while the
-launcher reads its lists.
+This module imports nothing that takes long, so that the template can be started first, and imports PyTorch while the
+launcher imports its own modules and reads its lists.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
-from e2v_cli.errors import DeviceError, OutputError
+from e2v_cli.errors import OutputError
 from e2v_cli.system.drivers import is_certainly_cpu
 from e2v_cli.system.process import adopt_orphans, follow_parent, fork_sibling
 from e2v_cli.system.signals import STOP_SIGNALS, StopSignals
@@ -71,6 +71,10 @@ class Template:
 def started_template(device: str, stop: StopSignals) -> Iterator[Template | None]:
     """Start a template, and kill it when the block ends; None unless ``--device`` means the CPU for certain.
 
+    Args:
+        device: the option.
+        stop: the signals.
+
     Raises:
         KeyboardInterrupt: a signal arrived meanwhile.
     """
@@ -107,12 +111,12 @@ def run_template(requests: Connection) -> None:
     The template itself becomes the worker if that is alone, or the engine can't be loaded, which the worker reports.
     """
     follow_parent()
-    from e2v_cli.inference.load import prepare_process
-
     engine: Engine | Exception | None = None
     try:
+        from e2v_cli.inference.load import prepare_process
+
         prepare_process("cpu")
-    except DeviceError as error:
+    except Exception as error:
         engine = error
     for request, connection in _receive(requests):
         from e2v_cli.workers.worker import run_worker

@@ -98,7 +98,7 @@ def test_stopped_download_ends_at_once_and_resumes(
         hub.requests.clear()
         process: subprocess.Popen[str] | ForkedCommand = start_command(*command, **patient)
         wait_until(lambda: is_downloading(hub))
-        (download,) = find_children(process.pid)
+        *_, download = find_children(process.pid)
         return process, download
 
     predict, pull_ = ("predict", CLIP), ("models", "pull", NAME)
