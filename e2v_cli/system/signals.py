@@ -10,10 +10,18 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
+class StopInterrupt(KeyboardInterrupt):
+    """The first signal.
+
+    After a plain KeyboardInterrupt out of ``exec``, by which dataclasses are made, Python ends by SIGINT although it
+    was caught.
+    """
+
+
 class StopSignals:
     """Whether e2v was asked to stop.
 
-    The first signal raises KeyboardInterrupt, or is only recorded while workers are at work. Further signals have no
+    The first signal raises StopInterrupt, or is only recorded while workers are at work. Further signals have no
     effect.
     """
 
@@ -47,4 +55,4 @@ class StopSignals:
         first, self.received = not self.received, True
         self.warned = signum == signal.SIGUSR1
         if first and self._interrupts:
-            raise KeyboardInterrupt
+            raise StopInterrupt

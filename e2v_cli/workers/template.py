@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from e2v_cli.errors import OutputError
 from e2v_cli.system.drivers import is_certainly_cpu
 from e2v_cli.system.process import adopt_orphans, follow_parent, fork_sibling
-from e2v_cli.system.signals import STOP_SIGNALS, StopSignals
+from e2v_cli.system.signals import STOP_SIGNALS, StopInterrupt, StopSignals
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine
@@ -76,7 +76,7 @@ def started_template(device: str, stop: StopSignals) -> Iterator[Template | None
         stop: the signals.
 
     Raises:
-        KeyboardInterrupt: a signal arrived meanwhile.
+        StopInterrupt: a signal arrived meanwhile.
     """
     template = None
     try:
@@ -84,7 +84,7 @@ def started_template(device: str, stop: StopSignals) -> Iterator[Template | None
             if is_certainly_cpu(device) and adopt_orphans():
                 template = Template()
         if stop.received:
-            raise KeyboardInterrupt
+            raise StopInterrupt
         yield template
     finally:
         if template is not None:
