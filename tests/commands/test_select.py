@@ -490,7 +490,43 @@ def test_hostile_ids_labels_and_transcripts(tmp_path: Path, monkeypatch: pytest.
     assert os.listdir(tmp_path.parent / tmp_path.name) == os.listdir(tmp_path)
 
 
-def test_model_without_head_and_folder_without_run_are_refused(work: Path, e2v: E2v) -> None:
+def test_paths_that_no_list_can_have_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e2v: E2v) -> None:
+    """A line break would begin another line, and a blank at the end is none of the path in a list."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("a\nb.wav", "wav.wav ")):
+        folder = tmp_path / f"audio{number}"
+        folder.mkdir()
+        (folder / name).touch()
+        if name.endswith(" "):
+            (folder / "list.json").write_text(json.dumps({"key": "a", "source": f"{folder}/{name}"}) + "\n")
+        make_run(tmp_path / f"out{number}", [folder / "list.json" if name.endswith(" ") else folder], {})
+
+        done = e2v("select", f"out{number}", "-o", "sel", cwd=tmp_path)
+
+        path = f"{folder}/{name}"
+        message = f"e2v: {path!r}: no list can have this path; rename the file, and predict it again\n"
+        assert (done.returncode, done.stderr) == (1, message)
+        assert not (tmp_path / "sel").exists()
+
+
+def test_recordings_of_the_same_id_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e2v: E2v) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "wav.scp").write_text(f"rec /corpus/{name}.wav\n")
+        (tmp_path / name / "segments").write_text(f"{name}-1 rec 0 1\n")
+    make_run(tmp_path / "out", ["a", "b"], {})
+
+    done = e2v("select", "out", "-o", "sel", cwd=tmp_path)
+
+    assert (done.returncode, done.stderr) == (
+        1,
+        'e2v: two recordings have the id "rec": /corpus/a.wav and /corpus/b.wav; predict each list into an OUT of its '
+        "own\n",
+    )
+
+
+def test_folder_without_run_is_refused(work: Path, e2v: E2v) -> None:
     done = e2v("select", "data", "-o", "sel", cwd=work)
     assert (done.returncode, done.stderr) == (1, "e2v: data holds no run: choose the -o of e2v predict\n")
 
