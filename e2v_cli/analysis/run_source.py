@@ -20,8 +20,8 @@ from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.data_dir import number_values, read_speaker_lines
 from e2v_cli.corpus.ids import KeyIndex, hash_keys
 from e2v_cli.corpus.inputs import is_only_here, read_corpus
-from e2v_cli.errors import CorpusError, UsageError
-from e2v_cli.journal.ids import IdList, read_sources
+from e2v_cli.errors import CorpusError, OutputError, UsageError
+from e2v_cli.journal.ids import IdList, read_ids, read_sources
 from e2v_cli.options import Channel
 from e2v_cli.records import Utterance
 from e2v_cli.results.publish import open_run_folder
@@ -168,12 +168,30 @@ class RunSource:
 
         Raises:
             CorpusError: some are missing, or have others; the message has the first lines.
+            OutputError: what the run knows of them is damaged.
         """
-        known = read_sources(self._path, digest)
-        if corpus.digest != digest:
-            changed = self._match(corpus, IdList(self._path, digest), known)
-        else:
-            changed = [] if known is None else np.flatnonzero(known != corpus.checksums).tolist()
+        known, hashes, first = read_sources(self._path, digest), corpus.hashes(), 0
+        if known is not None and len(known) != self._header.input_size:
+            raise OutputError(f"{self.output_dir}: the checksums of its list are damaged; run e2v predict again")
+        num_missing, missing_id = 0, b""
+        changed: list[int] = []
+        for keys in read_ids(self._path, digest):
+            own, end = hash_keys(keys), first + len(keys)
+            is_as_then = np.array_equal(own, hashes[first:end])
+            indices = np.arange(first, end) if is_as_then else corpus.index.find(own)
+            found = np.flatnonzero(indices >= 0)
+            if len(found) < len(keys):
+                missing_id = missing_id or keys[int(indices.argmin())]
+                num_missing += len(keys) - len(found)
+            if known is not None:
+                differs = known[first + found] != corpus.checksums[indices[found]]
+                changed += indices[found][differs].tolist()
+            first = end
+        if num_missing and not self._is_named:
+            raise CorpusError(
+                f"{', '.join(self.inputs)}: {num_missing} of the {first} utterances of {self.output_dir} are not "
+                f'there any more, the first is "{missing_id.decode()}"; restore the list, or {NAME_AGAIN}'
+            )
         if changed:
             lines = [f"{corpus.origin(index)} ({corpus[index].utt_id})" for index in changed[:SHOWN_CHANGES]]
             others = f" and {len(changed) - SHOWN_CHANGES} others" if len(changed) > SHOWN_CHANGES else ""
@@ -182,36 +200,6 @@ class RunSource:
                 "list, or bring OUT up to date: e2v predict with --recompute-changed, or with --keep-changed if files "
                 "have only moved"
             )
-
-    def _match(self, corpus: Corpus, ids: IdList, known: NDArray[np.uint32] | None) -> list[int]:
-        """Find the utterances of the run in another list, and return the indices of those with other sources.
-
-        Args:
-            corpus: the list.
-            ids: those of the run.
-            known: (utterances,) checksums of its sources; None: all sources will do.
-
-        Raises:
-            CorpusError: the list is the run's own, and has lost some.
-        """
-        first, first_missing, num_missing = 0, b"", 0
-        changed: list[int] = []
-        for keys in ids.ids():
-            indices = corpus.index.find(hash_keys(keys))
-            missing, found = np.flatnonzero(indices < 0), np.flatnonzero(indices >= 0)
-            if len(missing):
-                first_missing = first_missing or keys[missing[0]]
-                num_missing += len(missing)
-            if known is not None:
-                differs = known[first + found] != corpus.checksums[indices[found]]
-                changed += indices[found][differs].tolist()
-            first += len(keys)
-        if num_missing and not self._is_named:
-            raise CorpusError(
-                f"{', '.join(self.inputs)}: {num_missing} of the {len(ids)} utterances of {self.output_dir} are not "
-                f'there any more, the first is "{first_missing.decode()}"; restore the list, or {NAME_AGAIN}'
-            )
-        return changed
 
 
 def _find_all(index: KeyIndex, chunks: Iterable[list[bytes]]) -> NDArray[np.bool_]:

@@ -152,7 +152,7 @@ class Corpus:
         self.waits = waits
         self._lists = lists
         self._ends = list(accumulate(len(each.hashes) for each in lists))
-        self.index = KeyIndex(np.concatenate([np.frombuffer(each.hashes, dtype=np.int64) for each in lists]))
+        self.index = KeyIndex(self.hashes())
         for first, again in self.index.duplicates():
             if self[again].utt_id == self[first].utt_id:
                 raise CorpusError(self._describe_duplicates(first, again))
@@ -192,6 +192,10 @@ class Corpus:
     def digest(self) -> str:
         """The SHA-256 of all ids, in order, and of the recording groups."""
         return digest_of(self.ids(), self.recording_groups)
+
+    def hashes(self) -> NDArray[np.int64]:
+        """Return the hashes of all ids: (utterances,)."""
+        return np.concatenate([np.frombuffer(each.hashes, dtype=np.int64) for each in self._lists])
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:

@@ -87,9 +87,22 @@ class IdList:
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read the ids, some thousand at a time."""
-        with self._path.open("rb") as file:
-            while lines := file.readlines(1 << 16):
-                yield [line[:-1] for line in lines]
+        return _read_lines(self._path)
+
+
+def read_ids(output_dir: Path, digest: str) -> Iterator[list[bytes]]:
+    """Read the ids of a list, some thousand at a time, without a check that they are whole.
+
+    Raises:
+        OSError: they can't be read.
+    """
+    return _read_lines(_ids_path(output_dir, digest))
+
+
+def _read_lines(path: Path) -> Iterator[list[bytes]]:
+    with path.open("rb") as file:
+        while lines := file.readlines(1 << 16):
+            yield [line[:-1] for line in lines]
 
 
 def save_ids(output_dir: Path, ids: Ids) -> None:
