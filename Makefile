@@ -51,6 +51,10 @@ bench-scale: $(VENV)/installed ## Measure e2v on a list of ten million lines (fi
 bench-windows: $(VENV)/installed ## Measure how far windows of long utterances are from the whole (five minutes)
 	$(BENCH).windows $(ARGS)
 
+.PHONY: bench-products
+bench-products: $(VENV)/installed ## Measure the libraries that multiply matrices on a core of this machine (four minutes)
+	$(BENCH).products $(ARGS)
+
 .PHONY: bench-cluster
 bench-cluster: $(VENV)/installed ## Work out how long 42,526 hours take on a cluster (a minute, 3 GB of memory)
 	$(BENCH).cluster $(ARGS)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from e2v_cli.errors import UsageError
+from e2v_cli.network.products import ProductsName
 from e2v_cli.system.text import number_word
 
 EngineName = Literal["e2v", "funasr"]
@@ -51,7 +52,7 @@ MISSING_IN_REPORTS: Missing = "skip"
 METRIC_NAMES = ("WA", "UA", "WF1", "MF1", "kappa", "MCC")
 """The metrics of a score."""
 
-NUMERICS = 6
+NUMERICS = 7
 """Raised whenever a change of the code changes a result: different ones are never mixed in one OUT."""
 
 PIPE_SECONDS = 600.0
@@ -180,6 +181,8 @@ class ComputeOptions:
     """Audio in one forward pass; None: chosen for the device."""
     window: float = 60.0
     """Seconds: longer utterances are encoded in windows of at most this length."""
+    products: ProductsName | None = None
+    """The library that multiplies on a CPU, in fp32; None: the fastest of this CPU."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+(,[0-9]+)*)?", self.device):

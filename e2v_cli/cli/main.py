@@ -181,7 +181,7 @@ cli.add_command(select)
 @cli.command(cls=GroupedCommand, no_args_is_help=True)
 @opts.input_options(channel=False)
 @opts.model_options(opts.MODEL, *opts.HUB)
-@opts.compute_options(opts.DEVICE, opts.PRECISION)
+@opts.compute_options(opts.DEVICE, opts.PRECISION, opts.PRODUCTS)
 def check(
     input: InputOptions,  # noqa: A002 — the name of its group
     model: ModelRequest,

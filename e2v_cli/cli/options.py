@@ -31,6 +31,7 @@ from e2v_cli.cli.values import (
     sort_names,
     sort_numbers,
 )
+from e2v_cli.network.products import ProductsName
 from e2v_cli.options import (
     PIPE_SECONDS,
     ComputeOptions,
@@ -244,6 +245,15 @@ WINDOW = _option(
 )
 
 
+PRODUCTS = _option(
+    "Compute",
+    "--products",
+    type=click.Choice(get_args(ProductsName)),
+    show_default="the fastest on this CPU",
+    help="Library that multiplies matrices, on a CPU in fp32; last bits depend on it.",
+)
+
+
 def compute_options(*options: Decorator[Any]) -> Decorator[Any]:
     """Those of the options of ``ComputeOptions`` that a command has."""
     return option_group("compute", ComputeOptions, options)
@@ -419,7 +429,7 @@ def predict_options(output_dir: Decorator[Any] = OUTPUT_DIR) -> Decorator[Any]:
     groups = (
         input_options(),
         model_options(MODEL, *HUB, LABELS, *CLASSES),
-        compute_options(ENGINE, DEVICE, JOBS, PRECISION, BATCH_SECONDS, WINDOW),
+        compute_options(ENGINE, DEVICE, JOBS, PRECISION, BATCH_SECONDS, WINDOW, PRODUCTS),
         result_options(output_dir, *RESULTS),
         row_options(*ROWS),
         run_options(SHARD, OVERWRITE, *RESUME_AND_MESSAGES),

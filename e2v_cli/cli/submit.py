@@ -112,7 +112,7 @@ _JOBS = option_group(
 @click.command(cls=GroupedCommand, no_args_is_help=True, context_settings={"auto_envvar_prefix": "E2V_SUBMIT"})
 @opts.input_options()
 @opts.model_options(opts.MODEL, *opts.HUB, opts.LABELS, *opts.CLASSES)
-@opts.compute_options(opts.ENGINE, opts.DEVICE, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW)
+@opts.compute_options(opts.ENGINE, opts.DEVICE, opts.PRECISION, opts.BATCH_SECONDS, opts.WINDOW, opts.PRODUCTS)
 @opts.result_options(opts.OUTPUT_DIR, *opts.RESULTS)
 @opts.run_options(*opts.RESUME_AND_MESSAGES)
 @_JOBS

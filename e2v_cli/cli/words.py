@@ -41,7 +41,14 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
         model, compute, results = of.model, of.compute, of.results
         return [
             *(results.output_dir, model.name, model.hub, model.revision, model.offline, model.labels),
-            *(compute.engine, compute.device, compute.precision, compute.batch_seconds, compute.window),
+            *(
+                compute.engine,
+                compute.device,
+                compute.precision,
+                compute.batch_seconds,
+                compute.window,
+                compute.products,
+            ),
             *(results.granularity, results.embeddings, results.dtype, results.compress, results.join),
             *(
                 of.input.hidden,
@@ -58,7 +65,7 @@ def _list_values(options: PredictOptions, unset: PredictOptions) -> list[tuple[s
 
     names = [
         *("-o", "-m", "--hub", "--revision", "--offline", "--labels"),
-        *("--engine", "--device", "--precision", "--batch-seconds", "--window"),
+        *("--engine", "--device", "--precision", "--batch-seconds", "--window", "--products"),
         *("--granularity", "--embeddings", "--embedding-dtype", "--compress", "--join"),
         *(
             "--hidden",

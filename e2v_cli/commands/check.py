@@ -222,7 +222,8 @@ def check(options: CheckOptions) -> Verdict:
     if not comparison.batched.worst:
         raise CorpusError(f"none of the {len(corpus)} utterances could be compared")
     subject = f"{model.name} on {device}, {options.compute.precision}"
-    traits = f"weights: SHA-256 {weights.sha256}\n{_describe_software(describe_machine([device], 'funasr'))}"
+    machine = describe_machine([device], options.compute, with_funasr=True)
+    traits = f"weights: SHA-256 {weights.sha256}\n{_describe_software(machine)}"
     text = _describe_comparison(comparison, subject, traits, has_head=bool(model.labels))
     if weights.was_damaged:
         text += f"DAMAGED: {weights.copy} was changed since e2v wrote it, and is replaced\n"
@@ -257,7 +258,7 @@ def _read_waveforms(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | 
 def _describe_software(machine: Machine) -> str:
     """Format the versions that decide the numbers, and the hardware."""
     versions = ", ".join(f"{name} {machine.versions[name]}" for name in ("e2v", "python", "torch", "funasr"))
-    return f"{versions}\n{', '.join([*machine.gpus, machine.cpu])}\n"
+    return f"{versions}\n{', '.join([*machine.gpus, machine.cpu])}, products of {machine.products}\n"
 
 
 def _describe_comparison(comparison: _Comparison, subject: str, traits: str, has_head: bool) -> str:

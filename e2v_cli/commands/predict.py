@@ -311,7 +311,7 @@ def _make_header(run: _Run, fingerprint: Fingerprint) -> Header:
         join=results.join,
         mix_devices=run.options.run.mix_devices,
         invocation=run.options.invocation,
-        machine=describe_machine(run.devices, run.options.compute.engine),
+        machine=describe_machine(run.devices, run.options.compute, with_funasr=run.options.compute.engine == "funasr"),
         host=HOST,
         pid=os.getpid(),
         started=now("microseconds"),

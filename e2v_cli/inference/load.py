@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from e2v_cli.errors import DeviceError
+from e2v_cli.inference.products import choose_products
 from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import Weights, check_unchanged, load_network
 from e2v_cli.options import ComputeOptions, ResultOptions
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from e2v_cli.inference.engine import E2vEngine, Engine
     from e2v_cli.inference.upstream import FunasrEngine
     from e2v_cli.network.emotion2vec import Emotion2vec
+
+ONEDNN_PRIMITIVES = "256"
+"""Products whose code oneDNN keeps, for numbers of rows that come again: more than those of a batch, 40 MB. By default
+it keeps 1024."""
 
 
 def prepare_process(device: str) -> None:
@@ -29,7 +34,7 @@ def prepare_process(device: str) -> None:
         DeviceError: PyTorch can't be imported.
     """
     if device == "cpu":
-        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", ONEDNN_PRIMITIVE_CACHE_CAPACITY=ONEDNN_PRIMITIVES)
     gc.disable()  # what PyTorch's modules hold is never garbage, and takes a tenth of a second to look through
     try:
         import torch
@@ -100,7 +105,7 @@ def place_network(model: Model, weights: Weights, device: str, compute: ComputeO
 
     Raises:
         ModelError: its weights have changed.
-        DeviceError: the device can't compute in this precision.
+        DeviceError: the device can't compute in this precision, or PyTorch has no such products.
     """
     import torch
 
@@ -116,6 +121,6 @@ def place_network(model: Model, weights: Weights, device: str, compute: ComputeO
     if precision in LOWER:
         network.lower(LOWER[precision])
     elif place.type == "cpu":
-        network.pack()
+        network.pack(choose_products(compute, device))
     with on_device(place):
         return network.to(place)

@@ -64,6 +64,8 @@ class Machine:
     """The model of the CPU."""
     versions: Mapping[str, str]
     """Of e2v, Python and the libraries that change numbers."""
+    products: str = "unknown"
+    """The library that multiplies the encoder's matrices: mkl, onednn or torch; unknown to older journals."""
 
 
 @dataclass(frozen=True)

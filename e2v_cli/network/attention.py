@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from e2v_cli.network.config import NetworkConfig
 from e2v_cli.network.layout import Layout, to_device
+from e2v_cli.network.packed import multiply_with_onednn
+from e2v_cli.network.products import ProductsName
 
 CPU_TILE_SCORES = 1 << 18
 """Attention scores of one tile on CPU (1 MB)."""
 
 GPU_SCORES = 1 << 28
 """Attention scores of a group on a GPU, at most; their bias has as many elements (1 GB of float32)."""
+
+ONEDNN_TOKENS = 256
+"""Tokens (5 s) from which on oneDNN pays: its products are one head's each, and made ready for every new length."""
 
 ALIBI_CACHED_TOKENS = 4096
 """Tokens (80 s) up to which distances are kept (64 MB). Of longer utterances they are computed a few rows at a time, so
@@ -26,10 +31,18 @@ that memory grows with the length of an utterance and not with its square."""
 class TiledAttention:
     """Attention on a CPU, some heads, or some queries of one head, at a time: the scores stay in the cache."""
 
-    def __init__(self, layout: Layout, num_heads: int, alibi: Alibi | None, tile_scores: int = CPU_TILE_SCORES) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        num_heads: int,
+        alibi: Alibi | None,
+        products: ProductsName = "torch",
+        tile_scores: int = CPU_TILE_SCORES,
+    ) -> None:
         self.counts = [utterance.num_tokens for utterance in layout.utterances]
         self.num_heads = num_heads
         self.alibi = alibi
+        self.products = products
         self.tile_scores = tile_scores
 
     def __call__(self, qkv: Tensor, layer: int) -> Tensor:
@@ -44,19 +57,33 @@ class TiledAttention:
         tokens = len(rows)
         # Copied, since products are faster where rows of a head are neighbours: each (heads, tokens, head_dim).
         q, k, v = rows.view(tokens, 3, self.num_heads, -1).permute(1, 2, 0, 3).contiguous()
-        attended, scale = torch.empty_like(q), q.shape[2] ** -0.5
+        q *= q.shape[2] ** -0.5
+        attended = out.view(tokens, self.num_heads, -1).transpose(0, 1)
+        by_head = self.products == "onednn" and tokens >= ONEDNN_TOKENS
+        multiply = _multiply_heads
+        if by_head:
+            multiply, v = _multiply_head, v.mT.contiguous().mT  # which oneDNN needn't copy
         num_queries = min(tokens, max(1, self.tile_scores // tokens))
-        num_heads = max(1, self.tile_scores // (num_queries * tokens))
+        num_heads = 1 if by_head else max(1, self.tile_scores // (num_queries * tokens))
         for head in range(0, self.num_heads, num_heads):
             heads = slice(head, head + num_heads)
             for query in range(0, tokens, num_queries):
                 queries = slice(query, min(query + num_queries, tokens))
-                scores = torch.baddbmm(q.new_empty(()), q[heads, queries], k[heads].mT, beta=0, alpha=scale)
+                scores = multiply(q[heads, queries], k[heads])
                 if self.alibi is not None and slopes is not None:
                     scores.addcmul_(self.alibi.distances(queries, tokens), slopes[heads], value=-1)
                 torch.softmax(scores, -1, out=scores)
-                torch.bmm(scores, v[heads], out=attended[heads, queries])
-        out.view(tokens, self.num_heads, -1).copy_(attended.transpose(0, 1))
+                attended[heads, queries] = multiply(scores, v[heads].mT)
+
+
+def _multiply_heads(x: Tensor, others: Tensor) -> Tensor:
+    """Multiply a matrix of each head by that of another: (heads, n, k), (heads, m, k) → (heads, n, m)."""
+    return torch.bmm(x, others.mT)
+
+
+def _multiply_head(x: Tensor, others: Tensor) -> Tensor:
+    """Do the same for a single head, with oneDNN."""
+    return multiply_with_onednn(others[0].contiguous(), x[0])[None]
 
 
 class PaddedAttention:

@@ -16,8 +16,8 @@ utterance at a time. This one encodes many, and computes no padding:
 5.  Attention is per utterance, in tiles that stay in the cache; on a GPU, utterances of about the same length go
     together, and the padding of the shorter ones is masked.
 
-On a CPU one thread does this best in pieces whose intermediate results stay in its L2 cache, and with weights that are
-packed for it once.
+On a CPU one thread does this best in pieces whose intermediate results stay in its caches, and with weights that are
+packed once for the library that is fastest there (``packed.py``).
 
 The module knows tensors only: no files, no names of models, no labels.
 """
@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from e2v_cli.network.attention import Alibi, PaddedAttention, TiledAttention
 from e2v_cli.network.config import ConvLayer, NetworkConfig
 from e2v_cli.network.layout import Layout, to_device
-from e2v_cli.network.packed import PackedWeight, pack_weights
+from e2v_cli.network.packed import Product, pack_weights
+from e2v_cli.network.products import ProductsName
 
 GPU_CHUNK_FRAMES = 2500
 """Output frames (20 ms each) of one chunk of the local encoder on a GPU: 50 s of audio, 330 MB of float32 after the
@@ -49,14 +50,14 @@ _NORM_EPS = 1e-5
 
 @dataclass(frozen=True)
 class CpuTiles:
-    """How much a CPU thread computes at a time, so that intermediate results stay in its L2 cache (1 MB)."""
+    """How much a CPU thread computes at a time, so that intermediate results stay in its caches."""
 
     chunk_frames: int = 128
     """Output frames of one chunk of the local encoder."""
     rows: int = 512
     """Rows of a convolution's output that go through its norm and GELU."""
-    tokens: int = 256
-    """Tokens that go through a block's MLP: the number of rows for which MKL is fastest."""
+    tokens: int = 512
+    """Tokens that go through a block's MLP, about: a number of rows for which products are fast."""
 
 
 CPU_TILES = CpuTiles()
@@ -69,6 +70,8 @@ class Emotion2vec(nn.Module):
         """Make the network of a config; ``num_classes`` is 0 for a model without a head."""
         super().__init__()
         self.config, self.tiles = config, tiles
+        self.products: ProductsName = "torch"
+        """Whose products the encoder's weights are packed for."""
         in_channels = [1] + [layer.channels for layer in config.conv_layers[:-1]]
         self.local_encoder = nn.ModuleList(
             _ConvBlock(channels_in, layer, _make_conv_norm(config, index), tiles.rows)
@@ -101,14 +104,13 @@ class Emotion2vec(nn.Module):
             self.extra_tokens.data = self.extra_tokens.to(dtype)
         return self
 
-    def pack(self) -> Emotion2vec:
-        """Pack the weights of an encoder in float32 on a CPU; without MKL they stay as they are."""
+    def pack(self, products: ProductsName) -> Emotion2vec:
+        """Pack the weights of an encoder in float32 on a CPU, for the products of a library."""
+        self.products = products
         modules = [module for module in self.modules() if isinstance(module, (_ConvBlock, _Linear))]
-        packed = pack_weights([factor for module in modules for factor in module.factors()])
-        if packed is not None:
-            rest = iter(packed)
-            for module in modules:
-                module.packed = list(islice(rest, len(module.factors())))
+        rest = iter(pack_weights([factor for module in modules for factor in module.factors()], products))
+        for module in modules:
+            module.packed = list(islice(rest, len(module.factors())))
         return self
 
     def forward(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -150,7 +152,7 @@ class Emotion2vec(nn.Module):
         if not self.config.layer_norm_first:
             x = self.norm(x)
         attend = (
-            TiledAttention(layout, self.config.num_heads, self.alibi)
+            TiledAttention(layout, self.config.num_heads, self.alibi, self.products)
             if _is_float32_on_cpu(x)
             else PaddedAttention(layout, self.config.num_heads, self.alibi, x.device)
         )
@@ -218,29 +220,16 @@ class Emotion2vec(nn.Module):
 class _Linear(nn.Linear):
     """A linear layer whose weight may be packed: (rows, channels_in) → (rows, channels_out)."""
 
-    packed: Sequence[PackedWeight] = ()
+    packed: Sequence[Product] = ()
 
     def factors(self) -> list[Tensor]:
         """Return the matrices that ``packed`` holds, each (channels_out, channels_in)."""
         return [self.weight]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.write(x, x.new_empty(len(x), self.out_features)) if self.packed else super().forward(x)
-
-    def write(self, x: Tensor, out: Tensor) -> Tensor:
-        """Apply the layer, and write the result to ``out``."""
-        if not self.packed:
-            return torch.addmm(self.bias, x, self.weight.T, out=out)
-        self.packed[0].multiply(x, out.copy_(self.bias), add=True)
-        return out
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Apply the layer, and add the result to ``residual``, which has its shape."""
-        if not self.packed:
-            return residual + super().forward(x)
-        out = residual + self.bias
-        self.packed[0].multiply(x, out, add=True)
-        return out
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """Apply the layer, and GELU to its result."""
+        (product,) = self.packed or pack_weights(self.factors(), "torch")
+        return product(x, self.bias, gelu=gelu)
 
 
 class _ConvBlock(nn.Module):
@@ -249,7 +238,7 @@ class _ConvBlock(nn.Module):
     (time, channels_in) → (floor((time - kernel) / stride) + 1, channels).
     """
 
-    packed: Sequence[PackedWeight] = ()
+    packed: Sequence[Product] = ()
 
     def __init__(self, channels_in: int, layer: ConvLayer, norm: nn.Module, tile_rows: int) -> None:
         super().__init__()
@@ -262,20 +251,19 @@ class _ConvBlock(nn.Module):
         """Return the matrices of its products, which ``packed`` holds, each (channels, taps · channels_in)."""
         if self._in_pairs:
             first, second, third = self.weight.unbind(1)
-            return [first, second, third, first + third]
-        taps = self.kernel if self._channels_in == 1 else self.stride
-        return [self.weight[:, tap : tap + taps].flatten(1) for tap in range(0, self.kernel, taps)]
+            return [first + third, torch.cat([first, second], 1), torch.cat([third, second], 1)]
+        return [self.weight[:, taps].flatten(1) for taps in self._taps]
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         time = (len(x) - self.kernel) // self.stride + 1
-        factors = self.packed or self.factors()
+        products = self.packed or pack_weights(self.factors(), "torch")
         y = x.new_empty(time, len(self.weight))
         # Statistics over time need all steps at once.
         tile = self.tile_rows if x.device.type == "cpu" and not isinstance(self.norm, _ChannelNorm) else time
         for first, out in zip(range(0, time, tile), torch.split(y, tile), strict=True):
-            self._convolve(x[first * self.stride :], out, factors)
-            torch.ops.aten.gelu.out(self.norm(out), out=out)
+            steps = self._convolve(x[first * self.stride :], len(out), products)
+            torch.ops.aten.gelu.out(self.norm(steps), out=out)
         return y
 
     @property
@@ -286,21 +274,31 @@ class _ConvBlock(nn.Module):
     def _in_pairs(self) -> bool:
         return (self.kernel, self.stride) == (3, 2) and self._channels_in > 1 and _is_float32_on_cpu(self.weight)
 
-    def _convolve(self, x: Tensor, out: Tensor, factors: Sequence[Tensor | PackedWeight]) -> None:
-        """Compute as many steps of the convolution as ``out`` has rows."""
-        if self._in_pairs:
-            even = len(out) // 2 * 2
-            self._convolve_pairs(x, out[:even], factors)
-            x, out = x[even * self.stride :], out[even:]  # one step may be left
+    @property
+    def _taps(self) -> list[slice]:
+        """The taps of each product of a convolution that is not computed in pairs."""
         # Rows t · stride … t · stride + taps - 1 of a contiguous signal are one row of a matrix without a copy, as
         # long as taps ≤ stride (BLAS wants rows that don't overlap). So a kernel of 3 with stride 2 is two products.
-        taps = factors[0].shape[1] // self._channels_in
-        for tap, factor in zip(range(0, self.kernel, taps), factors, strict=False):
-            rows = self._rows(x, tap, factor.shape[1], len(out))
-            _multiply(rows.contiguous() if taps > self.stride else rows, factor, out, add=tap > 0)
+        count = self.kernel if self._channels_in == 1 else self.stride
+        return [slice(tap, min(tap + count, self.kernel)) for tap in range(0, self.kernel, count)]
 
-    def _convolve_pairs(self, x: Tensor, out: Tensor, factors: Sequence[Tensor | PackedWeight]) -> None:
-        """Compute an even number of steps of a convolution of kernel 3 and stride 2, two of them by five products.
+    def _convolve(self, x: Tensor, steps: int, products: Sequence[Product]) -> Tensor:
+        """Compute the first steps of the convolution: (steps, channels)."""
+        if self._in_pairs:
+            return self._convolve_pairs(x, steps, products)
+        step = self.stride * self._channels_in
+        parts = []
+        for taps, product in zip(self._taps, products, strict=True):
+            first, end = taps.start * self._channels_in, taps.stop * self._channels_in
+            rows = x.as_strided((steps, end - first), (step, 1), x.storage_offset() + first)
+            parts.append(product(rows.contiguous() if end - first > step else rows))
+        out, *others = parts
+        for part in others:
+            out += part
+        return out
+
+    def _convolve_pairs(self, x: Tensor, steps: int, products: Sequence[Product]) -> Tensor:
+        """Compute the first steps of a convolution of kernel 3 and stride 2, two of them by five products.
 
         With the taps a, b, c the first two steps are
 
@@ -309,32 +307,21 @@ class _ConvBlock(nn.Module):
 
         which is F(2, 2) of Winograd (1980) over the even rows.
         """
-        first, second, third, sum_of_outer = factors
-        pairs = len(out) // 2
-        steps = out.view(pairs, 2, out.shape[1])
-        even = self._rows(x, 0, self._channels_in, len(out) + 1)
-        middle = even[1::2]
-        first_steps, second_steps = steps.unbind(1)
-        _multiply(middle, sum_of_outer, first_steps, add=False)
-        second_steps.copy_(first_steps)
-        _multiply(even[0:-1:2] - middle, first, first_steps, add=True)
-        _multiply(even[2::2] - middle, third, second_steps, add=True)
-        _multiply(self._rows(x, 1, self._channels_in, len(out)), second, out, add=True)
-
-    def _rows(self, x: Tensor, first: int, size: int, steps: int) -> Tensor:
-        """Return the input of the taps from ``first`` on at every step: (steps, taps · channels_in)."""
-        channels_in = self._channels_in
-        return x.as_strided((steps, size), (self.stride * channels_in, 1), x.storage_offset() + first * channels_in)
-
-
-def _multiply(x: Tensor, factor: Tensor | PackedWeight, out: Tensor, *, add: bool) -> None:
-    """Multiply ``x @ factor.T`` into ``out``, or add it there."""
-    if isinstance(factor, PackedWeight):
-        factor.multiply(x, out, add=add)
-    elif add:
-        out.addmm_(x, factor.T)
-    else:
-        torch.mm(x, factor.T, out=out)
+        pairs, channels = (steps + 1) // 2, self._channels_in
+        if steps % 2:  # the last step has a partner that is dropped
+            x = torch.cat([x[: 2 * steps + 1], x.new_zeros(2, channels)])
+        even, odd = x[: 4 * pairs + 1 : 2], x[1 : 4 * pairs : 2]
+        middle = even[1::2].contiguous()
+        rows = x.new_empty(2, pairs, 2 * channels)
+        torch.sub(even[0:-1:2], middle, out=rows[0, :, :channels])
+        torch.sub(even[2::2], middle, out=rows[1, :, :channels])
+        rows[:, :, channels:] = odd.view(pairs, 2, channels).transpose(0, 1)
+        both, first, second = products
+        shared = both(middle)
+        out = x.new_empty(pairs, 2, len(self.weight))
+        torch.add(first(rows[0]), shared, out=out[:, 0])
+        torch.add(second(rows[1]), shared, out=out[:, 1])
+        return out.flatten(0, 1)[:steps]
 
 
 def _is_float32_on_cpu(x: Tensor) -> bool:
@@ -388,30 +375,21 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the block; ``attend`` is the attention of all utterances: (tokens, 3 · dim) → (tokens, dim)."""
-        tile = self.tile_tokens if x.device.type == "cpu" else len(x)
-        parts = torch.split(x, tile)
-        qkv = x.new_empty(len(x), self.attention.qkv.out_features)
-        for part, out in zip(parts, torch.split(qkv, tile), strict=True):
-            self.attention.qkv.write(self.norm1(part) if self.layer_norm_first else part, out)
-        attended = torch.split(attend(qkv), tile)
-        return torch.cat([self._finish(*both) for both in zip(parts, attended, strict=True)])
+        attended = attend(self.attention.qkv(self.norm1(x) if self.layer_norm_first else x))
+        tiles = max(1, round(len(x) / self.tile_tokens)) if x.device.type == "cpu" else 1
+        parts = zip(torch.chunk(x, tiles), torch.chunk(attended, tiles), strict=True)
+        return torch.cat([self._finish(*both) for both in parts])
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Compute the rest of the block, after attention, for some of the tokens."""
-        x = self.attention.proj.add(attended, x)
+        x = self.attention.proj(attended).add_(x)
         if self.layer_norm_first:
-            x = self.fc2(self._hidden(self.norm2(x)))
+            x = self.fc2(self.fc1(self.norm2(x), gelu=True))
             # Upstream adds the output of the MLP to itself, not to its input, and models were trained so.
             return x + x
         x = self.norm1(x)
-        normed: Tensor = self.norm2(self.fc2.add(self._hidden(x), x))
+        normed: Tensor = self.norm2(self.fc2(self.fc1(x, gelu=True)).add_(x))
         return normed
-
-    def _hidden(self, x: Tensor) -> Tensor:
-        """Run the first half of the MLP: (rows, dim) → (rows, mlp_dim)."""
-        hidden: Tensor = self.fc1(x)
-        torch.ops.aten.gelu.out(hidden, out=hidden)
-        return hidden
 
 
 class _Attention(nn.Module):

@@ -1,12 +1,15 @@
-"""Matrix products with weights that are packed once, by the MKL that is part of PyTorch.
+"""Products of rows with weights, by the library that is fastest on a CPU, in whose order each weight is kept.
 
-At every product MKL brings both matrices into the order in which its kernels read them. A weight can be kept in that
-order (``cblas_sgemm_pack`` and ``cblas_sgemm_compute`` in Intel's reference of oneMKL), which takes 5 to 25 % off the
-time of a product with a few hundred rows. PyTorch has such products, too (``torch.ops.mkl._mkl_linear``), but they
-neither add to a matrix nor take one with gaps between its rows. Only the builds of PyTorch for x86-64 have an MKL;
-elsewhere weights are multiplied as they are.
+- ``mkl``: the MKL that is part of PyTorch's builds for x86-64. At every product it brings both matrices into the order
+  in which its kernels read them; a weight can be kept in that order (``cblas_sgemm_pack`` and ``cblas_sgemm_compute``
+  in Intel's reference of oneMKL), which takes 5 to 25 % off the time of a product with a few hundred rows. On CPUs of
+  AMD it is no faster than AVX2 allows. PyTorch has such products, too (``torch.ops.mkl._mkl_linear``), but only for one
+  number of rows.
+- ``onednn``: the oneDNN that is part of PyTorch (``torch.ops.mkldnn``), which uses the instructions that a CPU has,
+  whoever made it, and computes the bias and GELU while a part of the product is in the cache.
+- ``torch``: ``torch.nn.functional.linear``, on any device, in any type, of weights as they are.
 
-A packed weight is valid at the address where MKL packed it: a copy, or another process's view of it, is not.
+A packed weight is valid in the process that packed it and in those forked from that: MKL's at the same address only.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from e2v_cli.network.products import ProductsName
 
 _ROW_MAJOR, _NO_TRANS, _TRANS, _PACKED, _B_MATRIX = 101, 111, 112, 151, 162
 """MKL's constants for layouts and matrices."""
@@ -31,19 +37,46 @@ _TYPICAL_ROWS = 256
 _PAGE = 4096
 
 
-class PackedWeight:
+class Product(Protocol):
+    """The product with a weight, (channels_out, channels_in)."""
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+        """Compute ``x @ weight.T + bias``, and GELU of that: (rows, channels_in) → (rows, channels_out)."""
+
+
+def pack_weights(weights: Sequence[Tensor], products: ProductsName) -> Sequence[Product]:
+    """Pack weights, each (channels_out, channels_in), float32 on CPU, for a library."""
+    if products == "mkl":
+        return [partial(multiply_with_mkl, weight) for weight in _pack_for_mkl(weights)]
+    if products == "onednn":
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        return [partial(multiply_with_onednn, reorder(weight.contiguous(), _TYPICAL_ROWS)) for weight in weights]
+    return [partial(multiply_with_torch, weight) for weight in weights]
+
+
+def multiply_with_torch(weight: Tensor, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """Compute the product with a weight as it is, and GELU of it."""
+    out = F.linear(x, weight, bias)
+    return _apply_gelu(out) if gelu else out
+
+
+def multiply_with_onednn(weight: Tensor, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """Compute the product with a weight in oneDNN's order, or as it is if without gaps, and GELU of it."""
+    # A residual could be added, too, but then oneDNN would compile its kernel anew at every call.
+    last = "gelu" if gelu else "none"
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, last, [], "none")  # the form of GELU with erf
+    return out
+
+
+class MklWeight:
     """A weight, (channels_out, channels_in), in MKL's order."""
 
-    def __init__(self, shape: tuple[int, int], memory: mmap.mmap, start: int) -> None:
-        """Use ``memory`` from ``start`` on, which holds the packed weight, or will."""
-        self.shape = shape
+    def __init__(self, weight: Tensor, memory: mmap.mmap, start: int) -> None:
+        """Pack a weight, float32, whose rows are each without gaps, into ``memory`` from ``start`` on."""
+        columns, depth = self.shape = (weight.shape[0], weight.shape[1])
+        _check_matrix(weight, self.shape)
         self._memory = memory  # kept as long as this object
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory, start))
-
-    def fill(self, weight: Tensor) -> None:
-        """Pack a weight of this shape, float32, whose rows are each without gaps."""
-        columns, depth = self.shape
-        _check_matrix(weight, (columns, depth))
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory, start))
         _mkl().cblas_sgemm_pack(
             _ROW_MAJOR,
             _B_MATRIX,
@@ -54,50 +87,46 @@ class PackedWeight:
             1.0,
             weight.data_ptr(),
             weight.stride(0),
-            self._address,
-        )
-
-    def multiply(self, x: Tensor, out: Tensor, *, add: bool) -> None:
-        """Multiply ``x @ weight.T`` into ``out``, or add it there.
-
-        Args:
-            x: (rows, channels_in), float32, each row without gaps.
-            out: (rows, channels_out), likewise.
-            add: whether to add to the values in ``out``.
-        """
-        columns, depth = self.shape
-        _check_matrix(x, (len(x), depth))
-        _check_matrix(out, (len(x), columns))
-        _mkl().cblas_sgemm_compute(
-            _ROW_MAJOR,
-            _NO_TRANS,
-            _PACKED,
-            len(x),
-            columns,
-            depth,
-            x.data_ptr(),
-            max(x.stride(0), depth),  # PyTorch may report any stride for a single row
-            self._address,
-            columns,
-            1.0 if add else 0.0,
-            out.data_ptr(),
-            max(out.stride(0), columns),
+            self.address,
         )
 
 
-def pack_weights(weights: Sequence[Tensor]) -> list[PackedWeight] | None:
-    """Pack weights, each (channels_out, channels_in), float32 on CPU; None without MKL."""
-    mkl = _mkl()
-    if mkl is None:
-        return None
-    shapes = [(weight.shape[0], weight.shape[1]) for weight in weights]
-    sizes = [mkl.cblas_sgemm_pack_get_size(_B_MATRIX, _TYPICAL_ROWS, *shape) for shape in shapes]
+def _pack_for_mkl(weights: Sequence[Tensor]) -> list[MklWeight]:
+    sizes = [_mkl().cblas_sgemm_pack_get_size(_B_MATRIX, _TYPICAL_ROWS, *weight.shape) for weight in weights]
     *starts, end = accumulate((-(-size // _PAGE) * _PAGE for size in sizes), initial=0)
     memory = mmap.mmap(-1, max(end, 1))
-    packed = [PackedWeight(shape, memory, start) for shape, start in zip(shapes, starts, strict=True)]
-    for place, weight in zip(packed, weights, strict=True):
-        place.fill(weight)
-    return packed
+    return [MklWeight(weight, memory, start) for weight, start in zip(weights, starts, strict=True)]
+
+
+def multiply_with_mkl(weight: MklWeight, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """Compute the product with a weight in MKL's order, and GELU of it; the rows of ``x`` are each without gaps."""
+    columns, depth = weight.shape
+    _check_matrix(x, (len(x), depth))
+    out = x.new_empty(len(x), columns)
+    if bias is not None:
+        out.copy_(bias)
+    _mkl().cblas_sgemm_compute(
+        _ROW_MAJOR,
+        _NO_TRANS,
+        _PACKED,
+        len(x),
+        columns,
+        depth,
+        x.data_ptr(),
+        max(x.stride(0), depth),  # PyTorch may report any stride for a single row
+        weight.address,
+        columns,
+        0.0 if bias is None else 1.0,
+        out.data_ptr(),
+        columns,
+    )
+    return _apply_gelu(out) if gelu else out
+
+
+def _apply_gelu(x: Tensor) -> Tensor:
+    """Apply GELU in place."""
+    out: Tensor = torch.ops.aten.gelu.out(x, out=x)
+    return out
 
 
 def _check_matrix(matrix: Tensor, shape: tuple[int, int]) -> None:
@@ -115,16 +144,13 @@ def _check_matrix(matrix: Tensor, shape: tuple[int, int]) -> None:
 
 @cache
 def _mkl() -> Any:
-    """Load MKL's functions from PyTorch's library; None if it has none."""
-    try:
-        library: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        get_size, pack, compute = (
-            library.cblas_sgemm_pack_get_size,
-            library.cblas_sgemm_pack,
-            library.cblas_sgemm_compute,
-        )
-    except (OSError, AttributeError):
-        return None
+    """Load MKL's functions from PyTorch's library."""
+    library: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    get_size, pack, compute = (
+        library.cblas_sgemm_pack_get_size,
+        library.cblas_sgemm_pack,
+        library.cblas_sgemm_compute,
+    )
     integer, address, number = ctypes.c_int, ctypes.c_void_p, ctypes.c_float
     get_size.argtypes, get_size.restype = [integer] * 4, ctypes.c_size_t
     pack.argtypes, pack.restype = [*[integer] * 6, number, address, integer, address], None

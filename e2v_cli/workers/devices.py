@@ -17,17 +17,15 @@ from e2v_cli._version import __version__
 from e2v_cli.cluster.task import cores_of_task, share_gpus
 from e2v_cli.errors import DeviceError
 from e2v_cli.inference.load import count_gpus, name_gpus
+from e2v_cli.inference.products import CPU_INFO, choose_products
 from e2v_cli.journal.journal import Machine
-from e2v_cli.options import ComputeOptions, EngineName
+from e2v_cli.options import ComputeOptions
 from e2v_cli.system.drivers import is_certainly_cpu
 
 logger = logging.getLogger(__name__)
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of CPU time that a container has, and of the period in which it has them."""
-
-CPU_INFO = Path("/proc/cpuinfo")
-"""The instructions of the CPU, on Linux."""
 
 _PACKAGES = ("torch", "numpy", "soundfile", "av", "soxr", "kaldiio")
 """Libraries that change numbers, or read and write them."""
@@ -73,15 +71,19 @@ def kind_of(device: str) -> str:
     return device.partition(":")[0]
 
 
-def describe_machine(devices: Sequence[str], engine: EngineName) -> Machine:
-    """Describe this machine, and the software that computes on these devices; on CPU, PyTorch isn't imported."""
-    packages = (*_PACKAGES, "funasr") if engine == "funasr" else _PACKAGES
+def describe_machine(devices: Sequence[str], compute: ComputeOptions, *, with_funasr: bool) -> Machine:
+    """Describe this machine, and the software that computes on these devices; on CPU, PyTorch isn't imported.
+
+    Raises:
+        DeviceError: PyTorch has no products of the library that the options name.
+    """
+    packages = (*_PACKAGES, "funasr") if with_funasr else _PACKAGES
     versions = {"e2v": __version__, "python": platform.python_version()}
     versions.update({package: _find_version(package) for package in packages})
     versions["libsndfile"] = soundfile.__libsndfile_version__
     kind = kind_of(devices[0])
     gpus = () if kind == "cpu" else tuple(dict.fromkeys(name_gpus(devices)))
-    return Machine(kind, gpus, _find_cpu_model(), versions)
+    return Machine(kind, gpus, _find_cpu_model(), versions, choose_products(compute, devices[0]))
 
 
 def _find_version(package: str) -> str:

@@ -125,7 +125,7 @@ def format_notes(lineup: Lineup, rounds: Sequence[Round]) -> str:
     peaks = ", ".join(
         f"{median(turn.peaks[gemm] for turn in rounds) / 1e9:,.0f} GFLOP/s {gemm}" for gemm in lineup.gemms
     )
-    notes = [f"GEMM peak (products of {size} × {size} matrices, the same rounds): {peaks}."]
+    notes = [f"GEMM peak (products of {size} × {size} matrices, by the fastest library, the same rounds): {peaks}."]
     notes += [
         f"{contender.label.partition(':')[0]} encodes every {contender.every}th clip only: "
         "it has more threads than there are cores, and they wait for each other."

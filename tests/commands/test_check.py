@@ -133,10 +133,14 @@ def test_sample_model_matches_on_the_sample_corpus(e2v: E2v) -> None:
     assert done.returncode == 0
     table = Table(done.stdout)
     assert table.head == "sample on cpu, fp32: 40 utterances, 150.2 s of audio"
-    machine = describe_machine(["cpu"], "funasr")
+    machine = describe_machine(["cpu"], ComputeOptions(), with_funasr=True)
     versions = [machine.versions[name] for name in ("e2v", "python", "torch", "funasr")]
     weights = ROOT / "e2v_cli" / "sample" / "model.pt"
-    assert [*table.traits] == [hashlib.sha256(weights.read_bytes()).hexdigest(), *versions, machine.cpu]
+    assert [*table.traits] == [
+        hashlib.sha256(weights.read_bytes()).hexdigest(),
+        *versions,
+        f"{machine.cpu}, products of {machine.products}",
+    ]
     assert (table.resampler, table.files) == ("soxr", "40 of 40 files itself, and resampled 2 of them")
     assert re.fullmatch(r"within the tolerances; the largest difference is that of [fm]\d-\d{4}", table.end)
     assert_right(table, 40)

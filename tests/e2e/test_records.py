@@ -18,6 +18,7 @@ from support.journal_lines import edit_header, read_json_header
 from support.processes import ROOT, E2v
 
 from e2v_cli import __version__
+from e2v_cli.inference.products import find_fastest
 
 pytestmark = pytest.mark.e2e
 
@@ -53,7 +54,7 @@ def test_header_and_run_json_say_what_was_run_and_where(tmp_path: Path, e2v: E2v
         "folder": str(ROOT),
         "inputs": CLIPS,
     }
-    machine = {"device": "cpu", "gpus": [], "cpu": cpu_model(), "versions": VERSIONS}
+    machine = {"device": "cpu", "gpus": [], "cpu": cpu_model(), "versions": VERSIONS, "products": find_fastest()}
     assert header["invocation"] == command
     assert header["machine"] == machine
     assert (header["host"], header["fingerprint"]["precision"]) == (socket.gethostname(), "fp32")
@@ -87,6 +88,7 @@ def test_merge_publishes_the_versions_of_those_who_computed(tmp_path: Path, e2v:
             "gpus": [],
             "cpu": "Old CPU",
             "versions": theirs,
+            "products": find_fastest(),
             "hosts": ["node12", "node7"],
             "attempts": 2,
         }
@@ -94,6 +96,29 @@ def test_merge_publishes_the_versions_of_those_who_computed(tmp_path: Path, e2v:
     (command,) = run["commands"]
     assert command["command"] == [*E2V, "predict", *CLIPS, "-m", "sample", "-o", str(out), "-j", "1"]
     assert (command["num_shards"], command["shards"], command["attempts"]) == (2, "1-2", 2)
+
+
+def test_products_can_be_chosen_and_mixed(tmp_path: Path, e2v: E2v) -> None:
+    """They are recorded, and a resume on another kind of CPU is not refused."""
+    out = tmp_path / "out"
+    command = ("predict", *CLIPS, "-m", "sample", "-o", out, "-j", "1")
+    assert e2v("predict", CLIPS[0], *command[3:], E2V_PRODUCTS="torch").returncode == 0
+    resumed = e2v(*command, "--products", "onednn")
+    assert resumed.returncode == 0
+    assert resumed.stderr.startswith(f"e2v: continuing {out}: 1 of 2 are done\n")
+
+    assert read_json_header(out / "journal.1-of-1.1")["machine"]["products"] == "torch"
+    assert [machine["products"] for machine in read_run(out)["machines"]] == ["torch", "onednn"]
+
+
+def test_unknown_products_are_a_usage_error(tmp_path: Path, e2v: E2v) -> None:
+    done = e2v("predict", CLIPS[0], "-m", "sample", "-o", tmp_path / "out", E2V_PRODUCTS="blis")
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "e2v: --products (E2V_PRODUCTS): 'blis' is not one of 'mkl', 'onednn', 'torch' (see: e2v predict --help)\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def begin_on_a_gpu(out: Path, e2v: E2v) -> None:

@@ -138,7 +138,7 @@ def test_transposed_tensor_is_made_contiguous(has_copy: bool, tmp_path: Path, ca
 
     assert all(tensor.is_contiguous() for tensor in network.state_dict().values())
     assert equal(network.state_dict(), make_network(usual).state_dict())
-    network.pack()
+    network.pack("torch")
 
 
 def test_tensors_are_aligned_to_cache_lines(model: Model) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from e2v_cli.models.config import parse_config
 from e2v_cli.network import emotion2vec as network
 from e2v_cli.network import layout as layouts
-from e2v_cli.network import packed as mkl
 from e2v_cli.network.attention import (
     ALIBI_CACHED_TOKENS,
     CPU_TILE_SCORES,
     GPU_SCORES,
+    ONEDNN_TOKENS,
     Alibi,
     PaddedAttention,
     TiledAttention,
@@ -29,8 +29,7 @@ from e2v_cli.network.config import ConvLayer, NetworkConfig
 from e2v_cli.network.emotion2vec import CPU_TILES, CpuTiles, Emotion2vec, _ChannelNorm, _ConvBlock, _Linear
 from e2v_cli.network.layout import Layout
 from e2v_cli.network.packed import pack_weights
-
-has_mkl = pytest.mark.skipif(mkl._mkl() is None, reason="this PyTorch has no MKL that packs weights")
+from e2v_cli.network.products import ProductsName
 
 CPU = torch.device("cpu")
 
@@ -64,12 +63,12 @@ def encode(made: Emotion2vec, lengths: Sequence[int]) -> list[Tensor]:
 LENGTHS = (400, 16_000, 719, 16_000, 401, 41_000)
 
 
-@has_mkl
+@pytest.mark.parametrize("products", ["mkl", "onednn"], indirect=True)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_packed_weights_give_the_same_features(shape: str) -> None:
+def test_packed_weights_give_the_same_features(shape: str, products: ProductsName) -> None:
     made = make_network(**SHAPES[shape])
     before = encode(made, LENGTHS)
-    made.pack()
+    made.pack(products)
     assert all(module.packed for module in made.modules() if isinstance(module, (_ConvBlock, _Linear)))
     # only the packed weights are used
     for module in made.modules():
@@ -80,16 +79,19 @@ def test_packed_weights_give_the_same_features(shape: str) -> None:
 
 
 def make_block(
-    kernel: int, stride: int, channels_in: int, packed: bool, norm: nn.Module | None = None, channels: int = 24
+    kernel: int,
+    stride: int,
+    channels_in: int,
+    products: ProductsName,
+    norm: nn.Module | None = None,
+    channels: int = 24,
 ) -> _ConvBlock:
-    """Make a convolution of random weights, packed or not."""
+    """Make a convolution of random weights, packed for a library."""
     torch.manual_seed(0)
     layer = ConvLayer(channels, kernel, stride)
     block = _ConvBlock(channels_in, layer, norm or nn.Identity(), CPU_TILES.rows).requires_grad_(False)
     block.weight.normal_(std=(kernel * channels_in) ** -0.5)
-    if packed:
-        block.packed = pack_weights(block.factors()) or ()
-        assert block.packed
+    block.packed = pack_weights(block.factors(), products)
     return block
 
 
@@ -98,7 +100,6 @@ def convolve(block: _ConvBlock, x: Tensor) -> Tensor:
     return F.conv1d(x.T[None].double(), block.weight.transpose(1, 2).double(), stride=block.stride)[0].T
 
 
-FORMS = [pytest.param(False, id="unpacked"), pytest.param(True, id="packed", marks=has_mkl)]
 CONVOLUTIONS = [
     (3, 2, 20),
     (3, 2, 1),
@@ -113,11 +114,10 @@ CONVOLUTIONS = [
 """Kernel, stride, channels in."""
 
 
-@pytest.mark.parametrize("packed", FORMS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 511, 512, 513, 1025])
 @pytest.mark.parametrize(("kernel", "stride", "channels_in"), CONVOLUTIONS)
-def test_convolution_is_exact(kernel: int, stride: int, channels_in: int, steps: int, packed: bool) -> None:
-    block = make_block(kernel, stride, channels_in, packed)
+def test_convolution_is_exact(kernel: int, stride: int, channels_in: int, steps: int, products: ProductsName) -> None:
+    block = make_block(kernel, stride, channels_in, products)
     for unused in {0, stride - 1}:
         x = torch.randn((steps - 1) * stride + kernel + unused, channels_in)
         kept = x.clone()
@@ -127,43 +127,38 @@ def test_convolution_is_exact(kernel: int, stride: int, channels_in: int, steps:
         assert torch.equal(x, kept)
 
 
-@pytest.mark.parametrize("packed", FORMS)
-def test_paired_convolution_of_part_of_a_signal_is_exact(packed: bool) -> None:
-    block = make_block(3, 2, 20, packed)
+def test_paired_convolution_of_part_of_a_signal_is_exact(products: ProductsName) -> None:
+    block = make_block(3, 2, 20, products)
     whole = torch.randn(20, 300)
     for x in (whole.T, whole.T[7:], whole.T.contiguous()[7:]):
         torch.testing.assert_close(block(x).double(), F.gelu(convolve(block, x)), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("packed", FORMS)
-def test_paired_convolution_of_an_impulse_is_exact(packed: bool) -> None:
+def test_paired_convolution_of_an_impulse_is_exact(products: ProductsName) -> None:
     """A signal with one nonzero sample shows the position of each tap."""
-    block = make_block(3, 2, 5, packed)
+    block = make_block(3, 2, 5, products)
     for place in range(11):
         x = torch.zeros(11, 5)
         x[place, 2] = 1
         torch.testing.assert_close(block(x).double(), F.gelu(convolve(block, x)), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("packed", FORMS)
 @pytest.mark.parametrize("offset", [100.0, -100.0])
-def test_offset_does_not_cost_precision(offset: float, packed: bool) -> None:
+def test_offset_does_not_cost_precision(offset: float, products: ProductsName) -> None:
     """Paired products add and subtract rows first."""
-    block = make_block(3, 2, 64, packed)
+    block = make_block(3, 2, 64, products)
     block.weight.sub_(block.weight.mean(dim=(1, 2), keepdim=True))  # so that the offset does not reach the output
-    if packed:
-        block.packed = pack_weights(block.factors()) or ()
+    block.packed = pack_weights(block.factors(), products)
     x = torch.randn(601, 64) + offset
     expected = F.gelu(convolve(block, x))
     assert 1 < expected.abs().max() < 10
     torch.testing.assert_close(block(x).double(), expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("packed", FORMS)
 @pytest.mark.parametrize("steps", [2, 513, 1025])
 @pytest.mark.parametrize("norm", [nn.LayerNorm(24), _ChannelNorm(24)], ids=["layer", "group"])
-def test_convolution_with_norm_is_exact(norm: nn.Module, steps: int, packed: bool) -> None:
-    block = make_block(3, 2, 20, packed, norm)
+def test_convolution_with_norm_is_exact(norm: nn.Module, steps: int, products: ProductsName) -> None:
+    block = make_block(3, 2, 20, products, norm)
     x = torch.randn(2 * steps + 1, 20)
     y = convolve(block, x)
     dim = 0 if isinstance(norm, _ChannelNorm) else 1
@@ -189,8 +184,9 @@ FRAMES = {
     "one": [30],
     "one token": [1],
     "several groups": [1, 3, 41, 40, 1, 150, 7, 151],
+    "long": [20, 300],
 }
-GROUPS = {"equal": 1, "padded": 1, "one": 1, "one token": 1, "several groups": 4}
+GROUPS = {"equal": 1, "padded": 1, "one": 1, "one token": 1, "several groups": 4, "long": 2}
 """Groups with ten extra tokens an utterance."""
 
 
@@ -231,8 +227,8 @@ class Attention:
         attended: Tensor = scores.softmax(-1) @ v
         return attended.transpose(0, 1).flatten(1)
 
-    def tiled(self, scores: int = CPU_TILE_SCORES) -> list[Tensor]:
-        attend = TiledAttention(self.layout, self.heads, self.alibi, scores)
+    def tiled(self, scores: int = CPU_TILE_SCORES, products: ProductsName = "torch") -> list[Tensor]:
+        attend = TiledAttention(self.layout, self.heads, self.alibi, products, scores)
         return [attend(qkv, layer) for layer, qkv in enumerate(self.qkv)]
 
     def padded(self, scores: int = GPU_SCORES) -> list[Tensor]:
@@ -282,6 +278,16 @@ def test_padded_attention_in_blocks_matches_the_formula(
 def test_attention_in_small_tiles_matches_the_formula(alibi: str, scores: int, cached: int) -> None:
     attention = Attention(alibi, "several groups", cached)
     check_all(attention.tiled(scores), attention.plain())
+
+
+@pytest.mark.parametrize("scores", [20_000, CPU_TILE_SCORES])
+@pytest.mark.parametrize("alibi", ALIBI)
+def test_attention_with_onednn_matches_the_formula(alibi: str, scores: int) -> None:
+    attention = Attention(alibi, "long")
+    assert attention.counts[0] < ONEDNN_TOKENS <= attention.counts[1]
+    attended = attention.tiled(scores, "onednn")
+    check_all(attended, attention.plain())
+    assert not all(map(torch.equal, attended, attention.tiled(scores)))
 
 
 @pytest.mark.parametrize("cached", [0, 25])
@@ -346,7 +352,8 @@ def test_bfloat16_on_the_cpu_uses_padded_attention(monkeypatch: pytest.MonkeyPat
 
 def test_bfloat16_convolution_uses_no_pairs() -> None:
     """Sums of taps, and differences of rows, would be rounded once more."""
-    block = make_block(3, 2, 20, packed=False)
+    block = make_block(3, 2, 20, "torch")
+    block.packed = ()
     x = torch.randn(101, 20)
     exact = F.gelu(convolve(block, x))
     out = block.to(torch.bfloat16)(x.bfloat16())
@@ -355,13 +362,11 @@ def test_bfloat16_convolution_uses_no_pairs() -> None:
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=0.1)
 
 
-@pytest.mark.parametrize("packed", FORMS)
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_sizes_of_tiles_do_not_matter(size: int, packed: bool) -> None:
+def test_sizes_of_tiles_do_not_matter(size: int, products: ProductsName) -> None:
     lengths = LENGTHS if size > 1 else [max(400, length // 4) for length in LENGTHS]  # tiles of one row are slow
     tiled, whole = make_network(CpuTiles(size, size, size)), make_network()
-    if packed:
-        tiled.pack()
-        whole.pack()
+    tiled.pack(products)
+    whole.pack(products)
     for one, other in zip(encode(tiled, lengths), encode(whole, lengths), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-5)

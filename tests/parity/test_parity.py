@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from support.shapes import SHAPES, make_waveforms
 from e2v_cli.errors import ModelError
 from e2v_cli.inference.engine import Engine
 from e2v_cli.inference.load import load_engine, place_network
+from e2v_cli.inference.products import is_built_in
 from e2v_cli.inference.upstream import FunasrEngine
 from e2v_cli.models.cache import FileState
 from e2v_cli.models.checkpoint import make_network
@@ -26,6 +27,7 @@ from e2v_cli.models.weights import prepare_weights
 from e2v_cli.network.attention import CPU_TILE_SCORES
 from e2v_cli.network.emotion2vec import Emotion2vec
 from e2v_cli.network.layout import UtteranceTooShortError
+from e2v_cli.network.products import ProductsName
 from e2v_cli.options import ComputeOptions, EngineName, Granularity, LabelLanguage, ResultOptions
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
@@ -64,10 +66,10 @@ class Reference:
         return result["labels"], np.array(result["scores"])
 
 
-def load_network(folder: Path) -> Emotion2vec:
+def load_network(folder: Path, products: ProductsName | None = None) -> Emotion2vec:
     """Load our network as users get it, with packed weights."""
     model = read_model("test", folder)
-    return place_network(model, prepare_weights(model), "cpu", ComputeOptions())
+    return place_network(model, prepare_weights(model), "cpu", ComputeOptions(products=products))
 
 
 def encode(network: Emotion2vec, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -127,11 +129,14 @@ def test_features_of_base_match_for_mixed_lengths(base_pair: tuple[Reference, Em
         np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
 
 
-def test_features_of_base_match_with_unpacked_weights(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
-    """As on a machine without MKL."""
+@pytest.mark.parametrize("products", [name for name in get_args(ProductsName) if is_built_in(name)])
+def test_features_of_base_match_with_all_products(
+    products: ProductsName, base: Path, base_pair: tuple[Reference, Emotion2vec]
+) -> None:
     reference, _ = base_pair
-    waveforms = make_waveforms([400, 16_000, 719, 16_000, 41_000])
-    for waveform, features in zip(waveforms, encode(make_network(read_model("base", base)), waveforms), strict=True):
+    waveforms = make_waveforms([400, 16_000, 719, 16_000, 41_000, 240_000])
+    network = load_network(base, products)
+    for waveform, features in zip(waveforms, encode(network, waveforms), strict=True):
         np.testing.assert_allclose(features, reference.features(waveform), rtol=0, atol=FEATURES)
 
 
