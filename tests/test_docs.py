@@ -115,8 +115,10 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     predict = "e2v predict sample_data/wav.scp -m sample -o exp/demo --embeddings ark --overwrite"
     show = "sample_data/show.py exp/demo/predictions.tsv sample_data/utt2emo"
+    report = "e2v report exp/demo --reference sample_data --overwrite"
     (folder / "bin" / "make").write_text(
         f"#!/bin/sh\necho .venv/bin/{predict}\n{sys.executable} -m e2v_cli {predict[4:]} && {sys.executable} {show}\n"
+        f"echo .venv/bin/{report}\n{sys.executable} -m e2v_cli {report[4:]}\n"
     )
     (folder / "bin" / "make").chmod(0o755)
     return folder, environment

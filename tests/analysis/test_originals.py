@@ -117,6 +117,7 @@ def test_commands_are_not_run_unless_allowed(data: Path) -> None:
 def test_secrets_of_lists_stay_in_them(data: Path) -> None:
     (data / "wav.scp").write_text("a curl -s https://anna:secret@x.org/a.wav?key=secret |\n")
     (reason,) = find_utterances(InputOptions(("data",)), ["a"], [None])
+    assert isinstance(reason, str)
     assert reason.startswith("data/wav.scp:1: 'curl -s https://***@x.org/a.wav?***")
     assert "secret" not in reason
 
