@@ -275,6 +275,7 @@ def test_run_json_content(tmp_path: Path) -> None:
         "e2v": "0.1.0",
         "torch": "2.13.0"
       }},
+      "products": "unknown",
       "hosts": [
         "host"
       ],
