@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,6 +89,9 @@ def _make_page(output_dir: Path, options: ReportOptions, reference: str | None, 
     folder = open_run_folder(output_dir)
     folder.refresh()
     header = folder.find_run().header
+    compared = None
+    if reference is not None:  # before all else is in memory
+        compared = compare_run(output_dir, header.input_sha256, reference, scoring)
     ids = IdList(output_dir, header.input_sha256)
     notes: list[str] = []
     numbers, names = _read_speakers(output_dir, header, ids, notes)
@@ -97,11 +99,10 @@ def _make_page(output_dir: Path, options: ReportOptions, reference: str | None, 
     columns = read_columns(history, header.labels)
     run = RunResults(output_dir, header, history, columns, Speakers(numbers[columns.places], names))
     facts = gather_facts(folder, header, history)
-    with ExitStack() as stack:
-        against = None if reference is None else compare_run(run, ids, reference, scoring, stack)
-        page = _describe_run(run, facts, against, options, notes)
+    against = None if compared is None else compared.of(columns.places)
+    page = _describe_run(run, facts, against, options, notes)
     checksums = [None if ids.checksums is None else int(ids.checksums[card.example.place]) for card in page.cards]
-    del folder, ids, history, columns, run, numbers, against  # the list takes as much again
+    del folder, ids, history, columns, run, numbers, compared, against  # the list takes as much again
     texts = _read_texts(output_dir, header, page.cards, notes)
     return _add_sound(replace(page, notes=notes), texts, header, checksums, options)
 

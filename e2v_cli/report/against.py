@@ -17,12 +17,11 @@ from e2v_cli.analysis.metrics import MAIN_METRICS
 from e2v_cli.analysis.references import GROUP_FILES
 from e2v_cli.analysis.score import Estimate, Score
 from e2v_cli.analysis.score_tables import TextTable, describe_comparison, list_tables, write_methods
-from e2v_cli.analysis.scoring import Scored, compute_score
+from e2v_cli.analysis.scoring import compute_score
 from e2v_cli.corpus.lists import has_list
 from e2v_cli.journal.ids import IdList
 from e2v_cli.options import ScoreOptions
 from e2v_cli.report.charts import draw_reliability
-from e2v_cli.report.columns import RunResults
 
 IN_CELL = 8
 """Utterances of a cell that can be opened: those of the highest scores."""
@@ -33,18 +32,22 @@ SHADES = 9
 
 @dataclass(frozen=True)
 class RunOutcomes:
-    """What became of the utterances that are done, by the reference."""
+    """What became of utterances, by the reference."""
 
     truths: NDArray[np.int16]
-    """(done,) classes of the reference; -1: it has none that counts."""
+    """(utterances,) classes of the reference; -1: it has none that counts, or there is no answer."""
     answers: NDArray[np.int16]
-    """(done,) among the names of answers."""
+    """(utterances,) among the names of answers."""
     scores: NDArray[np.float32]
-    """(done,) probabilities of the answers."""
+    """(utterances,) probabilities of the answers."""
+
+    def of(self, places: NDArray[np.int32]) -> RunOutcomes:
+        """Return those of some utterances."""
+        return RunOutcomes(self.truths[places], self.answers[places], self.scores[places])
 
     @property
     def is_wrong(self) -> NDArray[np.bool_]:
-        """(done,): whether the reference has another class."""
+        """(utterances,): whether the reference has another class."""
         wrong: NDArray[np.bool_] = (self.truths >= 0) & (self.truths != self.answers)
         return wrong
 
@@ -53,12 +56,18 @@ class RunOutcomes:
 class Against:
     """A run against a reference."""
 
-    scored: Scored
+    score: Score
+    names: tuple[str, ...]
+    """Of answers."""
     outcomes: RunOutcomes
 
+    def of(self, places: NDArray[np.int32]) -> Against:
+        """Return the same with the outcomes of some utterances."""
+        return replace(self, outcomes=self.outcomes.of(places))
+
     def name_truths(self, indices: Iterable[int]) -> dict[int, str]:
-        """Name the classes that the reference has of utterances, by their indices in the columns."""
-        return {index: self.scored.names[self.outcomes.truths[index]] for index in indices}
+        """Name the classes that the reference has of utterances, by their indices in the outcomes."""
+        return {index: self.names[self.outcomes.truths[index]] for index in indices}
 
 
 @dataclass(frozen=True)
@@ -106,37 +115,39 @@ def find_groupings(reference: str) -> tuple[str, ...]:
     return tuple(kind for kind in GROUPINGS if any(has_list(folder / name) for name in GROUP_FILES[kind]))
 
 
-def compare_run(run: RunResults, ids: IdList, reference: str, scoring: ScoreOptions, stack: ExitStack) -> Against:
-    """Compare a run with a reference, whose files are open until the stack closes.
+def compare_run(output_dir: Path, input_sha256: str, reference: str, scoring: ScoreOptions) -> Against:
+    """Compare a run with a reference: the outcomes of all utterances of its list, whether they are done or not.
 
     Args:
-        run: its results.
-        ids: of its list.
+        output_dir: OUT.
+        input_sha256: the digest of the list.
         reference: as of ``e2v score``.
         scoring: how; without groupings, by all that the reference has.
-        stack: of files.
 
     Raises:
         CorpusError: the reference can't be used.
-        UsageError: an option does not fit it.
+        OutputError: the run can't be read.
+        UsageError: an option does not fit the reference.
     """
     scoring = replace(scoring, by=scoring.by or find_groupings(reference))
-    scored = compute_score(str(run.output_dir), reference, scoring, None, stack)
+    with ExitStack() as stack:
+        scored = compute_score(str(output_dir), reference, scoring, None, stack)
+        finder, answers = scored.reference.finder, scored.answers
+        ids = IdList(output_dir, input_sha256)
+        place_of = np.concatenate([finder.find(finder.hashes_of(keys)) for keys in ids.ids()])
     predictions, labels = scored.score.predictions, scored.score.reference
     named = replace(  # by the names of their folders, from wherever they are compared
         scored.score,
-        predictions=replace(predictions, name=run.output_dir.resolve().name),
+        predictions=replace(predictions, name=output_dir.resolve().name),
         reference=replace(labels, name=Path(reference).resolve().name),
     )
-    finder, answers = scored.reference.finder, scored.answers
-    place_of = np.concatenate([finder.find(finder.hashes_of(keys)) for keys in ids.ids()])[run.columns.places]
     has_answer = (place_of >= 0) & (answers.indices[place_of] >= 0)
     outcomes = RunOutcomes(
-        truths=np.where(has_answer, scored.classes[place_of], -1).astype(np.int16),
+        truths=np.where(has_answer, scored.classes[place_of], np.int16(-1)),
         answers=answers.indices[place_of],
-        scores=run.columns.scores if answers.scores is None else answers.scores[place_of],
+        scores=np.zeros(len(place_of), np.float32) if answers.scores is None else answers.scores[place_of],
     )
-    return Against(replace(scored, score=named), outcomes)
+    return Against(named, scored.names, outcomes)
 
 
 def choose_errors(outcomes: RunOutcomes, count: int) -> list[int]:
@@ -148,7 +159,7 @@ def choose_errors(outcomes: RunOutcomes, count: int) -> list[int]:
 
 def choose_in_cells(against: Against) -> dict[tuple[int, int], list[int]]:
     """Choose the utterances of highest score in each cell: indices in the columns, by class and answer."""
-    outcomes, num_answers = against.outcomes, len(against.scored.names)
+    outcomes, num_answers = against.outcomes, len(against.names)
     known = np.flatnonzero(outcomes.truths >= 0)
     known = known[np.argsort(-outcomes.scores[known], kind="stable")]
     codes = outcomes.truths[known].astype(np.int64) * num_answers + outcomes.answers[known]
@@ -169,7 +180,7 @@ def make_block(
         in_cells: utterances by class and answer: indices in the columns.
         numbers: of utterances on the page, by their indices in the columns.
     """
-    scored, score, view = against.scored, against.scored.score, against.scored.score.view
+    score, view = against.score, against.score.view
     cells = []
     for row, counts in enumerate(view.confusion):
         total = max(1, sum(counts))
@@ -180,7 +191,7 @@ def make_block(
                     answer=answer,
                     count=count,
                     shade=-(-SHADES * count // total),
-                    numbers=[numbers[index] for index in in_cells.get((row, scored.names.index(answer)), ())],
+                    numbers=[numbers[index] for index in in_cells.get((row, against.names.index(answer)), ())],
                 )
                 for answer, count in zip(view.answers, counts, strict=True)
             ]
