@@ -1260,7 +1260,7 @@ def test_changed_audio_is_submitted_only_to_be_computed_again(
     assert re.match(r"job 100: shards [12] of 2; not in the array: 1 complete\n", again.stdout)
     assert " --recompute-changed " in slurm.script(100)
     status = call("status", out).stdout.splitlines()
-    assert status[0] == f"{out}: in progress"
+    assert status[0] == f"{out}: not complete"
     assert status[1].startswith("9 utterances: 7 done, 1 failed, 1 left")
     merged = call("merge", out)
     assert merged.returncode == 1
