@@ -189,6 +189,8 @@ sys.meta_path.insert(0, Notes)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 def test_pytorch_is_imported_once_for_all_workers(scp: Path, tmp_path: Path, real_e2v: E2v) -> None:
+    """The model was prepared by an earlier run, which imports PyTorch for it."""
+    assert real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "first").returncode == 0
     noted = tmp_path / "imports"
     environment = hook(tmp_path / "hook", NOTE_IMPORTS.format(path=str(noted)))
 
