@@ -12,11 +12,14 @@ from e2v_cli.analysis.finder import WordCodes
 from e2v_cli.analysis.labels import (
     DROPPED,
     KNOWN,
+    ClosedSet,
     LabelSet,
     Merge,
     Translation,
     canonical_name,
+    merge_labels,
     nearest_label,
+    suggest_label,
 )
 from e2v_cli.analysis.references import Reference
 from e2v_cli.errors import CorpusError, UsageError
@@ -28,35 +31,16 @@ MISSING = "(none)"
 """The answer of an utterance without a prediction that counts as wrong."""
 
 
-@dataclass(frozen=True)
-class ModelClasses:
-    """The classes of posteriors after merges."""
-
-    names: tuple[str, ...]
-    groups: tuple[tuple[int, ...], ...]
-    """(classes,) each: the indices of its columns."""
-
-    @property
-    def merges_any(self) -> bool:
-        """Whether a class has several columns."""
-        return any(len(group) > 1 for group in self.groups)
-
-
 def english_names(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the canonical names of a model's labels; where two have the same, its own."""
     names = tuple(canonical_name(label) or label for label in labels)
     return names if len(set(names)) == len(names) else tuple(labels)
 
 
-def merge_columns(labels: Sequence[str], merges: Iterable[Merge]) -> ModelClasses:
-    """Merge the columns of posteriors; a class stands where its name does, else where its first column does."""
+def merge_columns(labels: Sequence[str], merges: Iterable[Merge]) -> ClosedSet:
+    """Merge the columns of posteriors, by the canonical names of their labels."""
     names = english_names(labels)
-    translation = Translation(names, merges=merges)
-    members: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        members.setdefault(translation.find(name) or name, []).append(index)
-    order = sorted(members, key=lambda name: names.index(name) if name in names else members[name][0])
-    return ModelClasses(tuple(order), tuple(tuple(members[name]) for name in order))
+    return merge_labels(names, Translation(names, merges=merges))
 
 
 @dataclass(frozen=True)
@@ -75,7 +59,7 @@ class CountedClasses:
 
 def count_classes(
     reference: Reference,
-    model: ModelClasses,
+    model: ClosedSet,
     mapping: Mapping[str, str],
     merges: Sequence[Merge],
     wanted: Sequence[str],
@@ -129,13 +113,11 @@ def _find_wanted(word: str, known: Translation, labels: LabelSet) -> str:
     """
     name = known.find(word)
     if name is None:
-        near = nearest_label(word, labels)
-        meant = f" (is {near} meant?)" if near else ""
-        raise UsageError(f"--classes {word}: neither the model nor the reference has it{meant}")
+        raise UsageError(f"--classes {word}: neither the model nor the reference has it{suggest_label(word, labels)}")
     return name
 
 
-def _rank(name: str, model: ModelClasses) -> tuple[int, str]:
+def _rank(name: str, model: ClosedSet) -> tuple[int, str]:
     if name in model.names:
         return model.names.index(name), ""
     return len(model.names) + (KNOWN.index(name) if name in KNOWN else len(KNOWN)), name

@@ -199,11 +199,26 @@ class ClosedSet:
     groups: tuple[tuple[int, ...], ...]
     """(classes,) each: the indices of the labels whose probabilities are its own."""
 
+    @property
+    def merges_any(self) -> bool:
+        """Whether a class has several labels."""
+        return any(len(group) > 1 for group in self.groups)
 
-def close_labels(labels: Sequence[str], classes: Sequence[str], merges: Sequence[Merge], owner: str) -> ClosedSet:
-    """Merge labels, and keep some of the classes.
+
+def merge_labels(labels: Sequence[str], translation: Translation) -> ClosedSet:
+    """Merge labels, and keep all classes.
 
     A class stands where the label of its name does, and a new one where the first label does that is merged into it.
+    """
+    members: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(translation.find(label) or label, []).append(index)
+    names = sorted(members, key=lambda name: labels.index(name) if name in labels else members[name][0])
+    return ClosedSet(tuple(names), tuple(tuple(members[name]) for name in names))
+
+
+def close_labels(labels: Sequence[str], classes: Sequence[str], merges: Sequence[Merge], owner: str) -> ClosedSet:
+    """Merge labels as ``merge_labels`` does, and keep some of the classes.
 
     Args:
         labels: of a model, in its order.
@@ -219,19 +234,17 @@ def close_labels(labels: Sequence[str], classes: Sequence[str], merges: Sequence
     for source, target in merges:
         if translation.labels.find(source) is None:
             raise UsageError(f"--merge {source}={target}: {describe_unknown(source, translation.labels)}; {listed}")
-    members: dict[str, list[int]] = {}
-    for index, label in enumerate(labels):
-        members.setdefault(translation.find(label) or label, []).append(index)
-    merged = LabelSet(sorted(members, key=lambda name: labels.index(name) if name in labels else members[name][0]))
-    wanted = set()
+    closed = merge_labels(labels, translation)
+    merged, wanted = LabelSet(closed.names), set()
     for word in classes:
         name = merged.find(word)
         if name is None:
             after = f", merged into {', '.join(merged.names)}" if merges else ""
             raise UsageError(f"--classes {word}: {describe_unknown(word, merged)}; {listed}{after}")
         wanted.add(name)
-    kept = [name for name in merged.names if name in wanted or not classes]
-    return ClosedSet(tuple(kept), tuple(tuple(members[name]) for name in kept))
+    pairs = zip(closed.names, closed.groups, strict=True)
+    kept = {name: group for name, group in pairs if name in wanted or not classes}
+    return ClosedSet(tuple(kept), tuple(kept.values()))
 
 
 def nearest_label(word: str, labels: LabelSet) -> str | None:
@@ -243,5 +256,10 @@ def nearest_label(word: str, labels: LabelSet) -> str | None:
 
 def describe_unknown(word: str, labels: LabelSet) -> str:
     """Describe that there is no such label, and which one may be meant."""
+    return f"no class {word}{suggest_label(word, labels)}"
+
+
+def suggest_label(word: str, labels: LabelSet) -> str:
+    """Ask whether the label most like an unknown word is meant, at the end of a message; empty: none is like it."""
     nearest = nearest_label(word, labels)
-    return f"no class {word}{f' (is {nearest} meant?)' if nearest else ''}"
+    return f" (is {nearest} meant?)" if nearest else ""

@@ -15,7 +15,6 @@ from e2v_cli.analysis.classes import (
     MISSING,
     AnswerNames,
     CountedClasses,
-    ModelClasses,
     count_classes,
     english_names,
     merge_columns,
@@ -23,7 +22,7 @@ from e2v_cli.analysis.classes import (
 from e2v_cli.analysis.compare import compare_accuracies, paired_differences
 from e2v_cli.analysis.groups import Units, choose_folds, choose_units, find_groups, name_metrics, tabulate_groups
 from e2v_cli.analysis.intervals import Bootstrap, Outcomes, mean_of_folds, percentile_interval
-from e2v_cli.analysis.labels import DROPPED, Translation, read_map
+from e2v_cli.analysis.labels import DROPPED, ClosedSet, Translation, read_map
 from e2v_cli.analysis.metrics import chance_accuracy, class_metrics, compute_metrics, majority_confusion
 from e2v_cli.analysis.references import Reference, open_reference
 from e2v_cli.analysis.score import Comparison, Counts, Estimate, Interval, Score, Source, View
@@ -215,7 +214,7 @@ class _Scene:
         return name_metrics(mean_of_folds(by_fold[:, kept][:, :, [*kept, *others]]))
 
 
-def _put_together(scene: _Scene, reference: Reference, systems: Sequence[System], model: ModelClasses) -> Scored:
+def _put_together(scene: _Scene, reference: Reference, systems: Sequence[System], model: ClosedSet) -> Scored:
     """Compute all numbers."""
     headline = "closed" if scene.options.closed else "open"
     answers = {"open": systems[0].open, "closed": systems[0].closed}

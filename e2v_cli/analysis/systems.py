@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from e2v_cli.analysis.answers import AnswerChunk, Predictions
 from e2v_cli.analysis.calibration import CalibrationSums
-from e2v_cli.analysis.classes import AnswerNames, CountedClasses, ModelClasses, translate_words
+from e2v_cli.analysis.classes import AnswerNames, CountedClasses, translate_words
 from e2v_cli.analysis.finder import WordCodes, refuse_duplicates
-from e2v_cli.analysis.labels import KNOWN, LabelSet
+from e2v_cli.analysis.labels import KNOWN, ClosedSet, LabelSet
 from e2v_cli.analysis.references import MAX_LABELS, Reference
 from e2v_cli.errors import CorpusError
 
@@ -106,7 +106,7 @@ class _AnswerCollector:
 class _Matcher:
     """Predictions, chunk by chunk → answers to a reference."""
 
-    def __init__(self, classes: CountedClasses, names: AnswerNames, model: ModelClasses, is_closed: bool) -> None:
+    def __init__(self, classes: CountedClasses, names: AnswerNames, model: ClosedSet, is_closed: bool) -> None:
         size = len(classes.indices)
         self._classes, self._model = classes, model
         self.open = _AnswerCollector(size, bool(model.names), keeps_truths=not is_closed)
@@ -153,7 +153,7 @@ def match_predictions(
     reference: Reference,
     classes: CountedClasses,
     names: AnswerNames,
-    model: ModelClasses,
+    model: ClosedSet,
     translation: Callable[[str], str | None],
     is_closed: bool,
 ) -> System:
