@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from e2v_cli.network.config import NetworkConfig
 from e2v_cli.network.layout import Layout, to_device
-from e2v_cli.network.packed import multiply_with_onednn
+from e2v_cli.network.packed import ONEDNN_ROWS, multiply_with_onednn
 from e2v_cli.network.products import ProductsName
 
 CPU_TILE_SCORES = 1 << 18
@@ -60,18 +60,23 @@ class TiledAttention:
         q *= q.shape[2] ** -0.5
         attended = out.view(tokens, self.num_heads, -1).transpose(0, 1)
         by_head = self.products == "onednn" and tokens >= ONEDNN_TOKENS
-        multiply = _multiply_heads
+        multiply, keys = _multiply_heads, tokens
         if by_head:
-            multiply, v = _multiply_head, v.mT.contiguous().mT  # which oneDNN needn't copy
-        num_queries = min(tokens, max(1, self.tile_scores // tokens))
-        num_heads = 1 if by_head else max(1, self.tile_scores // (num_queries * tokens))
+            added = -tokens % ONEDNN_ROWS
+            # In the order that oneDNN needn't copy, and with rows of zeros that get no attention.
+            multiply, k = _multiply_head, F.pad(k, (0, 0, 0, added))
+            v = F.pad(v.mT, (0, added)).contiguous().mT
+            keys += added
+        num_queries = min(tokens, max(1, self.tile_scores // keys))
+        num_heads = 1 if by_head else max(1, self.tile_scores // (num_queries * keys))
         for head in range(0, self.num_heads, num_heads):
             heads = slice(head, head + num_heads)
             for query in range(0, tokens, num_queries):
                 queries = slice(query, min(query + num_queries, tokens))
                 scores = multiply(q[heads, queries], k[heads])
                 if self.alibi is not None and slopes is not None:
-                    scores.addcmul_(self.alibi.distances(queries, tokens), slopes[heads], value=-1)
+                    scores.addcmul_(self.alibi.distances(queries, keys), slopes[heads], value=-1)
+                scores[:, :, tokens:] = -torch.inf
                 torch.softmax(scores, -1, out=scores)
                 attended[heads, queries] = multiply(scores, v[heads].mT)
 

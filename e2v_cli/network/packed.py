@@ -34,6 +34,9 @@ _ROW_MAJOR, _NO_TRANS, _TRANS, _PACKED, _B_MATRIX = 101, 111, 112, 151, 162
 _TYPICAL_ROWS = 256
 """Rows of the other matrix for which a weight is packed; products may have any number."""
 
+ONEDNN_ROWS = 16
+"""oneDNN keeps a kernel of some 0.5 MB for each number of rows, and a thousand of them: multiples of this are few."""
+
 _PAGE = 4096
 
 
@@ -63,9 +66,12 @@ def multiply_with_torch(weight: Tensor, x: Tensor, bias: Tensor | None = None, *
 def multiply_with_onednn(weight: Tensor, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
     """Compute the product with a weight in oneDNN's order, or as it is if without gaps, and GELU of it."""
     # A residual could be added, too, but then oneDNN would compile its kernel anew at every call.
-    last = "gelu" if gelu else "none"
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, last, [], "none")  # the form of GELU with erf
-    return out
+    last = "gelu" if gelu else "none"  # the form of GELU with erf
+    rows = len(x)
+    if added := -rows % ONEDNN_ROWS:
+        x = F.pad(x, (0, 0, 0, added))
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, last, [], "none")
+    return out[:rows]
 
 
 class MklWeight:
