@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any, get_args
 
 import kaldiio
@@ -388,15 +389,21 @@ def test_ctrl_c_ends_within_a_window(sample: Recognizer, monkeypatch: pytest.Mon
     """The signal comes in the first window of twenty; the computing thread has ended when predict does."""
     encode = Emotion2vec.encode
     calls: list[threading.Thread] = []
+    received = threading.Event()
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.set()
+        signal.default_int_handler(number, frame)
 
     def interrupt(network: Emotion2vec, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if not calls:
             os.kill(os.getpid(), signal.SIGINT)
+            assert received.wait(60)
         calls.append(threading.current_thread())
         return encode(network, waveforms)
 
     monkeypatch.setattr(Emotion2vec, "encode", interrupt)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    handler = signal.signal(signal.SIGINT, receive)  # a shell's background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
             sample.predict([np.tile(waveform(), 20 * 55)], RATE)

@@ -167,7 +167,7 @@ print(resident() - before)
 
 
 def test_products_of_many_numbers_of_rows_need_no_memory_each(products: ProductsName) -> None:
-    """oneDNN keeps a kernel for each number of rows it has seen: 390 MB here, as in a worker at base shape."""
+    """Without rounding, oneDNN keeps a kernel for each number of rows: 390 MB here, as in a worker at base shape."""
     done = subprocess.run(
         [sys.executable, "-c", MULTIPLY_MANY, products],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -58,6 +58,7 @@ def test_ten_thousand_attempts_of_one_command_on_one_kind_of_machine_are_one_ent
                 "gpus": (),
                 "cpu": "a CPU",
                 "versions": MACHINE.versions,
+                "products": "unknown",
                 "hosts": [f"node{number}" for number in range(8)],
                 "attempts": 10_240,
             }
