@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from e2v_cli.analysis.answers import AnswerChunk, Predictions
 from e2v_cli.analysis.sorted_ids import SortedIds
 from e2v_cli.errors import CorpusError
-from e2v_cli.system.text import tsv_row
+from e2v_cli.results.tables import number_labels
 
 MILLION = 1_000_000
 """Probabilities are whole millionths, as tables have them, so that sums are exact in any order."""
@@ -57,7 +57,7 @@ class _Columns:
     def __init__(self, predictions: Predictions) -> None:
         self.labels, self.scores, self.margins, self.durations = array("h"), array("i"), array("i"), array("q")
         self._predictions = predictions
-        self._numbers = {tsv_row([label]).encode(): number for number, label in enumerate(predictions.labels)}
+        self._numbers = number_labels(predictions.labels)
 
     def read(self) -> Iterator[list[bytes]]:
         """Read all rows, and yield their ids.

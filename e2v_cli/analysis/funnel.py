@@ -15,6 +15,7 @@ from e2v_cli.analysis.rule_making import Found
 from e2v_cli.analysis.rule_options import RuleOptions
 from e2v_cli.analysis.selection import KEPT, Selection, Step, hours_above
 from e2v_cli.analysis.sorted_ids import SortedIds
+from e2v_cli.results.tables import number_labels
 from e2v_cli.system.text import columns, tsv_row
 
 REJECTED_HEADER = ("utt_id", "rule", "value", "limit")
@@ -131,7 +132,7 @@ def write_rejected(file: BinaryIO, candidates: Candidates, ids: SortedIds, selec
     """
     file.write((tsv_row(REJECTED_HEADER) + "\n").encode())
     digest, first = hashlib.sha256(), 0
-    labels = [tsv_row([label]).encode() for label in candidates.classes]
+    labels = list(number_labels(candidates.classes))
     for keys in ids.chunks():
         rows = np.arange(first, first + len(keys))
         first += len(keys)

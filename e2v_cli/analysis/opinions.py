@@ -21,8 +21,8 @@ from e2v_cli.analysis.sorted_ids import SortedIds
 from e2v_cli.corpus.ids import KeyIndex, hash_keys
 from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.journal.journal import holds_run
+from e2v_cli.results.tables import number_labels
 from e2v_cli.system.files import exists, is_directory
-from e2v_cli.system.text import tsv_row
 
 NO_OPINION = -1
 
@@ -160,7 +160,7 @@ def share_of_spans(timeline: Path, span_seconds: float, candidates: Candidates, 
     """
     if not exists(timeline):
         raise UsageError(f"--steady needs {timeline}: predict with --timeline 1, and let the run end")
-    codes = {tsv_row([label]).encode(): number for number, label in enumerate(candidates.classes)}
+    codes = number_labels(candidates.classes)
     all_spans, own_spans = np.zeros(len(candidates)), np.zeros(len(candidates))
     with ExitStack() as stack:
         for first, block in open_text(str(timeline), stack).blocks():

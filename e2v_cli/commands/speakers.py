@@ -14,13 +14,12 @@ from e2v_cli.analysis.originals import find_lists
 from e2v_cli.analysis.speakers import GroupSums, emotion_columns, emotion_rows
 from e2v_cli.corpus.data_dir import Pairs, number_values, read_recording_lines, read_speaker_lines
 from e2v_cli.errors import CorpusError, OutputError
-from e2v_cli.journal.history import History, parse_done
 from e2v_cli.journal.ids import IdList
-from e2v_cli.journal.journal import DONE, Header
+from e2v_cli.journal.journal import Header
 from e2v_cli.options import RowOptions
 from e2v_cli.results.finished import FinishedRows
 from e2v_cli.results.rows import RowPrinter
-from e2v_cli.system.text import tsv_row
+from e2v_cli.results.tables import number_labels
 
 Grouping = Literal["spk", "reco", "spk+reco"]
 """What has a row: a speaker, a recording, or each speaker of a recording."""
@@ -59,7 +58,7 @@ def speakers(output_dir: Path, utt2spk: Path | None, by: Grouping, options: RowO
         raise OutputError(f"{output_dir}: {header.model} has no head, so there are no emotions, only embeddings")
     groups = _group_utterances(output_dir, header, finished.ids, utt2spk, by)
     sums = GroupSums(len(groups.names), len(header.labels))
-    _add_utterances(sums, groups.numbers, finished.ids, finished.history, header.labels)
+    _add_utterances(sums, groups.numbers, finished)
     columns = emotion_columns(groups.keys, header.labels)
     names = [[name[0].encode() for name in groups.names]]
     printer = RowPrinter(options, columns, header.labels, names, groups.keys)
@@ -70,26 +69,20 @@ def speakers(output_dir: Path, utt2spk: Path | None, by: Grouping, options: RowO
     return [note for note in notes if note]
 
 
-def _add_utterances(
-    sums: GroupSums, groups: NDArray[np.int64], ids: IdList, history: History, labels: Sequence[str]
-) -> None:
+def _add_utterances(sums: GroupSums, groups: NDArray[np.int64], finished: FinishedRows) -> None:
     """Add all utterances that are done and have a group."""
-    index_of = {tsv_row([label]).encode(): index for index, label in enumerate(labels)}
-    with history.reading():
-        first = 0
-        for keys in ids.ids():
-            end = first + len(keys)
-            chosen = (history.status[first:end] == DONE) & (groups[first:end] >= 0)
-            lines = history.read_lines(first, end)
-            done = [parse_done(line) for line, is_chosen in zip(lines, chosen.tolist(), strict=True) if is_chosen]
-            cells = b"\t".join(line.posteriors for line in done).split(b"\t") if done else []
-            sums.add(
-                groups[first:end][chosen],
-                np.array([float(line.duration) for line in done]),
-                np.array([index_of[line.label] for line in done], dtype=np.int64),
-                np.array(cells, dtype="S").astype(np.float64).reshape(len(done), len(labels)),
-            )
-            first = end
+    labels = finished.header.labels
+    numbers = number_labels(labels)
+    left = groups[finished.is_done & (groups >= 0)]
+    for done in finished.lines(groups >= 0):
+        cells = b"\t".join(line.posteriors for line in done).split(b"\t") if done else []
+        sums.add(
+            left[: len(done)],
+            np.array([float(line.duration) for line in done]),
+            np.array([numbers[line.label] for line in done], dtype=np.int64),
+            np.array(cells, dtype="S").astype(np.float64).reshape(len(done), len(labels)),
+        )
+        left = left[len(done) :]
 
 
 def _group_utterances(output_dir: Path, header: Header, ids: IdList, utt2spk: Path | None, by: Grouping) -> _Groups:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.journal.history import DoneLine, History, parse_done
 from e2v_cli.journal.journal import DONE, Header
-from e2v_cli.system.text import tsv_row
+from e2v_cli.results.tables import number_labels
 
 CHUNK = 1 << 14
 """Utterances whose lines are read together."""
@@ -73,7 +73,7 @@ def read_columns(history: History, labels: Sequence[str]) -> Columns:
         np.zeros(len(places), dtype=np.uint16),
         *(np.zeros(len(places), dtype=np.float32) for _ in range(3)),
     )
-    numbers = {tsv_row([label]).encode(): number for number, label in enumerate(labels)}
+    numbers = number_labels(labels)
     with history.reading():
         for first in range(0, len(places), CHUNK):
             part = slice(first, first + CHUNK)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from e2v_cli.journal.history import DoneLine, parse_done
 from e2v_cli.journal.ids import IdList
 from e2v_cli.journal.journal import DONE, LEFT
@@ -31,14 +34,19 @@ class FinishedRows:
         self.left = int((self.history.status == LEFT).sum())
         self.failed = len(self.ids) - int(self.is_done.sum()) - self.left
 
-    def lines(self) -> Iterator[list[DoneLine]]:
-        """Read the lines of what is done, some thousand at a time."""
+    def lines(self, chosen: NDArray[np.bool_] | None = None) -> Iterator[list[DoneLine]]:
+        """Read the lines of what is done, some thousand at a time.
+
+        Args:
+            chosen: (utterances,) which are read of those that are done; None: all.
+        """
+        chosen = self.is_done if chosen is None else self.is_done & chosen
         with self.history.reading():
             first = 0
             for keys in self.ids.ids():
                 end = first + len(keys)
-                lines, is_done = self.history.read_lines(first, end), self.is_done[first:end]
-                yield [parse_done(line) for line, done in zip(lines, is_done, strict=True) if done]
+                lines = zip(self.history.read_lines(first, end), chosen[first:end].tolist(), strict=True)
+                yield [parse_done(line) for line, is_chosen in lines if is_chosen]
                 first = end
 
     def describe_missing(self) -> str:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from e2v_cli.system.text import tsv_row
+
 if TYPE_CHECKING:
     from e2v_cli.journal.history import DoneLine
     from e2v_cli.records import DoneRecord
@@ -28,6 +30,11 @@ def prediction_columns(labels: Sequence[str]) -> tuple[str, ...]:
 def predictions_header(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of ``predictions.tsv``; a model without a head has no labels and fewer columns."""
     return tuple(column for column in prediction_columns(labels) if labels or column not in LABEL_COLUMNS)
+
+
+def number_labels(labels: Sequence[str]) -> dict[bytes, int]:
+    """Return the index of each label, by its cell in rows and journals."""
+    return {tsv_row([label]).encode(): index for index, label in enumerate(labels)}
 
 
 def prediction_row(record: DoneRecord) -> tuple[str, ...]:
