@@ -189,7 +189,9 @@ def match_predictions(
     translate_words(words, translation, known)
     num_predictions = sum(map(len, hashes))
     if not num_found:
-        raise CorpusError(_describe_no_common(predictions, reference, first))
+        if not first:
+            raise CorpusError(f"{predictions.text.name}: empty: no utterance has a prediction")
+        raise CorpusError(describe_no_common(predictions.text.name, reference, first))
     joined = np.concatenate(hashes)
     hashes.clear()
     refuse_duplicates(joined, predictions.text.name, predictions.ids, reference.finder.hashes_of)
@@ -231,10 +233,14 @@ def _add_counted(matcher: _Matcher, chunk: AnswerChunk, found: NDArray[np.int64]
     matcher.add(found[counts], answers[counts], posteriors)
 
 
-def _describe_no_common(predictions: Predictions, reference: Reference, keys: Sequence[bytes]) -> str:
-    """Describe that no id is common, with an example of each side, and the prefixes by which they differ."""
-    if not keys:
-        return f"{predictions.text.name}: empty: no utterance has a prediction"
+def describe_no_common(name: str, reference: Reference, keys: Sequence[bytes]) -> str:
+    """Describe that no id is common, with an example of each side, and the prefixes by which they differ.
+
+    Args:
+        name: of what is compared with the reference.
+        reference: the reference.
+        keys: some ids of the other side.
+    """
     others = next(reference.finder.ids())[:EXAMPLES]
     pairs = ((_common_end(key, other), key, other) for key in keys for other in others)
     length, key, other = max(pairs, key=lambda pair: pair[0])
@@ -244,7 +250,7 @@ def _describe_no_common(predictions: Predictions, reference: Reference, keys: Se
     if length * 2 >= min(len(key), len(other)):
         named = [f'"{prefix.decode(errors="backslashreplace")}"' for prefix in prefixes if prefix]
         differ = f"; they differ by the prefix{'es' if len(named) > 1 else ''} {' and '.join(named)}"
-    where = f"{predictions.text.name}: no utt-id in common with {reference.text.name}"
+    where = f"{name}: no utt-id in common with {reference.text.name}"
     return f'{where}: "{shown}" here, "{known}" there{differ}'
 
 

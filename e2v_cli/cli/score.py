@@ -25,16 +25,50 @@ def _words(_context: click.Context, _param: click.Parameter, value: tuple[str, .
     return tuple(dict.fromkeys(value))
 
 
-def map_option(name: str) -> Decorator[Any]:
+def map_option(name: str, prefix: str = "E2V_SCORE") -> Decorator[Any]:
     """The map of words to classes, under a name that another option of the command does not have."""
-    return _score_option(
+    return grouped_option(
         "Labels",
         name,
         "map",
+        prefix=prefix,
         type=click.Path(exists=True, path_type=Path),
         metavar="FILE",
         show_default="words are known, letters and numbers are not",
         help="Words of the corpus and their classes, a line each; - drops the utterances from the reference.",
+    )
+
+
+def reference_options(prefix: str = "E2V_SCORE") -> tuple[Decorator[Any], ...]:
+    """The other options by which the labels of a reference are read; variables have the name of the command."""
+    option = partial(grouped_option, "Labels", prefix=prefix)
+    return (
+        option(
+            "--merge",
+            multiple=True,
+            callback=sort_merges,
+            metavar="A=B",
+            help="Make class A a part of B, like excited=happy; repeatable.",
+        ),
+        option(
+            "--classes",
+            metavar="A,B,...",
+            callback=sort_classes,
+            show_default="those of the reference",
+            help="Classes that count; utterances of others are left out.",
+        ),
+        option(
+            "--id-column",
+            metavar="NAME",
+            show_default="a known one, like key or FileName",
+            help="Column of ids of a .csv, .tsv or .jsonl.",
+        ),
+        option(
+            "--label-column",
+            metavar="NAME",
+            show_default="a known one, like emo or EmoClass",
+            help="Column of labels.",
+        ),
     )
 
 
@@ -50,41 +84,12 @@ def missing_option(default: Missing) -> Decorator[Any]:
 
 
 SCORE = (
-    _score_option(
-        "Labels",
-        "--merge",
-        multiple=True,
-        callback=sort_merges,
-        metavar="A=B",
-        help="Make class A a part of B, like excited=happy; repeatable.",
-    ),
-    _score_option(
-        "Labels",
-        "--classes",
-        metavar="A,B,...",
-        callback=sort_classes,
-        show_default="those of the reference",
-        help="Classes that count; utterances of others are left out.",
-    ),
+    *reference_options(),
     _score_option(
         "Labels",
         "--closed",
         is_flag=True,
         help="Make the headline of the most probable of these classes, instead of all classes of the model.",
-    ),
-    _score_option(
-        "Labels",
-        "--id-column",
-        metavar="NAME",
-        show_default="a known one, like key or FileName",
-        help="Column of ids of a .csv, .tsv or .jsonl.",
-    ),
-    _score_option(
-        "Labels",
-        "--label-column",
-        metavar="NAME",
-        show_default="a known one, like emo or EmoClass",
-        help="Column of labels.",
     ),
     _score_option(
         "Groups",
