@@ -1,0 +1,1 @@
+"""What is trained on embeddings: heads as model folders (see README.md)."""
