@@ -28,6 +28,7 @@ from e2v_cli.cli.predict import predict
 from e2v_cli.cli.report import report
 from e2v_cli.cli.score import score
 from e2v_cli.cli.select import select
+from e2v_cli.cli.similarity import similarity
 from e2v_cli.cli.speakers import speakers
 from e2v_cli.cli.submit import submit
 from e2v_cli.cli.variables import find_variable
@@ -176,6 +177,7 @@ def merge(output_dir: Path, run: RunOptions) -> int:
 cli.add_command(score)
 cli.add_command(report)
 cli.add_command(select)
+cli.add_command(similarity)
 
 
 @cli.command(cls=GroupedCommand, no_args_is_help=True)

@@ -7,10 +7,13 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from io import StringIO
+from functools import partial
+from io import StringIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from e2v_cli.errors import UsageError
 from e2v_cli.options import RowFormat, RowOptions
@@ -19,7 +22,11 @@ from e2v_cli.system.files import naming
 from e2v_cli.system.progress import between_bars
 from e2v_cli.system.text import display_width, fitted, padded, tsv_row
 
-COLUMN_TYPES = {"utt_id": str, "speaker": str, "recording": str, "label": str, "windows": int, "utterances": int}
+COLUMN_TYPES: dict[str, Callable[[str], object]] = {
+    **dict.fromkeys(("utt_id", "utt_id1", "utt_id2", "speaker", "recording", "label"), str),
+    **dict.fromkeys(("windows", "utterances"), int),
+    "same_label": "true".__eq__,
+}
 """Types of columns; all others are ``float``."""
 
 TABLE_COLUMNS = ("utterances", "start", "end", "label", "score")
@@ -45,6 +52,7 @@ class RowPrinter:
         labels: Sequence[str],
         ids: Iterable[list[bytes]],
         keys: Sequence[str] = ("utt_id",),
+        file: TextIOWrapper | None = None,
     ) -> None:
         """Print the header.
 
@@ -54,6 +62,7 @@ class RowPrinter:
             labels: those of them that are the model's classes; without any, rows have an empty label and score.
             ids: what the first key column will have, some thousand at a time; only the first are read.
             keys: the columns that name a row.
+            file: where rows are written; None: standard output.
 
         Raises:
             UsageError: a column is unknown.
@@ -61,8 +70,12 @@ class RowPrinter:
         for column in options.columns:
             if column not in columns:
                 raise UsageError(f"--columns {column}: no such column; choose from {', '.join(columns)}")
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # type: ignore[union-attr]
-        form = options.format or ("table" if sys.stdout.isatty() else "tsv")
+        self._naming: Callable[[], AbstractContextManager[None]] = (
+            partial(naming, Path("standard output")) if file is None else nullcontext
+        )
+        self._file = cast(TextIOWrapper, sys.stdout) if file is None else file
+        self._file.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
+        form = options.format or ("table" if self._file.isatty() else "tsv")
         self._format: Callable[[Sequence[str]], str]
         if form == "table":
             table = _Table(options.columns, columns, labels, ids, keys)
@@ -84,9 +97,9 @@ class RowPrinter:
         self._write("".join(map(self._format, rows)))
 
     def _write(self, text: str) -> None:
-        with naming(Path("standard output")), between_bars(sys.stdout):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        with self._naming(), between_bars(self._file):
+            self._file.write(text)
+            self._file.flush()
 
 
 def _format_tsv(_columns: Sequence[str], cells: Sequence[str]) -> str:

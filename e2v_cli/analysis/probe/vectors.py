@@ -133,7 +133,7 @@ class Embeddings:
         if broken:
             raise CorpusError(
                 f"{self.name}: NaN or infinite numbers in the embedding{'s' if len(broken) > 1 else ''} of "
-                f"{_name_some(broken)}; compute them again, or remove their lines from the reference"
+                f"{_name_some(broken)}; compute them again, or leave them out"
             )
         return means, first[1].startswith("frames")
 

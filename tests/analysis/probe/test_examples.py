@@ -182,7 +182,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path: Path, referen
 
     assert refusal(arrays, reference) == (
         f"{arrays}: NaN or infinite numbers in the embeddings of Ses01F_000, Ses01F_001, Ses01F_002 and 1 others; "
-        "compute them again, or remove their lines from the reference"
+        "compute them again, or leave them out"
     )
 
 
