@@ -49,3 +49,13 @@ class FitOptions:
             raise UsageError(f"--c {self.c:g}: must be a positive number, or auto")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How probes are evaluated."""
+
+    folds: str | None = None
+    """``speakers``, a number of groups of them, or a file; None: the reference's own, else ``speakers``."""
+    protocol: Protocol = "linear"
+    allow_shared_speakers: bool = False
