@@ -25,6 +25,7 @@ from e2v_cli.cli.console import (
 from e2v_cli.cli.groups import GroupedCommand
 from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
+from e2v_cli.cli.probe import probe
 from e2v_cli.cli.report import report
 from e2v_cli.cli.score import score
 from e2v_cli.cli.select import select
@@ -177,6 +178,7 @@ def merge(output_dir: Path, run: RunOptions) -> int:
 cli.add_command(score)
 cli.add_command(report)
 cli.add_command(select)
+cli.add_command(probe)
 cli.add_command(similarity)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +29,11 @@ from e2v_cli.analysis.rule_making import SELECTION_FILE, RuleMaker, read_selecti
 from e2v_cli.analysis.rule_options import LISTS, RuleOptions, SourceOptions
 from e2v_cli.analysis.run_source import RunSource
 from e2v_cli.analysis.selection import Selection, apply_rules, assign_part
+from e2v_cli.commands.new_folder import new_folder, refuse_existing
 from e2v_cli.corpus.lists import has_list
-from e2v_cli.errors import OutputConflictError, OutputError
+from e2v_cli.errors import OutputError
 from e2v_cli.journal.journal import holds_run
-from e2v_cli.system.files import is_directory, naming, published_folder, sync_file, sync_folder
+from e2v_cli.system.files import is_directory, sync_file, sync_folder
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def select(output_dir: Path, data_dir: Path | None, rules: RuleOptions, origin: 
         UsageError: the run has no such class.
     """
     if data_dir is not None:
-        _refuse_existing(data_dir)
+        refuse_existing(data_dir)
     output_dir, selected = _find_run(output_dir)
     with ExitStack() as stack:
         predictions = open_predictions(str(output_dir), stack)
@@ -98,16 +98,6 @@ def select(output_dir: Path, data_dir: Path | None, rules: RuleOptions, origin: 
         del maker  # its index of the ids takes as much as that of the list, which is read now
         notes += _write(data_dir, material, selection, rules.split, facts)
     return Outcome(text, kept, tuple(notes), tuple(selection.short))
-
-
-def _refuse_existing(path: Path) -> None:
-    """Check that DATA is not there.
-
-    Raises:
-        OutputConflictError: it is.
-    """
-    if os.path.lexists(path):
-        raise OutputConflictError(f"{path} exists: choose another -o, or remove it")
 
 
 def _find_run(folder: Path) -> tuple[Path, Path | None]:
@@ -161,32 +151,27 @@ def _write(
         OutputConflictError: DATA exists by now.
         OSError: it can't be written.
     """
-    try:
-        with published_folder(path.absolute()) as draft, naming(path):
-            notes = write_data_dir(draft, material, selection.kept)
-            if parts:
-                part_of = _assign_parts(material, parts)
-                facts["parts"] = {}
-            for index, (name, _) in enumerate(parts):
-                chosen = selection.kept & (part_of == index)
-                facts["parts"][name] = int(chosen.sum())
-                if not chosen.any():
-                    notes.append(f"--split: no speaker is in {name}, so it is left out")
-                    continue
-                (draft / name).mkdir()
-                write_data_dir(draft / name, material, chosen)
-                sync_folder(draft / name)
-            with (draft / "rejected.tsv").open("wb") as file:
-                digest = write_rejected(file, material.candidates, material.ids, selection)
-                sync_file(file)
-            facts["digests"] = {"predictions": digest, **facts["digests"]}
-            with (draft / SELECTION_FILE).open("wb") as file:
-                file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-                sync_file(file)
-    except FileExistsError:
-        if not os.path.lexists(path):  # a file is where its parent should be
-            raise
-        raise OutputConflictError(f"{path} exists by now: choose another -o, or remove it") from None
+    with new_folder(path) as draft:
+        notes = write_data_dir(draft, material, selection.kept)
+        if parts:
+            part_of = _assign_parts(material, parts)
+            facts["parts"] = {}
+        for index, (name, _) in enumerate(parts):
+            chosen = selection.kept & (part_of == index)
+            facts["parts"][name] = int(chosen.sum())
+            if not chosen.any():
+                notes.append(f"--split: no speaker is in {name}, so it is left out")
+                continue
+            (draft / name).mkdir()
+            write_data_dir(draft / name, material, chosen)
+            sync_folder(draft / name)
+        with (draft / "rejected.tsv").open("wb") as file:
+            digest = write_rejected(file, material.candidates, material.ids, selection)
+            sync_file(file)
+        facts["digests"] = {"predictions": digest, **facts["digests"]}
+        with (draft / SELECTION_FILE).open("wb") as file:
+            file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+            sync_file(file)
     return notes
 
 

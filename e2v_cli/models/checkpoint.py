@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from e2v_cli.errors import ModelError
 from e2v_cli.models.folder import Model
@@ -33,22 +33,44 @@ def make_network(model: Model, state: Mapping[str, Tensor] | None = None) -> Emo
     Raises:
         ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
     """
+    network = _make_empty(model)
+    if state is None:
+        shapes = _shapes_by_name(network, model.config)
+        tensors = _read_stored(model, shapes)
+        upstream = {name: upstream_name(name, model.config) for name in network.state_dict()}
+        state = {name: _to_network_shape(tensors[stored], stored, shapes[stored]) for name, stored in upstream.items()}
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def read_encoder(model: Model) -> dict[str, Tensor]:
+    """Read the weights of a model's encoder, by upstream's names and in its shapes, as ``read_tensors`` does.
+
+    Raises:
+        ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
+    """
+    tensors = _read_stored(model, _shapes_by_name(_make_empty(model), model.config))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("proj.")}
+
+
+def _make_empty(model: Model) -> Emotion2vec:
+    """Make a model's network with neither memory nor time for weights, which are replaced."""
     import torch
 
     from e2v_cli.network.emotion2vec import Emotion2vec
 
-    with torch.device("meta"):  # neither memory nor time for weights that are replaced at once
-        network = Emotion2vec(model.config, num_classes=len(model.tokens))
-    if state is None:
-        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        upstream = {name: upstream_name(name, model.config) for name in shapes}
-        stored = {upstream[name]: _stored_shape(upstream[name], shape) for name, shape in shapes.items()}
-        tensors = read_tensors(model, stored)
-        state = {
-            name: _to_network_shape(tensors[upstream[name]], upstream[name], shape) for name, shape in shapes.items()
-        }
-    network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(False)
+    with torch.device("meta"):
+        return Emotion2vec(model.config, num_classes=len(model.tokens))
+
+
+def _shapes_by_name(network: Emotion2vec, config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that weights have in our network, by upstream's names."""
+    return {upstream_name(name, config): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _read_stored(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read weights by upstream's names and in its shapes, from those that they have in our network."""
+    return read_tensors(model, {name: _stored_shape(name, shape) for name, shape in shapes.items()})
 
 
 def read_tensors(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -138,6 +160,25 @@ def load_plain(path: Path) -> object:
     except Exception as error:  # torch.load passes on any error of its zip reader, unpickler and C++ core
         cause = (str(error) or "it ends too early").splitlines()[0]
         raise ModelError(f"{path} can't be read as a checkpoint: {cause}") from None
+
+
+def save_plain(content: object, file: BinaryIO) -> None:
+    """Save tensors, numbers, texts and their collections.
+
+    Raises:
+        OSError: they can't be written.
+    """
+    import torch
+
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # raised by PyTorch's writer while it handles the system's error
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def without_neighbours(tensor: Tensor) -> Tensor:
+    """Copy a tensor that is part of a larger storage, which would be saved whole."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _check_format(path: Path) -> bool:

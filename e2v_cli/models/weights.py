@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from e2v_cli.errors import ModelError
 from e2v_cli.models.cache import FileState, cache_folder, hash_file
-from e2v_cli.models.checkpoint import load_plain, make_network
+from e2v_cli.models.checkpoint import load_plain, make_network, save_plain, without_neighbours
 from e2v_cli.models.folder import Model
 from e2v_cli.system.files import exists, published, remove_drafts
 
@@ -190,22 +190,12 @@ def _write_copy(model: Model, copy: Path, origin: _Origin) -> str:
     PyTorch begins every tensor on a multiple of 64 bytes. This must stay so: of weights that lie otherwise, MKL rounds
     products differently.
     """
-    import torch
-
-    state = {name: _without_neighbours(tensor) for name, tensor in make_network(model).state_dict().items()}
+    state = {name: without_neighbours(tensor) for name, tensor in make_network(model).state_dict().items()}
     remove_drafts(copy)
     with published(copy) as file:
-        try:
-            torch.save({**origin._asdict(), "state_dict": state}, file)
-        except RuntimeError as error:  # raised by PyTorch's writer while it handles the system's error
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        save_plain({**origin._asdict(), "state_dict": state}, file)
         file.flush()
         return hash_file(Path(file.name))
-
-
-def _without_neighbours(tensor: Tensor) -> Tensor:
-    """Copy a tensor that is part of a larger storage, which would be saved whole."""
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _map_copy(copy: Path, origin: _Origin) -> dict[str, Tensor] | None:

@@ -1,0 +1,232 @@
+"""``e2v probe train``: embeddings and labels → a model folder with a head of these classes."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli._version import __version__
+from e2v_cli.analysis.groups import name_metrics
+from e2v_cli.analysis.metrics import compute_metrics
+from e2v_cli.analysis.probe.examples import Examples, find_examples
+from e2v_cli.analysis.probe.linear import CANDIDATES, LinearFit, fit_linear, mean_loss
+from e2v_cli.analysis.probe.options import FitOptions, LabelOptions
+from e2v_cli.analysis.probe.vectors import EmbeddingOrigin
+from e2v_cli.commands.new_folder import new_folder, refuse_existing
+from e2v_cli.errors import CorpusError, ModelError, UsageError
+from e2v_cli.models.folder import Model
+from e2v_cli.models.weights import hash_weights
+from e2v_cli.options import ComputeOptions
+from e2v_cli.system.text import columns
+from e2v_cli.training.probe_folder import find_encoder, make_tokens, write_probe
+
+_LIBRARIES = ("numpy", "scikit-learn", "scipy")
+
+
+@dataclass(frozen=True)
+class TrainedProbe:
+    """What was trained."""
+
+    text: str
+    notes: tuple[str, ...]
+    """What the user should know."""
+
+
+def train(
+    sources: tuple[str, str], target: Path, labels: LabelOptions, options: FitOptions, model: str | None
+) -> TrainedProbe:
+    """Fit a head, and write the model folder.
+
+    Args:
+        sources: EMBEDDINGS and REFERENCE.
+        target: MODEL.
+        labels: how those of the reference are read.
+        options: how the head is fitted.
+        model: the encoder; None: that of the run of the embeddings.
+
+    Raises:
+        CorpusError: an input can't be used.
+        ModelError: the encoder can't be found, or the embeddings are of another one.
+        OutputConflictError: MODEL exists.
+        UsageError: an option does not fit the inputs.
+        OSError: MODEL can't be written.
+    """
+    refuse_existing(target)
+    examples = find_examples(*sources, labels)
+    encoder = _find_encoder(examples, model)
+    make_tokens(examples.classes)  # what can't be a label is refused before the head is fitted
+    fit = fit_linear(examples.vectors, examples.labels, len(examples.classes), examples.speakers, options)
+    facts = {
+        "e2v": __version__,
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "encoder": _describe_encoder(encoder, examples.origin),
+        "data": _describe_data(examples, labels),
+        "fit": _describe_fit(fit, options),
+        "validation": _describe_validation(examples, fit),
+    }
+    with new_folder(target) as draft:
+        write_probe(draft, encoder, (fit.head.weight, fit.head.bias), examples.classes, facts)
+    return TrainedProbe(_format_probe(examples, fit, target), (*examples.notes, *_describe_rare(examples, fit)))
+
+
+def _find_encoder(examples: Examples, model: str | None) -> Model:
+    """Find the encoder of the embeddings.
+
+    Raises:
+        CorpusError: they are of another layer than the last.
+        ModelError: it can't be found, or they are of another one.
+        UsageError: it is not known which it is.
+    """
+    origin = examples.origin
+    if origin.layer is not None:
+        raise CorpusError(
+            f"{origin.name}: embeddings of layer {origin.layer}, but a model has its head on the last layer: train on "
+            "embeddings without --layers, or see what the layer is worth: e2v probe eval"
+        )
+    name = model or origin.model
+    if name is None:
+        raise UsageError(f"{origin.name}: which model computed them is not known: name it with -m")
+    encoder = find_encoder(name, origin.model_sha256, origin.name)
+    dim = examples.vectors.shape[1]
+    if dim != encoder.config.embed_dim:
+        raise ModelError(
+            f"{encoder.folder}: its vectors have {encoder.config.embed_dim} numbers, but those of {origin.name} have "
+            f"{dim}: name the model that computed them with -m"
+        )
+    return encoder
+
+
+def _describe_encoder(encoder: Model, origin: EmbeddingOrigin) -> dict[str, Any]:
+    return {
+        "name": encoder.name,
+        "sha256": hash_weights(encoder),
+        "layer": "last",
+        "engine": origin.engine,
+        "precision": origin.precision,
+        "window": origin.window,
+        "granularity": origin.granularity,
+        "dtype": origin.dtype,
+    }
+
+
+def _describe_data(examples: Examples, labels: LabelOptions) -> dict[str, Any]:
+    pairs = zip(examples.ids, examples.labels.tolist(), strict=True)
+    lines = "".join(f"{key} {examples.classes[label]}\n" for key, label in pairs)
+    return {
+        "embeddings": examples.origin.name,
+        "embeddings_sha256": hashlib.sha256(examples.vectors.tobytes()).hexdigest(),
+        "reference": examples.reference.name,
+        "labels_sha256": hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(),
+        "map": None if labels.map is None else str(labels.map),
+        "merge": ["=".join(merge) for merge in labels.merge],
+        "utterances": len(examples),
+        "speakers": len(examples.speaker_names) if examples.knows_speakers else None,
+        "classes": dict(zip(examples.classes, _count_classes(examples.labels, examples), strict=True)),
+    }
+
+
+def _count_classes(labels: NDArray[np.int64], examples: Examples) -> list[int]:
+    """Count labels by their class."""
+    counts: list[int] = np.bincount(labels, minlength=len(examples.classes)).tolist()
+    return counts
+
+
+def _describe_fit(fit: LinearFit, options: FitOptions) -> dict[str, Any]:
+    return {
+        "c": fit.head.c,
+        "losses": {f"{c:g}": round(loss, 6) for c, loss in fit.out_of_fold.losses.items()},
+        "temperature": fit.head.temperature,
+        "balanced": options.balanced,
+        "prior": options.prior,
+        "seed": options.seed,
+    }
+
+
+def _describe_validation(examples: Examples, fit: LinearFit) -> dict[str, Any]:
+    """Describe the predictions out of fold: pooled, and of each fold."""
+    folds = fit.out_of_fold.folds
+    each = [
+        {"utterances": int((folds == fold).sum()), **_score(examples, fit, folds == fold)} for fold in np.unique(folds)
+    ]
+    return {
+        "speaker_disjoint": _are_speakers_apart(examples, fit),
+        **_score(examples, fit, np.ones(len(examples), dtype=np.bool_)),
+        "folds": each,
+    }
+
+
+def _are_speakers_apart(examples: Examples, fit: LinearFit) -> bool:
+    return examples.knows_speakers and fit.out_of_fold.are_speakers_apart
+
+
+def _score(examples: Examples, fit: LinearFit, chosen: NDArray[np.bool_]) -> Mapping[str, float | None]:
+    """Compute WA, UA and NLL of chosen utterances; None: all are of classes that the other folds lack."""
+    found, size = fit.out_of_fold, len(examples.classes)
+    labels, scores, is_known = examples.labels[chosen], found.logits[chosen], found.is_known[chosen]
+    confusion = np.bincount(labels * size + scores.argmax(axis=1), minlength=size * size).reshape(size, size)
+    metrics = name_metrics(compute_metrics(confusion))
+    loss = round(mean_loss(scores[is_known], labels[is_known]), 6) if is_known.any() else None
+    return {"WA": round(metrics["WA"], 6), "UA": round(metrics["UA"], 6), "NLL": loss}
+
+
+def _describe_rare(examples: Examples, fit: LinearFit) -> Iterator[str]:
+    """Describe classes with fewer utterances or speakers than folds, and speakers that are in several."""
+    found = fit.out_of_fold
+    num_folds = len(np.unique(found.folds))
+    if not found.are_speakers_apart:
+        yield "too many classes have one speaker alone: folds share speakers, and so the scores are of known voices"
+    unknown = _count_classes(examples.labels[~found.is_known], examples)
+    for index, (name, missed) in enumerate(zip(examples.classes, unknown, strict=True)):
+        own = examples.labels == index
+        num_speakers = len(np.unique(examples.speakers[own]))
+        if min(int(own.sum()), num_speakers) >= num_folds and not missed:
+            continue
+        note = f"{name} has {_number(int(own.sum()), 'utterance')}"
+        note += f" of {_number(num_speakers, 'speaker')}" if examples.knows_speakers else ""
+        note += f", and there are {num_folds} folds"
+        if missed:
+            note += f": {missed} are predicted by heads that lack the class, and so wrong; NLL is without them"
+        yield note
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _format_probe(examples: Examples, fit: LinearFit, target: Path) -> str:
+    """Format what was trained, and the next command."""
+    head = fit.head
+    speakers = f" of {_number(len(examples.speaker_names), 'speaker')}" if examples.knows_speakers else ""
+    found = _score(examples, fit, np.ones(len(examples), dtype=np.bool_))
+    apart = "no speaker in training and test" if _are_speakers_apart(examples, fit) else "speakers may be in both"
+    metrics = "  ".join(f"{name} {value:.4f}" for name, value in found.items() if value is not None)
+    counts = map(str, _count_classes(examples.labels, examples))
+    chosen = f", of {CANDIDATES[0]:g} to {CANDIDATES[-1]:g}" if len(fit.out_of_fold.losses) > 1 else ""
+    return "\n".join(
+        [
+            f"{_number(len(examples), 'utterance')}{speakers}, {len(examples.classes)} classes\n",
+            columns([("class", "utterances"), *zip(examples.classes, counts, strict=True)]),
+            f"C {head.c:g}{chosen}; temperature {head.temperature:.4f}",
+            f"cross-validated, {apart}: {metrics}",
+            f"model: {target}, which FunASR loads, too",
+            f"next: e2v predict wav.scp -m {shlex.quote(str(target))} -o OUT{_describe_options(examples.origin)}\n",
+        ]
+    )
+
+
+def _describe_options(origin: EmbeddingOrigin) -> str:
+    """Return the options with which the embeddings were computed, where they are unusual."""
+    options = ""
+    if origin.precision not in (None, ComputeOptions.precision):
+        options += f" --precision {origin.precision}"
+    if origin.window not in (None, ComputeOptions.window):
+        options += f" --window {origin.window:g}"
+    return options
