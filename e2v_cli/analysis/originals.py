@@ -106,6 +106,8 @@ def find_utterances(
         utt_ids: the ids.
         checksums: of the sources that had these ids; None: any has.
     """
+    if not options.inputs:
+        return ["the run has no list of audio"] * len(utt_ids)
     if here := [item for item in options.inputs if is_only_here(item)]:
         return [f"the list was piped in ({here[0]}), and is gone"] * len(utt_ids)
     try:

@@ -142,8 +142,10 @@ class RunSource:
         """Check that all inputs can be read again.
 
         Raises:
-            CorpusError: one was a pipe, or was recorded without its secrets, or not at all.
+            CorpusError: there are none, or one was a pipe, or was recorded without its secrets, or not at all.
         """
+        if not self.inputs:
+            raise CorpusError(f"{self.output_dir}: its run has no list of audio; name it: --data FILE")
         gone = (item for item in self.inputs if is_only_here(item) or "***" in item or item.startswith("… "))
         if (item := next(gone, None)) is not None and not self._is_named:
             raise CorpusError(

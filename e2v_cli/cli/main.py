@@ -26,6 +26,7 @@ from e2v_cli.cli.groups import GroupedCommand
 from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
 from e2v_cli.cli.probe import probe
+from e2v_cli.cli.probe_eval import evaluate
 from e2v_cli.cli.report import report
 from e2v_cli.cli.score import score
 from e2v_cli.cli.select import select
@@ -179,6 +180,7 @@ cli.add_command(score)
 cli.add_command(report)
 cli.add_command(select)
 cli.add_command(probe)
+probe.add_command(evaluate)
 cli.add_command(similarity)
 
 

@@ -86,7 +86,8 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
     if removed := [pattern for pattern in unused if any(folder.path.glob(pattern))]:
         logger.warning("removed what these timeline options do not make: %s", ", ".join(removed))
     folder.remove_other_results([*files.names, "run.json"], unused, ids.digest)
-    note_run(folder.path / "run.json")
+    if summary.encode_seconds:  # else it has no speed
+        note_run(folder.path / "run.json")
     return summary
 
 
