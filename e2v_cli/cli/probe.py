@@ -55,11 +55,12 @@ FIT = (
 
 @click.group()
 def probe() -> None:
-    """Train classifiers on embeddings.
+    """Train and evaluate heads on embeddings.
 
     \b
     Examples:
       e2v probe train exp/emotion data/labelled -o models/ours
+      e2v probe eval exp/emotion data/labelled -o exp/probe
     """  # noqa: D301
 
 

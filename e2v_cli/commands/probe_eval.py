@@ -16,6 +16,7 @@ from e2v_cli.analysis.groups import GroupMetrics
 from e2v_cli.analysis.metrics import MAIN_METRICS
 from e2v_cli.analysis.probe.evaluation import Evaluation, FoldScores, evaluate_folds, format_scores, score_folds
 from e2v_cli.analysis.probe.examples import Examples, find_examples
+from e2v_cli.analysis.probe.facts import describe_data
 from e2v_cli.analysis.probe.folds import Folds, assign_folds, check_classes, refuse_shared_speakers
 from e2v_cli.analysis.probe.options import EvalOptions, FitOptions, LabelOptions
 from e2v_cli.commands.probe_run import ProbeRun, find_example_audio, refuse_run, write_run
@@ -114,22 +115,12 @@ def _describe(
 ) -> dict[str, Any]:
     """Describe what predictions are made of, as ``probe.json`` has it."""
     packages = ["numpy", "scikit-learn", "scipy"] if request.options.protocol == "linear" else ["numpy", "torch"]
-    pairs = zip(examples.ids, examples.labels.tolist(), strict=True)
-    lines = "".join(f"{utt_id} {examples.classes[label]}\n" for utt_id, label in pairs)
     return {
         "e2v": __version__,
         "versions": {name: version(name) for name in packages},
         "protocol": request.options.protocol,
-        "embeddings": {**asdict(examples.origin), "sha256": hashlib.sha256(examples.vectors.data).hexdigest()},
-        "reference": {
-            "name": request.reference,
-            "map": None if request.labels.map is None else str(request.labels.map),
-            "merge": ["=".join(merge) for merge in request.labels.merge],
-            "labels_sha256": hashlib.sha256(lines.encode()).hexdigest(),
-        },
-        "classes": list(examples.classes),
-        "utterances": len(examples),
-        "speakers": len(examples.speaker_names) if examples.knows_speakers else None,
+        "origin": asdict(examples.origin),
+        "data": describe_data(examples, request.labels),
         "options": asdict(request.fit),
         "folds": {
             "source": folds.source,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from e2v_cli._version import __version__
 from e2v_cli.analysis.groups import name_metrics
 from e2v_cli.analysis.metrics import compute_metrics
 from e2v_cli.analysis.probe.examples import Examples, find_examples
+from e2v_cli.analysis.probe.facts import describe_data
 from e2v_cli.analysis.probe.linear import CANDIDATES, LinearFit, fit_linear, mean_loss
 from e2v_cli.analysis.probe.options import FitOptions, LabelOptions
 from e2v_cli.analysis.probe.vectors import EmbeddingOrigin
@@ -68,7 +68,7 @@ def train(
         "e2v": __version__,
         "versions": {name: version(name) for name in _LIBRARIES},
         "encoder": _describe_encoder(encoder, examples.origin),
-        "data": _describe_data(examples, labels),
+        "data": describe_data(examples, labels),
         "fit": _describe_fit(fit, options),
         "validation": _describe_validation(examples, fit),
     }
@@ -114,22 +114,6 @@ def _describe_encoder(encoder: Model, origin: EmbeddingOrigin) -> dict[str, Any]
         "window": origin.window,
         "granularity": origin.granularity,
         "dtype": origin.dtype,
-    }
-
-
-def _describe_data(examples: Examples, labels: LabelOptions) -> dict[str, Any]:
-    pairs = zip(examples.ids, examples.labels.tolist(), strict=True)
-    lines = "".join(f"{key} {examples.classes[label]}\n" for key, label in pairs)
-    return {
-        "embeddings": examples.origin.name,
-        "embeddings_sha256": hashlib.sha256(examples.vectors.tobytes()).hexdigest(),
-        "reference": examples.reference.name,
-        "labels_sha256": hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest(),
-        "map": None if labels.map is None else str(labels.map),
-        "merge": ["=".join(merge) for merge in labels.merge],
-        "utterances": len(examples),
-        "speakers": len(examples.speaker_names) if examples.knows_speakers else None,
-        "classes": dict(zip(examples.classes, _count_classes(examples.labels, examples), strict=True)),
     }
 
 

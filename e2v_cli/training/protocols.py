@@ -148,16 +148,6 @@ class Head(nn.Module):
         return logits
 
 
-def hold_out(train: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw a fifth of utterances at random for validation, as the papers do: the others, and those that were drawn.
-
-    Speakers are in both parts.
-    """
-    shuffled = np.random.default_rng(seed).permutation(train)
-    count = int(0.8 * len(train))
-    return np.sort(shuffled[:count]), np.sort(shuffled[count:])
-
-
 def run_protocol(
     name: ProtocolName,
     frames: Frames,

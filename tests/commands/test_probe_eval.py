@@ -276,4 +276,4 @@ def test_a_layer_is_recorded(tmp_path: Path, e2v: E2v) -> None:
 
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / "run.json").read_bytes())["options"]["layer"] == "6"
-    assert json.loads((tmp_path / "out" / "probe.json").read_bytes())["embeddings"]["layer"] == "6"
+    assert json.loads((tmp_path / "out" / "probe.json").read_bytes())["origin"]["layer"] == "6"
