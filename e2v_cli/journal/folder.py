@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -432,14 +433,14 @@ def _check_archive(path: Path, offset: int) -> None:
 
 
 def _check_record(path: Path, offset: int) -> None:
-    """Read a vector; of a matrix, which may be larger than memory, check only the size."""
+    """Read a record; of a plain vector or matrix, which may be larger than memory, check only the size."""
     with path.open("rb") as file:
         file.seek(offset)
         head = file.read(15)
         file.seek(offset)
-        if matrix := re.match(rb"\0BFM \x04(.{4})\x04(.{4})", head, re.DOTALL):
-            rows, columns = (int.from_bytes(size, "little") for size in matrix.groups())
-            if path.stat().st_size < offset + 15 + 4 * rows * columns:
+        if match := re.match(rb"\0BF(?:M \x04(.{4})|V )\x04(.{4})", head, re.DOTALL):
+            sizes = [int.from_bytes(size, "little") for size in match.groups() if size]
+            if path.stat().st_size < offset + 5 + 5 * len(sizes) + 4 * math.prod(sizes):
                 raise EOFError
         elif head.startswith((b"\0B", b" [")):  # kaldiio may run code of other records
             read_kaldi(file)

@@ -139,14 +139,19 @@ def test_missing_or_truncated_archives_are_named(archives: dict[str, int], messa
         (15, (0, 0), True),
         (15 + 8_000_000_000, (1_000_000, 2000), True),
         (15 + 8_000_000_000 - 1, (1_000_000, 2000), False),
+        (10 + 4 * 6, (6,), True),
+        (10 + 4 * 6 - 4, (6,), False),
+        (9, (6,), False),
+        (10, (0,), True),
     ],
 )
-def test_matrix_is_checked_by_size_without_reading_it(
-    size: int, shape: tuple[int, int], sound: bool, tmp_path: Path
+def test_record_is_checked_by_size_without_reading_it(
+    size: int, shape: tuple[int, ...], sound: bool, tmp_path: Path
 ) -> None:
-    """The matrix may be larger than memory. Here all but its header is a hole in the file."""
+    """A matrix may be larger than memory. Here all but the header is a hole in the file."""
     path = tmp_path / "embeddings.1-of-1.1.ark"
-    path.write_bytes(b"k " + b"\0BFM " + b"".join(b"\4" + number.to_bytes(4, "little") for number in shape))
+    kind = b"\0BFM " if len(shape) == 2 else b"\0BFV "
+    path.write_bytes(b"k " + kind + b"".join(b"\4" + number.to_bytes(4, "little") for number in shape))
     os.truncate(path, 2 + size)
 
     if sound:
