@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from e2v_cli.errors import UsageError
+from e2v_cli.network.layers import LayerChoice, format_layers
 from e2v_cli.network.products import ProductsName
 from e2v_cli.system.text import number_word
 
@@ -210,6 +211,8 @@ class ResultOptions:
     """A name of ``results.formats.EMBEDDING_FORMATS``."""
     dtype: EmbeddingDtype = "fp32"
     """Precision of embeddings."""
+    layers: tuple[LayerChoice, ...] = ()
+    """Layers that are embedded, sorted, each with files of its own; none: the last, in the files of no choice."""
     compress: bool = False
     """Whether matrices in archives have Kaldi's compressed form."""
     timelines: tuple[float, ...] = ()
@@ -315,8 +318,9 @@ class PredictOptions:
         if results.output_dir is None and (self.run.overwrite or self.run.retry_failed):
             option = "--overwrite" if self.run.overwrite else "--retry-failed"
             raise UsageError(f"{option}: needs an output folder; add -o OUT")
-        if results.embeddings == "none" and (results.granularity, results.dtype) != ("utterance", "fp32"):
-            option = "--granularity frame" if results.granularity == "frame" else "--embedding-dtype fp16"
+        is_frame, is_fp16 = results.granularity == "frame", results.dtype == "fp16"
+        if results.embeddings == "none" and (is_frame or is_fp16 or results.layers):
+            option = "--granularity frame" if is_frame else "--embedding-dtype fp16" if is_fp16 else "--layers"
             raise UsageError(f"{option}: is of embeddings, and none are written; add -o OUT --embeddings npy, or ark")
         if self.results.output_dir is None and (self.run.changed != "refuse" or self.run.mix_devices):
             option = "--mix-devices" if self.run.changed == "refuse" else f"--{self.run.changed}-changed"
@@ -326,8 +330,9 @@ class PredictOptions:
                 f"{self.rows.words[0]} is for rows on standard output: leave it out, "
                 f"and then run e2v rows {shlex.join([str(self.results.output_dir), *self.rows.words])}"
             )
-        if self.results.timelines and self.compute.engine == "funasr":
-            raise UsageError("upstream's engine has no --timeline: leave out --engine funasr")
+        for option, is_given in (("--timeline", results.timelines), ("--layers", results.layers)):
+            if is_given and self.compute.engine == "funasr":
+                raise UsageError(f"upstream's engine has no {option}: leave out --engine funasr")
 
 
 @dataclass(frozen=True)
@@ -414,6 +419,7 @@ def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple
         "merge": ",".join(map("=".join, options.model.merges)) or "none",
         "engine": compute.engine,
         "granularity": results.granularity,
+        "layers": format_layers(results.layers),
         "embeddings": results.embeddings,
         "embedding-dtype": results.dtype,
         "device": device,

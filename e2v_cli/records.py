@@ -147,6 +147,8 @@ class Prediction:
     """(dim,), the mean over frames; or (frames, dim) where frames are asked for, spooled where they are many."""
     timelines: tuple[NDArray[np.float32], ...] = ()
     """(spans, labels) each: the posteriors of all spans of the utterance, for each length of spans."""
+    layers: tuple[NDArray[np.float32] | DiskArray, ...] = ()
+    """Embeddings of the layers that were chosen, instead of ``embedding``, which then is always the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +206,15 @@ class DoneRecord:
     posteriors: tuple[float, ...]
     """(labels,): probabilities in the model's order; empty where the model has no head."""
     embedding: Place | None
+    """None: it has none, or those of ``layers``."""
     timelines: tuple[Place, ...] = ()
     """The rows of each of its timelines."""
     source_checksum: int = 0
     """That of the utterance."""
     rows: str = ""
     """The rows of its timeline, where they go to standard output."""
+    layers: tuple[Place, ...] = ()
+    """Its embedding of each layer that was chosen."""
 
 
 @dataclass(frozen=True, slots=True)

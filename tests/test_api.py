@@ -32,7 +32,7 @@ from support.sites import serve_site
 import e2v_cli
 from e2v_cli.api import PredictionError, Recognizer, Result
 from e2v_cli.errors import DeviceError, ModelError, UsageError
-from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.emotion2vec import Emotion2vec, Taps
 from e2v_cli.options import Precision, ResamplerName
 
 WAV = ROOT / "sample_data" / "wav"
@@ -352,9 +352,9 @@ def test_denormals_are_flushed_in_all_threads_of_the_model_and_in_no_other(
     """Each of a caller's threads has threads of PyTorch's, which it starts when they are first needed."""
     forward, inside = Emotion2vec.forward, []
 
-    def note(network: Emotion2vec, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def note(network: Emotion2vec, waveforms: Sequence[torch.Tensor], *taps: Taps) -> list[torch.Tensor]:
         inside.append(kept_denormals())
-        return forward(network, waveforms)
+        return forward(network, waveforms, *taps)
 
     def call() -> list[float]:
         if are_started:
@@ -395,12 +395,12 @@ def test_ctrl_c_ends_within_a_window(sample: Recognizer, monkeypatch: pytest.Mon
         received.set()
         signal.default_int_handler(number, frame)
 
-    def interrupt(network: Emotion2vec, waveforms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def interrupt(network: Emotion2vec, waveforms: Sequence[torch.Tensor], *taps: Taps) -> list[torch.Tensor]:
         if not calls:
             os.kill(os.getpid(), signal.SIGINT)
             assert received.wait(60)
         calls.append(threading.current_thread())
-        return encode(network, waveforms)
+        return encode(network, waveforms, *taps)
 
     monkeypatch.setattr(Emotion2vec, "encode", interrupt)
     handler = signal.signal(signal.SIGINT, receive)  # a shell's background ignores it

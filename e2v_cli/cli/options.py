@@ -27,6 +27,7 @@ from e2v_cli.cli.values import (
     parse_shard,
     parse_size,
     sort_classes,
+    sort_layers,
     sort_merges,
     sort_names,
     sort_numbers,
@@ -102,7 +103,6 @@ _ID = _option(
     help="Make ids of paths without suffix (in a folder, from there), or of file names without it, or with it.",
 )
 
-
 _SEGMENTS_RTTM = _option(
     "Input",
     "--segments-rttm",
@@ -144,7 +144,6 @@ MODEL = _option(
     help="A name from e2v models, an id on a hub, or a folder in FunASR's format.",
 )
 
-
 HUB = (
     _option(
         "Model",
@@ -169,7 +168,6 @@ LABELS = _option(
     default=ModelRequest.labels,
     help="Labels in English, Chinese, or both as in tokens.txt.",
 )
-
 
 CLASSES = (
     _option(
@@ -244,7 +242,6 @@ WINDOW = _option(
     help="Encode longer utterances in windows of at most S seconds, pooled over all frames.",
 )
 
-
 PRODUCTS = _option(
     "Compute",
     "--products",
@@ -298,6 +295,14 @@ PLANNED_DIR = _option(
     default="OUT",
     help="Where results would go; what is done there is left out.",
 )
+LAYERS = _option(
+    "Results",
+    "--layers",
+    metavar="6,9,mean:8-12",
+    callback=sort_layers,
+    show_default="the last",
+    help="Embed these layers, or means of them, each in files of its own; labels stay those of the last.",
+)
 COMPRESS = _option(
     "Results",
     "--compress",
@@ -308,6 +313,7 @@ RESULTS = (
     GRANULARITY,
     EMBEDDINGS,
     EMBEDDING_DTYPE,
+    LAYERS,
     COMPRESS,
     _option(
         "Results",

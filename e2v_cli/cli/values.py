@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from e2v_cli.network.layers import LayerChoice
 from e2v_cli.options import METRIC_NAMES, PIPE_SECONDS, ChangedSources, Channel, MaxFailures, RunOptions, Shard
 from e2v_cli.system.files import is_directory
 
@@ -92,6 +93,19 @@ def sort_merges(_context: click.Context, _param: click.Parameter, value: tuple[s
     from e2v_cli.analysis.labels import parse_merge  # it imports NumPy, which help needs not
 
     return tuple(sorted(set(map(parse_merge, value))))
+
+
+def sort_layers(_context: click.Context, _param: click.Parameter, value: str | None) -> tuple[LayerChoice, ...]:
+    """Parse layers and means of layers, separated by commas, in any order."""
+    words = () if value is None else value.split(",")
+    try:
+        layers = [LayerChoice.parse(word.strip()) for word in words]
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
+    for layer in layers:
+        if layers.count(layer) > 1:
+            raise click.BadParameter(f"{value!r} has {layer} twice.")
+    return tuple(sorted(layers))
 
 
 def parse_required(_context: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:

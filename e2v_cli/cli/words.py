@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from e2v_cli.network.layers import format_layers
 from e2v_cli.options import PIPE_SECONDS, Channel, InputOptions, PredictOptions
 from e2v_cli.system.text import number_word
 
@@ -25,6 +26,8 @@ def format_words(options: PredictOptions) -> tuple[str, ...]:
         words += ["--classes", ",".join(options.model.classes)]
     for merge in options.model.merges:
         words += ["--merge", "=".join(merge)]
+    if options.results.layers:
+        words += ["--layers", format_layers(options.results.layers)]
     for seconds in options.results.timelines:
         words += ["--timeline", number_word(seconds)]
     if options.results.timeline_formats:

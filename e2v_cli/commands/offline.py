@@ -10,7 +10,9 @@ from e2v_cli.audio.sources import FetchLimits, is_pipe, is_url
 from e2v_cli.corpus.channels import split_channels
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.corpus.inputs import read_corpus
+from e2v_cli.errors import UsageError
 from e2v_cli.journal.history import History
+from e2v_cli.network.config import NetworkConfig
 from e2v_cli.options import Fingerprint, InputOptions, PredictOptions, make_fingerprint
 from e2v_cli.records import Utterance
 from e2v_cli.results.publish import open_run_folder
@@ -55,6 +57,18 @@ def read_split_corpus(
 
 def _count_local_channels(utterance: Utterance, stopping: Callable[[], bool]) -> int:
     return 0 if is_remote(utterance) else count_channels(utterance, stopping, FetchLimits(pipe_seconds=None))
+
+
+def check_layers(options: PredictOptions, config: NetworkConfig) -> None:
+    """Check that a model has the layers that are embedded.
+
+    Raises:
+        UsageError: it lacks one.
+    """
+    for choice in options.results.layers:
+        if choice.last > config.num_layers:
+            has = f"{options.model.name} has {config.num_layers} layers"
+            raise UsageError(f"--layers {choice}: {has}; choose from 1 to {config.num_layers}")
 
 
 def is_remote(utterance: Utterance) -> bool:

@@ -23,6 +23,7 @@ from e2v_cli.audio.decode import AudioOptions, HeaderInfo, inspect_headers
 from e2v_cli.audio.sources import is_pipe, is_url
 from e2v_cli.commands.offline import (
     HEADERS_AT_ONCE,
+    check_layers,
     is_remote,
     read_earlier_results,
     read_local_corpus,
@@ -161,7 +162,8 @@ class _PlanCounts:
         if results.embeddings != NO_EMBEDDINGS:
             rows = num_frames if results.granularity == "frame" else None
             embedding_format = EMBEDDING_FORMATS[results.embeddings]
-            self.num_bytes += embedding_format.num_bytes(key_bytes, rows, self.config.embed_dim, results)
+            num_bytes = embedding_format.num_bytes(key_bytes, rows, self.config.embed_dim, results)
+            self.num_bytes += num_bytes * (len(results.layers) or 1)
 
     def _count_windows(self, num_frames: int) -> None:
         window, context = window_frames(self.config, self.options.compute.window)
@@ -182,13 +184,14 @@ def make_plan(options: PredictOptions, like: Path | None = None) -> PlanReport:
     Raises:
         CorpusError: the input can't be read.
         ModelError: there is no such model, or its folder is not one.
-        UsageError: the run of ``like`` has no speed, or had other options that change it.
+        UsageError: the run of ``like`` has no speed, or had other options that change it; or the model lacks a layer.
         OutputConflictError: OUT holds a different run, or one in progress.
         OSError: the machine is to blame, not a recording.
     """
     speed = _choose_speed(options, like)
     corpus = read_local_corpus(options.input)
     config = _find_shape(options.model)
+    check_layers(options, config)
     work = _find_work_left(options, corpus)
     is_diarised = options.input.segments_rttm is not None
     speakers = _count_diarised(corpus, work.places) if is_diarised else _count_speakers(options, corpus, work.places)
@@ -386,7 +389,8 @@ def _format_disk(counts: _PlanCounts) -> str:
     if not embedding_format.exact_size:
         amount = f"at most {amount}"
     if embedding_format.file_per_utterance:
-        files = "1 file" if counts.embedded == 1 else f"{counts.embedded} files"
+        num_files = counts.embedded * (len(results.layers) or 1)
+        files = "1 file" if num_files == 1 else f"{num_files} files"
     if results.granularity == "frame":
         return f"{_at_least(counts)}{amount}, as matrices in {files}"
     return f"{amount}, as vectors in {files}"

@@ -22,7 +22,7 @@ from e2v_cli.audio.sources import FetchLimits
 from e2v_cli.cluster.task import Task
 from e2v_cli.commands.causes import find_cause
 from e2v_cli.commands.merge import describe_missing
-from e2v_cli.commands.offline import read_split_corpus
+from e2v_cli.commands.offline import check_layers, read_split_corpus
 from e2v_cli.corpus.blocks import BlockPlan, estimate_costs
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.errors import OutputError, TimeLimitError, UsageError
@@ -130,11 +130,12 @@ def find_corpus_and_model(options: PredictOptions) -> tuple[Corpus, Model]:
     Raises:
         CorpusError: a list can't be read.
         ModelError: there is no such model, or its folder is not one.
-        UsageError: the model has no head, and the results need one; or its head lacks a class that was chosen.
+        UsageError: the model has no head, and the results need one; or it lacks a class or a layer that was chosen.
     """
     corpus = _read_corpus(options.input)
     model = read_model(options.model.name, find_model(options.model), options.model.labels)
     _check_results(model, options.results)
+    check_layers(options, model.config)
     return corpus, close_head(model, options.model.classes, options.model.merges)
 
 

@@ -267,7 +267,7 @@ def _check_room(
     results: ResultOptions, output_dir: Path, config: NetworkConfig, corpus: Corpus, history: History
 ) -> None:
     """Check that the disk has space for the rest of the run, as far as its size is known."""
-    values = float(config.embed_dim)
+    values = float(config.embed_dim * (len(results.layers) or 1))
     if results.embeddings == "none":
         values = 0.0
     elif results.granularity == "frame":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain, pairwise
+from operator import itemgetter
 from threading import Lock
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2v_cli.inference.kept import KeptWindows
+from e2v_cli.inference.layers import LayerEmbeddings
 from e2v_cli.inference.pooling import MeanPooling, TimelinePooling
 from e2v_cli.inference.windows import cut_windows, kept_edges, window_frames
 from e2v_cli.models.folder import Model
@@ -143,10 +145,13 @@ class E2vEngine:
         if isinstance(first.samples, DiskWaveform):  # it is alone in its batch
             result = self._encode_windows(first, first.samples)
             return lambda: [result]
-        features = self.network([torch.from_numpy(waveform.whole) for waveform in waveforms])
-        pooled = torch.stack([frames.mean(dim=0) for frames in features])
-        posteriors = _fetch(self._posteriors(pooled)) if len(self.classes) else None
-        embeddings = [_fetch(frames) for frames in features] if self.results.granularity == "frame" else _fetch(pooled)
+        wants_frames, choices = self.results.granularity == "frame", self.results.layers
+        chosen = LayerEmbeddings(choices, _all_frames if wants_frames else _mean_frame)
+        features = self.network([torch.from_numpy(waveform.whole) for waveform in waveforms], chosen.taps)
+        means = [_mean_frame(frames) for frames in features]
+        posteriors = _fetch(self._posteriors(torch.stack(means))) if len(self.classes) else None
+        embeddings = _fetch_each(features if wants_frames and not choices else means)
+        layers = [_fetch_each(tensors) for tensors in chosen.of_choices()]
         timelines = [self._make_timelines(frames) for frames in features]
         num_frames = [len(frames) for frames in features]
         return lambda: [
@@ -156,6 +161,7 @@ class E2vEngine:
                 None if posteriors is None else posteriors[index].numpy(),
                 embeddings[index].numpy(),
                 timelines[index],
+                layers=tuple(tensors[index].numpy() for tensors in layers),
             )
             for index, waveform in enumerate(waveforms)
         ]
@@ -165,26 +171,34 @@ class E2vEngine:
         config, output_dir = self.network.config, self.results.output_dir
         num_frames = config.num_frames(len(samples))
         windows = list(cut_windows(num_frames, *window_frames(config, self.compute.window)))
+        choices, wants_frames = self.results.layers, self.results.granularity == "frame"
         mean, timelines = MeanPooling(config.embed_dim, self.device), self._open_timelines()
-        poolings: list[MeanPooling | TimelinePooling] = [mean, *timelines]
-        kept = all_frames = None
+        means = [MeanPooling(config.embed_dim, self.device, choice.name) for choice in choices if not wants_frames]
+        poolings: list[MeanPooling | TimelinePooling] = [mean, *means, *timelines]
+        kept = None
         if output_dir and len(windows) > 1:
             kept = KeptWindows(output_dir, waveform.utterance.utt_id, f"{samples.sha256} {self.span_samples}")
-        if self.results.granularity == "frame":
-            all_frames = DiskArray((config.embed_dim,), kept.frames_path if kept else None)
+        all_frames = [
+            DiskArray((config.embed_dim,), kept.frames_path(number) if kept else None)
+            for number in range((len(choices) or 1) if wants_frames else 0)
+        ]
         num_done, state = kept.load(all_frames) if kept else (0, {})
         if num_done:
             for pooling in poolings:
                 pooling.restore(state)
         for number, window in enumerate(windows[num_done:], num_done + 1):
             part = torch.from_numpy(samples.read(window.samples(config)))
-            (frames,) = self.network.encode([self.network.normalize(part, samples.mean, samples.variance)])
-            frames = frames[window.first_kept - window.first : window.end_kept - window.first]
+            chosen = LayerEmbeddings(choices, itemgetter(window.kept))
+            (frames,) = self.network.encode([self.network.normalize(part, samples.mean, samples.variance)], chosen.taps)
+            frames = frames[window.kept]
             mean.add(frames)
+            embedded = [tensors[0] for tensors in chosen.of_choices()] or [frames]
+            for pooling, tensor in zip(means, embedded, strict=False):
+                pooling.add(tensor)
+            for array, tensor in zip(all_frames, embedded, strict=False):
+                array.append(tensor.cpu().numpy())
             for timeline in timelines:
                 timeline.add(window.first_kept, frames)
-            if all_frames is not None:
-                all_frames.append(frames.cpu().numpy())
             if kept and kept.is_due():
                 states = chain.from_iterable(pooling.state().items() for pooling in poolings)
                 kept.keep(number, dict(states), all_frames)
@@ -192,9 +206,11 @@ class E2vEngine:
         posteriors = self._posteriors(pooled[None])[0].cpu().numpy() if len(self.classes) else None
         spans = tuple(timeline.posteriors() for timeline in timelines)
         prediction = make_prediction(waveform, num_frames, posteriors, pooled.cpu().numpy(), spans, len(windows))
-        if all_frames is not None and isinstance(prediction, Prediction):
-            return replace(prediction, embedding=all_frames)
-        return prediction
+        if isinstance(prediction, Failure):
+            return prediction
+        if choices:
+            return replace(prediction, layers=tuple(all_frames or [pooling.mean().cpu().numpy() for pooling in means]))
+        return replace(prediction, embedding=all_frames[0]) if wants_frames else prediction
 
     @torch.inference_mode()
     def make_timelines(self, frames: NDArray[np.float32], num_windows: int) -> tuple[NDArray[np.float32], ...]:
@@ -236,6 +252,22 @@ class E2vEngine:
         return tuple(timeline.posteriors() for timeline in timelines)
 
 
+def _mean_frame(frames: Tensor) -> Tensor:
+    """Return the mean of frames, (frames, dim): (dim,)."""
+    return frames.mean(dim=0)
+
+
+def _all_frames(frames: Tensor) -> Tensor:
+    return frames
+
+
+def _fetch_each(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Copy tensors to the CPU: vectors, which have the same size, at once."""
+    if tensors[0].dim() == 1:
+        return _fetch(torch.stack(list(tensors))).unbind()
+    return [_fetch(tensor) for tensor in tensors]
+
+
 def _fetch(tensor: Tensor) -> Tensor:
     """Copy a tensor to the CPU; from a GPU, it is complete once its stopwatch has stopped."""
     return tensor.to("cpu", non_blocking=True)
@@ -275,8 +307,14 @@ def make_prediction(
     embedding: NDArray[np.float32],
     timelines: tuple[NDArray[np.float32], ...],
     num_windows: int = 1,
+    layers: tuple[NDArray[np.float32], ...] = (),
 ) -> Prediction | Failure:
-    """Make a prediction of a network's output, or a failure if that is not finite."""
+    """Make a prediction of a network's output, or a failure if that is not finite.
+
+    What is not finite in a layer is not finite in those behind it, so the last is enough to check.
+    """
     if not np.isfinite(embedding).all() or (posteriors is not None and not np.isfinite(posteriors).all()):
         return Failure(waveform.utterance, "model", "not finite", "the model's output has NaN or infinite values")
-    return Prediction(waveform.utterance, waveform.duration, num_frames, num_windows, posteriors, embedding, timelines)
+    return Prediction(
+        waveform.utterance, waveform.duration, num_frames, num_windows, posteriors, embedding, timelines, layers
+    )

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,15 +39,20 @@ class KeptWindows:
             utt_id: the utterance.
             made_of: its samples and the lengths of spans, in any form: a state of others is ignored.
         """
-        self._state_path, self.frames_path = _kept_paths(output_dir, utt_id)
+        self._output_dir = output_dir
+        self._state_path = _state_path(output_dir, utt_id)
         self._utt_id, self._made_of = utt_id, made_of
         self._kept_at = time.monotonic()
 
-    def load(self, frames: DiskArray | None) -> tuple[int, State]:
+    def frames_path(self, number: int) -> Path:
+        """Return the file of the frames of one of the layers that are embedded, by its number from 0."""
+        return _frames_path(self._output_dir, self._utt_id, number)
+
+    def load(self, frames: Sequence[DiskArray]) -> tuple[int, State]:
         """Return how many windows are done, and the state after them; 0 and nothing without a usable state.
 
         Args:
-            frames: all frames of these windows, from ``frames_path``, which are cut to those of the state.
+            frames: all frames of these windows, from each ``frames_path``, which are cut to those of the state.
         """
         import numpy as np
 
@@ -58,10 +64,10 @@ class KeptWindows:
         except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
             logger.debug("no state of earlier windows: %s", error)
             made_of = ""
-        if made_of != self._made_of or (frames is not None and len(frames) < state["count"]):
+        if made_of != self._made_of or any(len(rows) < state["count"] for rows in frames):
             num_windows, state = 0, {}
-        if frames is not None:
-            frames.truncate(int(state["count"]) if state else 0)
+        for rows in frames:
+            rows.truncate(int(state["count"]) if state else 0)
         if num_windows:
             logger.info("%s continues after window %d", self._utt_id, num_windows)
         return num_windows, state
@@ -70,7 +76,7 @@ class KeptWindows:
         """Whether the time has come to keep a state."""
         return time.monotonic() - self._kept_at >= KEEP_SECONDS
 
-    def keep(self, num_windows: int, state: State, frames: DiskArray | None) -> None:
+    def keep(self, num_windows: int, state: State, frames: Sequence[DiskArray]) -> None:
         """Write the state after ``num_windows`` windows durably, after their frames.
 
         Raises:
@@ -78,28 +84,35 @@ class KeptWindows:
         """
         import numpy as np
 
-        if frames is not None:
-            with naming(self.frames_path):
-                frames.sync()
+        for number, rows in enumerate(frames):
+            with naming(self.frames_path(number)):
+                rows.sync()
         arrays = {**state, "windows": np.array(num_windows), "made_of": np.array(self._made_of)}
         with published(self._state_path) as file:
             np.savez(file, allow_pickle=False, **arrays)
         self._kept_at = time.monotonic()
 
 
-def forget_windows(output_dir: Path, utt_id: str) -> None:
-    """Remove the state of an utterance whose results are on disk."""
-    for path in _kept_paths(output_dir, utt_id):
-        path.unlink(missing_ok=True)
+def forget_windows(output_dir: Path, utt_id: str, num_embeddings: int) -> None:
+    """Remove the state of an utterance whose results, with embeddings of so many layers, are on disk."""
+    _state_path(output_dir, utt_id).unlink(missing_ok=True)
+    for number in range(num_embeddings):
+        _frames_path(output_dir, utt_id, number).unlink(missing_ok=True)
 
 
 def has_kept_windows(output_dir: Path, utt_id: str, since: Path) -> bool:
     """Whether windows of an utterance were kept since a file of OUT was last written."""
-    path, _ = _kept_paths(output_dir, utt_id)
+    path = _state_path(output_dir, utt_id)
     return exists(path) and path.stat().st_mtime_ns > since.stat().st_mtime_ns
 
 
-def _kept_paths(output_dir: Path, utt_id: str) -> tuple[Path, Path]:
-    """Return the file of an utterance's state, and that of its frames."""
-    name = hashlib.sha256(utt_id.encode(errors="surrogateescape")).hexdigest()[:16]
-    return output_dir / f".windows.{name}.npz", output_dir / f".windows.{name}.frames"
+def _state_path(output_dir: Path, utt_id: str) -> Path:
+    return output_dir / f".windows.{_digest_id(utt_id)}.npz"
+
+
+def _frames_path(output_dir: Path, utt_id: str, number: int) -> Path:
+    return output_dir / f".windows.{_digest_id(utt_id)}.{number}.frames"
+
+
+def _digest_id(utt_id: str) -> str:
+    return hashlib.sha256(utt_id.encode(errors="surrogateescape")).hexdigest()[:16]

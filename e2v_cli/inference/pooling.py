@@ -20,8 +20,10 @@ Head = Callable[[Tensor], Tensor]
 class MeanPooling:
     """The mean over all frames, summed in double precision."""
 
-    def __init__(self, dim: int, device: torch.device) -> None:
+    def __init__(self, dim: int, device: torch.device, name: str = "") -> None:
+        """Begin without frames; ``name`` is of the layer in states, and empty for the last."""
         self._device = device
+        self._prefix = f"{name}." if name else ""
         self._total = torch.zeros(dim, dtype=torch.float64, device=device)
         self._count = 0
 
@@ -36,12 +38,13 @@ class MeanPooling:
 
     def state(self) -> State:
         """Return what a later process needs to continue."""
-        return {"total": self._total.cpu().numpy(), "count": np.array(self._count)}
+        state = {"total": self._total.cpu().numpy(), "count": np.array(self._count)}
+        return {f"{self._prefix}{name}": array for name, array in state.items()}
 
     def restore(self, state: State) -> None:
         """Continue from a state."""
-        self._total = torch.from_numpy(state["total"]).to(self._device)
-        self._count = int(state["count"])
+        self._total = torch.from_numpy(state[f"{self._prefix}total"]).to(self._device)
+        self._count = int(state[f"{self._prefix}count"])
 
 
 class TimelinePooling:

@@ -27,6 +27,11 @@ class Window(NamedTuple):
     end_kept: int
     """Frames ``first_kept`` to ``end_kept`` are kept."""
 
+    @property
+    def kept(self) -> slice:
+        """The frames that are kept of those that are encoded."""
+        return slice(self.first_kept - self.first, self.end_kept - self.first)
+
     def samples(self, config: NetworkConfig) -> slice:
         """Return the samples of the utterance that the window is made of."""
         return slice(self.first * config.hop, (self.end - 1) * config.hop + config.receptive_field)

@@ -219,7 +219,7 @@ class RunFolder:
             if is_timeline_alone:
                 advice = (
                     "A timeline is made of frames, which this run did not keep (--granularity frame --embeddings npy, "
-                    "or ark, in fp32 and not compressed): choose"
+                    "or ark, in fp32 and not compressed, without --layers): choose"
                 )
             raise OutputConflictError(
                 f"{self.path} holds a different run: {described}. "

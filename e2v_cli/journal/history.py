@@ -62,6 +62,7 @@ class DoneLine(NamedTuple):
     windows: bytes
     duration: bytes
     embedding: bytes
+    """Its place; those of several layers are separated by blanks."""
     timelines: bytes
     label: bytes
     posteriors: bytes = b""
@@ -74,7 +75,7 @@ def parse_done(line: bytes) -> DoneLine:
 
 
 def parse_record(index: int, line: bytes) -> DoneRecord:
-    """Parse a line like ``parse_done`` into the record that it was made of, without the places of timelines.
+    """Parse a line like ``parse_done``, with one embedding, into its record, without the places of timelines.
 
     Args:
         index: the utterance's, in the input.
@@ -220,8 +221,8 @@ class History:
                     lines.append((DONE, offset, len(text), 0))
                     keys.append(key)
                     sources.append(text[_SOURCE])
-                    if embedding:
-                        self._keep_farthest(embedding, farthest)
+                    for place in embedding.split():
+                        self._keep_farthest(place, farthest)
                     for place in timelines.split():
                         self._note_timeline(Place.parse(place.decode()))
                 elif kind == b"failed":

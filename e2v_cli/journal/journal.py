@@ -4,7 +4,7 @@ Every attempt at a shard writes its own file, ``journal.2-of-3.1``, and never ch
 record what is done. A line is ``crc32 TAB kind TAB content``:
 
     run     JSON: the fingerprint of the run, its list and the writer; the first line
-    done    utt-id, frames, windows, seconds, places of embedding and timelines, label, probabilities, source
+    done    utt-id, frames, windows, seconds, places of embeddings and timelines, label, probabilities, source
     failed  utt-id, stage, reason, detail, source
     time    JSON: time taken and utterances finished by the attempt so far; the last one counts
     end     the shard is complete
@@ -189,7 +189,8 @@ class Journal:
 
 
 def _format_done(record: DoneRecord) -> str:
-    places = [str(record.embedding or ""), " ".join(map(str, record.timelines))]
+    embeddings = record.layers or filter(None, [record.embedding])
+    places = [" ".join(map(str, embeddings)), " ".join(map(str, record.timelines))]
     numbers = [str(record.num_frames), str(record.windows), f"{record.duration:.4f}"]
     posteriors = [f"{posterior:.6f}" for posterior in record.posteriors]
     cells = ["done", record.utt_id, *numbers, *places, tsv_row([record.label]), *posteriors]

@@ -43,6 +43,11 @@ class NetworkConfig:
     """Shape of the learned ALiBi scales: (1 or one per layer, 1 or one per ALiBi head)."""
 
     @property
+    def num_layers(self) -> int:
+        """Transformer blocks; those of the prenet are the first (12 in the base models, 24 in the large one)."""
+        return self.prenet_depth + self.depth
+
+    @property
     def hop(self) -> int:
         """Samples from one frame to the next (320: 20 ms at 16 kHz)."""
         return math.prod(layer.stride for layer in self.conv_layers)

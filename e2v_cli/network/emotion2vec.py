@@ -25,10 +25,11 @@ The module knows tensors only: no files, no names of models, no labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,11 @@ from e2v_cli.network.products import ProductsName
 GPU_CHUNK_FRAMES = 2500
 """Output frames (20 ms each) of one chunk of the local encoder on a GPU: 50 s of audio, 330 MB of float32 after the
 first convolution."""
+
+Taps = Mapping[int, Callable[[list[Tensor]], None]]
+"""What is done with layers, by their numbers from 1: a function of the frame features of each utterance."""
+
+NO_TAPS: Taps = MappingProxyType({})
 
 _NORM_EPS = 1e-5
 """The number that ``torch.nn.functional.layer_norm`` adds to the variance."""
@@ -87,7 +93,7 @@ class Emotion2vec(nn.Module):
         self.alibi = Alibi(config) if config.num_alibi_heads else None
         # Upstream norms the tokens before the first block of a post-norm model, and after the last of a pre-norm one.
         self.norm = nn.LayerNorm(config.embed_dim, config.norm_eps, config.norm_affine)
-        self.blocks = nn.ModuleList(_Block(config, tiles.tokens) for _ in range(config.prenet_depth + config.depth))
+        self.blocks = nn.ModuleList(_Block(config, tiles.tokens) for _ in range(config.num_layers))
         self.head = nn.Linear(config.embed_dim, num_classes) if num_classes else None
 
     @property
@@ -113,11 +119,12 @@ class Emotion2vec(nn.Module):
             module.packed = list(islice(rest, len(module.factors())))
         return self
 
-    def forward(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, waveforms: Sequence[Tensor], taps: Taps = NO_TAPS) -> list[Tensor]:
         """Encode utterances, each exactly as if it were alone.
 
         Args:
             waveforms: float32 mono waveforms at 16 kHz, each (samples,), of any lengths and in any order.
+            taps: called with what their layers give, in the form of the result, as soon as it is computed.
 
         Returns:
             The last layer's frame features of each, (frames, embed_dim), float32, in the same order.
@@ -130,14 +137,14 @@ class Emotion2vec(nn.Module):
         )
         if self.config.normalize:
             waveforms = [F.layer_norm(waveform, waveform.shape) for waveform in waveforms]
-        return self.encode(waveforms)
+        return self.encode(waveforms, taps)
 
     def normalize(self, samples: Tensor, mean: float, variance: float) -> Tensor:
         """Normalise a part of a waveform, (samples,), by the moments of the whole, as ``forward`` does."""
         samples = to_device(self.device, samples)
         return (samples - mean) / math.sqrt(variance + _NORM_EPS) if self.config.normalize else samples
 
-    def encode(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def encode(self, waveforms: Sequence[Tensor], taps: Taps = NO_TAPS) -> list[Tensor]:
         """Encode waveforms that are normalised already, as ``forward`` does: for windows of a longer utterance."""
         layout = Layout.of([len(waveform) for waveform in waveforms], self.config)
         stream = torch.zeros(layout.num_samples, dtype=self.feature_proj.weight.dtype, device=self.device)
@@ -158,15 +165,14 @@ class Emotion2vec(nn.Module):
         )
         for index, block in enumerate(self.blocks):
             x = block(x, partial(attend, layer=index))
+            if index + 1 < len(self.blocks) and index + 1 in taps:
+                taps[index + 1](self._split(x, layout))
         if self.config.layer_norm_first:
             x = self.norm(x)
-
-        tokens = torch.split(x.float(), [utterance.num_tokens for utterance in layout.utterances])
-        features = {
-            utterance.index: part[self.config.num_extra_tokens :]
-            for utterance, part in zip(layout.utterances, tokens, strict=True)
-        }
-        return [features[index] for index in range(len(waveforms))]
+        features = self._split(x, layout)
+        if len(self.blocks) in taps:
+            taps[len(self.blocks)](features)
+        return features
 
     def logits(self, pooled: Tensor) -> Tensor:
         """Apply the head to the mean over frames: (utterances, embed_dim) → (utterances, num_classes)."""
@@ -215,6 +221,15 @@ class Emotion2vec(nn.Module):
             return x
         utterances = torch.split(x, [utterance.num_frames for utterance in layout.utterances])
         return torch.cat([part for utterance in utterances for part in (self.extra_tokens, utterance)])
+
+    def _split(self, x: Tensor, layout: Layout) -> list[Tensor]:
+        """Split tokens into the frames of each waveform, (frames, embed_dim), float32, without the extra tokens."""
+        tokens = torch.split(x.float(), [utterance.num_tokens for utterance in layout.utterances])
+        features = {
+            utterance.index: part[self.config.num_extra_tokens :]
+            for utterance, part in zip(layout.utterances, tokens, strict=True)
+        }
+        return [features[index] for index in range(len(tokens))]
 
 
 class _Linear(nn.Linear):

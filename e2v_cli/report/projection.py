@@ -53,7 +53,7 @@ def choose_points(count: int, is_matrix: bool) -> NDArray[np.int64]:
 
 
 def make_map(run: RunResults) -> EmbeddingMap | None:
-    """Make the map of a run; None if it has no embeddings that can be read back.
+    """Make the map of a run, of the last of several layers; None if it has no embeddings that can be read back.
 
     Raises:
         OSError: an embedding can't be read.
@@ -68,7 +68,9 @@ def make_map(run: RunResults) -> EmbeddingMap | None:
         lines = [read_done(run.history, columns.places[index : index + 1])[0] for index in chosen.tolist()]
     vectors = np.stack(
         [
-            np.atleast_2d(form.read(run.output_dir / line.embedding.decode())).mean(axis=0, dtype=np.float64)
+            np.atleast_2d(form.read(run.output_dir / line.embedding.split()[-1].decode())).mean(
+                axis=0, dtype=np.float64
+            )
             for line in lines
         ]
     )

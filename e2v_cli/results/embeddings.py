@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.options import EmbeddingDtype, ResultOptions, Shard
 from e2v_cli.records import Place, Prediction
-from e2v_cli.results.formats import draft_name
+from e2v_cli.results.formats import STEM, draft_name
 from e2v_cli.results.tables import file_name
 from e2v_cli.system.files import draft_of, drafted, is_directory, naming, sync_file, sync_folder
 from e2v_cli.system.spool import DiskArray, whole
@@ -46,8 +46,9 @@ class NpyWriter:
     A file gets its name when it is complete, so concurrent writers of the same utterance do no harm.
     """
 
-    def __init__(self, output_dir: Path, results: ResultOptions, shard: Shard) -> None:
-        self._output_dir, self._folder = output_dir, output_dir / "embeddings"
+    def __init__(self, output_dir: Path, results: ResultOptions, shard: Shard, stem: str = STEM) -> None:
+        """Write nothing yet; ``stem`` is the name of the folder."""
+        self._output_dir, self._folder = output_dir, output_dir / stem
         self._dtype = results.dtype
         self._draft = draft_of(output_dir / draft_name(shard))
 
@@ -56,7 +57,9 @@ class NpyWriter:
         if predictions and not is_directory(self._folder):  # none is left behind without a file
             self._folder.mkdir(exist_ok=True)
             sync_folder(self._output_dir)
-        places = [Place(f"embeddings/{file_name(prediction.utterance.utt_id)}.npy") for prediction in predictions]
+        places = [
+            Place(f"{self._folder.name}/{file_name(prediction.utterance.utt_id)}.npy") for prediction in predictions
+        ]
         for place, prediction in zip(places, predictions, strict=True):
             with drafted(self._output_dir / place.file, self._draft) as file:
                 file.write(self._header(prediction.embedding.shape))
@@ -79,12 +82,14 @@ class ArkWriter:
     Every worker of every attempt at a shard writes a file with a new N, so recorded embeddings never change.
     """
 
-    def __init__(self, output_dir: Path, results: ResultOptions, shard: Shard, text: bool = False) -> None:
-        """Choose the name of the archive; ``text``: its numbers are text."""
+    def __init__(
+        self, output_dir: Path, results: ResultOptions, shard: Shard, stem: str = STEM, *, text: bool = False
+    ) -> None:
+        """Choose the name of the archive, which begins with ``stem``; ``text``: its numbers are text."""
         self._dtype = results.dtype
         self._text = text
         self._method = AUTOMATIC_COMPRESSION if results.compress else None
-        self._file = GrowingFile(output_dir, f"embeddings.{shard.name}.", ".ark")
+        self._file = GrowingFile(output_dir, f"{stem}.{shard.name}.", ".ark")
 
     def write(self, predictions: Sequence[Prediction]) -> list[Place]:
         """Append to the archive, and sync it. A place has the offset behind the key, as in a Kaldi scp."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from e2v_cli.inference.kept import KEPT_FILES
+from e2v_cli.network.layers import LAST_LAYER, LayerChoice, parse_layers
 from e2v_cli.results.timeline_formats import format_audacity, format_rttm, format_text_grid
 from e2v_cli.system.text import number_word
 
@@ -30,13 +31,20 @@ NO_EMBEDDINGS = "none"
 """The value of ``--embeddings`` for no embeddings."""
 
 
+STEM = "embeddings"
+"""What the names of all files of embeddings begin with."""
+
+_STEMS_OF_LAYERS = (f"{STEM}.layer[0-9]*", f"{STEM}.mean[0-9]*-[0-9]*")
+"""Patterns of what they begin with where layers are chosen."""
+
+
 @dataclass(frozen=True)
 class EmbeddingFormat:
     """A value of ``--embeddings``: a format of embeddings in OUT."""
 
     name: str
-    open: Callable[[Path, ResultOptions, Shard], EmbeddingWriter]
-    """Open a worker's writer in OUT."""
+    open: Callable[[Path, ResultOptions, Shard, str], EmbeddingWriter]
+    """Open a worker's writer in OUT; the last argument is what the names of its files begin with, instead of STEM."""
     index: str
     """The file of OUT that lists utterances and the places of their embeddings."""
     separator: str
@@ -67,22 +75,22 @@ class TimelineFormat:
     """Format a recording: its id, and its utterances, at least one. In one file, each utterance comes alone."""
 
 
-def _open_npy(output_dir: Path, results: ResultOptions, shard: Shard) -> EmbeddingWriter:
+def _open_npy(output_dir: Path, results: ResultOptions, shard: Shard, stem: str) -> EmbeddingWriter:
     from e2v_cli.results.embeddings import NpyWriter
 
-    return NpyWriter(output_dir, results, shard)
+    return NpyWriter(output_dir, results, shard, stem)
 
 
-def _open_ark(output_dir: Path, results: ResultOptions, shard: Shard) -> EmbeddingWriter:
+def _open_ark(output_dir: Path, results: ResultOptions, shard: Shard, stem: str) -> EmbeddingWriter:
     from e2v_cli.results.embeddings import ArkWriter
 
-    return ArkWriter(output_dir, results, shard)
+    return ArkWriter(output_dir, results, shard, stem)
 
 
-def _open_ark_text(output_dir: Path, results: ResultOptions, shard: Shard) -> EmbeddingWriter:
+def _open_ark_text(output_dir: Path, results: ResultOptions, shard: Shard, stem: str) -> EmbeddingWriter:
     from e2v_cli.results.embeddings import ArkWriter
 
-    return ArkWriter(output_dir, results, shard, text=True)
+    return ArkWriter(output_dir, results, shard, stem, text=True)
 
 
 def _read_npy(place: Path) -> NDArray[np.float32]:
@@ -176,13 +184,30 @@ def result_names() -> tuple[str, ...]:
 def data_patterns() -> tuple[str, ...]:
     """Return patterns, relative to OUT, of workers' files besides journals, and of other final files."""
     paths = [form.path for form in TIMELINE_FORMATS.values()]
+    embeddings = dict.fromkeys(path for form in EMBEDDING_FORMATS.values() for path in (form.files, form.index))
     return (
         *dict.fromkeys(form.files for form in EMBEDDING_FORMATS.values()),
+        *(with_stem(path, stem) for path in embeddings for stem in _STEMS_OF_LAYERS),
         "timeline.*-of-*.*",
         KEPT_FILES,
         *(path for path in paths if "/" in path),
         *(with_suffix(path, "-[0-9]*") for path in (TIMELINE_TABLE, *paths)),
     )
+
+
+def embedding_stems(layers: Sequence[LayerChoice]) -> tuple[str, ...]:
+    """Return what the names of the files of each embedding begin with: STEM, or ``embeddings.layer6`` of a choice."""
+    return tuple(f"{STEM}.{choice.name}" for choice in layers) or (STEM,)
+
+
+def with_stem(path: str, stem: str) -> str:
+    """Return the path of a file of embeddings that begins with another stem."""
+    return f"{stem}{path.removeprefix(STEM)}"
+
+
+def layers_of(fingerprint: Fingerprint) -> tuple[LayerChoice, ...]:
+    """Return the layers that a run embeds; none: the last."""
+    return parse_layers(str(fingerprint.get("layers", LAST_LAYER)))
 
 
 def timeline_suffixes(timelines: Sequence[float]) -> tuple[str, ...]:
@@ -206,10 +231,11 @@ def timeline_paths(timelines: Sequence[float], formats: Sequence[str]) -> set[st
 
 
 def keeps_frames(fingerprint: Fingerprint) -> bool:
-    """Whether a run has the frames of all utterances on disk, as they were computed."""
+    """Whether a run has the frames of all utterances in the last layer on disk, as they were computed."""
     form = EMBEDDING_FORMATS.get(str(fingerprint.get("embeddings")))
     exact = {"granularity": "frame", "embedding-dtype": "fp32", "compress": "no"}
-    return form is not None and form.read is not None and exact.items() <= fingerprint.items()
+    has_last = form is not None and form.read is not None and not layers_of(fingerprint)
+    return has_last and exact.items() <= fingerprint.items()
 
 
 def draft_name(shard: Shard) -> str:

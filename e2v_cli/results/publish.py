@@ -25,10 +25,13 @@ from e2v_cli.results.formats import (
     EMBEDDING_FORMATS,
     NO_EMBEDDINGS,
     data_patterns,
+    embedding_stems,
     keeps_frames,
+    layers_of,
     result_names,
     timeline_paths,
     timeline_suffixes,
+    with_stem,
 )
 from e2v_cli.results.newest_run import note_run
 from e2v_cli.results.tables import FAILURES_HEADER, predictions_header, predictions_line
@@ -106,7 +109,9 @@ class _FinalFiles:
         self._durations, self._frames = self._create("utt2dur"), self._create("utt2num_frames")
         embeddings = str(header.fingerprint["embeddings"])
         form = None if embeddings == NO_EMBEDDINGS else EMBEDDING_FORMATS[embeddings]
-        self._index = self._create(form.index) if form else None
+        stems = embedding_stems(layers_of(header.fingerprint)) if form else ()
+        self._indexes = [self._create(with_stem(form.index, stem)) for stem in stems if form]
+        """One for each layer that is embedded."""
         self._before_place = b"%b%b/" % (form.separator.encode() if form else b"", bytes(output_dir.resolve()))
         self._emotions = self._create("utt2emo") if labels else None
         cells = [tsv_row([label]) for label in labels]
@@ -132,7 +137,8 @@ class _FinalFiles:
             OutputError: a line is of another utterance.
         """
         done: list[bytes] = []
-        rows, durations, num_frames, labels, embeddings = [], [], [], [], []
+        rows, durations, num_frames, labels = [], [], [], []
+        embeddings: list[list[bytes]] = []
         for key, line, tier in zip(keys, lines, tiers, strict=True):
             if line.startswith(b"failed"):
                 row = parse_failed(line)
@@ -146,7 +152,7 @@ class _FinalFiles:
                 durations.append(record.duration)
                 num_frames.append(record.num_frames)
                 labels.append(record.label)
-                embeddings.append(record.embedding)
+                embeddings.append(record.embedding.split())
                 for timeline, place in zip(self.timelines, record.timelines.split(), strict=True):
                     timeline.add(key.decode(), Place.parse(place.decode()), tier)
             if utt_id != key:
@@ -165,15 +171,15 @@ class _FinalFiles:
         durations: Iterable[bytes],
         num_frames: Iterable[bytes],
         labels: Iterable[bytes],
-        embeddings: Iterable[bytes],
+        embeddings: Iterable[Sequence[bytes]],
     ) -> None:
         """Write utterances to the files with an id and a value in each line."""
         self._durations.write(_format_pairs(keys, b" ", durations))
         self._frames.write(_format_pairs(keys, b" ", num_frames))
         if self._emotions:
             self._emotions.write(_format_pairs(keys, b" ", map(self._label_words.__getitem__, labels)))
-        if self._index:
-            self._index.write(_format_pairs(keys, self._before_place, embeddings))
+        for index, places in zip(self._indexes, zip(*embeddings, strict=True), strict=False):
+            index.write(_format_pairs(keys, self._before_place, places))
 
     def _create(self, name: str, *columns: str) -> BinaryIO:
         """Create a file with a header of columns, if any."""

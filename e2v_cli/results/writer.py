@@ -11,7 +11,7 @@ from e2v_cli.inference.kept import forget_windows
 from e2v_cli.options import ResultOptions, Shard
 from e2v_cli.records import DoneRecord, Place, Prediction
 from e2v_cli.results.embeddings import EmbeddingWriter, GrowingFile
-from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS
+from e2v_cli.results.formats import EMBEDDING_FORMATS, NO_EMBEDDINGS, embedding_stems
 from e2v_cli.results.spans import join_spans, span_rows
 from e2v_cli.results.timeline import parse_rows, timeline_rows
 
@@ -29,12 +29,15 @@ class ResultWriter:
         """
         self._labels = labels
         self._results = results
-        self._embeddings: EmbeddingWriter | None = None
+        self._embeddings: list[EmbeddingWriter] = []
+        """One for each layer that is embedded."""
         self._timelines: TimelineWriter | None = None
         if results.output_dir is None:
             return
         if results.embeddings != NO_EMBEDDINGS:
-            self._embeddings = EMBEDDING_FORMATS[results.embeddings].open(results.output_dir, results, shard)
+            form = EMBEDDING_FORMATS[results.embeddings]
+            stems = embedding_stems(results.layers)
+            self._embeddings = [form.open(results.output_dir, results, shard, stem) for stem in stems]
         if results.timelines:
             self._timelines = TimelineWriter(results.output_dir, results.timelines, labels, shard)
 
@@ -44,16 +47,30 @@ class ResultWriter:
         Raises:
             OSError: they can't be written.
         """
-        nowhere: list[Place | None] = [None] * len(predictions)
-        embeddings = self._embeddings.write(predictions) if self._embeddings else nowhere
+        embeddings = self._write_embeddings(predictions)
         timelines = self._timelines.write(predictions) if self._timelines else [()] * len(predictions)
         for prediction in predictions:
             if self._results.output_dir is not None and prediction.windows > 1:
-                forget_windows(self._results.output_dir, prediction.utterance.utt_id)
-        return tuple(
-            replace(make_done_record(prediction, self._labels, embedding, places), rows=self._format_rows(prediction))
-            for prediction, embedding, places in zip(predictions, embeddings, timelines, strict=True)
-        )
+                forget_windows(self._results.output_dir, prediction.utterance.utt_id, len(self._embeddings))
+        results = zip(predictions, embeddings, timelines, strict=True)
+        return tuple(self._make_record(*result) for result in results)
+
+    def _make_record(
+        self, prediction: Prediction, embeddings: tuple[Place, ...], timelines: tuple[Place, ...]
+    ) -> DoneRecord:
+        """Return the done record of a prediction with the places of its embeddings and timelines."""
+        layers = embeddings if self._results.layers else ()
+        embedding = None if layers or not embeddings else embeddings[0]
+        record = make_done_record(prediction, self._labels, embedding, timelines)
+        return replace(record, rows=self._format_rows(prediction), layers=layers)
+
+    def _write_embeddings(self, predictions: Sequence[Prediction]) -> list[tuple[Place, ...]]:
+        """Write and sync the embedding of the last layer, or those of the layers that were chosen."""
+        places = []
+        for number, writer in enumerate(self._embeddings):
+            of_layer = [replace(one, embedding=one.layers[number]) if one.layers else one for one in predictions]
+            places.append(writer.write(of_layer))
+        return list(zip(*places, strict=True)) if places else [()] * len(predictions)
 
     def _format_rows(self, prediction: Prediction) -> str:
         """Format the rows of a timeline that goes to standard output."""

@@ -46,7 +46,7 @@ HEADINGS = {
     "Model": ["--model", "--hub", "--revision", "--offline", "--labels", "--classes", "--merge"],
     "Compute": ["--engine", "--device", "--jobs", "--precision", "--batch-seconds", "--window", "--products"],
     "Results": [
-        *("--output-dir", "--granularity", "--embeddings", "--embedding-dtype", "--compress"),
+        *("--output-dir", "--granularity", "--embeddings", "--embedding-dtype", "--layers", "--compress"),
         *("--timeline", "--timeline-format", "--join"),
     ],
     "Rows": ["--format", "--columns", "--no-header"],
@@ -89,6 +89,7 @@ VALUES: dict[str, list[str]] = {
     "--granularity": ["utterance", "frame"],
     "--embeddings": ["none", "npy", "ark", "ark,t"],
     "--embedding-dtype": ["fp32", "fp16"],
+    "--layers": ["3", "9,6", "mean:8-12", "12, mean:1-3,mean:8-12"],
     "--timeline": ["1", "0.02", "0.333", "86400"],
     "--timeline-format": ["rttm", "audacity", "textgrid"],
     "--format": ["table", "tsv", "csv", "jsonl"],
@@ -260,6 +261,7 @@ DESCRIBED = {
     "--max-source-bytes": "(by the free space of TMPDIR)",
     "--revision": "(what is here, else the newest)",
     "--classes": "(all)",
+    "--layers": "(the last)",
     "--jobs": "(all cores, or all GPUs)",
     "--batch-seconds": "(10 on CPU, 300 on a GPU)",
     "--products": "(the fastest on this CPU)",
@@ -297,6 +299,7 @@ NEEDED = {
     "--pipe-timeout": ["--allow-pipes"],
     "--granularity": ["-o", "out", "--embeddings", "npy"],
     "--embedding-dtype": ["-o", "out", "--embeddings", "npy"],
+    "--layers": ["-o", "out", "--embeddings", "npy"],
     "--compress": ["-o", "out", "--granularity", "frame", "--embeddings", "ark"],
     "--embeddings": ["-o", "out"],
     "--timeline": ["-o", "out"],
@@ -408,6 +411,7 @@ def test_words_of_options_give_the_same_options(parse: Parse) -> None:
     for value in ("npy", "ark", "ark,t"):
         assert any(options.results.embeddings == value for options in seen)
     assert any(options.results.compress for options in seen)
+    assert any(len(options.results.layers) > 1 for options in seen)
     assert any(options.results.join for options in seen)
     assert {options.run.progress for options in seen} == {None, False, True}
     assert len({options.run.log_level for options in seen}) == 3

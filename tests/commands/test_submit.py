@@ -765,7 +765,7 @@ def find_embed_dim() -> int:
 def test_needed_space_of_frames_depends_on_durations(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As far as these are known; compression needs a quarter."""
+    """As far as these are known; compression needs a quarter, and each layer as much as the last."""
     folder = tmp_path / "data"
     folder.mkdir()
     scp = write_scp(folder, 4)
@@ -774,7 +774,11 @@ def test_needed_space_of_frames_depends_on_durations(
     )
     matrices = 4 * 200 * 50 * find_embed_dim() * 4
     options = ("--granularity", "frame", "--embeddings", "ark", "--dry-run")
-    for needed, more in ((matrices + 2000, ()), (matrices // 4 + 2000, ("--compress",))):
+    for needed, more in (
+        (matrices + 2000, ()),
+        (matrices // 4 + 2000, ("--compress",)),
+        (3 * matrices + 2000, ("--layers", "1,3,mean:1-2")),
+    ):
         for free, code in ((needed - 1, 1), (needed, 0)):
             monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
             assert call(*words_of_submit(scp, tmp_path / "out", *options, *more)).returncode == code

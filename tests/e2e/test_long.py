@@ -225,6 +225,12 @@ def test_hours_in_one_file_need_little_memory(model: Path, tmp_path: Path) -> No
     assert np.abs(early - late).max() < 0.003
 
 
+def read_all(out: Path) -> dict[str, bytes]:
+    """Read the only embedding of each list of a run, by the list's name."""
+    lists = {path.name: dict(kaldiio.load_scp(str(path))) for path in sorted(out.glob("embeddings*.scp"))}
+    return {name: embedding.tobytes() for name, embeddings in lists.items() for embedding in embeddings.values()}
+
+
 KILL_AFTER_WINDOWS = """
 import os, signal
 import e2v_cli.inference.kept as kept
@@ -239,7 +245,16 @@ kept.KeptWindows.keep = keep
 """Run as ``sitecustomize``: keeps the state after each window, and kills all processes of the run after one of them."""
 
 
-@pytest.mark.parametrize("options", [(), ("--granularity", "frame"), ("--timeline", "0.7")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--granularity", "frame"),
+        ("--timeline", "0.7"),
+        ("--layers", "1,mean:1-3"),
+        ("--layers", "1,mean:1-3", "--granularity", "frame"),
+    ],
+)
 def test_stopped_utterance_continues_after_its_last_window(options: tuple[str, ...], tmp_path: Path) -> None:
     """The results are those of a run that was never stopped, and nothing else is left."""
     folder = write_folder(tmp_path / "data", {"long": write_audio(tmp_path / "long.wav", make_speech(30.0))})
@@ -272,8 +287,7 @@ def test_stopped_utterance_continues_after_its_last_window(options: tuple[str, .
     assert find_continued("out") == ["3", "4", "11"]
     for name in ("predictions.tsv", "utt2num_frames", *(["timeline.tsv"] if "--timeline" in options else [])):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    (whole,), (parts,) = (
-        dict(kaldiio.load_scp(str(tmp_path / out / "embeddings.scp"))).values() for out in ("whole", "out")
-    )
-    assert parts.tobytes() == whole.tobytes()
+    whole, parts = (read_all(tmp_path / out) for out in ("whole", "out"))
+    assert len(whole) == (2 if "--layers" in options else 1)
+    assert parts == whole
     assert not list((tmp_path / "out").glob(".windows.*"))

@@ -315,8 +315,8 @@ def test_other_timeline_without_exact_frames_is_refused(
     assert (done.returncode, done.stderr) == (
         4,
         f"e2v: {out} holds a different run: timeline was 1.0, is 60.0. A timeline is made of frames, which this run "
-        "did not keep (--granularity frame --embeddings npy, or ark, in fp32 and not compressed): choose another -o, "
-        "or delete that run with --overwrite\n",
+        "did not keep (--granularity frame --embeddings npy, or ark, in fp32 and not compressed, without "
+        "--layers): choose another -o, or delete that run with --overwrite\n",
     )
     assert read_final(out) == before
 

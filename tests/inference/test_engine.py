@@ -25,7 +25,7 @@ from torch import Tensor
 
 from e2v_cli.models.checkpoint import make_network
 from e2v_cli.models.folder import Model, read_model
-from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.emotion2vec import Emotion2vec, Taps
 from e2v_cli.options import Granularity
 from e2v_cli.records import Batch, Failure, Prediction
 from e2v_cli.system.spool import DiskArray
@@ -124,8 +124,8 @@ def test_only_the_utterance_with_nan_fails(model: Model, network: Emotion2vec, m
     expected = engine.start(batch)()
     forward = network.forward
 
-    def spoil(waveforms: Sequence[Tensor]) -> list[Tensor]:
-        first, second, third = forward(waveforms)
+    def spoil(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
+        first, second, third = forward(waveforms, *taps)
         return [first, second * torch.nan, third]
 
     monkeypatch.setattr(network, "forward", spoil)
@@ -142,7 +142,7 @@ def test_other_errors_do_not_halve_the_batch(
 ) -> None:
     calls: list[int] = []
 
-    def fail(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def fail(waveforms: Sequence[Tensor], *_taps: Taps) -> list[Tensor]:
         calls.append(len(waveforms))
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -225,7 +225,7 @@ def test_samples_are_not_normalised_if_the_config_says_so(tmp_path: Path) -> Non
 def test_window_too_large_for_memory_fails(model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch) -> None:
     _, waveform = make_long(10.0)
 
-    def fail(_: Sequence[Tensor]) -> list[Tensor]:
+    def fail(_: Sequence[Tensor], *_taps: Taps) -> list[Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(network, "encode", fail)
@@ -243,9 +243,9 @@ def test_window_that_is_not_finite_fails_its_utterance(
     calls: list[int] = []
     encode = network.encode
 
-    def spoil(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def spoil(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
         calls.append(len(waveforms))
-        (frames,) = encode(waveforms)
+        (frames,) = encode(waveforms, *taps)
         return [frames * (torch.inf if len(calls) == 2 else 1)]
 
     monkeypatch.setattr(network, "encode", spoil)

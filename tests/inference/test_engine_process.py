@@ -13,7 +13,7 @@ from torch import Tensor
 
 from e2v_cli.inference.upstream import FunasrEngine
 from e2v_cli.models.folder import Model
-from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.emotion2vec import Emotion2vec, Taps
 from e2v_cli.options import ResultOptions
 from e2v_cli.records import Batch, Prediction
 
@@ -43,9 +43,9 @@ def test_denormals_are_flushed_only_while_the_engine_computes(
 ) -> None:
     seen = []
 
-    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def forward(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
         seen.append(flushes_denormals())
-        return Emotion2vec.forward(network, waveforms)
+        return Emotion2vec.forward(network, waveforms, *taps)
 
     monkeypatch.setattr(network, "forward", forward)
     pending = make_engine(model, network).start(make_batch([0.3]))
@@ -61,9 +61,9 @@ def test_denormals_are_flushed_in_windows(
     seen = []
     encode = network.encode
 
-    def note(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def note(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
         seen.append(flushes_denormals())
-        return encode(waveforms)
+        return encode(waveforms, *taps)
 
     monkeypatch.setattr(network, "encode", note)
 
@@ -125,9 +125,9 @@ def test_busy_time_is_that_of_the_batches(
     """Writing results and waiting for audio don't count."""
     seconds = iter([3.0, 0.5])
 
-    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def forward(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
         clock[0] += next(seconds)
-        return Emotion2vec.forward(network, waveforms)
+        return Emotion2vec.forward(network, waveforms, *taps)
 
     monkeypatch.setattr(network, "forward", forward)
     engine = make_engine(model, network)
@@ -146,11 +146,11 @@ def test_busy_time_is_that_of_the_batches(
 def test_busy_time_includes_each_half(
     clock: list[float], model: Model, network: Emotion2vec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def forward(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
         if len(waveforms) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         clock[0] += 2.0
-        return Emotion2vec.forward(network, waveforms)
+        return Emotion2vec.forward(network, waveforms, *taps)
 
     monkeypatch.setattr(network, "forward", forward)
     engine = make_engine(model, network)
@@ -165,9 +165,9 @@ def test_busy_time_includes_windows(
 ) -> None:
     encode = network.encode
 
-    def slow(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def slow(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
         clock[0] += 2.0
-        return encode(waveforms)
+        return encode(waveforms, *taps)
 
     monkeypatch.setattr(network, "encode", slow)
     engine = make_engine(model, network, window=4.0)

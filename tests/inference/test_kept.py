@@ -13,7 +13,7 @@ from torch import Tensor
 from e2v_cli.inference import kept
 from e2v_cli.inference.engine import E2vEngine
 from e2v_cli.models.folder import Model
-from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.emotion2vec import Emotion2vec, Taps
 from e2v_cli.options import ComputeOptions, Granularity, ResultOptions
 from e2v_cli.records import Waveform
 from e2v_cli.system.spool import whole
@@ -35,11 +35,11 @@ class StoppingNetwork:
         self.left, self.encoded = 1_000, 0
         encode = network.encode
 
-        def encode_or_stop(waveforms: list[Tensor]) -> list[Tensor]:
+        def encode_or_stop(waveforms: list[Tensor], *taps: Taps) -> list[Tensor]:
             if not self.left:
                 raise StoppedError
             self.left, self.encoded = self.left - 1, self.encoded + 1
-            return encode(waveforms)
+            return encode(waveforms, *taps)
 
         monkeypatch.setattr(network, "encode", encode_or_stop)
 
@@ -87,7 +87,7 @@ def test_engine_continues_after_the_windows_that_are_done(
         np.testing.assert_array_equal(ours, theirs)
     assert [len(timeline) for timeline in result.timelines] == [40, 7]
 
-    kept.forget_windows(tmp_path, "long")
+    kept.forget_windows(tmp_path, "long", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
 
 

@@ -17,7 +17,7 @@ from e2v_cli.inference.load import load_engine
 from e2v_cli.inference.upstream import FunasrEngine
 from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import Weights
-from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.emotion2vec import Emotion2vec, Taps
 from e2v_cli.options import ComputeOptions, Precision, ResultOptions
 
 BACKENDS: Any = torch.backends
@@ -72,9 +72,9 @@ Load = Callable[[str, Precision], E2vEngine]
 def before_forward(network: Emotion2vec, note: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Call a function whenever the network has been given waveforms."""
 
-    def forward(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def forward(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
         note()
-        return Emotion2vec.forward(network, waveforms)
+        return Emotion2vec.forward(network, waveforms, *taps)
 
     monkeypatch.setattr(network, "forward", forward)
 

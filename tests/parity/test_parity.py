@@ -26,11 +26,12 @@ from e2v_cli.models.folder import read_model
 from e2v_cli.models.weights import prepare_weights
 from e2v_cli.network.attention import CPU_TILE_SCORES
 from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.layers import LayerChoice
 from e2v_cli.network.layout import UtteranceTooShortError
 from e2v_cli.network.products import ProductsName
 from e2v_cli.options import ComputeOptions, EngineName, Granularity, LabelLanguage, ResultOptions
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
-from e2v_cli.system.spool import DiskWaveform
+from e2v_cli.system.spool import DiskWaveform, whole
 
 pytestmark = pytest.mark.parity
 
@@ -60,6 +61,24 @@ class Reference:
         features: NDArray[np.float32] = self.model.model.extract_features(source[None])["x"][0].numpy()
         return features
 
+    def layers(self, waveform: NDArray[np.float32], normalize: bool = True) -> list[NDArray[np.float32]]:
+        """Return what each block of ``extract_features`` returns, (frames, dim), but the features for the last."""
+        encoder = self.model.model.modality_encoders["AUDIO"]
+        outputs: list[NDArray[np.float32]] = []
+
+        def note(_block: Any, _inputs: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+            outputs.append(output[0][0, encoder.modality_cfg.num_extra_tokens :].numpy())
+
+        blocks = [*encoder.context_encoder.blocks, *self.model.model.blocks]
+        hooks = [block.register_forward_hook(note) for block in blocks]
+        try:
+            features = self.features(waveform, normalize)
+        finally:
+            for added in hooks:
+                added.remove()
+        assert len(outputs) == len(blocks)
+        return [*outputs[:-1], features]
+
     def scores(self, waveform: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float64]]:
         """Return the labels and probabilities of ``generate``."""
         (result,) = self.model.generate(waveform, granularity="utterance", extract_embedding=False)
@@ -82,6 +101,7 @@ def predict(
     waveforms: Sequence[NDArray[np.float32] | DiskWaveform],
     engine: Any = "e2v",
     granularity: Granularity = "utterance",
+    layers: tuple[LayerChoice, ...] = (),
 ) -> list[Prediction]:
     batch = Batch(
         tuple(
@@ -89,13 +109,13 @@ def predict(
             for index, waveform in enumerate(waveforms)
         )
     )
-    loaded = load(engine, folder, granularity)
+    loaded = load(engine, folder, granularity, layers)
     return [result for result in loaded.start(batch)() if isinstance(result, Prediction)]
 
 
-def load(engine: Any, folder: Path, granularity: Granularity) -> Engine:
+def load(engine: Any, folder: Path, granularity: Granularity, layers: tuple[LayerChoice, ...] = ()) -> Engine:
     model = read_model("test", folder)
-    results = ResultOptions(granularity=granularity)
+    results = ResultOptions(granularity=granularity, layers=layers)
     return load_engine(model, prepare_weights(model), "cpu", ComputeOptions(engine), results)
 
 
@@ -148,6 +168,77 @@ def test_features_match_with_attention_in_tiles(is_packed: bool, tiny: Path) -> 
     assert len(features[1]) ** 2 > CPU_TILE_SCORES
     for waveform, ours in zip(waveforms, features, strict=True):
         np.testing.assert_allclose(ours, Reference(tiny).features(waveform), rtol=0, atol=FEATURES)
+
+
+def choose_layers(count: int) -> tuple[LayerChoice, ...]:
+    """Choose each layer, and the means of all and of the last two."""
+    return (*(LayerChoice(n, n) for n in range(1, count + 1)), LayerChoice(1, count), LayerChoice(count - 1, count))
+
+
+LAYERED = {
+    **{name: SHAPES[name] for name in ("as published", "pre-norm", "no extra tokens", "an ALiBi scale a layer")},
+    "no prenet": {"prenet_depth": 0, "depth": 3},
+    "prenet alone": {"prenet_depth": 3, "depth": 0},
+    "pre-norm, prenet alone": {"prenet_depth": 3, "depth": 0, "model": {"layer_norm_first": True}},
+    "waveforms as they are": {"model": {"normalize": False}},
+}
+"""Shapes of three layers."""
+
+
+@pytest.mark.parametrize("shape", LAYERED)
+def test_layers_match_for_every_shape(shape: str, tmp_path: Path) -> None:
+    """In a batch of several lengths, and beside the last layer's results, which stay the same."""
+    config = make_config(**LAYERED[shape])
+    folder = make_model(tmp_path, config)
+    waveforms = make_waveforms(MIXED)
+    choices, plain = choose_layers(3), predict(folder, waveforms)
+
+    framed, pooled = (predict(folder, waveforms, "e2v", name, choices) for name in ("frame", "utterance"))
+
+    reference = Reference(folder)
+    for index, waveform in enumerate(waveforms):
+        expected = np.stack(reference.layers(waveform, config["model_conf"]["normalize"]))
+        expected = np.stack([*expected, expected.mean(axis=0), expected[1:].mean(axis=0)])
+        for ours, theirs in ((framed[index], expected), (pooled[index], expected.mean(axis=1))):
+            assert len(ours.layers) == len(choices)
+            np.testing.assert_allclose(np.stack([whole(layer) for layer in ours.layers]), theirs, rtol=0, atol=FEATURES)
+            assert embedding_of(ours).tobytes() == embedding_of(plain[index]).tobytes()
+            np.testing.assert_array_equal(ours.posteriors, plain[index].posteriors)
+        assert whole(pooled[index].layers[2]).tobytes() == embedding_of(plain[index]).tobytes()
+
+
+def test_layers_of_base_match(base: Path, base_pair: tuple[Reference, Emotion2vec]) -> None:
+    """Twelve: four of the prenet, and eight."""
+    reference, network = base_pair
+    waveforms = make_waveforms([400, 16_000, 41_000, 16_000, 160_000])
+
+    predictions = predict(base, waveforms, "e2v", "frame", choose_layers(12))
+
+    for waveform, prediction in zip(waveforms, predictions, strict=True):
+        expected = np.stack(reference.layers(waveform))
+        assert len(expected) == network.config.num_layers == 12
+        expected = np.stack([*expected, expected.mean(axis=0), expected[10:].mean(axis=0)])
+        found = np.stack([whole(layer) for layer in prediction.layers])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=FEATURES)
+
+
+@pytest.mark.parametrize("layer_norm_first", [False, True])
+def test_layers_are_upstreams_layer_results_behind_the_prenet(layer_norm_first: bool, tmp_path: Path) -> None:
+    """Where upstream keeps those of the ends of blocks: the last of a pre-norm model without the norm that follows."""
+    conf = {"end_of_block_targets": True, "layer_norm_first": layer_norm_first}
+    folder = make_model(tmp_path, make_config(prenet_depth=2, depth=3, model=conf))
+    (waveform,) = make_waveforms([16_000])
+    source = torch.from_numpy(waveform)
+    with torch.inference_mode():
+        upstream = Reference(folder).model.model.extract_features(F.layer_norm(source, source.shape)[None])
+
+    (prediction,) = predict(folder, [waveform], "e2v", "frame", tuple(LayerChoice(n, n) for n in (3, 4, 5)))
+
+    results = [result[0, 10:].numpy() for result in upstream["layer_results"]]
+    if layer_norm_first:
+        results[-1] = upstream["x"][0].numpy()
+    found = np.stack([whole(layer) for layer in prediction.layers])
+    np.testing.assert_allclose(found, np.stack(results), rtol=0, atol=FEATURES)
 
 
 @pytest.mark.parametrize("others", [0, 1, 59])

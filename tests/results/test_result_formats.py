@@ -19,6 +19,7 @@ from e2v_cli.options import ResultOptions, Shard
 from e2v_cli.records import Place
 from e2v_cli.results.formats import (
     EMBEDDING_FORMATS,
+    STEM,
     TIMELINE_FORMATS,
     data_patterns,
     result_names,
@@ -58,7 +59,12 @@ def test_names_of_result_and_data_files() -> None:
         *("embeddings.tsv", "embeddings.scp", "utt2emo", "timeline.tsv", "timeline.rttm"),
     )
     assert data_patterns() == (
-        *("embeddings/*.npy", "embeddings.*-of-*.*.ark", "timeline.*-of-*.*", ".windows.*"),
+        *("embeddings/*.npy", "embeddings.*-of-*.*.ark"),
+        *("embeddings.layer[0-9]*/*.npy", "embeddings.mean[0-9]*-[0-9]*/*.npy"),
+        *("embeddings.layer[0-9]*.tsv", "embeddings.mean[0-9]*-[0-9]*.tsv"),
+        *("embeddings.layer[0-9]*.*-of-*.*.ark", "embeddings.mean[0-9]*-[0-9]*.*-of-*.*.ark"),
+        *("embeddings.layer[0-9]*.scp", "embeddings.mean[0-9]*-[0-9]*.scp"),
+        *("timeline.*-of-*.*", ".windows.*"),
         *("audacity/*.txt", "textgrid/*.TextGrid"),
         *("timeline-[0-9]*.tsv", "timeline-[0-9]*.rttm", "audacity-[0-9]*/*.txt", "textgrid-[0-9]*/*.TextGrid"),
     )
@@ -81,7 +87,7 @@ def test_predicted_sizes_equal_file_sizes(name: str, shape: tuple[int, ...], dty
     form = EMBEDDING_FORMATS[name]
     results = ResultOptions(tmp_path, embeddings=name, dtype="fp16" if dtype == "fp16" else "fp32")
 
-    form.open(tmp_path, results, Shard(1, 1)).write(make_predictions(["ü%20b"], shape))
+    form.open(tmp_path, results, Shard(1, 1), STEM).write(make_predictions(["ü%20b"], shape))
 
     rows, columns = (None, *shape) if len(shape) == 1 else shape
     expected = form.num_bytes(len("ü%20b".encode()), rows, columns or 0, results)
@@ -95,7 +101,7 @@ def test_predicted_sizes_of_compressed_matrices_equal_file_sizes(rows: int, tmp_
     results = ResultOptions(tmp_path, granularity="frame", embeddings="ark", compress=True)
     form = EMBEDDING_FORMATS["ark"]
 
-    form.open(tmp_path, results, Shard(1, 1)).write(make_predictions(["a"], (rows, 96)))
+    form.open(tmp_path, results, Shard(1, 1), STEM).write(make_predictions(["a"], (rows, 96)))
 
     (path,) = tmp_path.glob(form.files)
     assert path.stat().st_size == form.num_bytes(1, rows, 96, results)

@@ -16,7 +16,7 @@ from torch import Tensor
 from e2v_cli.inference.engine import E2vEngine
 from e2v_cli.inference.windows import cut_windows, window_frames
 from e2v_cli.models.folder import Model
-from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.emotion2vec import Emotion2vec, Taps
 from e2v_cli.options import ComputeOptions, Granularity, Precision, ResultOptions
 from e2v_cli.records import Batch, Failure, Prediction, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
@@ -61,11 +61,11 @@ def limit_memory(
     given: list[int] = []
     forward = network.forward
 
-    def forward_if_it_fits(waveforms: Sequence[Tensor]) -> list[Tensor]:
+    def forward_if_it_fits(waveforms: Sequence[Tensor], *taps: Taps) -> list[Tensor]:
         given.append(len(waveforms))
         if not fits(waveforms):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return forward(waveforms)
+        return forward(waveforms, *taps)
 
     monkeypatch.setattr(network, "forward", forward_if_it_fits)
     return given
