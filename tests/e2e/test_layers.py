@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from support.kaldi_folders import make_speech, write_audio
 from support.processes import ROOT, E2v, on_opening
 
+from e2v_cli.analysis.probe.vectors import open_embeddings
+
 pytestmark = pytest.mark.e2e
 
 SCP = ROOT / "sample_data" / "wav.scp"
@@ -47,12 +49,6 @@ def predict(out: Path, *options: str) -> tuple[str | Path, ...]:
 
 def check(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of runs without layers, by granularity."""
-    return tmp_path_factory.mktemp("plain")
 
 
 @pytest.mark.parametrize("granularity", ["utterance", "frame"])
@@ -104,6 +100,25 @@ def test_kaldi_reads_the_archives(options: tuple[str, ...], e2v: E2v, tmp_path: 
         assert list(read) == list(found) == IDS
         for key, value in read.items():
             np.testing.assert_allclose(value, found[key], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "layer"),
+    [
+        ("ark", "embeddings.layer2.scp", "2"),
+        ("npy", "embeddings.mean1-2.tsv", "mean1-2"),
+        ("npy", "embeddings.layer2", "2"),
+        ("npy", "embeddings.mean1-2", "mean1-2"),
+    ],
+)
+def test_layer_of_a_list_or_folder_is_known(form: str, name: str, layer: str, e2v: E2v, tmp_path: Path) -> None:
+    check(e2v(*predict(tmp_path, "--embeddings", form, "--layers", "2,mean:1-2")))
+
+    embeddings = open_embeddings(str(tmp_path / name))
+
+    assert (embeddings.origin.layer, embeddings.origin.model, len(embeddings)) == (layer, "sample", 4)
+    expected = read_lists(tmp_path)[f".{'' if layer.startswith('mean') else 'layer'}{layer}"][IDS[0]]
+    np.testing.assert_array_equal(embeddings.read(0), expected)
 
 
 def test_values_of_16_bits(e2v: E2v, tmp_path: Path) -> None:

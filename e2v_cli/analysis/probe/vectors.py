@@ -29,7 +29,8 @@ NAMED = 3
 """Utterances in a message; of more, only their number."""
 
 _LINE = re.compile(rb"([^\s#]\S*)[ \t]+\S(?:[^\n]*\S)?(?:\.npy|:[0-9]+)\s*$")
-_LAYER_INDEX = re.compile(r"embeddings\.(?:layer)?(.+)\.(?:scp|tsv)")
+_LAYER_INDEX = re.compile(r"embeddings\.(?:layer)?((?:mean[0-9]+-)?[0-9]+)(?:\.(?:scp|tsv))?")
+"""Lists and folders of ``--layers``."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,9 @@ def open_embeddings(source: str) -> Embeddings:
         folder = open_run_folder(path.parent)
         folder.refresh()
         origin = _trace_run(source, folder, folder.find_run().header)
-    if is_directory(path):
-        return Embeddings(origin, _list_arrays(path))
     layer = _LAYER_INDEX.fullmatch(path.name)
-    return Embeddings(replace(origin, layer=layer and layer[1]), _index_places(path))
+    origin = replace(origin, layer=layer and layer[1])
+    return Embeddings(origin, _list_arrays(path) if is_directory(path) else _index_places(path))
 
 
 def _open_run(source: str, path: Path) -> Embeddings:
