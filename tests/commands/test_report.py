@@ -370,6 +370,7 @@ def test_model_without_a_head_has_no_sections_of_labels(tmp_path: Path, e2v: E2v
         ("--embeddings", "npy", "--embedding-dtype", "fp16"),
         ("--embeddings", "ark", "--granularity", "frame", "--compress"),
         ("--embeddings", "npy", "--granularity", "frame"),
+        ("--embeddings", "ark", "--layers", "1,mean:1-3"),
     ],
 )
 def test_map_is_made_of_any_embeddings(options: Sequence[str], tmp_path: Path, e2v: E2v) -> None:
