@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -160,7 +161,7 @@ def run_protocol(
     """Train a head, and compute the posteriors of the utterances to be tested: (test, classes).
 
     The weights are those of the best accuracy (WA) in validation; of equal ones the first. The same seed gives the same
-    numbers, on the same machine with the same number of threads.
+    numbers on the same machine, with any number of threads.
 
     Args:
         name: of the protocol.
@@ -179,14 +180,26 @@ def run_protocol(
         head = Head(frames(int(parts.train[0])).shape[1], num_classes, recipe.has_relu)
     batches = _shuffle(parts.train, labels, recipe.batch, seed)
     best, best_weights = -1.0, head.state_dict()
-    for step in _train(head, recipe, frames, batches, length or recipe.length):
-        predicted = _compute_posteriors(head, frames, parts.valid).argmax(axis=1)
-        accuracy = float((predicted == labels[parts.valid]).mean())
-        logger.info("%s, step %d: WA of validation %.4f", name, step, accuracy)
-        if accuracy > best:
-            best, best_weights = accuracy, deepcopy(head.state_dict())
-    head.load_state_dict(best_weights)
-    return _compute_posteriors(head, frames, parts.test)
+    with _single_threaded():
+        for step in _train(head, recipe, frames, batches, length or recipe.length):
+            predicted = _compute_posteriors(head, frames, parts.valid).argmax(axis=1)
+            accuracy = float((predicted == labels[parts.valid]).mean())
+            logger.info("%s, step %d: WA of validation %.4f", name, step, accuracy)
+            if accuracy > best:
+                best, best_weights = accuracy, deepcopy(head.state_dict())
+        head.load_state_dict(best_weights)
+        return _compute_posteriors(head, frames, parts.test)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Let PyTorch compute in one thread until the block ends: the last bits of sums depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
