@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from support.checkpoints import TOKENS, make_config, make_model
+from support.processes import ROOT, E2v
 from support.shapes import SHAPES, make_waveforms
 
 from e2v_cli.errors import ModelError
@@ -32,6 +33,7 @@ from e2v_cli.network.products import ProductsName
 from e2v_cli.options import ComputeOptions, EngineName, Granularity, LabelLanguage, ResultOptions
 from e2v_cli.records import Batch, Prediction, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform, whole
+from e2v_cli.training.probe_folder import write_probe
 
 pytestmark = pytest.mark.parity
 
@@ -410,3 +412,42 @@ def test_language_of_labels_does_not_change_probabilities(language: LabelLanguag
         (result,) = loaded.start(Batch((Waveform(Utterance(0, "utt", ""), waveform, 1.0),)))()
         assert isinstance(result, Prediction)
         np.testing.assert_allclose(result.posteriors, expected, rtol=0, atol=PROBABILITIES)  # type: ignore[arg-type]
+
+
+CLIPS = ("f1-0001.wav", "m2-0001.flac")
+
+
+def test_funasr_loads_a_probe_and_gives_its_probabilities(tmp_path: Path, e2v: E2v) -> None:
+    """A head of other classes, none of them ``<unk>``, without which FunASR's tokenizer refuses a list of tokens."""
+    classes = ("--merge", "fearful=negative", "--classes", "angry,happy,neutral,sad,negative")
+    model = tmp_path / "model"
+    assert e2v("predict", "sample_data", "-m", "sample", "-o", tmp_path / "run", "--embeddings", "ark").returncode == 0
+    assert e2v("probe", "train", tmp_path / "run", "sample_data", "-o", model, *classes).returncode == 0
+    paths = [ROOT / "sample_data" / "wav" / name for name in CLIPS]
+    rows = e2v("predict", *paths, "-m", model, "--format", "tsv", "-q").stdout.splitlines()[1:]
+
+    reference = Reference(model)
+    for path, row in zip(paths, rows, strict=True):
+        (result,) = reference.model.generate(str(path), granularity="utterance", extract_embedding=False)
+        assert result["labels"] == ["生气/angry", "开心/happy", "中立/neutral", "难过/sad", "negative"]
+        np.testing.assert_allclose(
+            list(map(float, row.split("\t")[5:])), result["scores"], rtol=0, atol=PROBABILITIES + 5e-7
+        )
+
+
+def test_funasr_loads_a_head_on_an_encoder_of_other_names(tmp_path: Path) -> None:
+    encoder = make_model(
+        tmp_path / "encoder",
+        make_config(tokenizer=False),
+        wrap=lambda state: {"model": {f"d2v_model.{name}": tensor for name, tensor in state.items()}},
+    )
+    generator = np.random.default_rng(0)
+    head = generator.normal(size=(3, 96)), generator.normal(size=3)
+    (tmp_path / "model").mkdir()
+    write_probe(tmp_path / "model", read_model("test", encoder), head, ("calm", "unknown", "sad"), {})
+    (waveform,) = make_waveforms([16_000])
+    labels, scores = Reference(tmp_path / "model").scores(waveform)
+    (prediction,) = predict(tmp_path / "model", [waveform])
+    assert labels == ["calm", "<unk>", "难过/sad"]
+    assert prediction.posteriors is not None
+    np.testing.assert_allclose(prediction.posteriors, scores, rtol=0, atol=PROBABILITIES)

@@ -182,13 +182,16 @@ def fork_e2v(*args: str | Path, **environment: str) -> ForkedCommand:
 
 def serve(address: str) -> None:
     """Import what commands need, then fork for every request."""
-    import torch  # noqa: F401 — the slow import
+    import sklearn.linear_model
+    import sklearn.model_selection  # noqa: F401
+    import torch  # noqa: F401 — the slow imports
 
     import e2v_cli.commands.check
     import e2v_cli.commands.merge
     import e2v_cli.commands.models
     import e2v_cli.commands.plan
     import e2v_cli.commands.predict
+    import e2v_cli.commands.probe_train
     import e2v_cli.commands.report
     import e2v_cli.commands.status
     import e2v_cli.commands.submit
