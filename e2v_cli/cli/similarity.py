@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
 from e2v_cli.cli import options as opts
 from e2v_cli.cli.console import drop_standard_output, show_message
-from e2v_cli.cli.groups import GroupedCommand
+from e2v_cli.cli.groups import GroupedCommand, grouped_option
 from e2v_cli.cli.values import check_word
 from e2v_cli.options import RowOptions
 from e2v_cli.system.logs import log_to_stderr
+
+_option = partial(grouped_option, prefix="E2V_SIMILARITY")
 
 
 @click.command(cls=GroupedCommand, no_args_is_help=True)
 @click.argument("pairs", metavar="PAIRS", callback=check_word)
 @click.argument("source", metavar="OUT", callback=check_word)
 @click.argument("other", metavar="[OUT2]", required=False, callback=check_word)
-@click.option("--centre", is_flag=True, help="Subtract the mean of all embeddings of OUT from each.")
-@click.option(
+@_option("Comparison", "--centre", is_flag=True, help="Subtract the mean of all embeddings of OUT from each.")
+@_option(
+    "Rows",
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),

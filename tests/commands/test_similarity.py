@@ -307,6 +307,16 @@ def test_rows_go_to_a_file_when_all_are_computed(tmp_path: Path, e2v: E2v) -> No
     assert (shown.returncode, shown.stdout, path.read_text()) == (0, "", TABLE)
 
 
+def test_variables_are_those_of_the_command(tmp_path: Path, e2v: E2v) -> None:
+    out, path = make_run(tmp_path / "out", {"a": [1, 0], "b": [3, 0]}), tmp_path / "rows"
+    shown = e2v(
+        *("similarity", write_pairs(tmp_path, "a b\n"), out, "--columns", "cosine"),
+        E2V_SIMILARITY_CENTRE="1",
+        E2V_SIMILARITY_OUTPUT=str(path),
+    )
+    assert (shown.returncode, shown.stdout, path.read_text()) == (0, "", "cosine\n-1.000000\n")
+
+
 def test_unknown_column_is_refused(tmp_path: Path, e2v: E2v) -> None:
     message = refuse(e2v, write_pairs(tmp_path), make_run(tmp_path / "out"), "--columns", "score", code=2)
     assert message.startswith("--columns score: no such column; choose from utt_id1, utt_id2, cosine, same_label")
