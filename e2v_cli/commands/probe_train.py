@@ -86,15 +86,16 @@ def _find_encoder(examples: Examples, model: str | None) -> Model:
         UsageError: it is not known which it is.
     """
     origin = examples.origin
-    if origin.layer is not None:
-        raise CorpusError(
-            f"{origin.name}: embeddings of layer {origin.layer}, but a model has its head on the last layer: train on "
-            "embeddings without --layers, or see what the layer is worth: e2v probe eval"
-        )
     name = model or origin.model
     if name is None:
         raise UsageError(f"{origin.name}: which model computed them is not known: name it with -m")
     encoder = find_encoder(name, origin.model_sha256, origin.name)
+    last = encoder.config.num_layers
+    if origin.layer not in (None, str(last)):
+        raise CorpusError(
+            f"{origin.name}: embeddings of layer {origin.layer}, but a model has its head on the last, which is layer "
+            f"{last}: train on embeddings of that, or see what this one is worth: e2v probe eval"
+        )
     dim = examples.vectors.shape[1]
     if dim != encoder.config.embed_dim:
         raise ModelError(

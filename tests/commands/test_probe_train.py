@@ -204,14 +204,21 @@ def test_encoder_that_is_not_here_is_named(tmp_path: Path, e2v: E2v) -> None:
 
 
 def test_layer_that_is_not_the_last_is_refused(run: Path, tmp_path: Path, e2v: E2v) -> None:
-    layer = tmp_path / "embeddings.layer2.scp"
-    layer.write_text((run / "embeddings.tsv").read_text().replace("\t", " "))
-    done = e2v("probe", "train", layer, "sample_data", "-o", tmp_path / "model", "-m", "sample")
+    layers = ("--layers", "2,3", "--embeddings", "ark")
+    done = e2v("predict", "sample_data", "-m", "sample", "-o", tmp_path / "out", "-q", *layers)
+    assert done.returncode == 0, done.stderr
+    layer = tmp_path / "out" / "embeddings.layer2.scp"
+    done = e2v("probe", "train", layer, "sample_data", "-o", tmp_path / "model")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"e2v: {layer}: embeddings of layer 2, but a model has its head on the last layer: train on embeddings without "
-        "--layers, or see what the layer is worth: e2v probe eval\n"
+        f"e2v: {layer}: embeddings of layer 2, but a model has its head on the last, which is layer 3: train on "
+        "embeddings of that, or see what this one is worth: e2v probe eval\n"
     )
+
+    last = tmp_path / "out" / "embeddings.layer3.scp"
+    assert e2v("probe", "train", last, "sample_data", "-o", tmp_path / "last", "--c", "0.1").returncode == 0
+    assert e2v("probe", "train", run, "sample_data", "-o", tmp_path / "same", "--c", "0.1").returncode == 0
+    assert (tmp_path / "last" / "model.pt").read_bytes() == (tmp_path / "same" / "model.pt").read_bytes()
 
 
 def test_model_that_exists_is_kept(run: Path, tmp_path: Path, e2v: E2v) -> None:
