@@ -21,6 +21,7 @@ from e2v_cli.system.logs import log_library_notes, log_to_stderr
 _option = partial(grouped_option, prefix=PREFIX)
 
 _OPTIONS = (
+    _option("Result", "--overwrite", is_flag=True, help="Delete the run that OUT holds."),
     _option(
         "Folds",
         "--folds",
@@ -58,7 +59,7 @@ _OPTIONS = (
     metavar="OUT",
     help="Folder of the predictions, for e2v score, report, select and rows.",
 )
-@_option("Result", "--overwrite", is_flag=True, help="Delete the run that OUT holds.")
+@_option("Result", "-v", "--verbose", is_flag=True, help="Show each fold, and each validation of a paper's head.")
 @option_group("labels", LabelOptions, LABELS)
 @option_group("options", EvalOptions, _OPTIONS)
 @option_group("fit", FitOptions, FIT)
@@ -66,7 +67,7 @@ def evaluate(
     embeddings: str,
     reference: str,
     output_dir: Path,
-    overwrite: bool,
+    verbose: bool,
     labels: LabelOptions,
     options: EvalOptions,
     fit: FitOptions,
@@ -90,7 +91,7 @@ def evaluate(
       0   done                                        2   usage error
       1   an input can't be used, or a leak           4   OUT holds a run
     """  # noqa: D301
-    log_to_stderr(logging.WARNING)
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)
     log_library_notes(os.devnull)
 
     from e2v_cli.commands.probe_eval import EvalRequest
@@ -98,7 +99,7 @@ def evaluate(
 
     invocation = describe_invocation(click.get_current_context(), ())
     request = EvalRequest(embeddings, reference, labels, options, fit)
-    evaluated = evaluate_probe(request, output_dir, overwrite, invocation)
+    evaluated = evaluate_probe(request, output_dir, invocation)
     print_result(evaluated.text)
     for note in evaluated.notes:
         show_message(note)

@@ -49,13 +49,12 @@ class EvalRequest:
     fit: FitOptions
 
 
-def evaluate(request: EvalRequest, output_dir: Path, overwrite: bool, invocation: Invocation) -> EvaluatedProbe:
+def evaluate(request: EvalRequest, output_dir: Path, invocation: Invocation) -> EvaluatedProbe:
     """Predict each fold by a head that is trained on the others, and write OUT.
 
     Args:
         request: what is evaluated.
         output_dir: OUT.
-        overwrite: whether a run that it holds is deleted.
         invocation: how this command was started.
 
     Raises:
@@ -65,8 +64,8 @@ def evaluate(request: EvalRequest, output_dir: Path, overwrite: bool, invocation
         UsageError: an option does not fit the inputs.
     """
     started = time.monotonic()
-    refuse_run(output_dir, overwrite)
     options, fit = request.options, request.fit
+    refuse_run(output_dir, options.overwrite)
     examples = find_examples(request.embeddings, request.reference, request.labels)
     folds = assign_folds(examples, options.folds, fit.seed)
     num_shared = refuse_shared_speakers(examples, folds, options.allow_shared_speakers)
@@ -90,7 +89,7 @@ def evaluate(request: EvalRequest, output_dir: Path, overwrite: bool, invocation
         FACTS: _encode_facts({**facts, "scores": _score_facts(scores)}),
     }
     try:
-        write_run(output_dir, run, files, overwrite)
+        write_run(output_dir, run, files, options.overwrite)
     except OSError as error:
         raise OutputError.of(error) from error
     return EvaluatedProbe(_format_evaluation(request, examples, folds, scores, num_shared), (*notes, *audio.notes))

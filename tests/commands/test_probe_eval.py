@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from support.embedded import EMOTIONS, Made, make_corpus, make_embedded_run, means_of, write_arrays, write_reference
+from support.embedded import EMOTIONS, make_corpus, make_embedded_run, means_of, write_arrays, write_reference
 from support.kaldi_rules import find_faults, read_table
 from support.labelled import read_tsv, write_map
 from support.processes import E2v
@@ -62,6 +62,12 @@ def test_table_is_that_of_papers(work: Path, e2v: E2v) -> None:
     assert values[5] == pytest.approx(values[:5].mean(axis=0), abs=0.011)
     assert values[6] == pytest.approx(values[:5].std(axis=0, ddof=1), abs=0.011)
     assert (values[7] > 80).all()
+
+
+def test_folds_are_shown_on_demand(work: Path, e2v: E2v) -> None:
+    done = e2v("probe", "eval", "run", "data", "-o", "out", "--folds", "2", "--c", "0.01", "-v", cwd=work)
+
+    assert done.stderr == "e2v: fold 1 is predicted: 1 of 2\ne2v: fold 2 is predicted: 2 of 2\n"
 
 
 def test_score_has_the_numbers_of_the_table(work: Path, e2v: E2v) -> None:
@@ -267,13 +273,24 @@ def test_heads_on_frames_need_frames(tmp_path: Path) -> None:
 
 
 def test_a_layer_is_recorded(tmp_path: Path, e2v: E2v) -> None:
-    made = Made(FEW.ids, FEW.labels, FEW.speakers, FEW.frames)
-    run = make_embedded_run(tmp_path / "run", made)
-    (run / "embeddings.layer6.scp").write_bytes((run / "embeddings.scp").read_bytes())
-    data = write_reference(tmp_path / "data", made)
+    one, two = tmp_path / "one", tmp_path / "two"
+    predict = ("predict", "sample_data/wav.scp", "-m", "sample", "--embeddings", "ark", "-q", "-o")
+    assert e2v(*predict, one, "--layers", "1").returncode == 0
+    assert e2v(*predict, two, "--layers", "1,mean:1-2").returncode == 0
+    words = ("--c", "0.01", "-o", tmp_path / "out")
 
-    done = e2v("probe", "eval", run / "embeddings.layer6.scp", data, "-o", tmp_path / "out", "--c", "0.01")
+    of_one = e2v("probe", "eval", one, "sample_data", *words)
+    of_two = e2v("probe", "eval", two, "sample_data", *words)
+    of_mean = e2v("probe", "eval", two / "embeddings.mean1-2.scp", "sample_data", *words, "--overwrite")
 
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "out" / "run.json").read_bytes())["options"]["layer"] == "6"
-    assert json.loads((tmp_path / "out" / "probe.json").read_bytes())["origin"]["layer"] == "6"
+    assert (of_one.returncode, of_one.stderr) == (0, "")
+    assert (of_two.returncode, of_mean.returncode) == (4, 0)
+    refused = e2v("probe", "eval", two, "sample_data", "-o", tmp_path / "other")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"e2v: {two}: embeddings of several layers; name one: {two}/embeddings.layer1.scp, "
+        f"{two}/embeddings.mean1-2.scp\n",
+    )
+    options = json.loads((tmp_path / "out" / "run.json").read_bytes())["options"]
+    assert options["layer"] == "mean1-2"
+    assert json.loads((tmp_path / "out" / "probe.json").read_bytes())["origin"]["layer"] == "mean1-2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from e2v_cli.analysis.probe.folds import Folds, choose_validation
 from e2v_cli.analysis.probe.options import FitOptions, Protocol
 from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.system.text import columns
+
+logger = logging.getLogger(__name__)
 
 ON_MEANS = ("linear", "superb")
 """Protocols whose heads have nothing between the frames and their mean but linear layers."""
@@ -66,6 +69,7 @@ def evaluate_folds(
         except CorpusError as error:
             raise CorpusError(f"{folds.source}: fold {name}: {error}") from None
         heads.append(head)
+        logger.info("fold %s is predicted: %d of %d", name, code + 1, len(folds.names))
     return Evaluation(posteriors, tuple(heads))
 
 

@@ -59,3 +59,5 @@ class EvalOptions:
     """``speakers``, a number of groups of them, or a file; None: the reference's own, else ``speakers``."""
     protocol: Protocol = "linear"
     allow_shared_speakers: bool = False
+    overwrite: bool = False
+    """Whether the run that OUT holds is deleted."""

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.analysis.keyed import KeyedLines
-from e2v_cli.corpus.lists import BLANKS, LineList, ListWriter, check_id, has_list, index_lines, open_list
+from e2v_cli.corpus.lists import BLANKS, LineList, ListWriter, check_id, index_lines, open_list
 from e2v_cli.errors import CorpusError
 from e2v_cli.journal.folder import RunFolder
 from e2v_cli.journal.journal import Header, holds_run
 from e2v_cli.options import ComputeOptions
 from e2v_cli.results.embeddings import read_ark, read_npy
-from e2v_cli.results.formats import EMBEDDING_FORMATS
+from e2v_cli.results.formats import EMBEDDING_FORMATS, embedding_stems, layers_of, with_stem
 from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.files import is_directory
 
@@ -173,8 +173,7 @@ def open_embeddings(source: str) -> Embeddings:
         folder = open_run_folder(path.parent)
         folder.refresh()
         origin = _trace_run(source, folder, folder.find_run().header)
-    layer = _LAYER_INDEX.fullmatch(path.name)
-    origin = replace(origin, layer=layer and layer[1])
+    origin = _of_layer(origin, path)
     return Embeddings(origin, _list_arrays(path) if is_directory(path) else _index_places(path))
 
 
@@ -187,9 +186,16 @@ def _open_run(source: str, path: Path) -> Embeddings:
         raise CorpusError(f"{source}: a run without embeddings; predict again with --embeddings ark into another OUT")
     if not folder.is_published(header.input_sha256):
         raise CorpusError(f"{source} is not complete: see e2v status {source}, and run the same command again")
-    if not has_list(path / form.index):
-        raise CorpusError(f"{source}: no {form.index} in it; name the list of one layer, as {source}/embeddings.*.scp")
-    return Embeddings(_trace_run(source, folder, header), _index_places(path / form.index))
+    first, *others = (path / with_stem(form.index, stem) for stem in embedding_stems(layers_of(header.fingerprint)))
+    if others:
+        raise CorpusError(f"{source}: embeddings of several layers; name one: {', '.join(map(str, [first, *others]))}")
+    return Embeddings(_of_layer(_trace_run(source, folder, header), first), _index_places(first))
+
+
+def _of_layer(origin: EmbeddingOrigin, path: Path) -> EmbeddingOrigin:
+    """Note the layer that the name of a list or a folder has."""
+    layer = _LAYER_INDEX.fullmatch(path.name)
+    return replace(origin, layer=layer and layer[1])
 
 
 def _trace_run(source: str, folder: RunFolder, header: Header) -> EmbeddingOrigin:
