@@ -20,7 +20,7 @@ from e2v_cli.analysis.probe.facts import describe_data
 from e2v_cli.analysis.probe.folds import Folds, assign_folds, check_classes, refuse_shared_speakers
 from e2v_cli.analysis.probe.options import EvalOptions, FitOptions, LabelOptions
 from e2v_cli.commands.probe_run import ProbeRun, find_example_audio, refuse_run, write_run
-from e2v_cli.errors import OutputError
+from e2v_cli.errors import OutputError, UsageError
 from e2v_cli.options import Fingerprint, Invocation
 from e2v_cli.system.text import tsv_row
 
@@ -67,6 +67,9 @@ def evaluate(request: EvalRequest, output_dir: Path, invocation: Invocation) -> 
     options, fit = request.options, request.fit
     refuse_run(output_dir, options.overwrite)
     examples = find_examples(request.embeddings, request.reference, request.labels)
+    source = examples.origin.output_dir
+    if source is not None and source.resolve() == output_dir.resolve():
+        raise UsageError(f"-o {output_dir}: the embeddings are there, and would be deleted; choose another -o")
     folds = assign_folds(examples, options.folds, fit.seed)
     num_shared = refuse_shared_speakers(examples, folds, options.allow_shared_speakers)
     notes = [*examples.notes, *check_classes(examples, folds)]

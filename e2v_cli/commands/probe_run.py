@@ -128,8 +128,10 @@ def _find_in_reference(examples: Examples, own: Invocation) -> ExampleAudio:
     has_audio = folder is not None and has_list(folder / "wav.scp")
     notes = []
     if not has_audio:
-        notes.append(f"{name} is of no run, and no wav.scp is beside the labels: e2v report of OUT has no players, and")
-        notes[-1] += " e2v select needs the audio named by --data"
+        notes.append(
+            f"{name} is of no run, and no wav.scp is beside the labels: e2v report of OUT has no players, and "
+            "e2v select needs the audio named by --data"
+        )
     if np.isnan(durations).any():
         notes.append("durations are not known (no run, and no utt2dur beside the labels): they are 0 in OUT")
     durations = np.nan_to_num(durations)

@@ -194,6 +194,7 @@ def test_a_run_is_never_replaced_unasked(work: Path, e2v: E2v) -> None:
     again = e2v(*words, "out", cwd=work)
     onto_data = e2v(*words, "data", cwd=work)
     onto_run = e2v(*words, "run", cwd=work)
+    onto_embeddings = e2v(*words, "data/../run", "--overwrite", cwd=work)
     other = e2v(*words, "out", "--seed", "1", "--folds", "2", "--overwrite", cwd=work)
     resumed = e2v("predict", "data", "-m", "sample", "-o", "out", cwd=work)
 
@@ -203,6 +204,10 @@ def test_a_run_is_never_replaced_unasked(work: Path, e2v: E2v) -> None:
     )
     assert (onto_data.returncode, "is a Kaldi data directory" in onto_data.stderr) == (4, True)
     assert onto_run.returncode == 4
+    assert (onto_embeddings.returncode, onto_embeddings.stderr) == (
+        2,
+        "e2v: -o data/../run: the embeddings are there, and would be deleted; choose another -o\n",
+    )
     assert (other.returncode, files_of(work / "out") != before) == (0, True)
     assert (resumed.returncode, "holds a different run" in resumed.stderr) == (4, True)
 
