@@ -15,7 +15,7 @@ from e2v_cli.analysis.finder import refuse_duplicates
 from e2v_cli.analysis.groups import select_scored
 from e2v_cli.analysis.labels import ClosedSet, read_map
 from e2v_cli.analysis.probe.options import LabelOptions
-from e2v_cli.analysis.probe.vectors import EmbeddingOrigin, Embeddings, open_embeddings
+from e2v_cli.analysis.probe.vectors import FORMS, EmbeddingOrigin, Embeddings, open_embeddings
 from e2v_cli.analysis.references import GroupColumn, Reference, open_reference
 from e2v_cli.analysis.systems import EXAMPLES, describe_no_common
 from e2v_cli.errors import CorpusError
@@ -127,8 +127,10 @@ def _match_ids(
     """Find the utterances that have an embedding and a class: their ids, in C order, and their places in both.
 
     Raises:
-        CorpusError: an id has two embeddings, or no id is common.
+        CorpusError: there are no embeddings, an id has two, or no id is common.
     """
+    if not len(embeddings):
+        raise CorpusError(f"{embeddings.name}: there are no embeddings; {FORMS}")
     finder = reference.finder
     hashes = np.concatenate([finder.hashes_of(chunk.keys) for chunk in embeddings.ids()])
     places = finder.find(hashes)

@@ -227,6 +227,7 @@ def test_other_inputs_are_refused(tmp_path: Path, reference: Path) -> None:
     unfinished = make_embedded_run(tmp_path / "unfinished", MADE, left=MADE.ids[:2])
     plain = make_embedded_run(tmp_path / "plain", MADE, options={"embeddings": "none"})
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.scp").touch()
     (tmp_path / "bad.scp").write_text("a x.ark:3\nb x.ark\n")
     (tmp_path / "twice.scp").write_text(f"{MADE.ids[0]} x.ark:3\nb x.npy\n{MADE.ids[0]}.wav y.ark:4\n")
     (tmp_path / "zip.scp").write_bytes(gzip.compress(b"a x.ark:3\n"))
@@ -239,6 +240,7 @@ def test_other_inputs_are_refused(tmp_path: Path, reference: Path) -> None:
         f"{plain}: a run without embeddings; predict again with --embeddings ark into another OUT"
     )
     assert refusal(tmp_path / "empty", reference) == f"{tmp_path / 'empty'}: neither a run nor any .npy in it; {forms}"
+    assert refusal(tmp_path / "empty.scp", reference) == f"{tmp_path / 'empty.scp'}: there are no embeddings; {forms}"
     assert refusal(tmp_path / "gone.scp", reference).startswith(f"{tmp_path / 'gone.scp'}: No such file or directory")
     assert refusal(tmp_path / "bad.scp", reference) == (
         f"{tmp_path / 'bad.scp'}:2: a line is: utt-id file.ark:offset, or utt-id file.npy; {forms}"
