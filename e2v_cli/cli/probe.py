@@ -99,7 +99,8 @@ def train(
 
     A logistic regression on standardised vectors, with its temperature calibrated on speakers that it was not fitted
     to, becomes the head of the encoder: MODEL is a folder that e2v predict -m and FunASR load. Its probe.json has the
-    data, the scores of the folds, and digests.
+    data, the scores of the folds, and digests. Of embeddings of a layer, from e2v predict --layers, MODEL has that
+    layer as its last.
 
     \b
     Examples:

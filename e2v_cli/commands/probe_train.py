@@ -24,6 +24,7 @@ from e2v_cli.commands.new_folder import new_folder, refuse_existing
 from e2v_cli.errors import CorpusError, ModelError, UsageError
 from e2v_cli.models.folder import Model
 from e2v_cli.models.weights import hash_weights
+from e2v_cli.network.layers import LAST_LAYER
 from e2v_cli.options import ComputeOptions
 from e2v_cli.system.text import columns
 from e2v_cli.training.probe_folder import find_encoder, make_tokens, write_probe
@@ -62,26 +63,27 @@ def train(
     refuse_existing(target)
     examples = find_examples(*sources, labels)
     encoder = _find_encoder(examples, model)
+    layer = _find_layer(examples.origin, encoder)
     make_tokens(examples.classes)  # what can't be a label is refused before the head is fitted
     fit = fit_linear(examples.vectors, examples.labels, len(examples.classes), examples.speakers, options)
     facts = {
         "e2v": __version__,
         "versions": {name: version(name) for name in _LIBRARIES},
-        "encoder": _describe_encoder(encoder, examples.origin),
+        "encoder": _describe_encoder(encoder, layer, examples.origin),
         "data": describe_data(examples, labels),
         "fit": _describe_fit(fit, options),
         "validation": _describe_validation(examples, fit),
     }
     with new_folder(target) as draft:
-        write_probe(draft, encoder, (fit.head.weight, fit.head.bias), examples.classes, facts)
-    return TrainedProbe(_format_probe(examples, fit, target), (*examples.notes, *_describe_rare(examples, fit)))
+        write_probe(draft, encoder, layer, (fit.head.weight, fit.head.bias), examples.classes, facts)
+    kept = "" if layer == encoder.config.num_layers else f"layers 1 to {layer} of {encoder.config.num_layers}, "
+    return TrainedProbe(_format_probe(examples, fit, target, kept), (*examples.notes, *_describe_rare(examples, fit)))
 
 
 def _find_encoder(examples: Examples, model: str | None) -> Model:
     """Find the encoder of the embeddings.
 
     Raises:
-        CorpusError: they are of another layer than the last.
         ModelError: it can't be found, or they are of another one.
         UsageError: it is not known which it is.
     """
@@ -90,12 +92,6 @@ def _find_encoder(examples: Examples, model: str | None) -> Model:
     if name is None:
         raise UsageError(f"{origin.name}: which model computed them is not known: name it with -m")
     encoder = find_encoder(name, origin.model_sha256, origin.name)
-    last = encoder.config.num_layers
-    if origin.layer not in (None, str(last)):
-        raise CorpusError(
-            f"{origin.name}: embeddings of layer {origin.layer}, but a model has its head on the last, which is layer "
-            f"{last}: train on embeddings of that, or see what this one is worth: e2v probe eval"
-        )
     dim = examples.vectors.shape[1]
     if dim != encoder.config.embed_dim:
         raise ModelError(
@@ -105,11 +101,41 @@ def _find_encoder(examples: Examples, model: str | None) -> Model:
     return encoder
 
 
-def _describe_encoder(encoder: Model, origin: EmbeddingOrigin) -> dict[str, Any]:
+def _find_layer(origin: EmbeddingOrigin, encoder: Model) -> int:
+    """Find the layer of the embeddings, which becomes the last of the model.
+
+    Raises:
+        CorpusError: no model ends with it.
+        ModelError: the encoder lacks it.
+    """
+    last = encoder.config.num_layers
+    if origin.layer is None:
+        return last
+    if origin.layer.startswith("mean"):
+        raise CorpusError(
+            f"{origin.name}: means of layers {origin.layer.removeprefix('mean')}, but the head of a model is on one: "
+            "train on embeddings of a single layer, or measure these: e2v probe eval"
+        )
+    layer = int(origin.layer)
+    if not 1 <= layer <= last:
+        raise ModelError(
+            f"{encoder.folder}: its layers are 1 to {last}, but the embeddings of {origin.name} are of layer {layer}: "
+            "name the model that computed them with -m"
+        )
+    if layer < last and encoder.config.layer_norm_first:
+        raise CorpusError(
+            f"{origin.name}: embeddings of layer {layer}, but {encoder.folder} has layer_norm_first, so that a model "
+            f"which ends there has a norm behind them: train on embeddings of layer {last}, the last, or measure "
+            "these: e2v probe eval"
+        )
+    return layer
+
+
+def _describe_encoder(encoder: Model, layer: int, origin: EmbeddingOrigin) -> dict[str, Any]:
     return {
         "name": encoder.name,
         "sha256": hash_weights(encoder),
-        "layer": "last",
+        "layer": layer if layer < encoder.config.num_layers else LAST_LAYER,
         "engine": origin.engine,
         "precision": origin.precision,
         "window": origin.window,
@@ -186,8 +212,8 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _format_probe(examples: Examples, fit: LinearFit, target: Path) -> str:
-    """Format what was trained, and the next command."""
+def _format_probe(examples: Examples, fit: LinearFit, target: Path, kept: str) -> str:
+    """Format what was trained, with what is kept of the encoder unless it is all, and the next command."""
     head = fit.head
     speakers = f" of {_number(len(examples.speaker_names), 'speaker')}" if examples.knows_speakers else ""
     found = _score(examples, fit, np.ones(len(examples), dtype=np.bool_))
@@ -201,7 +227,7 @@ def _format_probe(examples: Examples, fit: LinearFit, target: Path) -> str:
             columns([("class", "utterances"), *zip(examples.classes, counts, strict=True)]),
             f"C {head.c:g}{chosen}; temperature {head.temperature:.4f}",
             f"cross-validated, {apart}: {metrics}",
-            f"model: {target}, which FunASR loads, too",
+            f"model: {target}, {kept}which FunASR loads, too",
             f"next: e2v predict wav.scp -m {shlex.quote(str(target))} -o OUT{_describe_options(examples.origin)}\n",
         ]
     )

@@ -43,14 +43,23 @@ def make_network(model: Model, state: Mapping[str, Tensor] | None = None) -> Emo
     return network.eval().requires_grad_(False)
 
 
-def read_encoder(model: Model) -> dict[str, Tensor]:
+def read_encoder(model: Model, num_layers: int) -> dict[str, Tensor]:
     """Read the weights of a model's encoder, by upstream's names and in its shapes, as ``read_tensors`` does.
+
+    Args:
+        model: the model.
+        num_layers: how many of its layers are kept, of its scales of ALiBi, too; 1 or more.
 
     Raises:
         ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.
     """
-    tensors = _read_stored(model, _shapes_by_name(_make_empty(model), model.config))
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith("proj.")}
+    network = _make_empty(model)
+    tensors = _read_stored(model, _shapes_by_name(network, model.config))
+    network.head = None
+    del network.blocks[num_layers:]
+    kept = {name: tensors[name] for name in _shapes_by_name(network, model.config)}
+    # scales that all layers share are stored as those of one
+    return {name: tensor[:num_layers] if name.endswith("alibi_scale") else tensor for name, tensor in kept.items()}
 
 
 def _make_empty(model: Model) -> Emotion2vec:

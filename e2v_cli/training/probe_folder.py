@@ -95,6 +95,7 @@ def make_tokens(classes: Sequence[str]) -> list[str]:
 def write_probe(
     folder: Path,
     encoder: Model,
+    layer: int,
     head: tuple[NDArray[np.floating], NDArray[np.floating]],
     classes: Sequence[str],
     facts: Mapping[str, Any],
@@ -104,6 +105,8 @@ def write_probe(
     Args:
         folder: it is there, and empty.
         encoder: the model whose own head, if any, is left out.
+        layer: the one that the head is on, from 1; those behind it are left out. Only the last one of a model with
+            ``layer_norm_first`` has the norm that comes before a head.
         head: a weight, (classes, dim), and a bias, (classes,), on the mean of an utterance's frames.
         classes: their names.
         facts: what is told of the head in ``probe.json``.
@@ -116,14 +119,16 @@ def write_probe(
     import torch
 
     tokens = make_tokens(classes)
-    tensors = {name: without_neighbours(tensor) for name, tensor in read_encoder(encoder).items()}
+    tensors = {name: without_neighbours(tensor) for name, tensor in read_encoder(encoder, layer).items()}
     for name, values in zip(("proj.weight", "proj.bias"), head, strict=True):
         tensors[name] = torch.from_numpy(values.astype(np.float32))
     with (folder / DEFAULT_FILES["init_param"]).open("wb") as file:
         save_plain({"model": tensors}, file)
         sync_file(file)
     texts = {
-        DEFAULT_FILES["config"]: yaml.safe_dump(_make_config(encoder, tokens), sort_keys=False, allow_unicode=True),
+        DEFAULT_FILES["config"]: yaml.safe_dump(
+            _make_config(encoder, layer, tokens), sort_keys=False, allow_unicode=True
+        ),
         DEFAULT_FILES["token_list"]: "".join(f"{token}\n" for token in tokens),
         "configuration.json": _dump_json(_CONFIGURATION),
         PROBE_FILE: _dump_json(facts),
@@ -144,10 +149,19 @@ def _dump_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _make_config(encoder: Model, tokens: Sequence[str]) -> dict[str, Any]:
-    """Make the config of the encoder with a head: tensors have upstream's own names, and no decoder is there."""
+def _make_config(encoder: Model, layer: int, tokens: Sequence[str]) -> dict[str, Any]:
+    """Make the config of the encoder up to a layer, with a head.
+
+    Tensors have upstream's own names, and no decoder is there.
+    """
     config = {key: _plain_numbers(value) for key, value in encoder.raw_config.items() if key != "scope_map"}
-    config["model_conf"]["modalities"]["audio"]["decoder"] = None
+    model_conf = config["model_conf"]
+    audio = model_conf["modalities"]["audio"]
+    audio["decoder"] = None
+    if layer < encoder.config.num_layers:
+        audio["prenet_depth"] = min(layer, encoder.config.prenet_depth)
+        # FunASR reads model_depth where each layer has scales of ALiBi
+        model_conf["depth"] = audio["model_depth"] = layer - audio["prenet_depth"]
     config["tokenizer"] = "CharTokenizer"
     # FunASR's tokenizer refuses a list without its symbol for unknown words, of which no use is made here
     unknown = UNKNOWN_TOKEN if UNKNOWN_TOKEN in tokens else tokens[0]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from scipy.special import softmax
 from support.checkpoints import make_config, make_model
@@ -203,19 +204,88 @@ def test_encoder_that_is_not_here_is_named(tmp_path: Path, e2v: E2v) -> None:
     )
 
 
-def test_layer_that_is_not_the_last_is_refused(run: Path, tmp_path: Path, e2v: E2v) -> None:
-    layers = ("--layers", "2,3", "--embeddings", "ark")
-    done = e2v("predict", "sample_data", "-m", "sample", "-o", tmp_path / "out", "-q", *layers)
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the sample model over the sample corpus, with embeddings of its layers and of a mean of them."""
+    out = tmp_path_factory.mktemp("layered") / "out"
+    layers = ("--layers", "1,2,3,mean:1-2", "--embeddings", "npy")
+    done = make_runner(shared_server())("predict", "sample_data", "-m", "sample", "-o", out, "-q", *layers)
     assert done.returncode == 0, done.stderr
-    layer = tmp_path / "out" / "embeddings.layer2.scp"
-    done = e2v("probe", "train", layer, "sample_data", "-o", tmp_path / "model")
+    return out
+
+
+@pytest.mark.parametrize(("layer", "prenet_depth", "depth"), [(1, 1, 0), (2, 1, 1)])
+def test_model_ends_with_the_layer(
+    layer: int, prenet_depth: int, depth: int, layered: Path, tmp_path: Path, e2v: E2v
+) -> None:
+    """Layer 1 is the prenet."""
+    models = [tmp_path / name for name in ("model", "same")]
+    for model in models:
+        done = e2v("probe", "train", layered / f"embeddings.layer{layer}.tsv", "sample_data", "-o", model, "--c", "0.1")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"\nmodel: {model}, layers 1 to {layer} of 3, which FunASR loads, too\n" in done.stdout
+    assert [(models[0] / name).read_bytes() for name in FILES] == [(models[1] / name).read_bytes() for name in FILES]
+    encoder = read_facts(model)["encoder"]
+    sha256 = hashlib.sha256((SAMPLE / "model.pt").read_bytes()).hexdigest()
+    assert (encoder["name"], encoder["sha256"], encoder["layer"]) == ("sample", sha256, layer)
+    config = yaml.safe_load((model / "config.yaml").read_text())["model_conf"]
+    assert (config["modalities"]["audio"]["prenet_depth"], config["depth"]) == (prenet_depth, depth)
+    state = read_state(model)
+    assert sum(name.endswith(".attn.qkv.weight") for name in state) == layer
+
+    done = e2v("predict", "sample_data", "-m", model, "-o", tmp_path / "out", "--embeddings", "npy", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    posteriors = read_rows((tmp_path / "out" / "predictions.tsv").read_text())
+    for utt_id, cells in posteriors.items():
+        vector = np.load(layered / f"embeddings.layer{layer}" / f"{utt_id}.npy")
+        embedding = np.load(tmp_path / "out" / "embeddings" / f"{utt_id}.npy")
+        np.testing.assert_allclose(embedding, vector, rtol=0, atol=1e-5)
+        scores = vector @ state["proj.weight"].numpy().T + state["proj.bias"].numpy()
+        np.testing.assert_allclose(list(map(float, cells[4:])), softmax(scores), rtol=0, atol=1e-5)
+
+
+def test_mean_of_layers_is_refused(layered: Path, tmp_path: Path, e2v: E2v) -> None:
+    mean = layered / "embeddings.mean1-2.tsv"
+    done = e2v("probe", "train", mean, "sample_data", "-o", tmp_path / "model")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"e2v: {layer}: embeddings of layer 2, but a model has its head on the last, which is layer 3: train on "
-        "embeddings of that, or see what this one is worth: e2v probe eval\n"
+        f"e2v: {mean}: means of layers 1-2, but the head of a model is on one: train on embeddings of a single layer, "
+        "or measure these: e2v probe eval\n"
+    )
+    assert not (tmp_path / "model").exists()
+
+
+def test_layer_of_a_pre_norm_model_is_refused_unless_it_is_the_last(tmp_path: Path, e2v: E2v) -> None:
+    encoder = make_model(tmp_path / "encoder", make_config(model={"layer_norm_first": True}))
+    layers = ("--layers", "2,3", "--embeddings", "ark")
+    done = e2v("predict", "sample_data", "-m", encoder, "-o", tmp_path / "out", "-q", *layers)
+    assert done.returncode == 0, done.stderr
+    lists = [tmp_path / "out" / f"embeddings.layer{layer}.scp" for layer in (2, 3)]
+    done = e2v("probe", "train", lists[0], "sample_data", "-o", tmp_path / "model", "--c", "0.1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"e2v: {lists[0]}: embeddings of layer 2, but {encoder} has layer_norm_first, so that a model which ends there "
+        "has a norm behind them: train on embeddings of layer 3, the last, or measure these: e2v probe eval\n"
+    )
+    assert not (tmp_path / "model").exists()
+    done = e2v("probe", "train", lists[1], "sample_data", "-o", tmp_path / "model", "--c", "0.1")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_layer_that_the_encoder_lacks_is_refused(layered: Path, tmp_path: Path, e2v: E2v) -> None:
+    listed = tmp_path / "embeddings.layer12.scp"
+    vectors = layered / "embeddings.layer2"
+    listed.write_text("".join(f"{path.stem} {path}\n" for path in sorted(vectors.iterdir())))
+    done = e2v("probe", "train", listed, "sample_data", "-o", tmp_path / "model", "-m", "sample")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"e2v: {SAMPLE}: its layers are 1 to 3, but the embeddings of {listed} are of layer 12: name the model that "
+        "computed them with -m\n"
     )
 
-    last = tmp_path / "out" / "embeddings.layer3.scp"
+
+def test_last_layer_may_be_named(run: Path, layered: Path, tmp_path: Path, e2v: E2v) -> None:
+    last = layered / "embeddings.layer3.tsv"
     assert e2v("probe", "train", last, "sample_data", "-o", tmp_path / "last", "--c", "0.1").returncode == 0
     assert e2v("probe", "train", run, "sample_data", "-o", tmp_path / "same", "--c", "0.1").returncode == 0
     assert (tmp_path / "last" / "model.pt").read_bytes() == (tmp_path / "same" / "model.pt").read_bytes()

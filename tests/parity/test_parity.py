@@ -417,11 +417,13 @@ def test_language_of_labels_does_not_change_probabilities(language: LabelLanguag
 CLIPS = ("f1-0001.wav", "m2-0001.flac")
 
 
-def test_funasr_loads_a_probe_and_gives_its_probabilities(tmp_path: Path, e2v: E2v) -> None:
+@pytest.mark.parametrize("layers", [(), ("--layers", "2"), ("--layers", "1")])
+def test_funasr_loads_a_probe_and_gives_its_probabilities(layers: tuple[str, ...], tmp_path: Path, e2v: E2v) -> None:
     """A head of other classes, none of them ``<unk>``, without which FunASR's tokenizer refuses a list of tokens."""
     classes = ("--merge", "fearful=negative", "--classes", "angry,happy,neutral,sad,negative")
     model = tmp_path / "model"
-    assert e2v("predict", "sample_data", "-m", "sample", "-o", tmp_path / "run", "--embeddings", "ark").returncode == 0
+    command = ("predict", "sample_data", "-m", "sample", "-o", tmp_path / "run", "--embeddings", "ark", *layers)
+    assert e2v(*command).returncode == 0
     assert e2v("probe", "train", tmp_path / "run", "sample_data", "-o", model, *classes).returncode == 0
     paths = [ROOT / "sample_data" / "wav" / name for name in CLIPS]
     rows = e2v("predict", *paths, "-m", model, "--format", "tsv", "-q").stdout.splitlines()[1:]
@@ -444,10 +446,30 @@ def test_funasr_loads_a_head_on_an_encoder_of_other_names(tmp_path: Path) -> Non
     generator = np.random.default_rng(0)
     head = generator.normal(size=(3, 96)), generator.normal(size=3)
     (tmp_path / "model").mkdir()
-    write_probe(tmp_path / "model", read_model("test", encoder), head, ("calm", "unknown", "sad"), {})
+    write_probe(tmp_path / "model", read_model("test", encoder), 3, head, ("calm", "unknown", "sad"), {})
     (waveform,) = make_waveforms([16_000])
     labels, scores = Reference(tmp_path / "model").scores(waveform)
     (prediction,) = predict(tmp_path / "model", [waveform])
     assert labels == ["calm", "<unk>", "难过/sad"]
     assert prediction.posteriors is not None
     np.testing.assert_allclose(prediction.posteriors, scores, rtol=0, atol=PROBABILITIES)
+
+
+@pytest.mark.parametrize("shape", ["as published", "an ALiBi scale a layer and head", "an ALiBi scale a layer"])
+def test_funasr_loads_an_encoder_that_ends_with_another_layer(shape: str, tmp_path: Path) -> None:
+    """In the prenet of two layers, at its end, and behind it."""
+    encoder = make_model(tmp_path / "encoder", make_config(prenet_depth=2, depth=3, **SHAPES[shape]))
+    generator = np.random.default_rng(0)
+    head = generator.normal(size=(3, 96)), generator.normal(size=3)
+    waveforms = make_waveforms([16_000, 400])
+    expected = [Reference(encoder).layers(waveform) for waveform in waveforms]
+    for layer in (1, 2, 4):
+        folder = tmp_path / f"model{layer}"
+        folder.mkdir()
+        write_probe(folder, read_model("test", encoder), layer, head, ("calm", "unknown", "sad"), {})
+        reference = Reference(folder)
+        for waveform, layers, prediction in zip(waveforms, expected, predict(folder, waveforms), strict=True):
+            np.testing.assert_allclose(reference.features(waveform), layers[layer - 1], rtol=0, atol=FEATURES)
+            np.testing.assert_allclose(embedding_of(prediction), layers[layer - 1].mean(axis=0), rtol=0, atol=FEATURES)
+            assert prediction.posteriors is not None
+            np.testing.assert_allclose(prediction.posteriors, reference.scores(waveform)[1], rtol=0, atol=PROBABILITIES)
