@@ -27,7 +27,7 @@ from e2v_cli.inference.engine import Pending
 from e2v_cli.inference.load import load_engine, load_upstream
 from e2v_cli.models.folder import read_model
 from e2v_cli.models.weights import load_network, prepare_weights
-from e2v_cli.network.emotion2vec import Emotion2vec
+from e2v_cli.network.emotion2vec import Emotion2vec, Taps
 from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, Precision, ResamplerName
 from e2v_cli.records import Batch, Failure, Prediction
 from e2v_cli.system.spool import DiskArray
@@ -221,8 +221,8 @@ def test_different_weight_is_found(
 def test_error_only_in_batches_is_found(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = Emotion2vec.forward
 
-    def mix_up(self: Emotion2vec, waveforms: list[Tensor]) -> list[Tensor]:
-        return forward(self, waveforms)[::-1]
+    def mix_up(self: Emotion2vec, waveforms: list[Tensor], *taps: Taps) -> list[Tensor]:
+        return forward(self, waveforms, *taps)[::-1]
 
     monkeypatch.setattr(Emotion2vec, "forward", mix_up)
 
@@ -238,8 +238,8 @@ def test_non_finite_features_are_beyond_all_tolerances(
 ) -> None:
     forward = Emotion2vec.forward
 
-    def spoil(self: Emotion2vec, waveforms: list[Tensor]) -> list[Tensor]:
-        return [features * float("nan") for features in forward(self, waveforms)]
+    def spoil(self: Emotion2vec, waveforms: list[Tensor], *taps: Taps) -> list[Tensor]:
+        return [features * float("nan") for features in forward(self, waveforms, *taps)]
 
     monkeypatch.setattr(Emotion2vec, "forward", spoil)
 
