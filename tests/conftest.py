@@ -32,8 +32,8 @@ LONG = ("slurm", "kill", "faults", "parity", "e2e")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one test process more than there are cores: one of them waits for Slurm most of the time."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Run two test processes more than there are cores: one waits for Slurm, and others for the commands they kill."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

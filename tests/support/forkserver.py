@@ -186,13 +186,20 @@ def serve(address: str) -> None:
     import sklearn.model_selection  # noqa: F401
     import torch  # noqa: F401 — the slow imports
 
+    import e2v_cli.cli.main
     import e2v_cli.commands.check
     import e2v_cli.commands.merge
     import e2v_cli.commands.models
     import e2v_cli.commands.plan
     import e2v_cli.commands.predict
+    import e2v_cli.commands.probe_eval
     import e2v_cli.commands.probe_train
     import e2v_cli.commands.report
+    import e2v_cli.commands.rows
+    import e2v_cli.commands.score
+    import e2v_cli.commands.select
+    import e2v_cli.commands.similarity
+    import e2v_cli.commands.speakers
     import e2v_cli.commands.status
     import e2v_cli.commands.submit
     import e2v_cli.inference.engine
