@@ -19,6 +19,7 @@ from e2v_cli.analysis.originals import (
 from e2v_cli.audio.decode import AudioOptions
 from e2v_cli.corpus.data_dir import number_values, read_speaker_lines
 from e2v_cli.errors import E2vError, OutputConflictError, UsageError
+from e2v_cli.journal.folder import PAGE
 from e2v_cli.journal.ids import IdList
 from e2v_cli.journal.journal import Header
 from e2v_cli.options import MISSING_IN_REPORTS, ComputeOptions, ReportOptions, ScoreOptions
@@ -72,7 +73,7 @@ def report(
         UsageError: an option needs a reference, or does not fit it.
         OSError: a file of the run can't be read, or the page can't be written.
     """
-    path = options.path or output_dir / "report.html"
+    path = options.path or output_dir / PAGE
     if exists(path) and not options.overwrite:
         raise OutputConflictError(f"{path} exists: replace it with --overwrite, or choose another -o")
     if reference is None and scoring != _SCORING:

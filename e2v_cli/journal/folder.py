@@ -40,6 +40,8 @@ from e2v_cli.system.files import dead_drafts, exists
 
 _LOGS = ("log/worker.*-of-*.*.log", "log/launcher.*-of-*.log", "log/slurm-*.log", "slurm/*.json", "slurm/*.sh")
 """Logs, and the records and scripts of jobs."""
+PAGE = "report.html"
+"""What ``e2v report`` makes of results that are deleted."""
 
 
 @dataclass(frozen=True)
@@ -384,7 +386,7 @@ class RunFolder:
         is_diarised = any(head.fingerprint.get("segments-rttm") == "yes" for head in self._headers.values())
         lists = DIARISATION_FILES if is_diarised else ()
         # journals first: none may record a missing file
-        others = ("journal.*-of-*.*", *IDS_PATTERNS, *self._data, *lists, *_LOGS)
+        others = ("journal.*-of-*.*", *IDS_PATTERNS, *self._data, *lists, *_LOGS, PAGE)
         self._remove((*(others if self.has_journals else ()), *self._results))
         self._history = None
         self.refresh()

@@ -382,8 +382,10 @@ def test_overwrite_keeps_foreign_files(e2v: E2v, tmp_path: Path) -> None:
     command = ["predict", ROOT / "sample_data" / "wav" / "f1-0001.wav", "-m", "sample", "-o", tmp_path]
     assert e2v(*command, "--embeddings", "npy").returncode == 0
     assert (tmp_path / "embeddings" / "f1-0001.npy").exists()
+    assert e2v("report", tmp_path).returncode == 0
     assert e2v(*command, "--overwrite").returncode == 0
     assert not (tmp_path / "embeddings" / "f1-0001.npy").exists()
+    assert not (tmp_path / "report.html").exists()
     assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * len(mine)
 
 
