@@ -266,6 +266,8 @@ def _be_command(request: dict[str, Any], streams: list[int]) -> None:
         _fork_clients()
         _customize()
         if request["script"]:
+            for name in [name for name in sys.modules if name.startswith("e2v_cli.cli")]:
+                del sys.modules[name]  # the script may change the tables that options are made of
             runpy.run_path(request["script"], run_name="__main__")
             return
         from e2v_cli.__main__ import main
