@@ -34,7 +34,7 @@ _ROW_MAJOR, _NO_TRANS, _TRANS, _PACKED, _B_MATRIX = 101, 111, 112, 151, 162
 _TYPICAL_ROWS = 256
 """Rows of the other matrix for which a weight is packed; products may have any number."""
 
-ONEDNN_ROWS = 16
+ONEDNN_ROWS = 32
 """oneDNN keeps a kernel of some 0.5 MB for each number of rows, and a thousand of them: multiples of this are few."""
 
 _PAGE = 4096
