@@ -82,15 +82,16 @@ def has_ended(pid: int) -> bool:
 
 
 def find_group(group: int) -> list[int]:
-    """Find all processes of a group that are alive."""
+    """Find all processes of a group that are alive; a zombie is, and has files open, while it has other threads."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                state, _, process_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:  # it has just ended
                 continue
-            if int(process_group) == group and state != "Z":
+            state, process_group, num_threads = fields[0], int(fields[2]), int(fields[17])
+            if process_group == group and (state != "Z" or num_threads > 1):
                 found.append(int(entry.name))
     return found
 
