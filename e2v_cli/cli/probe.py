@@ -19,7 +19,7 @@ from e2v_cli.system.logs import log_to_stderr
 PREFIX = "E2V_PROBE"
 """Variables have the name of these commands, ``E2V_PROBE_SEED``: those of other commands mean something else."""
 
-_option = partial(grouped_option, prefix=PREFIX)
+probe_option = partial(grouped_option, prefix=PREFIX)
 
 LABELS = (map_option("--map", PREFIX), *reference_options(PREFIX))
 
@@ -33,7 +33,7 @@ def _parse_c(_context: click.Context, _param: click.Parameter, value: str) -> fl
 
 
 FIT = (
-    _option(
+    probe_option(
         "Head",
         "--c",
         default="auto",
@@ -41,15 +41,15 @@ FIT = (
         metavar="auto|X",
         help="Inverse strength of regularisation; auto is the best of seven, by cross-validation over speakers.",
     ),
-    _option("Head", "--balanced", is_flag=True, help="Weigh all classes the same, whatever their utterances."),
-    _option(
+    probe_option("Head", "--balanced", is_flag=True, help="Weigh all classes the same, whatever their utterances."),
+    probe_option(
         "Head",
         "--prior",
         type=click.Choice(get_args(Prior)),
         default=FitOptions.prior,
         help="Shares of classes that probabilities assume: those of the labels, or equal ones.",
     ),
-    _option("Head", "--seed", type=int, default=FitOptions.seed, metavar="N", help="Of the folds."),
+    probe_option("Head", "--seed", type=int, default=FitOptions.seed, metavar="N", help="Of the folds."),
 )
 
 
@@ -67,7 +67,7 @@ def probe() -> None:
 @probe.command(cls=GroupedCommand, no_args_is_help=True)
 @click.argument("embeddings", metavar="EMBEDDINGS", callback=check_word)
 @click.argument("reference", metavar="REFERENCE", callback=check_word)
-@_option(
+@probe_option(
     "Result",
     "-o",
     "--output-dir",
@@ -80,7 +80,7 @@ def probe() -> None:
 )
 @option_group("labels", LabelOptions, LABELS)
 @option_group("options", FitOptions, FIT)
-@_option(
+@probe_option(
     "Model",
     "-m",
     "--model",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -12,17 +11,15 @@ import click
 
 from e2v_cli.analysis.probe.options import EvalOptions, FitOptions, LabelOptions, Protocol
 from e2v_cli.cli.console import print_result, show_message
-from e2v_cli.cli.groups import GroupedCommand, grouped_option, option_group
+from e2v_cli.cli.groups import GroupedCommand, option_group
 from e2v_cli.cli.invocation import describe_invocation
-from e2v_cli.cli.probe import FIT, LABELS, PREFIX
+from e2v_cli.cli.probe import FIT, LABELS, probe_option
 from e2v_cli.cli.values import check_word, parse_folder
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
 
-_option = partial(grouped_option, prefix=PREFIX)
-
 _OPTIONS = (
-    _option("Result", "--overwrite", is_flag=True, help="Delete the run that OUT holds."),
-    _option(
+    probe_option("Result", "--overwrite", is_flag=True, help="Delete the run that OUT holds."),
+    probe_option(
         "Folds",
         "--folds",
         metavar="FILE|speakers|K",
@@ -30,13 +27,13 @@ _OPTIONS = (
         show_default="utt2fold or spk2fold, where it is, else speakers",
         help="Folds of a map of utterances or speakers; or 5 or K groups of speakers, stratified as far as possible.",
     ),
-    _option(
+    probe_option(
         "Folds",
         "--allow-shared-speakers",
         is_flag=True,
         help="Allow speakers in training and test, and mark the results.",
     ),
-    _option(
+    probe_option(
         "Head",
         "--protocol",
         type=click.Choice(get_args(Protocol)),
@@ -49,7 +46,7 @@ _OPTIONS = (
 @click.command("eval", cls=GroupedCommand, no_args_is_help=True)
 @click.argument("embeddings", metavar="EMBEDDINGS", callback=check_word)
 @click.argument("reference", metavar="REFERENCE", callback=check_word)
-@_option(
+@probe_option(
     "Result",
     "-o",
     "--output-dir",
@@ -59,7 +56,7 @@ _OPTIONS = (
     metavar="OUT",
     help="Folder of the predictions, for e2v score, report, select and rows.",
 )
-@_option("Result", "-v", "--verbose", is_flag=True, help="Show each fold, and each validation of a paper's head.")
+@probe_option("Result", "-v", "--verbose", is_flag=True, help="Show each fold, and each validation of a paper's head.")
 @option_group("labels", LabelOptions, LABELS)
 @option_group("options", EvalOptions, _OPTIONS)
 @option_group("fit", FitOptions, FIT)

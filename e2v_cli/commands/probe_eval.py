@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from e2v_cli.analysis.probe.options import EvalOptions, FitOptions, LabelOptions
 from e2v_cli.commands.probe_run import ProbeRun, find_example_audio, refuse_run, write_run
 from e2v_cli.errors import OutputError, UsageError
 from e2v_cli.options import Fingerprint, Invocation
-from e2v_cli.system.text import tsv_row
+from e2v_cli.system.text import json_content, tsv_row
 
 FOLDS_TABLE, FACTS = "folds.tsv", "probe.json"
 """Files in OUT, beside those of every run."""
@@ -84,12 +83,12 @@ def evaluate(request: EvalRequest, output_dir: Path, invocation: Invocation) -> 
         audio=audio,
         model=f"{options.protocol} probe of {examples.origin.model or examples.origin.name}{mark}",
         options=_fingerprint(request, examples, folds),
-        digest=hashlib.sha256(_encode_facts(facts)).hexdigest(),
+        digest=hashlib.sha256(json_content(facts)).hexdigest(),
         seconds=time.monotonic() - started,
     )
     files = {
         FOLDS_TABLE: _format_folds(examples, folds),
-        FACTS: _encode_facts({**facts, "scores": _score_facts(scores)}),
+        FACTS: json_content({**facts, "scores": _score_facts(scores)}),
     }
     try:
         write_run(output_dir, run, files, options.overwrite)
@@ -116,12 +115,13 @@ def _describe(
     request: EvalRequest, examples: Examples, folds: Folds, evaluation: Evaluation, num_shared: int
 ) -> dict[str, Any]:
     """Describe what predictions are made of, as ``probe.json`` has it."""
+    source = examples.origin.output_dir
     packages = ["numpy", "scikit-learn", "scipy"] if request.options.protocol == "linear" else ["numpy", "torch"]
     return {
         "e2v": __version__,
         "versions": {name: version(name) for name in packages},
         "protocol": request.options.protocol,
-        "origin": asdict(examples.origin),
+        "origin": {**asdict(examples.origin), "output_dir": None if source is None else str(source)},
         "data": describe_data(examples, request.labels),
         "options": asdict(request.fit),
         "folds": {
@@ -145,10 +145,6 @@ def _score_facts(scores: FoldScores) -> dict[str, Any]:
 
 def _round_main(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: round(metrics[name], 6) for name in MAIN_METRICS}
-
-
-def _encode_facts(facts: Mapping[str, Any]) -> bytes:
-    return (json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n").encode(errors="backslashreplace")
 
 
 def _format_folds(examples: Examples, folds: Folds) -> bytes:

@@ -23,9 +23,7 @@ from e2v_cli.analysis.probe.vectors import EmbeddingOrigin
 from e2v_cli.commands.new_folder import new_folder, refuse_existing
 from e2v_cli.errors import CorpusError, ModelError, UsageError
 from e2v_cli.models.folder import Model
-from e2v_cli.models.weights import hash_weights
 from e2v_cli.network.layers import LAST_LAYER
-from e2v_cli.options import ComputeOptions
 from e2v_cli.system.text import columns
 from e2v_cli.training.probe_folder import find_encoder, make_tokens, write_probe
 
@@ -62,26 +60,28 @@ def train(
     """
     refuse_existing(target)
     examples = find_examples(*sources, labels)
-    encoder = _find_encoder(examples, model)
+    encoder, sha256 = _find_encoder(examples, model)
     layer = _find_layer(examples.origin, encoder)
     make_tokens(examples.classes)  # what can't be a label is refused before the head is fitted
     fit = fit_linear(examples.vectors, examples.labels, len(examples.classes), examples.speakers, options)
+    validation = _describe_validation(examples, fit)
     facts = {
         "e2v": __version__,
         "versions": {name: version(name) for name in _LIBRARIES},
-        "encoder": _describe_encoder(encoder, layer, examples.origin),
+        "encoder": _describe_encoder(encoder, sha256, layer, examples.origin),
         "data": describe_data(examples, labels),
         "fit": _describe_fit(fit, options),
-        "validation": _describe_validation(examples, fit),
+        "validation": validation,
     }
     with new_folder(target) as draft:
         write_probe(draft, encoder, layer, (fit.head.weight, fit.head.bias), examples.classes, facts)
     kept = "" if layer == encoder.config.num_layers else f"layers 1 to {layer} of {encoder.config.num_layers}, "
-    return TrainedProbe(_format_probe(examples, fit, target, kept), (*examples.notes, *_describe_rare(examples, fit)))
+    text = _format_probe(examples, fit, validation, target, kept)
+    return TrainedProbe(text, (*examples.notes, *_describe_rare(examples, fit)))
 
 
-def _find_encoder(examples: Examples, model: str | None) -> Model:
-    """Find the encoder of the embeddings.
+def _find_encoder(examples: Examples, model: str | None) -> tuple[Model, str]:
+    """Find the encoder of the embeddings, and the SHA-256 of its weights.
 
     Raises:
         ModelError: it can't be found, or they are of another one.
@@ -91,14 +91,14 @@ def _find_encoder(examples: Examples, model: str | None) -> Model:
     name = model or origin.model
     if name is None:
         raise UsageError(f"{origin.name}: which model computed them is not known: name it with -m")
-    encoder = find_encoder(name, origin.model_sha256, origin.name)
+    encoder, sha256 = find_encoder(name, origin.model_sha256, origin.name)
     dim = examples.vectors.shape[1]
     if dim != encoder.config.embed_dim:
         raise ModelError(
             f"{encoder.folder}: its vectors have {encoder.config.embed_dim} numbers, but those of {origin.name} have "
             f"{dim}: name the model that computed them with -m"
         )
-    return encoder
+    return encoder, sha256
 
 
 def _find_layer(origin: EmbeddingOrigin, encoder: Model) -> int:
@@ -131,10 +131,10 @@ def _find_layer(origin: EmbeddingOrigin, encoder: Model) -> int:
     return layer
 
 
-def _describe_encoder(encoder: Model, layer: int, origin: EmbeddingOrigin) -> dict[str, Any]:
+def _describe_encoder(encoder: Model, sha256: str, layer: int, origin: EmbeddingOrigin) -> dict[str, Any]:
     return {
         "name": encoder.name,
-        "sha256": hash_weights(encoder),
+        "sha256": sha256,
         "layer": layer if layer < encoder.config.num_layers else LAST_LAYER,
         "engine": origin.engine,
         "precision": origin.precision,
@@ -142,12 +142,6 @@ def _describe_encoder(encoder: Model, layer: int, origin: EmbeddingOrigin) -> di
         "granularity": origin.granularity,
         "dtype": origin.dtype,
     }
-
-
-def _count_classes(labels: NDArray[np.int64], examples: Examples) -> list[int]:
-    """Count labels by their class."""
-    counts: list[int] = np.bincount(labels, minlength=len(examples.classes)).tolist()
-    return counts
 
 
 def _describe_fit(fit: LinearFit, options: FitOptions) -> dict[str, Any]:
@@ -168,14 +162,10 @@ def _describe_validation(examples: Examples, fit: LinearFit) -> dict[str, Any]:
         {"utterances": int((folds == fold).sum()), **_score(examples, fit, folds == fold)} for fold in np.unique(folds)
     ]
     return {
-        "speaker_disjoint": _are_speakers_apart(examples, fit),
+        "speaker_disjoint": examples.knows_speakers and fit.out_of_fold.are_speakers_apart,
         **_score(examples, fit, np.ones(len(examples), dtype=np.bool_)),
         "folds": each,
     }
-
-
-def _are_speakers_apart(examples: Examples, fit: LinearFit) -> bool:
-    return examples.knows_speakers and fit.out_of_fold.are_speakers_apart
 
 
 def _score(examples: Examples, fit: LinearFit, chosen: NDArray[np.bool_]) -> Mapping[str, float | None]:
@@ -194,7 +184,7 @@ def _describe_rare(examples: Examples, fit: LinearFit) -> Iterator[str]:
     num_folds = len(np.unique(found.folds))
     if not found.are_speakers_apart:
         yield "too many classes have one speaker alone: folds share speakers, and so the scores are of known voices"
-    unknown = _count_classes(examples.labels[~found.is_known], examples)
+    unknown = examples.count_labels(examples.labels[~found.is_known])
     for index, (name, missed) in enumerate(zip(examples.classes, unknown, strict=True)):
         own = examples.labels == index
         num_speakers = len(np.unique(examples.speakers[own]))
@@ -212,14 +202,15 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _format_probe(examples: Examples, fit: LinearFit, target: Path, kept: str) -> str:
+def _format_probe(examples: Examples, fit: LinearFit, validation: Mapping[str, Any], target: Path, kept: str) -> str:
     """Format what was trained, with what is kept of the encoder unless it is all, and the next command."""
     head = fit.head
     speakers = f" of {_number(len(examples.speaker_names), 'speaker')}" if examples.knows_speakers else ""
-    found = _score(examples, fit, np.ones(len(examples), dtype=np.bool_))
-    apart = "no speaker in training and test" if _are_speakers_apart(examples, fit) else "speakers may be in both"
-    metrics = "  ".join(f"{name} {value:.4f}" for name, value in found.items() if value is not None)
-    counts = map(str, _count_classes(examples.labels, examples))
+    apart = "no speaker in training and test" if validation["speaker_disjoint"] else "speakers may be in both"
+    found = ((name, validation[name]) for name in ("WA", "UA", "NLL"))
+    metrics = "  ".join(f"{name} {value:.4f}" for name, value in found if value is not None)
+    counts = map(str, examples.count_labels())
+    options = "".join(f" {option}" for option in examples.origin.unusual_options())
     chosen = f", of {CANDIDATES[0]:g} to {CANDIDATES[-1]:g}" if len(fit.out_of_fold.losses) > 1 else ""
     return "\n".join(
         [
@@ -228,16 +219,6 @@ def _format_probe(examples: Examples, fit: LinearFit, target: Path, kept: str) -
             f"C {head.c:g}{chosen}; temperature {head.temperature:.4f}",
             f"cross-validated, {apart}: {metrics}",
             f"model: {target}, {kept}which FunASR loads, too",
-            f"next: e2v predict wav.scp -m {shlex.quote(str(target))} -o OUT{_describe_options(examples.origin)}\n",
+            f"next: e2v predict wav.scp -m {shlex.quote(str(target))} -o OUT{options}\n",
         ]
     )
-
-
-def _describe_options(origin: EmbeddingOrigin) -> str:
-    """Return the options with which the embeddings were computed, where they are unusual."""
-    options = ""
-    if origin.precision not in (None, ComputeOptions.precision):
-        options += f" --precision {origin.precision}"
-    if origin.window not in (None, ComputeOptions.window):
-        options += f" --window {origin.window:g}"
-    return options

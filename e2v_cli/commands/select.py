@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from e2v_cli.corpus.lists import has_list
 from e2v_cli.errors import OutputError
 from e2v_cli.journal.journal import holds_run
 from e2v_cli.system.files import is_directory, sync_file, sync_folder
+from e2v_cli.system.text import json_content
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _write(
             sync_file(file)
         facts["digests"] = {"predictions": digest, **facts["digests"]}
         with (draft / SELECTION_FILE).open("wb") as file:
-            file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+            file.write(json_content(facts))
             sync_file(file)
     return notes
 

@@ -37,7 +37,7 @@ from e2v_cli.results.newest_run import note_run
 from e2v_cli.results.tables import FAILURES_HEADER, predictions_header, predictions_line
 from e2v_cli.results.timeline import Timeline
 from e2v_cli.system.files import published
-from e2v_cli.system.text import percent_encoded, tsv_row
+from e2v_cli.system.text import json_content, percent_encoded, tsv_row
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def publish(folder: RunFolder, ids: Ids, history: History, header: Header) -> Su
         "files": sorted(files.names),
     }
     with published(folder.path / "run.json") as file:
-        file.write((json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+        file.write(json_content(facts))
     before: set[str] = set().union(*map(_timeline_paths, folder.headers.values()))
     unused = sorted(before - _timeline_paths(header))
     if removed := [pattern for pattern in unused if any(folder.path.glob(pattern))]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 _NO_WORD = r"\s\x00-\x1f\x7f\ufeff\udc80-\udcff"
 """White space of any script, since Python's readers of Kaldi's lists end an id there; control characters, a byte order
@@ -29,6 +31,11 @@ def percent_encoded(text: str) -> str:
 def tsv_row(fields: Iterable[str]) -> str:
     """Join the cells of a row by tabs; a tab or line break within a cell becomes a space."""
     return "\t".join([field.translate(_BLANKS) for field in fields])
+
+
+def json_content(content: Mapping[str, Any]) -> bytes:
+    """Format a JSON file that people read, too: a line a value."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def number_word(number: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from e2v_cli.models.hub import CHECKSUMS, find_model
 from e2v_cli.models.weights import hash_weights
 from e2v_cli.options import HubName, ModelRequest
 from e2v_cli.system.files import is_directory, sync_file
+from e2v_cli.system.text import json_content
 
 PROBE_FILE = "probe.json"
 """The file of a model folder that tells how its head was fitted."""
@@ -40,8 +40,8 @@ _CONFIGURATION = {
 }
 
 
-def find_encoder(name: str, sha256: str | None, embeddings: str) -> Model:
-    """Find the model of embeddings on this machine.
+def find_encoder(name: str, sha256: str | None, embeddings: str) -> tuple[Model, str]:
+    """Find the model of embeddings on this machine, and the SHA-256 of its weights.
 
     Args:
         name: of the family, an id on a hub, or a folder.
@@ -58,7 +58,7 @@ def find_encoder(name: str, sha256: str | None, embeddings: str) -> Model:
             f"{model.weights} has SHA-256 {found[:12]}…, but {embeddings} was computed with {sha256[:12]}…: a head "
             "works on the encoder that it was fitted to alone; name that one with -m"
         )
-    return model
+    return model, found
 
 
 def _find_here(name: str, embeddings: str) -> Model:
@@ -125,28 +125,23 @@ def write_probe(
     with (folder / DEFAULT_FILES["init_param"]).open("wb") as file:
         save_plain({"model": tensors}, file)
         sync_file(file)
-    texts = {
-        DEFAULT_FILES["config"]: yaml.safe_dump(
-            _make_config(encoder, layer, tokens), sort_keys=False, allow_unicode=True
-        ),
-        DEFAULT_FILES["token_list"]: "".join(f"{token}\n" for token in tokens),
-        "configuration.json": _dump_json(_CONFIGURATION),
-        PROBE_FILE: _dump_json(facts),
+    config = yaml.safe_dump(_make_config(encoder, layer, tokens), sort_keys=False, allow_unicode=True)
+    contents = {
+        DEFAULT_FILES["config"]: config.encode(errors="backslashreplace"),
+        DEFAULT_FILES["token_list"]: "".join(f"{token}\n" for token in tokens).encode(errors="backslashreplace"),
+        "configuration.json": json_content(_CONFIGURATION),
+        PROBE_FILE: json_content(facts),
     }
-    for name, text in texts.items():
-        _write_text(folder / name, text)
-    names = sorted([*texts, DEFAULT_FILES["init_param"]])
-    _write_text(folder / CHECKSUMS, "".join(f"{hash_file(folder / name)}  {name}\n" for name in names))
+    for name, content in contents.items():
+        _write_content(folder / name, content)
+    names = sorted([*contents, DEFAULT_FILES["init_param"]])
+    _write_content(folder / CHECKSUMS, "".join(f"{hash_file(folder / name)}  {name}\n" for name in names).encode())
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_content(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
-        file.write(text.encode(errors="backslashreplace"))
+        file.write(content)
         sync_file(file)
-
-
-def _dump_json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def _make_config(encoder: Model, layer: int, tokens: Sequence[str]) -> dict[str, Any]:

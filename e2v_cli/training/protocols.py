@@ -193,7 +193,7 @@ def run_protocol(
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Let PyTorch compute in one thread until the block ends: the last bits of sums depend on their number."""
+    """Limit PyTorch to one thread until the block ends: the last bits of sums depend on their number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -114,6 +114,18 @@ def test_number_of_threads_may_change_after_packing(packing: int, multiplying: i
     check(out, x, weight)
 
 
+def run_program(program: str, products: ProductsName) -> str:
+    """Run a program in a process that has multiplied nothing, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, products],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
 PACK_AND_FORK = """
 import hashlib, os, sys
 import torch
@@ -135,14 +147,7 @@ for number in range(3):
 @pytest.mark.parametrize("products", ["mkl", "onednn"], indirect=True)
 def test_forked_processes_multiply_to_the_same_bytes(products: ProductsName) -> None:
     """The weight was packed before, by a process that has multiplied nothing."""
-    done = subprocess.run(
-        [sys.executable, "-c", PACK_AND_FORK, products],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    hashes = done.stdout.split()
+    hashes = run_program(PACK_AND_FORK, products).split()
     assert len(hashes) == 3
     assert len(set(hashes)) == 1
 
@@ -168,14 +173,7 @@ print(resident() - before)
 
 def test_products_of_many_numbers_of_rows_need_no_memory_each(products: ProductsName) -> None:
     """Without rounding, oneDNN keeps a kernel for each number of rows: 390 MB here, as in a worker at base shape."""
-    done = subprocess.run(
-        [sys.executable, "-c", MULTIPLY_MANY, products],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) < 60e6
+    assert int(run_program(MULTIPLY_MANY, products)) < 60e6
 
 
 REFUSED = {

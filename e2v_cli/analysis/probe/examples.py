@@ -55,6 +55,11 @@ class Examples:
         """What computed the embeddings."""
         return self.embeddings.origin
 
+    def count_labels(self, labels: NDArray[np.int64] | None = None) -> list[int]:
+        """Count the utterances of each class; ``labels`` are those of some of them, None: of all."""
+        counts = np.bincount(self.labels if labels is None else labels, minlength=len(self.classes))
+        return list(map(int, counts))
+
     def read_frames(self, index: int) -> NDArray[np.float32]:
         """Read the frames of an utterance: (frames, dim); a vector is one frame.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import numpy as np
-
 from e2v_cli.analysis.probe.examples import Examples
 from e2v_cli.analysis.probe.options import LabelOptions
 
@@ -15,7 +13,6 @@ def describe_data(examples: Examples, labels: LabelOptions) -> dict[str, Any]:
     """Describe examples: where they are from, their digests and counts."""
     pairs = zip(examples.ids, examples.labels.tolist(), strict=True)
     lines = "".join(f"{key} {examples.classes[label]}\n" for key, label in pairs)
-    counts: list[int] = np.bincount(examples.labels, minlength=len(examples.classes)).tolist()
     return {
         "embeddings": examples.origin.name,
         "embeddings_sha256": hashlib.sha256(examples.vectors.data).hexdigest(),
@@ -25,5 +22,5 @@ def describe_data(examples: Examples, labels: LabelOptions) -> dict[str, Any]:
         "merge": ["=".join(merge) for merge in labels.merge],
         "utterances": len(examples),
         "speakers": len(examples.speaker_names) if examples.knows_speakers else None,
-        "classes": dict(zip(examples.classes, counts, strict=True)),
+        "classes": dict(zip(examples.classes, examples.count_labels(), strict=True)),
     }

@@ -61,16 +61,21 @@ class EmbeddingOrigin:
         """Describe what is unusual about them."""
         if self.model_sha256 is None:
             return [f"{self.name}: which model computed them is not known: there is no run beside them"]
-        usual = {"precision": ComputeOptions.precision, "window": ComputeOptions.window, "dtype": "fp32"}
-        options = {"precision": "--precision", "window": "--window", "dtype": "--embedding-dtype"}
-        unusual = [
-            f"{options[name]} {value:g}" if isinstance(value, float) else f"{options[name]} {value}"
-            for name, value in ((name, getattr(self, name)) for name in usual)
-            if value is not None and value != usual[name]
-        ]
+        unusual = self.unusual_options()
+        if self.dtype not in (None, "fp32"):
+            unusual.append(f"--embedding-dtype {self.dtype}")
         if not unusual:
             return []
         return [f"{self.name}: computed with {', '.join(unusual)}: a probe fits only embeddings that are computed so"]
+
+    def unusual_options(self) -> list[str]:
+        """Return the options of the encoder that are not the defaults: audio has to be predicted with them, too."""
+        options = []
+        if self.precision not in (None, ComputeOptions.precision):
+            options.append(f"--precision {self.precision}")
+        if self.window not in (None, ComputeOptions.window):
+            options.append(f"--window {self.window:g}")
+        return options
 
 
 class Embeddings:
