@@ -17,7 +17,7 @@ from e2v_cli.analysis.similarity import (
     read_answers,
     read_vectors,
 )
-from e2v_cli.errors import CorpusError
+from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.options import RowOptions
 from e2v_cli.results.rows import RowPrinter
 from e2v_cli.system.files import published
@@ -38,9 +38,11 @@ def similarity(
     Raises:
         CorpusError: an input can't be used, or an embedding is missing, or has no direction.
         OutputError: a run can't be read.
-        UsageError: a column is unknown.
+        UsageError: a column is unknown, or rows would replace the pairs.
         OSError: rows can't be written.
     """
+    if path is not None and path.resolve() == Path(pairs).resolve():
+        raise UsageError(f"-o {path}: the pairs are there, and would be replaced; choose another -o")
     with ExitStack() as stack:
         comparison, note = _read_comparison(open_text(pairs, stack), sources, is_centred)
         file = None if path is None else stack.enter_context(_published_text(path))

@@ -168,6 +168,8 @@ def open_list(path: Path) -> Iterator[BinaryIO]:
                 with copy_to_disk(file) as copy:
                     yield copy
     except OSError as error:
+        if error.filename not in (None, str(path)):
+            raise  # of a file that the block writes, perhaps
         if isinstance(error, FileNotFoundError) and path.is_symlink():
             cause = f"a link to {os.path.realpath(path)}, which does not exist; mend or remove the link"
         else:

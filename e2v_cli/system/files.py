@@ -68,7 +68,7 @@ def published(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def drafted(path: Path, draft: Path) -> Iterator[BinaryIO]:
     """Open a draft that is synced and renamed when the block ends, or removed on an error; the folder isn't synced."""
-    with naming(path):
+    with naming(path, draft):
         try:
             with draft.open("wb") as file:
                 yield file
@@ -93,7 +93,8 @@ def published_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(parent / name, ignore_errors=True)
     draft = draft_of(path)
     try:
-        draft.mkdir()
+        with naming(path, draft):
+            draft.mkdir()
         yield draft
         sync_folder(draft)
         if _file_type(path) is not None or path.is_symlink():  # an empty folder would be replaced
@@ -149,11 +150,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Add a file's name to errors that have none, such as those of a full disk."""
+def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """Add a file's name to errors that have none, such as those of a full disk, or only that of its draft."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or error.filename == str(draft):
             error.filename = str(path)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
+from support.forkserver import shared_server
 from support.journals import LABELS, WHOLE, List, done, header, publish_all, write
 from support.processes import E2v
 
@@ -305,6 +307,26 @@ def test_rows_go_to_a_file_when_all_are_computed(tmp_path: Path, e2v: E2v) -> No
     out, path = make_run(tmp_path / "out"), tmp_path / "rows.tsv"
     shown = e2v("similarity", write_pairs(tmp_path), out, "-o", path)
     assert (shown.returncode, shown.stdout, path.read_text()) == (0, "", TABLE)
+
+
+def test_pairs_are_not_replaced_by_rows(tmp_path: Path, e2v: E2v) -> None:
+    pairs = write_pairs(tmp_path)
+    message = refuse(e2v, pairs, make_run(tmp_path / "out"), "-o", pairs, code=2)
+    assert message == f"-o {pairs}: the pairs are there, and would be replaced; choose another -o"
+    assert pairs.read_text() == PAIRS
+
+
+def test_output_that_is_closed_or_full_is_not_blamed_on_the_pairs(tmp_path: Path) -> None:
+    pairs, out = write_pairs(tmp_path, "a b\n" * 20_000), make_run(tmp_path / "out")
+    command = f"{shared_server().write_command(tmp_path / 'e2v')} similarity {pairs} {out}"
+
+    def shell(script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+    closed, full = shell(f"{command} | head -1; exit ${{PIPESTATUS[0]}}"), shell(f"{command} > /dev/full")
+
+    assert (closed.returncode, closed.stderr) == (0, "")
+    assert (full.returncode, full.stderr) == (1, "e2v: standard output: No space left on device\n")
 
 
 def test_variables_are_those_of_the_command(tmp_path: Path, e2v: E2v) -> None:

@@ -1,13 +1,15 @@
-"""What is at a path."""
+"""What is at a path, and what is written there."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from e2v_cli.system.files import exists, is_directory, is_regular_file
+from e2v_cli.system.files import exists, is_directory, is_regular_file, published, published_folder
 
 
 @pytest.fixture
@@ -39,3 +41,11 @@ def test_unknown_is_an_error(tmp_path: Path) -> None:
     for question in (exists, is_directory, is_regular_file):
         with pytest.raises(OSError, match=re.escape("File name too long")):
             question(path)
+
+
+@pytest.mark.parametrize("publish", [published, published_folder])
+def test_errors_name_what_is_written_not_its_draft(publish: Callable[[Path], AbstractContextManager[object]]) -> None:
+    path = Path("/proc/nothing")
+    with pytest.raises(FileNotFoundError) as caught, publish(path):
+        pass
+    assert caught.value.filename == str(path)
