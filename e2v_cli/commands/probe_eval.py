@@ -21,6 +21,7 @@ from e2v_cli.analysis.probe.options import EvalOptions, FitOptions, LabelOptions
 from e2v_cli.commands.probe_run import ProbeRun, find_example_audio, refuse_run, write_run
 from e2v_cli.errors import OutputError, UsageError
 from e2v_cli.options import Fingerprint, Invocation
+from e2v_cli.system.files import is_directory
 from e2v_cli.system.text import json_content, tsv_row
 
 FOLDS_TABLE, FACTS = "folds.tsv", "probe.json"
@@ -66,9 +67,7 @@ def evaluate(request: EvalRequest, output_dir: Path, invocation: Invocation) -> 
     options, fit = request.options, request.fit
     refuse_run(output_dir, options.overwrite)
     examples = find_examples(request.embeddings, request.reference, request.labels)
-    source = examples.origin.output_dir
-    if source is not None and source.resolve() == output_dir.resolve():
-        raise UsageError(f"-o {output_dir}: the embeddings are there, and would be deleted; choose another -o")
+    _refuse_inputs(output_dir, request, examples)
     folds = assign_folds(examples, options.folds, fit.seed)
     num_shared = refuse_shared_speakers(examples, folds, options.allow_shared_speakers)
     notes = [*examples.notes, *check_classes(examples, folds)]
@@ -95,6 +94,18 @@ def evaluate(request: EvalRequest, output_dir: Path, invocation: Invocation) -> 
     except OSError as error:
         raise OutputError.of(error) from error
     return EvaluatedProbe(_format_evaluation(request, examples, folds, scores, num_shared), (*notes, *audio.notes))
+
+
+def _refuse_inputs(output_dir: Path, request: EvalRequest, examples: Examples) -> None:
+    """Check that OUT is not the folder of an input, whose files would be deleted, or mixed with others.
+
+    Raises:
+        UsageError: it is.
+    """
+    places = [Path(request.embeddings), Path(request.reference), *filter(None, [examples.origin.output_dir])]
+    folders = (place if is_directory(place) else place.parent for place in places)
+    if output_dir.resolve() in map(Path.resolve, folders):
+        raise UsageError(f"-o {output_dir}: the embeddings or labels are there; choose another -o")
 
 
 def _fingerprint(request: EvalRequest, examples: Examples, folds: Folds) -> Fingerprint:

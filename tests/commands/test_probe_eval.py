@@ -206,10 +206,26 @@ def test_a_run_is_never_replaced_unasked(work: Path, e2v: E2v) -> None:
     assert onto_run.returncode == 4
     assert (onto_embeddings.returncode, onto_embeddings.stderr) == (
         2,
-        "e2v: -o data/../run: the embeddings are there, and would be deleted; choose another -o\n",
+        "e2v: -o data/../run: the embeddings or labels are there; choose another -o\n",
     )
     assert (other.returncode, files_of(work / "out") != before) == (0, True)
     assert (resumed.returncode, "holds a different run" in resumed.stderr) == (4, True)
+
+
+def test_inputs_are_neither_deleted_nor_mixed_with_results(tmp_path: Path, e2v: E2v) -> None:
+    write_reference(tmp_path / "labels", MADE)
+    write_arrays(tmp_path / "npy", means_of(MADE))
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = ("probe", "eval", "npy", "labels/utt2emo", "--c", "1", "--overwrite")
+
+    for name in ("npy", "labels"):
+        done = e2v(*words, "-o", name, cwd=tmp_path)
+
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"e2v: -o {name}: the embeddings or labels are there; choose another -o\n",
+        )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 def test_unusable_inputs_are_refused(work: Path, e2v: E2v) -> None:
