@@ -159,7 +159,7 @@ class Predictions:
         """
         sums = posteriors.sum(axis=1)
         with np.errstate(invalid="ignore"):
-            is_right = (np.abs(sums - 1) <= SUM_TOLERANCE) & (posteriors >= 0).all(axis=1)
+            is_right = (np.abs(sums - 1).round(9) <= SUM_TOLERANCE) & (posteriors >= 0).all(axis=1)
         if not is_right.all():
             place = int(is_right.argmin())
             utt_id, row = keys[place].decode(errors="backslashreplace"), posteriors[place]

@@ -19,6 +19,7 @@ from e2v_cli.analysis.labels import (
     canonical_name,
     merge_labels,
     nearest_label,
+    refuse_unknown_merges,
     suggest_label,
 )
 from e2v_cli.analysis.references import Reference
@@ -75,9 +76,10 @@ def count_classes(
 
     Raises:
         CorpusError: labels are unknown, or no utterance is left.
-        UsageError: a class that is wanted is unknown.
+        UsageError: a class that is wanted, or merged, is unknown.
     """
     translation = Translation([*model.names, *map(_name_of, wanted)], mapping, merges)
+    refuse_unknown_merges(merges, translation.labels.names, mapping, "neither the model nor the reference")
     found = translate_words(reference.labels, translation.find, LabelSet([*model.names, *KNOWN]))
     present = dict.fromkeys(name for name in found if name != DROPPED)
     names = sorted(present, key=lambda name: _rank(name, model))

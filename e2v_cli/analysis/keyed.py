@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -14,6 +13,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
+from e2v_cli.corpus.inputs import standard_input
 from e2v_cli.corpus.kinds import unzipped
 from e2v_cli.corpus.lists import copy_to_disk, open_list
 from e2v_cli.errors import CorpusError
@@ -88,14 +88,14 @@ def first_line(text: Text) -> bytes:
 
 
 def open_text(source: str, stack: ExitStack) -> TextFile:
-    """Open a file, also of gzip, or standard input (``-``), until a stack closes.
+    """Open a file or standard input (``-``), also of gzip, until a stack closes.
 
     Raises:
         CorpusError: it can't be read.
     """
     if source == "-":
-        file = stack.enter_context(copy_to_disk(sys.stdin.buffer))
-        return TextFile(file, "standard input", None)
+        copy = stack.enter_context(copy_to_disk(standard_input()))
+        return TextFile(stack.enter_context(unzipped(copy, "standard input")), "standard input", None)
     path = Path(source)
     file = stack.enter_context(unzipped(stack.enter_context(open_list(path)), source))
     return TextFile(file, source, path if is_regular_file(path) else None)

@@ -191,6 +191,27 @@ class Translation:
         return name
 
 
+def refuse_unknown_merges(
+    merges: Iterable[Merge], labels: Iterable[str], mapping: Mapping[str, str], owner: str
+) -> None:
+    """Check that each merge is of a class that may be there: a typing error would merge nothing.
+
+    Args:
+        merges: classes, and what each becomes a part of, which may be new.
+        labels: classes with names of their own.
+        mapping: words, and their classes.
+        owner: who has the labels, for messages.
+
+    Raises:
+        UsageError: a class is none of the labels, of the mapping, or known by its words.
+    """
+    merges = list(merges)
+    known = LabelSet([*labels, *mapping.values(), *(target for _, target in merges), *KNOWN])
+    for source, target in merges:
+        if known.find(source) is None:
+            raise UsageError(f"--merge {source}={target}: {owner} has it{suggest_label(source, known)}")
+
+
 @dataclass(frozen=True)
 class ClosedSet:
     """The classes that count, in the order of the labels that they are made of."""

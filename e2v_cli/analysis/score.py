@@ -49,7 +49,7 @@ class Counts:
     """Utterances of the reference."""
     scored: int
     missing: int
-    """Utterances that count and have no prediction."""
+    """Utterances that count and have no prediction, of either system where they are skipped."""
     failed: int
     """Utterances of the run that failed."""
     left: int

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from e2v_cli._version import __version__
+from e2v_cli.analysis.calibration import COVERAGES
 from e2v_cli.analysis.groups import GroupTable
 from e2v_cli.analysis.metrics import MAIN_METRICS
 from e2v_cli.analysis.score import Estimate, Score, View
@@ -63,16 +64,21 @@ def format_number(value: float | None) -> str:
 
 
 def format_interval(estimate: Estimate) -> str:
-    """Format the ends of an interval; empty: there is none."""
-    if estimate.low is None:
+    """Format the ends of an interval; empty: there is none, or it is not defined."""
+    if estimate.low is None or math.isnan(estimate.low):
         return ""
     return f"{format_number(estimate.low)}–{format_number(estimate.high)}"
 
 
+def _order_views(score: Score) -> list[tuple[str, View]]:
+    """List all views, the headline first."""
+    return sorted(score.views.items(), key=lambda item: item[0] != score.headline)
+
+
 def shown_views(score: Score) -> list[tuple[str, View]]:
-    """List the views that differ, the headline first."""
-    others = [(name, view) for name, view in score.views.items() if name != score.headline]
-    return [(score.headline, score.view), *((name, view) for name, view in others if _differs(view, score.view))]
+    """List the views whose answers differ, the headline first."""
+    first, *others = _order_views(score)
+    return [first, *((name, view) for name, view in others if _differs(view, score.view))]
 
 
 def _differs(view: View, other: View) -> bool:
@@ -127,13 +133,15 @@ def _classes_table(view: View) -> TextTable:
 
 
 def _calibration_table(score: Score) -> TextTable:
-    rows = []
-    for name, view in shown_views(score):
+    """Make the table of calibration: of each view whose numbers differ, also where the answers are the same."""
+    names: dict[tuple[str, ...], str] = {}
+    for name, view in _order_views(score):
         found = view.calibration
         if found is not None:
             numbers = (found.nll, found.brier, found.ece, *found.accuracy_at.values())
-            rows.append((name, str(found.utterances), *map(format_number, numbers)))
-    shares = tuple(f"WA of {share:.0%}" for share in (score.view.calibration or found).accuracy_at)  # type: ignore[union-attr]
+            names.setdefault((str(found.utterances), *map(format_number, numbers)), name)
+    shares = (f"WA of {share:.0%}" for share in COVERAGES)
+    rows = ((name, *cells) for cells, name in names.items())
     return _make_table("Calibration", ("", "utterances", "NLL", "Brier", "ECE", *shares), tuple(rows))
 
 
@@ -189,7 +197,7 @@ def describe_comparison(score: Score) -> list[str]:
     lines += [f"left out: {text}" for text in _list_left_out(score)]
     lines += [f"{name}: {DEFINITIONS[name]}" for name, _ in shown_views(score)]
     if len(score.views) > 1 and len(shown_views(score)) == 1:
-        lines.append("open and closed are the same here")
+        lines.append("open and closed answers are the same here")
     if score.interval is not None:
         few = "; fewer than 20, so that the intervals are too narrow" if score.interval.is_of_few else ""
         lines.append(f"intervals: over {describe_units(score)}{few}")
@@ -241,7 +249,7 @@ def _list_notes(score: Score) -> list[str]:
     absent = [found.name for found in score.view.classes if not found.support]
     if absent:
         notes.append(f"the reference has none of {', '.join(absent)}: they count in no mean")
-    for name, view in shown_views(score):
+    for name, view in _order_views(score):
         if view.ties:
             notes.append(f"{view.ties} ties of several most probable classes, {name}: the first of them is the answer")
     return notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,12 +70,11 @@ def compute_score(
     models = [merge_columns(source.labels, options.merge) for source in opened]
     counted = count_classes(labels, models[0], mapping, options.merge, options.classes)
     names = AnswerNames(counted.names)
-    systems = [
-        match_predictions(
-            source, labels, counted, names, model, _translation(source, counted, mapping, options), options.closed
-        )
-        for source, model in zip(opened, models, strict=True)
-    ]
+    systems: list[System] = []
+    for source, model in reversed(list(zip(opened, models, strict=True))):
+        own = _leave_out_missing(counted, systems) if options.missing == "skip" else counted
+        translate = _translation(source, counted, mapping, options)
+        systems.insert(0, match_predictions(source, labels, own, names, model, translate, options.closed))
     scored = _choose_scored(labels, counted, systems, options.missing)
     scene = _Scene(
         counted,
@@ -115,6 +114,14 @@ def _translation(
         return plain.find(word) or word if name == DROPPED else name
 
     return translate
+
+
+def _leave_out_missing(counted: CountedClasses, systems: Sequence[System]) -> CountedClasses:
+    """Leave out the utterances that other systems have no prediction of: no sum over probabilities has them."""
+    indices = counted.indices.copy()
+    for system in systems:
+        indices[system.open.indices < 0] = -1
+    return replace(counted, indices=indices)
 
 
 def _choose_scored(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from e2v_cli.analysis.answers import AnswerChunk, Predictions
 from e2v_cli.analysis.calibration import CalibrationSums
 from e2v_cli.analysis.classes import AnswerNames, CountedClasses, translate_words
-from e2v_cli.analysis.finder import WordCodes, refuse_duplicates
+from e2v_cli.analysis.finder import WordCodes, refuse_duplicates, without_suffixes
 from e2v_cli.analysis.labels import KNOWN, ClosedSet, LabelSet
 from e2v_cli.analysis.references import MAX_LABELS, Reference
 from e2v_cli.errors import CorpusError
@@ -242,9 +242,10 @@ def describe_no_common(name: str, reference: Reference, keys: Sequence[bytes]) -
         keys: some ids of the other side.
     """
     others = next(reference.finder.ids())[:EXAMPLES]
-    pairs = ((_common_end(key, other), key, other) for key in keys for other in others)
-    length, key, other = max(pairs, key=lambda pair: pair[0])
-    shown, known = key.decode(errors="backslashreplace"), other.decode(errors="backslashreplace")
+    ours, theirs = (list(zip(without_suffixes(ids), ids, strict=True)) for ids in (list(keys), others))
+    pairs = ((_common_end(own[0], other[0]), own, other) for own in ours for other in theirs)
+    length, (key, own), (other, their) = max(pairs, key=lambda pair: pair[0])
+    shown, known = own.decode(errors="backslashreplace"), their.decode(errors="backslashreplace")
     prefixes = (key[: len(key) - length], other[: len(other) - length])
     differ = ""
     if length * 2 >= min(len(key), len(other)):

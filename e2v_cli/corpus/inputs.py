@@ -182,7 +182,7 @@ class _InputReader:
         return self._read_list(path, {}) if _SCP_NAME.fullmatch(path.name) else self._read_file(path, item)
 
     def _read_standard_input(self) -> UtteranceList:
-        with copy_to_disk(_standard_input()) as file, unzipped(file, STDIN) as plain:
+        with copy_to_disk(standard_input()) as file, unzipped(file, STDIN) as plain:
             if is_binary(plain):
                 raise UsageError(
                     "-: not text, but a list is read from here; for audio: e2v predict <(echo utt1 -) < AUDIO"
@@ -307,7 +307,7 @@ class _InputReader:
             keeper = tempfile.TemporaryDirectory(prefix="e2v-")
             path = Path(keeper.name, "standard input")
             with path.open("wb") as file:
-                shutil.copyfileobj(_standard_input(), file)
+                shutil.copyfileobj(standard_input(), file)
         except OSError as error:
             raise CorpusError(
                 f"{tempfile.gettempdir()}: {error.strerror}; audio from standard input is stored there: set TMPDIR"
@@ -320,7 +320,7 @@ _KEPT: list[object] = []
 """Temporary folders that last as long as the process."""
 
 
-def _standard_input() -> BinaryIO:
+def standard_input() -> BinaryIO:
     """Return standard input.
 
     Raises:

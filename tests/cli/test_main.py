@@ -267,8 +267,9 @@ def test_closed_standard_output_needs_output_dir(tmp_path: Path) -> None:
 
 
 def test_closed_standard_input_and_long_names_are_errors() -> None:
-    done = shell("e2v predict - -m sample <&-")
-    assert (done.returncode, done.stderr) == (1, "e2v: -: standard input is closed\n")
+    for words in ("predict - -m sample", "score - sample_data"):
+        done = shell(f"e2v {words} <&-")
+        assert (done.returncode, done.stderr) == (1, "e2v: -: standard input is closed\n")
     name = "x" * 300
     done = shell(f"e2v predict {name} -m sample")
     assert (done.returncode, done.stderr) == (2, f"e2v: {name}: {MISSING}\n")

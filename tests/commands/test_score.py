@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
 
 import pytest
+from support.kaldi_folders import run_e2v
 from support.labelled import (
     CLASSES,
     PREDICTED,
@@ -137,6 +139,14 @@ def test_predictions_may_be_a_run_its_table_a_map_or_standard_input(e2v: E2v, tm
     assert e2v("score", "-", *words, stdin=rows).stdout == expected
     by_map = e2v("score", "-", *words, stdin=(out / "utt2emo").read_text()).stdout
     assert by_map.splitlines() == [line for line in expected.splitlines() if not line.startswith("closed")]
+
+
+def test_predictions_on_standard_input_may_be_gzip(answers: Path, corpus: Path) -> None:
+    content = gzip.compress(b"\xef\xbb\xbf" + answers.read_bytes())
+
+    done = run_e2v("score", "-", corpus, "--format", "tsv", "--ci", "none", stdin=content)
+
+    assert done.stdout.startswith("view\tmetric\tvalue\tlow\thigh\nopen\tWA\t0.600000\t\t\n")
 
 
 def test_an_unfinished_run_is_scored_as_far_as_it_is(e2v: E2v, tmp_path: Path) -> None:
@@ -361,6 +371,46 @@ def test_closed_answers_are_of_the_classes_that_count(e2v: E2v, tmp_path: Path, 
         "       closed    open  always happy  chance",
         "WA     0.5000  0.2500        0.5000  0.3333",
     ]
+
+
+def test_calibration_and_ties_are_shown_where_answers_are_the_same(e2v: E2v, tmp_path: Path) -> None:
+    table = write_predictions(tmp_path / "hyp.tsv", [[0.2, 0, 0, 0.2, 0.2, 0, 0.2, 0.2, 0]] * 4)
+    reference = write_map(tmp_path / "ref", "angry happy neutral sad")
+
+    done = e2v("score", table, reference, "--ci", "none")
+
+    assert "\nopen and closed answers are the same here\n" in done.stdout
+    assert "note: 4 ties of several most probable classes, closed: the first of them is the answer\n" in done.stdout
+    assert done.stdout.split("Calibration\n")[1].splitlines()[1:3] == [
+        "open             4  1.6094  0.8000  0.0500     0.2500     0.2500      0.2500",
+        "closed           4  1.3863  0.7500  0.0000     0.2500     0.2500      0.2500",
+    ]
+
+
+def test_what_is_not_defined_has_no_interval(e2v: E2v, tmp_path: Path) -> None:
+    done = e2v("score", write_map(tmp_path / "hyp", "sad sad"), write_map(tmp_path / "ref", "sad sad"))
+
+    assert next(line.split() for line in done.stdout.splitlines() if line.startswith("kappa")) == ["kappa", *"–––"]
+
+
+def test_utterances_that_the_other_system_lacks_are_skipped_in_all_numbers(
+    e2v: E2v, tmp_path: Path, nine: Path
+) -> None:
+    reference = write_map(tmp_path / "ref", "angry happy happy neutral")
+    other = write_map(tmp_path / "other", "happy angry")
+    half = write_map(tmp_path / "half", "angry happy")
+
+    found = score(nine, reference, against=other, missing="skip")
+    expected = score(nine, half, classes=("angry", "happy", "neutral"))
+
+    assert (found.counts.scored, found.counts.missing) == (2, 2)
+    for view in ("open", "closed"):
+        calibration = expected.views[view].calibration
+        assert calibration is not None
+        assert found.views[view].calibration == calibration
+    assert (found.views["closed"].ties, values_of(found)) == (0, values_of(expected))
+    done = e2v("score", nine, reference, "--against", other, "--missing", "skip")
+    assert "left out: 2 without a prediction\n" in done.stdout
 
 
 def test_merges_sum_probabilities(tmp_path: Path) -> None:
