@@ -23,7 +23,7 @@ from e2v_cli.analysis.funnel import (
     rule_facts,
     write_rejected,
 )
-from e2v_cli.analysis.labels import Translation, read_map
+from e2v_cli.analysis.labels import Translation, read_map, refuse_unknown_merges
 from e2v_cli.analysis.rule_making import SELECTION_FILE, RuleMaker, read_selection
 from e2v_cli.analysis.rule_options import LISTS, RuleOptions, SourceOptions
 from e2v_cli.analysis.run_source import RunSource
@@ -77,6 +77,7 @@ def select(output_dir: Path, data_dir: Path | None, rules: RuleOptions, origin: 
         candidates, ids = read_candidates(predictions)
     mapping = None if origin.map is None else read_map(origin.map)
     translation = Translation(candidates.classes, mapping, origin.merges)
+    refuse_unknown_merges(origin.merges, candidates.classes, mapping or {}, "neither the run nor --map")
     maker = RuleMaker(rules, candidates, ids, RunSource(output_dir, origin.data, selected), translation)
     selection = apply_rules(candidates, maker.make())
     notes = [*maker.found.notes, *_describe_idle(selection, rules)]

@@ -325,6 +325,15 @@ def test_part_without_speakers_is_left_out(work: Path, e2v: E2v) -> None:
     assert not (work / "sel" / "dev").exists()
 
 
+def test_merge_of_an_unknown_class_is_refused(work: Path, e2v: E2v) -> None:
+    done = e2v("select", "out", "--dry-run", "--merge", "exited=happy", cwd=work)
+
+    assert (done.returncode, done.stderr) == (
+        2,
+        "e2v: --merge exited=happy: neither the run nor --map has it (is excited meant?)\n",
+    )
+
+
 def test_second_opinions(work: Path, e2v: E2v) -> None:
     """A map in any words, another run, and a Kaldi directory; all must agree."""
     words = {"angry": "Wut", "happy": "joy", "neutral": "NEU", "other": "oth"}
