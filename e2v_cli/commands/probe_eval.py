@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,24 @@ class EvaluatedProbe:
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What is evaluated, and how."""
+    """What is evaluated, and how.
+
+    Raises:
+        UsageError: an option is of another protocol.
+    """
 
     embeddings: str
     reference: str
     labels: LabelOptions
     options: EvalOptions
     fit: FitOptions
+
+    def __post_init__(self) -> None:
+        protocol = self.options.protocol
+        if protocol != "linear" and replace(self.fit, seed=FitOptions.seed) != FitOptions():
+            raise UsageError(
+                f"--protocol {protocol}: --c, --balanced and --prior are of the linear one; leave them out"
+            )
 
 
 def evaluate(request: EvalRequest, output_dir: Path, invocation: Invocation) -> EvaluatedProbe:

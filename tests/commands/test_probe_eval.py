@@ -235,6 +235,7 @@ def test_unusable_inputs_are_refused(work: Path, e2v: E2v) -> None:
     one_class = e2v(*words, labels, "-o", "out", cwd=work)
     frames = e2v(*words, "data", "-o", "out", "--protocol", "emobox", cwd=work)
     count = e2v(*words, "data", "-o", "out", "--folds", "30", cwd=work)
+    weights = e2v(*words, "data", "-o", "out", "--protocol", "superb", "--balanced", cwd=work)
     c = e2v(*words, "data", "-o", "out", "--c", "-1", cwd=work)
 
     assert (one_class.returncode, "a probe needs 2 classes" in one_class.stderr) == (1, True)
@@ -244,6 +245,10 @@ def test_unusable_inputs_are_refused(work: Path, e2v: E2v) -> None:
         "frame, or choose --protocol linear or superb\n"
     )
     assert (count.returncode, c.returncode) == (2, 2)
+    assert (weights.returncode, weights.stderr) == (
+        2,
+        "e2v: --protocol superb: --c, --balanced and --prior are of the linear one; leave them out\n",
+    )
     assert not os.path.lexists(work / "out")
 
 
