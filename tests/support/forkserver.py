@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
+from unittest.mock import patch
 
 from support.processes import ROOT, E2v, find_group, wait_until
 from support.upstream import upstream_alone
@@ -104,6 +105,7 @@ class ForkServer:
                 "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
                 "OMP_NUM_THREADS": "1",
                 "MKL_NUM_THREADS": "1",
+                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages: a fork takes half as long
             },
             stdout=subprocess.PIPE,
             text=True,
@@ -182,6 +184,14 @@ def fork_e2v(*args: str | Path, **environment: str) -> ForkedCommand:
 
 def serve(address: str) -> None:
     """Import what commands need, then fork for every request."""
+    with patch.object(atexit, "register"):  # no child needs PyTorch's, which takes as long as a short command
+        _import_commands()
+    with upstream_alone():
+        _serve(address)
+
+
+def _import_commands() -> None:
+    """Import the commands, and what takes long."""
     import sklearn.linear_model
     import sklearn.model_selection  # noqa: F401
     import torch  # noqa: F401 — the slow imports
@@ -204,9 +214,6 @@ def serve(address: str) -> None:
     import e2v_cli.commands.submit
     import e2v_cli.inference.engine
     import e2v_cli.inference.load  # noqa: F401
-
-    with upstream_alone():
-        _serve(address)
 
 
 def _serve(address: str) -> None:
@@ -285,8 +292,9 @@ def _be_process(argv: list[str], environment: Mapping[str, str], streams: list[i
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        os.environ.clear()
-        os.environ.update(environment)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment.items() - os.environ.items())
         for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
             setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8", errors="surrogateescape"))  # noqa: SIM115
         sys.argv = argv
