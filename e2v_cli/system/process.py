@@ -136,3 +136,12 @@ def keep_heap() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         if mallopt(m_mmap_threshold, _HEAP_BYTES) == 1:  # not all versions take so large a one
             mallopt(m_trim_threshold, _HEAP_BYTES)
+
+
+def trim_heap() -> None:
+    """Return the pages of freed memory to the kernel; without effect except with glibc.
+
+    Blocks that are kept for long, between large ones that come and go, make a heap grow to several times what is used.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

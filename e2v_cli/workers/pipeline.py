@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Protocol
 
 from e2v_cli.audio.decode import AudioOptions
@@ -16,12 +16,16 @@ from e2v_cli.audio.prefetch import decode_ahead
 from e2v_cli.corpus.blocks import group_recordings
 from e2v_cli.inference.batches import make_batches
 from e2v_cli.records import Block, DoneRecord, Failure, Prediction, Utterance, Waveform
+from e2v_cli.system.process import trim_heap
 from e2v_cli.workers.messages import BlockDone, Results
 
 if TYPE_CHECKING:
     from e2v_cli.inference.engine import Engine, Pending
 
 logger = logging.getLogger(__name__)
+
+TRIMMING = 4
+"""Batches after which freed memory is returned: it takes 1 to 3 % of the time of a batch on a CPU."""
 
 FINISHING = 2
 """Batches, or ends of blocks, that may wait until their results are on disk while the next batch is computed."""
@@ -59,6 +63,7 @@ def work(
     Batches that are finished are not computed again.
     """
     in_hand: deque[Block] = deque()
+    numbers = count(1)
     decoding = decode_ahead(_read_recordings(blocks, in_hand), audio, decoders, reporter.stopping)
     with closing(decoding) as decoded, _Finisher(writer, reporter) as finisher:
         for first in decoded:
@@ -72,6 +77,8 @@ def work(
                     continue
                 logger.info("encoding %s", " ".join(waveform.utterance.utt_id for waveform in batch.waveforms))
                 finisher.finish(block, engine.start(batch), failures)
+                if next(numbers) % TRIMMING == 0:
+                    trim_heap()
             if failures:
                 finisher.finish(block, list, failures)
             if reporter.stopping():
