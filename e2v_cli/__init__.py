@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 from e2v_cli._version import __version__
 
 if TYPE_CHECKING:
-    from e2v_cli.analysis.score import Score
+    from e2v_cli.analysis.score.score import Score
     from e2v_cli.api import PredictionError, Recognizer, Result, load
     from e2v_cli.commands.score import score
 
 __all__ = ["PredictionError", "Recognizer", "Result", "Score", "__version__", "load", "score"]
 
-_MODULES = {"score": "commands.score", "Score": "analysis.score"}
+_MODULES = {"score": "commands.score", "Score": "analysis.score.score"}
 """Where names are that need no PyTorch; all others are in ``api``."""
 
 

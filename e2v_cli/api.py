@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeGuard, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from e2v_cli.analysis.closed_sets import close_head
+from e2v_cli.analysis.labels.closed_sets import close_head
 from e2v_cli.audio.arrays import to_samples
 from e2v_cli.audio.decode import AudioOptions, make_waveform
 from e2v_cli.audio.errors import AudioError

@@ -12,10 +12,10 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.answers import open_predictions
-from e2v_cli.analysis.finder import refuse_duplicates
-from e2v_cli.analysis.keyed import Text, read_pairs
-from e2v_cli.analysis.probe.vectors import Embeddings
+from e2v_cli.analysis.reading.answers import open_predictions
+from e2v_cli.analysis.reading.finder import refuse_duplicates
+from e2v_cli.analysis.reading.keyed import Text, read_pairs
+from e2v_cli.analysis.reading.vectors import Embeddings
 from e2v_cli.corpus.ids import KeyIndex, hash_keys
 from e2v_cli.errors import CorpusError
 from e2v_cli.results.publish import open_run_folder

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from e2v_cli.analysis.rule_options import (
+from e2v_cli.analysis.select.rule_options import (
     Condition,
     RuleOptions,
     SourceOptions,

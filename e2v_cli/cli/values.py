@@ -16,7 +16,7 @@ from e2v_cli.options import METRIC_NAMES, PIPE_SECONDS, ChangedSources, Channel,
 from e2v_cli.system.files import is_directory
 
 if TYPE_CHECKING:
-    from e2v_cli.analysis.labels import Merge
+    from e2v_cli.analysis.labels.labels import Merge
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
 """Of files with rows, by the name of their format."""
@@ -90,7 +90,7 @@ def sort_merges(_context: click.Context, _param: click.Parameter, value: tuple[s
     """Parse merges like ``excited=happy``, in any order."""
     if not value:
         return ()
-    from e2v_cli.analysis.labels import parse_merge  # it imports NumPy, which help needs not
+    from e2v_cli.analysis.labels.labels import parse_merge  # it imports NumPy, which help needs not
 
     return tuple(sorted(set(map(parse_merge, value))))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.closed_sets import close_head
+from e2v_cli.analysis.labels.closed_sets import close_head
 from e2v_cli.audio.decode import AudioOptions, count_channels
 from e2v_cli.audio.sources import FetchLimits
 from e2v_cli.cluster.task import Task

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from e2v_cli._version import __version__
-from e2v_cli.analysis.groups import GroupMetrics
-from e2v_cli.analysis.metrics import MAIN_METRICS
+from e2v_cli.analysis.metrics.metrics import MAIN_METRICS
 from e2v_cli.analysis.probe.evaluation import Evaluation, FoldScores, evaluate_folds, format_scores, score_folds
 from e2v_cli.analysis.probe.examples import Examples, find_examples
 from e2v_cli.analysis.probe.facts import describe_data
 from e2v_cli.analysis.probe.folds import Folds, assign_folds, check_classes, refuse_shared_speakers
 from e2v_cli.analysis.probe.options import EvalOptions, FitOptions, LabelOptions
+from e2v_cli.analysis.score.groups import GroupMetrics
 from e2v_cli.commands.probe_run import ProbeRun, find_example_audio, refuse_run, write_run
 from e2v_cli.errors import OutputError, UsageError
 from e2v_cli.options import Fingerprint, Invocation

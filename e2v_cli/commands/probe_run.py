@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.originals import make_input_options
 from e2v_cli.analysis.probe.examples import Examples
+from e2v_cli.analysis.reading.originals import make_input_options
 from e2v_cli.corpus.data_dir import read_durations
 from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
 from e2v_cli.corpus.lists import has_list

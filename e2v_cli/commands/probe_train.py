@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli._version import __version__
-from e2v_cli.analysis.groups import name_metrics
-from e2v_cli.analysis.metrics import compute_metrics
+from e2v_cli.analysis.metrics.metrics import compute_metrics
 from e2v_cli.analysis.probe.examples import Examples, find_examples
 from e2v_cli.analysis.probe.facts import describe_data
 from e2v_cli.analysis.probe.linear import CANDIDATES, LinearFit, fit_linear, mean_loss
 from e2v_cli.analysis.probe.options import FitOptions, LabelOptions
-from e2v_cli.analysis.probe.vectors import EmbeddingOrigin
+from e2v_cli.analysis.reading.vectors import EmbeddingOrigin
+from e2v_cli.analysis.score.groups import name_metrics
 from e2v_cli.commands.new_folder import new_folder, refuse_existing
 from e2v_cli.errors import CorpusError, ModelError, UsageError
 from e2v_cli.models.folder import Model

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.originals import (
+from e2v_cli.analysis.reading.originals import (
     find_lists,
     find_utterances,
     make_input_options,

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2v_cli.analysis.score import Score
-from e2v_cli.analysis.score_files import format_json, format_tsv, write_files
-from e2v_cli.analysis.score_tables import format_number
-from e2v_cli.analysis.score_text import format_latex, format_markdown, format_text
-from e2v_cli.analysis.scoring import compute_score
+from e2v_cli.analysis.score.score import Score
+from e2v_cli.analysis.score.score_files import format_json, format_tsv, write_files
+from e2v_cli.analysis.score.score_tables import format_number
+from e2v_cli.analysis.score.score_text import format_latex, format_markdown, format_text
+from e2v_cli.analysis.score.scoring import compute_score
 from e2v_cli.options import ScoreFormat, ScoreOptions
 
 FORMATS: Mapping[ScoreFormat, Callable[[Score], str]] = {

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli._version import __version__
-from e2v_cli.analysis.answers import open_predictions
-from e2v_cli.analysis.candidates import read_candidates
-from e2v_cli.analysis.data_writer import Material, write_data_dir
-from e2v_cli.analysis.funnel import (
+from e2v_cli.analysis.labels.labels import Translation, read_map, refuse_unknown_merges
+from e2v_cli.analysis.reading.answers import open_predictions
+from e2v_cli.analysis.reading.run_source import RunSource
+from e2v_cli.analysis.select.candidates import read_candidates
+from e2v_cli.analysis.select.data_writer import Material, write_data_dir
+from e2v_cli.analysis.select.funnel import (
     Unpredicted,
     describe_funnel,
     describe_limits,
@@ -23,11 +25,9 @@ from e2v_cli.analysis.funnel import (
     rule_facts,
     write_rejected,
 )
-from e2v_cli.analysis.labels import Translation, read_map, refuse_unknown_merges
-from e2v_cli.analysis.rule_making import SELECTION_FILE, RuleMaker, read_selection
-from e2v_cli.analysis.rule_options import LISTS, RuleOptions, SourceOptions
-from e2v_cli.analysis.run_source import RunSource
-from e2v_cli.analysis.selection import Selection, apply_rules, assign_part
+from e2v_cli.analysis.select.rule_making import SELECTION_FILE, RuleMaker, read_selection
+from e2v_cli.analysis.select.rule_options import LISTS, RuleOptions, SourceOptions
+from e2v_cli.analysis.select.selection import Selection, apply_rules, assign_part
 from e2v_cli.commands.new_folder import new_folder, refuse_existing
 from e2v_cli.corpus.lists import has_list
 from e2v_cli.errors import OutputError

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
-from e2v_cli.analysis.keyed import Text, open_text
-from e2v_cli.analysis.probe.vectors import open_embeddings
+from e2v_cli.analysis.reading.keyed import Text, open_text
+from e2v_cli.analysis.reading.vectors import open_embeddings
 from e2v_cli.analysis.similarity import (
     IndexedEmbeddings,
     PairAnswers,

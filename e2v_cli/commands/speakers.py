@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.originals import find_lists
+from e2v_cli.analysis.reading.originals import find_lists
 from e2v_cli.analysis.speakers import GroupSums, emotion_columns, emotion_rows
 from e2v_cli.corpus.data_dir import Pairs, number_values, read_recording_lines, read_speaker_lines
 from e2v_cli.errors import CorpusError, OutputError

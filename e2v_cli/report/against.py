@@ -11,13 +11,13 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.calibration import BINS
-from e2v_cli.analysis.groups import GROUPINGS
-from e2v_cli.analysis.metrics import MAIN_METRICS
-from e2v_cli.analysis.references import GROUP_FILES
-from e2v_cli.analysis.score import Estimate, Score
-from e2v_cli.analysis.score_tables import TextTable, describe_comparison, list_tables, write_methods
-from e2v_cli.analysis.scoring import compute_score
+from e2v_cli.analysis.metrics.calibration import BINS
+from e2v_cli.analysis.metrics.metrics import MAIN_METRICS
+from e2v_cli.analysis.reading.references import GROUP_FILES
+from e2v_cli.analysis.score.groups import GROUPINGS
+from e2v_cli.analysis.score.score import Estimate, Score
+from e2v_cli.analysis.score.score_tables import TextTable, describe_comparison, list_tables, write_methods
+from e2v_cli.analysis.score.scoring import compute_score
 from e2v_cli.corpus.lists import has_list
 from e2v_cli.journal.ids import IdList
 from e2v_cli.options import ScoreOptions

@@ -18,8 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from e2v_cli._version import __version__
-from e2v_cli.analysis.classes import MISSING
-from e2v_cli.analysis.labels import canonical_name
+from e2v_cli.analysis.labels.classes import MISSING
+from e2v_cli.analysis.labels.labels import canonical_name
 from e2v_cli.report.against import ReferenceBlock
 from e2v_cli.report.charts import draw_share, draw_speaker, draw_strip, draw_waveform
 from e2v_cli.report.clips import Clip

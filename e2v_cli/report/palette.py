@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from e2v_cli.analysis.labels import canonical_name
+from e2v_cli.analysis.labels.labels import canonical_name
 
 COLOURS = 10
 """Colours in ``page.css``, chosen so that people with any colour vision tell them apart; more labels begin again."""

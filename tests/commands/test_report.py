@@ -20,7 +20,7 @@ from support.journals import FAILURES, IDS, WHOLE, List, done, done_records, hea
 from support.pages import HOSTILE, ParsedPage, write_data
 from support.processes import ROOT, E2v
 
-from e2v_cli.analysis.labels import CLASSES
+from e2v_cli.analysis.labels.labels import CLASSES
 from e2v_cli.journal.ids import save_ids
 from e2v_cli.options import ResultOptions
 from e2v_cli.records import Prediction, Utterance

@@ -24,7 +24,7 @@ from support.labelled import (
 from support.processes import E2v
 
 import e2v_cli
-from e2v_cli.analysis.score import Score
+from e2v_cli.analysis.score.score import Score
 from e2v_cli.commands.score import score
 
 FOUR = ("angry", "happy", "neutral", "sad")

@@ -566,7 +566,7 @@ def test_killed_writer_leaves_no_data(work: Path, e2v: E2v, real_e2v: E2v) -> No
     """What it leaves is removed by the next one."""
     code = """
 import os
-from e2v_cli.analysis import funnel
+from e2v_cli.analysis.select import funnel
 funnel.write_rejected = lambda *_: os.kill(os.getpid(), 9)
 """
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from support.kaldi_folders import make_speech, write_audio
 from support.processes import ROOT, E2v, on_opening
 
-from e2v_cli.analysis.probe.vectors import open_embeddings
+from e2v_cli.analysis.reading.vectors import open_embeddings
 
 pytestmark = pytest.mark.e2e
 

@@ -8,8 +8,8 @@ from random import Random
 
 import numpy as np
 
-from e2v_cli.analysis.candidates import MILLION, TICKS, Candidates
-from e2v_cli.analysis.sorted_ids import SortedIds
+from e2v_cli.analysis.select.candidates import MILLION, TICKS, Candidates
+from e2v_cli.analysis.select.sorted_ids import SortedIds
 
 CLASSES = ("angry", "happy", "neutral", "other", "sad")
 

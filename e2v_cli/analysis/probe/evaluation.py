@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.groups import GroupTable, Units, name_metrics, tabulate_groups
-from e2v_cli.analysis.intervals import Outcomes
-from e2v_cli.analysis.metrics import MAIN_METRICS, compute_metrics
+from e2v_cli.analysis.metrics.intervals import Outcomes
+from e2v_cli.analysis.metrics.metrics import MAIN_METRICS, compute_metrics
 from e2v_cli.analysis.probe.examples import Examples
 from e2v_cli.analysis.probe.folds import Folds, choose_validation
 from e2v_cli.analysis.probe.options import FitOptions, Protocol
+from e2v_cli.analysis.score.groups import GroupTable, Units, name_metrics, tabulate_groups
 from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.system.text import columns
 

@@ -10,14 +10,14 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.classes import CountedClasses, count_classes
-from e2v_cli.analysis.finder import refuse_duplicates
-from e2v_cli.analysis.groups import select_scored
-from e2v_cli.analysis.labels import ClosedSet, read_map
+from e2v_cli.analysis.labels.classes import CountedClasses, count_classes
+from e2v_cli.analysis.labels.labels import ClosedSet, read_map
 from e2v_cli.analysis.probe.options import LabelOptions
-from e2v_cli.analysis.probe.vectors import FORMS, EmbeddingOrigin, Embeddings, open_embeddings
-from e2v_cli.analysis.references import GroupColumn, Reference, open_reference
-from e2v_cli.analysis.systems import EXAMPLES, describe_no_common
+from e2v_cli.analysis.reading.finder import refuse_duplicates
+from e2v_cli.analysis.reading.references import GroupColumn, Reference, open_reference
+from e2v_cli.analysis.reading.vectors import FORMS, EmbeddingOrigin, Embeddings, open_embeddings
+from e2v_cli.analysis.score.groups import select_scored
+from e2v_cli.analysis.score.systems import EXAMPLES, describe_no_common
 from e2v_cli.errors import CorpusError
 
 

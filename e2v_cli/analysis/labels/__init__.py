@@ -1,0 +1,1 @@
+"""Names of emotions, and the classes that count."""

@@ -1,0 +1,1 @@
+"""Arrays of answers → metrics, their intervals and differences."""

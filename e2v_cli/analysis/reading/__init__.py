@@ -1,0 +1,1 @@
+"""Predictions, references, embeddings and lists of runs, a block at a time."""

@@ -1,0 +1,1 @@
+"""Answers and labels → a score, and its files."""

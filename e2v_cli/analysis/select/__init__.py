@@ -1,0 +1,1 @@
+"""Predictions and rules → the utterances that are kept."""

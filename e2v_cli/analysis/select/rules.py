@@ -1,0 +1,258 @@
+"""The rules of a selection: each tells which utterances it rejects, and for those the value and the limit.
+
+Rules see all candidates, and judge each alone. Only quotas depend on the rules before them: they see what is left.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_cli.analysis.select.candidates import MILLION, TICKS, Candidates
+from e2v_cli.analysis.select.opinions import Opinion
+from e2v_cli.analysis.select.quotas import rank_best, sum_best
+from e2v_cli.system.text import number_word
+
+Rows = NDArray[np.int64]
+"""(some,): indices of candidates."""
+
+Texts = Callable[[Rows], Sequence[str]]
+"""Describes something of some candidates: (some,) texts."""
+
+Numbers = Callable[[Candidates, "Rows | slice"], NDArray[np.float64]]
+"""Returns a number of each of some candidates, NaN where there is none."""
+
+LIMIT_DECIMALS = 9
+"""Of limits in the table of what was rejected: a mean has more than the scores."""
+
+_OPERATORS: Mapping[str, Callable[..., NDArray[np.bool_]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a rule says of the candidates."""
+
+    rejected: NDArray[np.bool_]
+    """(candidates,)."""
+    values: Texts
+    """What is compared, of those that are rejected."""
+    limits: Texts
+    """What it is compared with."""
+    short: tuple[str, ...] = ()
+    """What there is less of than was asked for, in words."""
+
+
+class Rule(Protocol):
+    """A rule."""
+
+    @property
+    def name(self) -> str:
+        """That of its option."""
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Judge candidates, of which some are left by the rules before: (candidates,)."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """Utterances that are not in a list that the user has named are rejected."""
+
+    members: NDArray[np.bool_]
+    """(candidates,): whether each is in it."""
+    name: str = "data"
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Reject by membership."""
+        del candidates, left
+        return Judgement(~self.members, _same(""), _same(""))
+
+
+@dataclass(frozen=True)
+class KeptClasses:
+    """Labels that are not kept are rejected."""
+
+    kept: tuple[str, ...]
+    name: str = "classes"
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Reject by label."""
+        del left
+        is_kept = np.array([label in self.kept for label in candidates.classes])
+        return Judgement(~is_kept[candidates.labels], _labels_of(candidates), _same(",".join(self.kept)))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A number of each utterance must be on one side of its class's limit; one that has no number is rejected."""
+
+    name: str
+    numbers: Numbers
+    operator: str
+    limits: NDArray[np.float64]
+    """(classes,)."""
+    decimals: int | None = None
+    """Of numbers in the table of what was rejected; None: as many as there are."""
+    limit: str = ""
+    """The text of the limit; empty: that of the class's."""
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Reject by comparison."""
+        del left
+        limits = self.limits[candidates.labels]
+        passes = _OPERATORS[self.operator](self.numbers(candidates, slice(None)), limits)
+        limit_texts = [self.limit or number_word(round(limit, LIMIT_DECIMALS)) for limit in self.limits.tolist()]
+
+        def values(rows: Rows) -> list[str]:
+            return [self._format(number) for number in self.numbers(candidates, rows).tolist()]
+
+        def describe_limits(rows: Rows) -> list[str]:
+            return [limit_texts[label] for label in candidates.labels[rows].tolist()]
+
+        return Judgement(~passes, values, describe_limits)
+
+    def _format(self, number: float) -> str:
+        if math.isnan(number):
+            return ""
+        return number_word(number) if self.decimals is None else f"{number:.{self.decimals}f}"
+
+
+def scores_of(candidates: Candidates, rows: Rows | slice) -> NDArray[np.float64]:
+    """Return scores, the doubles next to their six decimals."""
+    return candidates.scores[rows] / MILLION
+
+
+def margins_of(candidates: Candidates, rows: Rows | slice) -> NDArray[np.float64]:
+    """Return margins."""
+    return candidates.margins[rows] / MILLION
+
+
+def durations_of(candidates: Candidates, rows: Rows | slice) -> NDArray[np.float64]:
+    """Return durations, in seconds."""
+    return candidates.durations[rows] / TICKS
+
+
+@dataclass(frozen=True)
+class BestOfClass:
+    """All but the best utterances of each class are rejected, whatever the other rules leave of them."""
+
+    counts: NDArray[np.int64]
+    """(classes,)."""
+    thresholds: NDArray[np.float64]
+    """(classes,): the score of the last of them."""
+    name: str = "threshold"
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Reject by rank; of equal scores, ids that come first are better."""
+        del left
+        rejected = rank_best(candidates, candidates.labels) > self.counts[candidates.labels]
+
+        def values(rows: Rows) -> list[str]:
+            return [f"{score / MILLION:.6f}" for score in candidates.scores[rows].tolist()]
+
+        def limits(rows: Rows) -> list[str]:
+            return [f"{threshold:.6f}" for threshold in self.thresholds[candidates.labels[rows]].tolist()]
+
+        return Judgement(rejected, values, limits)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A second opinion that is another, or none, rejects."""
+
+    opinion: Opinion
+    own: tuple[str, ...]
+    """(classes,): the model's, after merges."""
+    name: str = "agree"
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Reject by label."""
+        del left
+        return Judgement(~self.opinion.agrees(candidates, self.own), self.opinion.words_of, _labels_of(candidates))
+
+
+@dataclass(frozen=True)
+class TopOfClass:
+    """Each class keeps its best utterances, at most so many; and at most so many of each speaker."""
+
+    count: int
+    asked: NDArray[np.bool_]
+    """(classes,): which have less than was asked for if they have fewer."""
+    speakers: NDArray[np.int32] | None = None
+    """(candidates,): numbers; None: the quota is of the whole class."""
+
+    @property
+    def name(self) -> str:
+        """That of its option."""
+        return "top" if self.speakers is None else "max-per-speaker"
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Reject by rank."""
+        groups: NDArray[np.integer] = candidates.labels
+        if self.speakers is not None:
+            groups = self.speakers.astype(np.int64) * len(candidates.classes) + candidates.labels
+        ranks = rank_best(candidates, groups, left)
+        counts = zip(candidates.classes, self.asked.tolist(), candidates.count(left).tolist(), strict=True)
+        short = tuple(f"{name} {num} of {self.count}" for name, asked, num in counts if asked and num < self.count)
+        if self.speakers is not None:
+            short = ()
+        return Judgement(ranks > self.count, _numbers_of(ranks), _same(str(self.count)), short)
+
+
+@dataclass(frozen=True)
+class HoursOfClass:
+    """Each class keeps its best utterances, as many as fit into so many hours."""
+
+    hours: float
+    asked: NDArray[np.bool_]
+    """(classes,): which have less than was asked for if they have less."""
+    name: str = "hours"
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Reject by the sum of durations, best first."""
+        sums = sum_best(candidates, left)
+        rejected = sums > self.hours * 3600 * TICKS
+        hours = zip(candidates.classes, self.asked.tolist(), (candidates.seconds(left) / 3600).tolist(), strict=True)
+        short = (f"{name} {own:.4g} of {self.hours:g} h" for name, asked, own in hours if asked and own < self.hours)
+
+        def values(rows: Rows) -> list[str]:
+            return [f"{total / (3600 * TICKS):.6f}" for total in sums[rows].tolist()]
+
+        return Judgement(rejected, values, _same(number_word(self.hours)), tuple(short))
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Each class keeps as many utterances, its best, as the smallest has; classes without any don't count."""
+
+    name: str = "balance"
+
+    def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
+        """Reject by rank."""
+        counts = candidates.count(left)
+        smallest = int(counts[counts > 0].min(initial=np.iinfo(np.int32).max))
+        ranks = rank_best(candidates, candidates.labels, left)
+        return Judgement(ranks > smallest, _numbers_of(ranks), _same(str(smallest)))
+
+
+def _labels_of(candidates: Candidates) -> Texts:
+    return lambda rows: [candidates.classes[label] for label in candidates.labels[rows].tolist()]
+
+
+def _numbers_of(numbers: NDArray[np.integer]) -> Texts:
+    return lambda rows: list(map(str, numbers[rows].tolist()))
+
+
+def _same(text: str) -> Texts:
+    return lambda rows: [text] * len(rows)
