@@ -304,9 +304,9 @@ def read_memory(pid: int) -> int:
     return 0
 
 
-def measure_gemm(gemm: Gemm) -> float:
+def measure_gemm(gemm: Gemm, seconds: float = GEMM_SECONDS) -> float:
     """Measure the floating point operations per second of all processes at the same time."""
-    command = [*SELF, "gemm", gemm.device, gemm.precision]
+    command = [*SELF, "gemm", gemm.device, gemm.precision, str(seconds)]
     processes = [
         subprocess.Popen(command, env=make_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(gemm.processes)
@@ -321,7 +321,7 @@ def measure_gemm(gemm: Gemm) -> float:
     return sum(float(process.communicate()[0]) for process in processes)
 
 
-def gemm_loop(device: Device, precision: Precision) -> None:
+def gemm_loop(device: Device, precision: Precision, seconds: float) -> None:
     """Multiply matrices once a line is read, and print the operations per second: a process of ``measure_gemm``."""
     import torch
 
@@ -351,7 +351,7 @@ def gemm_loop(device: Device, precision: Precision) -> None:
     print("warm", flush=True)
     sys.stdin.readline()
     times = []
-    end = time.monotonic() + GEMM_SECONDS
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         times.append(measure())
     print(2 * size**3 / statistics.median(times))
@@ -369,9 +369,14 @@ def funasr_loop(model: str, device: str, threads: int, folder: Path) -> None:
     (folder / "seconds").write_text(str(time.monotonic() - started))
 
 
-if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["gemm", "cpu" | "cuda" as device, "fp32" | "tf32" | "bf16" | "fp16" as precision]:
-            gemm_loop(device, precision)
+def main(arguments: Sequence[str]) -> None:
+    """Be a process of the benchmark."""
+    match arguments:
+        case ["gemm", "cpu" | "cuda" as device, "fp32" | "tf32" | "bf16" | "fp16" as precision, seconds]:
+            gemm_loop(device, precision, float(seconds))
         case ["funasr", model, device, threads, folder]:
             funasr_loop(model, device, int(threads), Path(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from bench import encoder, speed
+from support.forkserver import shared_server
 from support.processes import ROOT
 
 SCRIPT = ROOT / "tests" / "bench" / "gpu.sh"
@@ -19,10 +20,11 @@ printf '%s ' "$@" | tr '\\n' ' ' >> {noted}
 echo >> {noted}
 case "$*" in
 {skipped}) ;;
+"-m e2v_cli "*) shift 2; exec {forked} "$@" ;;
 *) exec {python} "$@" ;;
 esac
 """
-"""A Python that notes its arguments, and does not run some of its commands."""
+"""A Python that notes its arguments, does not run some of its commands, and forks those of e2v."""
 
 Run = Callable[..., tuple[str, list[list[str]]]]
 
@@ -34,8 +36,9 @@ def run(tmp_path: Path) -> Run:
     def run_script(skipped: str, **environment: str) -> tuple[str, list[list[str]]]:
         commands, noted = tmp_path / "commands", tmp_path / "noted"
         commands.mkdir()
+        forked = shared_server().write_command(commands / "e2v")
         for name, text in {
-            "python": STAND_IN.format(noted=noted, skipped=skipped, python=sys.executable),
+            "python": STAND_IN.format(noted=noted, skipped=skipped, forked=forked, python=sys.executable),
             "nvidia-smi": "#!/bin/sh\necho GPU 0: a stand-in\n",
         }.items():
             (commands / name).write_text(text)
