@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import click
 import pytest
-from support.forkserver import shared_server
+from support.forkserver import make_runner, shared_server
 from support.processes import ROOT
 
 from e2v_cli.cli.main import cli
@@ -108,7 +108,7 @@ def options() -> set[str]:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder with ``sample_data``, and its environment. ``e2v`` is forked; ``make`` starts the real one."""
+    """A folder with ``sample_data``, and its environment; ``e2v`` is forked, by ``make``, too."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "sample_data").symlink_to(ROOT / "sample_data")
     shared_server().write_command(folder / "bin" / "e2v")
@@ -117,8 +117,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     show = "sample_data/show.py exp/demo/predictions.tsv sample_data/utt2emo"
     report = "e2v report exp/demo --reference sample_data --overwrite"
     (folder / "bin" / "make").write_text(
-        f"#!/bin/sh\necho .venv/bin/{predict}\n{sys.executable} -m e2v_cli {predict[4:]} && {sys.executable} {show}\n"
-        f"echo .venv/bin/{report}\n{sys.executable} -m e2v_cli {report[4:]}\n"
+        f"#!/bin/sh\necho .venv/bin/{predict}\n{predict} && {sys.executable} {show}\n"
+        f"echo .venv/bin/{report}\n{report}\n"
     )
     (folder / "bin" / "make").chmod(0o755)
     return folder, environment
@@ -215,15 +215,15 @@ def test_options_exist(path: Path) -> None:
 
 
 def reference() -> str:
-    """Format the reference of all commands: what the real ones print for ``--help``."""
+    """Format the reference of all commands: what they print for ``--help``."""
     parts = [
         "# The commands\n\nWhat `--help` prints, kept here by `make docs`. Every option can be set by the environment:"
         " `E2V_MODEL` for `--model`.\n"
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    e2v = make_runner(shared_server())
     for path in ["e2v", *(path for path, _ in commands(cli))]:
-        words = [sys.executable, "-m", "e2v_cli", *path.split()[1:], "--help"]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        done = e2v(*path.split()[1:], "--help", COLUMNS="100")
+        assert done.returncode == 0, done.stderr
         parts.append(f"## {path}\n\n```\n{done.stdout}```\n")
     return "\n".join(parts)
 

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from support.audio_files import RATE
 from support.checkpoints import make_config, make_model
+from support.forkserver import make_runner, shared_server
 from support.journals import FAILURES, IDS, WHOLE, List, done, done_records, header, publish_all, write, write_run
 from support.pages import HOSTILE, ParsedPage, write_data
 from support.processes import ROOT, E2v
@@ -40,11 +41,19 @@ def shown(made: CompletedProcess[str]) -> str:
     return re.sub(r"[0-9.]+ MB", "# MB", made.stderr)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus of six utterances of six speakers, and its run."""
+    folder = tmp_path_factory.mktemp("made")
+    predict(make_runner(shared_server()), folder / "run", write_data(folder / "data"), "--embeddings", "ark")
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, e2v: E2v) -> Path:
-    """OUT of six utterances of six speakers."""
-    predict(e2v, tmp_path / "run", write_data(tmp_path / "data"), "--embeddings", "ark")
-    return tmp_path / "run"
+def run(made: Path, tmp_path: Path) -> Path:
+    """A copy of OUT, beside a copy of the corpus, which the test may change; the run's list is the first one."""
+    shutil.copytree(made / "data", tmp_path / "data")
+    return Path(shutil.copytree(made / "run", tmp_path / "run"))
 
 
 def test_page_of_a_complete_run(run: Path, e2v: E2v) -> None:
@@ -284,8 +293,9 @@ def test_audio_that_is_gone_is_listed(tmp_path: Path, e2v: E2v) -> None:
     assert page.tags["audio"] == 1
 
 
-def test_list_that_names_other_audio_now_is_not_played(run: Path, e2v: E2v) -> None:
-    scp = run.parent / "data" / "wav.scp"
+def test_list_that_names_other_audio_now_is_not_played(tmp_path: Path, e2v: E2v) -> None:
+    run, scp = tmp_path / "run", tmp_path / "data" / "wav.scp"
+    predict(e2v, run, write_data(scp.parent))
     scp.write_text(scp.read_text().replace("f1-0003.wav", "f1-0001.wav"))
     made = e2v("report", run)
     assert (

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.forkserver import make_runner, shared_server
 from support.processes import ROOT, E2v, start_e2v, wait_until
 
 from e2v_cli.cli import main
@@ -69,6 +70,10 @@ class Slurm:
         self._make("sbatch", SBATCH)
         self.e2v = self._make("e2v", E2V)
         self.path = f"{folder}:{os.environ['PATH']}"
+
+    def fork_e2v(self) -> None:
+        """Have jobs run e2v in a fork, instead of recording its words."""
+        shared_server().write_command(self.e2v)
 
     def _make(self, name: str, script: str) -> Path:
         path = self.folder / name
@@ -349,12 +354,17 @@ def test_words_that_a_script_cannot_hold_are_refused(
     assert slurm.calls("sbatch") == []
 
 
-def test_variables_count_only_at_submission(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
+def test_variables_count_only_at_submission(
+    slurm: Slurm, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An option on the command line takes precedence; variables in the environment of jobs have no effect."""
+    slurm.fork_e2v()
     scp, out = write_scp(tmp_path, 3), tmp_path / "out"
     variables = {"E2V_GRANULARITY": "frame", "E2V_LABELS": "zh", "E2V_EMBEDDINGS": "npy", "E2V_WINDOW": "30"}
     words = words_of_submit(scp, out, "--granularity", "utterance", jobs=2)
-    assert e2v(*words, PATH=slurm.path, **variables).returncode == 0
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert call(*words).returncode == 0
     expected = f"predict {scp} -o {out} -m sample --labels zh --window 30 --embeddings npy --offline --shard "
     assert expected in slurm.script(100)
 
@@ -422,21 +432,19 @@ def test_dry_run_needs_neither_network_nor_model_nor_slurm(
     assert slurm.calls("sbatch") == [["--parsable", scripts[0]], ["--dependency=afterany:100", scripts[1]]]
 
 
-def test_jobs_submitted_by_hand_give_the_same_results(slurm: Slurm, tmp_path: Path, e2v: E2v) -> None:
+def test_jobs_submitted_by_hand_give_the_same_results(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
     """A real submission follows in the same OUT, also with other options."""
+    slurm.fork_e2v()
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
-    variables = {"PATH": slurm.path}
     words = words_of_submit(scp, out, jobs=2)
-    assert e2v(*words_of_submit(scp, out, "--window", "30", jobs=5), "--dry-run", **variables).returncode == 0
-    dry = e2v(*words, "--dry-run", **variables)
+    assert call(*words_of_submit(scp, out, "--window", "30", jobs=5), "--dry-run").returncode == 0
+    dry = call(*words, "--dry-run")
     assert (dry.returncode, dry.stderr) == (0, "")
 
-    answer = subprocess.run(
-        ["bash", "-ec", dry.stdout], env={**os.environ, **variables}, capture_output=True, check=True
-    )
+    answer = subprocess.run(["bash", "-ec", dry.stdout], capture_output=True, check=True)
     assert answer.stdout == b"101;cluster\n"
     assert slurm.run(100, 2) == [0]
-    rest = e2v(*words, **variables)
+    rest = call(*words)
     assert rest.stdout.startswith("job 102: shards 1 of 2; not in the array: 1 complete\n")
     assert slurm.run(102, 1) == [0]
     assert slurm.run(103) == [0]
@@ -870,9 +878,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of nine utterances, one of them missing, with its list beside it; tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
     scp = write_scp(folder, 8, "gone nowhere.wav\n")
-    process = start_e2v("predict", scp, "-m", "sample", "-o", folder / "out", "-j", "1")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 3, errors
+    done = make_runner(shared_server())("predict", scp, "-m", "sample", "-o", folder / "out", "-j", "1")
+    assert done.returncode == 3, done.stderr
     return folder
 
 
@@ -934,11 +941,12 @@ def test_second_submit_submits_lost_shards(slurm: Slurm, call: Call, tmp_path: P
     )
 
 
-def test_complete_shards_are_not_submitted(slurm: Slurm, call: Call, tmp_path: Path, e2v: E2v) -> None:
+def test_complete_shards_are_not_submitted(slurm: Slurm, call: Call, tmp_path: Path) -> None:
     """The merge names the missing one, and its log."""
+    slurm.fork_e2v()
     scp, out = write_scp(tmp_path, 9), tmp_path / "out"
     words = words_of_submit(scp, out, "--sbatch-arg=--hold")
-    assert e2v(*words, PATH=slurm.path).returncode == 0
+    assert call(*words).returncode == 0
     assert slurm.run(100, 1, 3) == [0, 0]
 
     assert slurm.run(101) == [1]
