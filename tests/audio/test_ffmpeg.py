@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.audio_files import RATE, encode, noisy_tone
-from support.ffmpeg import decode_by_ffmpeg, encode_by_ffmpeg
+from support.ffmpeg import decode_by_ffmpeg, encode_by_ffmpeg, encode_each_by_ffmpeg
 from support.kaldi_folders import read_rows
 from support.processes import ROOT, E2v
 
@@ -72,19 +72,12 @@ M4A = encode_by_ffmpeg(WAV, ".m4a", "-c:a", "aac")
 @pytest.fixture(scope="module")
 def samples() -> dict[str, dict[tuple[int, int], bytes]]:
     """Encode a second and a half of each format, by rate and channels."""
-
-    def encode_all(name: str) -> dict[tuple[int, int], bytes]:
-        options, rates, channels = FORMATS[name]
-        return {
-            (rate, count): encode_by_ffmpeg(
-                encode(noisy_tone(rate * 3 // 2 + 17, count, rate), rate=rate), name, *options.split()
-            )
-            for rate in rates
-            for count in channels
-        }
-
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(FORMATS, pool.map(encode_all, FORMATS), strict=True))
+    encoded = {}
+    for name, (options, rates, channels) in FORMATS.items():
+        kinds = [(rate, count) for rate in rates for count in channels]
+        waves = [encode(noisy_tone(rate * 3 // 2 + 17, count, rate), rate=rate) for rate, count in kinds]
+        encoded[name] = dict(zip(kinds, encode_each_by_ffmpeg(waves, name, *options.split()), strict=True))
+    return encoded
 
 
 def read(path: Path | str, block: int = 10_000) -> NDArray[np.float32]:

@@ -236,26 +236,30 @@ def test_a_folder_without_a_run_exits_1(command: str, tmp_path: Path, e2v: E2v) 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
-def test_standard_output_is_clean_tsv() -> None:
-    done = shell(f"e2v predict {CLIP} -m sample | cut -f 2,5")
+@pytest.fixture
+def forked(tmp_path: Path) -> str:
+    """A command for shells that runs e2v in a fork."""
+    return str(shared_server().write_command(tmp_path / "bin" / "e2v"))
+
+
+def test_standard_output_is_clean_tsv(forked: str) -> None:
+    done = shell(f"e2v predict {CLIP} -m sample | cut -f 2,5", forked)
     assert done.stdout == "label\twindows\nsurprised\t1\n"
 
 
 @pytest.mark.parametrize("engine", ["e2v", "funasr"])
-def test_closed_pipe_ends_run_quietly(engine: str, tmp_path: Path) -> None:
+def test_closed_pipe_ends_run_quietly(engine: str, forked: str) -> None:
     """The run of FunASR's engine, which takes long to import, is forked."""
-    forked = [str(shared_server().write_command(tmp_path / "bin" / "e2v"))] if engine == "funasr" else []
-    done = shell(
-        f"set -o pipefail; e2v predict sample_data/wav.scp -q -m sample --engine {engine} | head -1 | cut -f 1", *forked
-    )
+    words = f"set -o pipefail; e2v predict sample_data/wav.scp -q -m sample --engine {engine} | head -1 | cut -f 1"
+    done = shell(words, forked) if engine == "funasr" else shell(words)
     assert done.stdout == "utt_id\n"
     assert "Traceback" not in done.stderr
     assert "roken pipe" not in done.stderr
     assert done.returncode == 0
 
 
-def test_a_full_standard_output_is_an_error() -> None:
-    done = shell(f"e2v predict {CLIP} -m sample -q > /dev/full")
+def test_a_full_standard_output_is_an_error(forked: str) -> None:
+    done = shell(f"e2v predict {CLIP} -m sample -q > /dev/full", forked)
     assert (done.returncode, done.stderr) == (1, "e2v: standard output: No space left on device\n")
 
 

@@ -400,7 +400,7 @@ def with_plain_inputs(options: PredictOptions) -> PredictOptions:
 def test_words_of_options_give_the_same_options(parse: Parse) -> None:
     random = Random(24)
     seen: set[PredictOptions] = set()
-    while len(seen) < 600:
+    while len(seen) < 250:
         try:
             options = parse(choose_words(random, share=random.random() ** 2))
         except (UsageError, click.UsageError):  # they contradict each other
@@ -423,7 +423,7 @@ def test_words_of_submit_give_the_same_options_despite_variables(
     """Variables count at submission, and are unset when the words are parsed."""
     random = Random(15)
     found = 0
-    while found < 200:
+    while found < 80:
         words = choose_words(random, share=random.random())
         variables = choose_variables(random)
         try:

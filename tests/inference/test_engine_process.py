@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.engines import encode_one, limit_memory, make_batch, make_engine, make_long
+from support.upstream import upstream_alone
 from torch import Tensor
 
 from e2v_cli.inference.upstream import FunasrEngine
@@ -182,7 +183,8 @@ def test_busy_time_includes_windows(
 def test_busy_time_of_upstreams_engine_is_that_of_the_batches(
     clock: list[float], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = FunasrEngine(model, CPU, ResultOptions())
+    with upstream_alone():
+        engine = FunasrEngine(model, CPU, ResultOptions())
     inference = engine.upstream.inference
 
     def slow(*args: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from support.audio_files import encode, noisy_tone
 from support.engines import limit_memory, make_batch, make_long
 from support.gpus import Gpus
 from support.noting import AUDIO, NotingReporter, NotingWriter
+from support.upstream import upstream_alone
 
 from e2v_cli.inference.engine import E2vEngine
 from e2v_cli.inference.load import load_engine, prepare_process
@@ -86,7 +87,8 @@ def test_batch_too_large_for_its_gpu_is_halved_there(
 def test_upstreams_engine_uses_its_gpu_alone(model: Model, weights: Weights, gpus: Gpus) -> None:
     batch = make_batch([1.0, 0.4])
     prepare_process("cuda:1")
-    engine = load_engine(model, weights, "cuda:1", ComputeOptions(engine="funasr"), ResultOptions())
+    with upstream_alone():
+        engine = load_engine(model, weights, "cuda:1", ComputeOptions(engine="funasr"), ResultOptions())
 
     assert_close(engine.start(batch)(), load_on("cpu", model, weights).start(batch)())
 

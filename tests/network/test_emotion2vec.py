@@ -184,9 +184,10 @@ FRAMES = {
     "one": [30],
     "one token": [1],
     "several groups": [1, 3, 41, 40, 1, 150, 7, 151],
+    "short groups": [1, 3, 9, 8, 1, 40, 7, 41],
     "long": [20, 300],
 }
-GROUPS = {"equal": 1, "padded": 1, "one": 1, "one token": 1, "several groups": 4, "long": 2}
+GROUPS = {"equal": 1, "padded": 1, "one": 1, "one token": 1, "several groups": 4, "short groups": 3, "long": 2}
 """Groups with ten extra tokens an utterance."""
 
 
@@ -276,7 +277,7 @@ def test_padded_attention_in_blocks_matches_the_formula(
 @pytest.mark.parametrize("scores", [1, 100, 2_000])
 @pytest.mark.parametrize("alibi", ALIBI)
 def test_attention_in_small_tiles_matches_the_formula(alibi: str, scores: int, cached: int) -> None:
-    attention = Attention(alibi, "several groups", cached)
+    attention = Attention(alibi, "short groups", cached)  # many small tiles are slow
     check_all(attention.tiled(scores), attention.plain())
 
 
@@ -316,7 +317,7 @@ def test_number_of_groups_is_as_expected(frames: str) -> None:
     attend = PaddedAttention(layout, 4, None, CPU)
     is_padded = [group.places is not None for group in attend.groups]
     assert is_padded == [len(set(group)) > 1 for group in groups]
-    assert any(is_padded) == (frames in ("padded", "several groups"))
+    assert any(is_padded) == (frames in ("padded", "several groups", "short groups"))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -364,7 +365,7 @@ def test_bfloat16_convolution_uses_no_pairs() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_sizes_of_tiles_do_not_matter(size: int, products: ProductsName) -> None:
-    lengths = LENGTHS if size > 1 else [max(400, length // 4) for length in LENGTHS]  # tiles of one row are slow
+    lengths = LENGTHS if size > 1 else [max(400, length // 10) for length in LENGTHS]  # tiles of one row are slow
     tiled, whole = make_network(CpuTiles(size, size, size)), make_network()
     tiled.pack(products)
     whole.pack(products)

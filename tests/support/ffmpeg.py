@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -29,6 +30,22 @@ def encode_by_ffmpeg(content: bytes, suffix: str, *options: str) -> bytes:
         done = run_ffmpeg("-i", source, *options, target)
         assert done.returncode == 0, done.stderr.decode()
         return target.read_bytes()
+
+
+def encode_each_by_ffmpeg(contents: Sequence[bytes], suffix: str, *options: str) -> list[bytes]:
+    """Convert audio files by one ffmpeg to the container of a suffix."""
+    with tempfile.TemporaryDirectory() as folder:
+        inputs: list[str | Path] = []
+        outputs: list[str | Path] = []
+        targets = [Path(folder, f"{number}{suffix}") for number in range(len(contents))]
+        for number, content in enumerate(contents):
+            source = Path(folder, f"source{number}")
+            source.write_bytes(content)
+            inputs += ["-i", source]
+            outputs += ["-map", f"{number}:a", *options, targets[number]]
+        done = run_ffmpeg(*inputs, *outputs)
+        assert done.returncode == 0, done.stderr.decode()
+        return [target.read_bytes() for target in targets]
 
 
 def decode_by_ffmpeg(path: Path, num_channels: int = 1) -> NDArray[np.float32]:
