@@ -312,7 +312,7 @@ def test_a_reference_without_utterances_that_count_is_refused(
 
 def test_a_run_is_not_its_own_reference(e2v: E2v, tmp_path: Path, answers: Path) -> None:
     out = tmp_path / "out"
-    e2v("predict", "sample_data", "-m", "sample", "-o", out, "-q")
+    e2v("predict", "sample_data/wav/f1-0001.wav", "-m", "sample", "-o", out, "-q")
     (tmp_path / "link").symlink_to(out)
     (tmp_path / "file").symlink_to(out / "utt2emo")
     shutil.copytree(out, tmp_path / "copy")

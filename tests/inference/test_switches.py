@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.engines import assert_same, make_batch
+from support.upstream import upstream_alone
 from torch import Tensor
 
 from e2v_cli.inference.engine import E2vEngine
@@ -144,7 +145,8 @@ def test_precision_is_restored_after_an_error(device: str, load_on: Load, monkey
 
 @pytest.mark.parity
 def test_upstreams_engine_multiplies_exactly(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = FunasrEngine(model, torch.device("cpu"), ResultOptions())
+    with upstream_alone():
+        engine = FunasrEngine(model, torch.device("cpu"), ResultOptions())
     inference, seen, before = engine.upstream.inference, [], read_all()
 
     def note(*args: Any, **kwargs: Any) -> Any:
