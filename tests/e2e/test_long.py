@@ -186,9 +186,9 @@ def test_a_thousand_segments_of_a_command_run_it_once(
     assert_same_rows(rows, reference_rows)
 
 
-def test_hours_in_one_file_need_little_memory(model: Path, tmp_path: Path) -> None:
-    """The file is mostly silent, at 8 kHz. Its samples alone are 460 MB at 16 kHz. Its timeline has no gaps."""
-    rate, duration = 8000, 2 * 3600
+def test_an_hour_in_one_file_needs_little_memory(model: Path, tmp_path: Path) -> None:
+    """The file is mostly silent, at 8 kHz. Its samples alone are 230 MB at 16 kHz, and a worker takes 370 MB. Its timeline has no gaps."""
+    rate, duration = 8000, 3600
     minute = np.zeros(60 * rate, np.int16)
     minute[: 10 * rate] = make_speech(10.0, rate)
     path = tmp_path / "long.flac"
@@ -200,7 +200,7 @@ def test_hours_in_one_file_need_little_memory(model: Path, tmp_path: Path) -> No
     done = run_and_watch("predict", path, "-m", model, "-o", out, "--timeline", "1", "--window", "20", "-q")
 
     assert (done.returncode, done.errors) == (0, "")
-    assert max(done.peaks.values()) < 6e8, done.peaks
+    assert max(done.peaks.values()) < 4.5e8, done.peaks
     (row,) = read_rows((out / "predictions.tsv").read_text()).values()
     assert float(row[2]) == duration
     network = read_model(str(model), model).config
@@ -220,7 +220,7 @@ def test_hours_in_one_file_need_little_memory(model: Path, tmp_path: Path) -> No
     assert [line[3] for line in lines] == [labels[best] for best in probabilities.argmax(axis=1)]
     # all minutes are the same: results differ within a minute, not between minutes
     minutes = probabilities.reshape(duration // 60, 60, len(labels))
-    early, late = minutes[:60].mean(axis=0), minutes[-60:].mean(axis=0)
+    early, late = minutes[:30].mean(axis=0), minutes[-30:].mean(axis=0)
     assert np.ptp(early, axis=0).max() > 0.03
     assert np.abs(early - late).max() < 0.003
 
