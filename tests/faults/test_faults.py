@@ -76,6 +76,7 @@ os.fsync, os.replace = faulty_fsync, faulty_replace
 STUB = """
 from types import SimpleNamespace
 import numpy as np
+import e2v_cli.inference.load as load
 import e2v_cli.workers.worker as worker
 from e2v_cli.records import Prediction
 
@@ -88,7 +89,8 @@ class Engine:
             for one in batch.waveforms
         ]
 
-worker.prepare_process, worker.load_engine = lambda _: None, lambda *_: Engine()
+load.prepare_process = worker.prepare_process = lambda _: None
+worker.load_engine = lambda *_: Engine()
 """
 """An engine without PyTorch, which gives samples for embeddings."""
 
@@ -240,7 +242,7 @@ def test_run_with_a_truncated_journal_ends_with_the_same_bytes(scp: Path, tmp_pa
 
 
 def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None:
-    """Fifty pairs of runs start in one OUT, every tenth with the real command. Each working run is killed, and the next
+    """Thirty pairs of runs start in one OUT, every tenth with the real command. Each working run is killed, and the next
     pair resumes.
     """
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
@@ -254,7 +256,7 @@ def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None
             return start_e2v(*command, out, **slow)
         return fork_e2v(*command, out, **slow)
 
-    for number in range(50):
+    for number in range(30):
         pair = [start(number), start(number)]
         wait_until(lambda pair=pair: any(process.poll() is not None for process in pair))  # type: ignore[misc]
         refused, owner = sorted(pair, key=lambda process: process.poll() is None)
