@@ -187,7 +187,10 @@ def test_a_thousand_segments_of_a_command_run_it_once(
 
 
 def test_an_hour_in_one_file_needs_little_memory(model: Path, tmp_path: Path) -> None:
-    """The file is mostly silent, at 8 kHz. Its samples alone are 230 MB at 16 kHz, and a worker takes 370 MB. Its timeline has no gaps."""
+    """The file is mostly silent, at 8 kHz. Its samples alone are 230 MB at 16 kHz, and a worker takes 370 MB.
+
+    Its timeline has no gaps.
+    """
     rate, duration = 8000, 3600
     minute = np.zeros(60 * rate, np.int16)
     minute[: 10 * rate] = make_speech(10.0, rate)

@@ -57,7 +57,7 @@ def references(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     outs = {}
     for granularity, options in OPTIONS.items():
         outs[granularity] = tmp_path_factory.mktemp(granularity)
-        process = start_e2v("predict", corpus, "-o", outs[granularity], "-j", "1", *options)
+        process = fork_e2v("predict", corpus, "-o", outs[granularity], "-j", "1", *options)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 3, errors
     return outs
