@@ -242,8 +242,9 @@ def test_run_with_a_truncated_journal_ends_with_the_same_bytes(scp: Path, tmp_pa
 
 
 def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None:
-    """Thirty pairs of runs start in one OUT, every tenth with the real command. Each working run is killed, and the next
-    pair resumes.
+    """Thirty pairs of runs start in one OUT, every tenth with the real command.
+
+    Each working run is killed, and the next pair resumes.
     """
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
     scp, out, whole = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "whole"
