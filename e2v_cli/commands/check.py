@@ -200,8 +200,7 @@ def check(options: CheckOptions) -> Verdict:
         ModelError: there is no such model, or it can't be used.
         DeviceError: there is no such device.
     """
-    given = options.input
-    corpus = read_corpus(given.inputs, given.allow_pipes, given.hidden, given.id_form, given.segments_rttm)
+    corpus = read_corpus(options.input)
     model = read_model(options.model.name, find_model(options.model), options.model.labels)
     device = choose_devices(replace(options.compute, jobs=1))[0]
     if options.compute.precision != "bf16":  # which any CPU can, if slowly

@@ -47,7 +47,7 @@ def read_split_corpus(
     Raises:
         CorpusError: a list can't be read.
     """
-    corpus = read_corpus(options.inputs, options.allow_pipes, options.hidden, options.id_form, options.segments_rttm)
+    corpus = read_corpus(options)
     first = corpus[0]
     named = first.recording_channel if first.channel is None else first.channel
     if options.channel != "mix" and named is not None:

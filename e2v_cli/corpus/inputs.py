@@ -41,7 +41,7 @@ from e2v_cli.corpus.lists import (
 from e2v_cli.corpus.manifests import Row, read_delimited, read_json_lines
 from e2v_cli.corpus.segments import list_audio, read_segments
 from e2v_cli.errors import CorpusError, UsageError
-from e2v_cli.options import IdForm
+from e2v_cli.options import InputOptions
 from e2v_cli.system.files import is_directory, is_regular_file
 
 logger = logging.getLogger(__name__)
@@ -64,29 +64,16 @@ _DESCRIPTOR = re.compile(r"/dev/(fd/\d+|stdin)|/proc/(self|\d+)/fd/\d+")
 """The path of something that is open, as a shell writes ``<(command)``."""
 
 
-def read_corpus(
-    inputs: Sequence[str],
-    allow_pipes: bool = False,
-    hidden: bool = False,
-    id_form: IdForm | None = None,
-    segments_rttm: Path | None = None,
-) -> Corpus:
-    """Read all inputs, in order; what folders left out is logged.
-
-    Args:
-        inputs: as on the command line.
-        allow_pipes: whether a list may hold commands to be run.
-        hidden: whether hidden folders and files are searched, too.
-        id_form: what ids are made of where audio has none; None: the path in folders, else the stem.
-        segments_rttm: a diarisation of the recordings, whose turns are the utterances; None: they are themselves.
+def read_corpus(options: InputOptions) -> Corpus:
+    """Read all inputs, in order, whatever the channel; what folders left out is logged.
 
     Raises:
         CorpusError: a line can't be read, an id is duplicate, or there are no utterances.
         UsageError: inputs don't exist, or one is neither audio nor a list.
     """
+    inputs = options.inputs
     _refuse_missing(inputs)
-    stdin_is_list = any(item.removeprefix("scp:") == STDIN for item in inputs)
-    reader = _InputReader(allow_pipes, hidden, id_form, stdin_is_list)
+    reader = _InputReader(options)
     lists: list[UtteranceList | ListWriter] = []
     empty = []
     with stored_on_disk():
@@ -96,7 +83,7 @@ def read_corpus(
                 last = lists[-1] if lists else None
                 if not isinstance(last, ListWriter):
                     lists.append(last := ListWriter())
-                last.add(make_id(utterances, id_form or "stem"), os.fsencode(utterances))
+                last.add(make_id(utterances, options.id_form or "stem"), os.fsencode(utterances))
                 continue
             lists.append(utterances)
             if not utterances.hashes:
@@ -111,7 +98,7 @@ def read_corpus(
             logger.warning("%s", note)
         listed = [list_audio(each, "", "", "", root="") if isinstance(each, ListWriter) else each for each in lists]
         corpus = Corpus(listed, reader.waits)
-    return corpus if segments_rttm is None else cut_recordings(corpus, segments_rttm)
+    return corpus if options.segments_rttm is None else cut_recordings(corpus, options.segments_rttm)
 
 
 def _refuse_missing(inputs: Sequence[str]) -> None:
@@ -149,17 +136,15 @@ def is_only_here(item: str) -> bool:
 class _InputReader:
     """A reader of inputs, and the state that they share."""
 
-    def __init__(self, allow_pipes: bool, hidden: bool, id_form: IdForm | None, stdin_is_list: bool) -> None:
+    def __init__(self, options: InputOptions) -> None:
         self.waits = False
         """Whether there are commands or URLs, whose audio is waited for."""
         self.stdin_audio = ""
         """The file that the audio on standard input was copied to."""
         self.notes: list[str] = []
         """What the user must know, though nothing is wrong."""
-        self._allow_pipes = allow_pipes
-        self._hidden = hidden
-        self._id_form = id_form
-        self._stdin_is_list = stdin_is_list
+        self._options = options
+        self._stdin_is_list = any(item.removeprefix("scp:") == STDIN for item in options.inputs)
 
     def read(self, item: str) -> UtteranceList | str:
         """Read an input; audio is returned as it is: a path or URL."""
@@ -195,7 +180,7 @@ class _InputReader:
         if not has_list(folder / "wav.scp"):
             if has_segments:
                 raise CorpusError(f"{folder / 'wav.scp'}: no such file, but there are segments of its recordings")
-            found, left_out = search_folder(folder, self._hidden, self._id_form or "path")
+            found, left_out = search_folder(folder, self._options.hidden, self._options.id_form or "path")
             self.notes += [str(left_out)] if str(left_out) else []
             return list_audio(found, "", "", "", root=str(folder))
         recordings = self._read_list(folder / "wav.scp", read_recording_channels(folder))
@@ -264,7 +249,7 @@ class _InputReader:
         """
         if row.utt_id is not None:
             return check_id(os.fsencode(row.utt_id), origin)
-        key = make_id(row.source, self._id_form or "stem")
+        key = make_id(row.source, self._options.id_form or "stem")
         return key + format_times(row.segment) if row.segment else key
 
     def _check_scp_line(self, line: bytes, origin: str) -> bytes:
@@ -283,7 +268,7 @@ class _InputReader:
 
     def _check_source(self, source: str, origin: str) -> None:
         """Refuse commands that are not allowed, note whether the audio is waited for, and keep standard input."""
-        if is_pipe(source) and not self._allow_pipes:
+        if is_pipe(source) and not self._options.allow_pipes:
             raise CorpusError(
                 f"{origin}: {source!r} is a command; --allow-pipes lets e2v run the commands of a list, "
                 "for lists that you trust"

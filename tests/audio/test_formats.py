@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.audio_files import RATE, as_float, encode, noisy_tone
+from support.corpora import read_corpus
 from support.kaldi_folders import read_rows, run_e2v, write_folder
 
 from e2v_cli.audio.decode import AudioOptions, load_waveforms
 from e2v_cli.audio.decoder import Decoder
 from e2v_cli.audio.errors import AudioError
 from e2v_cli.audio.formats import AUDIO_FORMATS, AudioFormat, audio_suffixes, seekable_suffixes
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 from e2v_cli.options import ComputeOptions, InputOptions
 from e2v_cli.records import Failure, Utterance, Waveform

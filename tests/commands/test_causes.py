@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.corpora import read_corpus
 
 from e2v_cli.commands.causes import find_cause
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.records import FailureReason, Summary
 
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support.corpora import all_ids, write_scp, write_segments
+from support.corpora import all_ids, read_corpus, write_scp, write_segments
 
 from e2v_cli.corpus import lists
 from e2v_cli.corpus.channels import split_channels
 from e2v_cli.corpus.ids import hash_keys
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Utterance
 

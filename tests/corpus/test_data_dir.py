@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.corpora import pipe_to_stdin, touch, write_scp, write_segments
+from support.corpora import pipe_to_stdin, read_corpus, touch, write_scp, write_segments
 
 from e2v_cli.corpus.data_dir import read_durations
 from e2v_cli.corpus.ids import hash_keys
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 
 

@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from support.corpora import all_ids, touch, write_scp, write_segments
+from support.corpora import all_ids, read_corpus, touch, write_scp, write_segments
 
 from e2v_cli.corpus.corpus import Corpus
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.records import Segment, Tier, Utterance
 

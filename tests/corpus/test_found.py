@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from support.corpora import NOTHING, all_pairs, touch, write_scp
+from support.corpora import NOTHING, all_pairs, read_corpus, touch, write_scp
 
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.corpora import NOTHING, all_ids, all_pairs, pairs, pipe_to_stdin, touch, write_scp
+from support.corpora import NOTHING, all_ids, all_pairs, pairs, pipe_to_stdin, read_corpus, touch, write_scp
 
 from e2v_cli.audio.formats import audio_suffixes
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.options import IdForm
 

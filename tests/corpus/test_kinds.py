@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.audio_files import encode, noisy_tone
-from support.corpora import all_pairs, pairs, pipe_to_stdin, touch, write_scp
+from support.corpora import all_pairs, pairs, pipe_to_stdin, read_corpus, touch, write_scp
 
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError, UsageError
 
 FORMS = (

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.corpora import touch, write_scp, write_segments
+from support.corpora import read_corpus, touch, write_scp, write_segments
 
 from e2v_cli.audio.sources import absolute_source
 from e2v_cli.corpus.channels import split_channels
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.corpus.listed import Listed
 
 

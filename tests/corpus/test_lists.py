@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.corpora import NOTHING, all_ids, all_pairs, pairs, pipe_to_stdin, touch, write_scp
+from support.corpora import NOTHING, all_ids, all_pairs, pairs, pipe_to_stdin, read_corpus, touch, write_scp
 
 from e2v_cli.corpus import inputs, lists
 from e2v_cli.corpus.ids import hash_keys
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 
 NO_WORD = "white space or control characters in utt-id"

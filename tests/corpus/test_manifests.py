@@ -6,9 +6,8 @@ import json
 import re
 
 import pytest
-from support.corpora import all_ids, all_pairs, pairs, write_scp
+from support.corpora import all_ids, all_pairs, pairs, read_corpus, write_scp
 
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment, Utterance
 

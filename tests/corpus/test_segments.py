@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from support.corpora import all_ids, touch, write_scp, write_segments
+from support.corpora import all_ids, read_corpus, touch, write_scp, write_segments
 
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment, Utterance
 

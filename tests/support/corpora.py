@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from e2v_cli.audio.formats import audio_suffixes
+from e2v_cli.corpus import inputs as corpus_inputs
 from e2v_cli.corpus.corpus import Corpus
-from e2v_cli.corpus.inputs import read_corpus
+from e2v_cli.options import PIPE_SECONDS, IdForm, InputOptions
 
 NOTHING = "a list has lines like: utt-id path, and folders are searched for " + " ".join(sorted(audio_suffixes()))
+
+
+def read_corpus(
+    inputs: Sequence[str],
+    allow_pipes: bool = False,
+    hidden: bool = False,
+    id_form: IdForm | None = None,
+    segments_rttm: Path | None = None,
+) -> Corpus:
+    """Read inputs, as ``e2v predict`` does with these options."""
+    options = InputOptions(
+        tuple(inputs),
+        pipe_seconds=PIPE_SECONDS if allow_pipes else None,
+        hidden=hidden,
+        id_form=id_form,
+        segments_rttm=segments_rttm,
+    )
+    return corpus_inputs.read_corpus(options)
 
 
 def pairs(*inputs: str) -> list[tuple[str, str]]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.options import Fingerprint, Invocation, ResultOptions, Shard
 from e2v_cli.records import Prediction, Utterance
 from e2v_cli.results.embeddings import ArkWriter, NpyWriter
+from support.corpora import read_corpus
 from support.journals import done, header, open_folder, publish_all, write
 from support.labelled import write_map
 

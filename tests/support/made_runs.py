@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.options import Invocation
 from e2v_cli.records import DoneRecord, Failure
+from support.corpora import read_corpus
 from support.journals import done, header, open_folder, publish_all, write
 
 LABELS = ("angry", "happy", "neutral", "other")

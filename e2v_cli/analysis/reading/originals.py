@@ -111,9 +111,7 @@ def find_utterances(
     if here := [item for item in options.inputs if is_only_here(item)]:
         return [f"the list was piped in ({here[0]}), and is gone"] * len(utt_ids)
     try:
-        corpus = read_corpus(
-            options.inputs, options.allow_pipes, options.hidden, options.id_form, options.segments_rttm
-        )
+        corpus = read_corpus(options)
         return [
             _find_utterance(corpus, utt_id, checksum, options.channel == "split")
             for utt_id, checksum in zip(utt_ids, checksums, strict=True)

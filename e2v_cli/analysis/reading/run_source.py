@@ -100,9 +100,7 @@ class RunSource:
         with self.in_folder():
             self._refuse_gone()
             try:
-                corpus = read_corpus(
-                    options.inputs, options.allow_pipes, options.hidden, options.id_form, options.segments_rttm
-                )
+                corpus = read_corpus(options)
             except UsageError as error:
                 raise CorpusError(f"{error}; the list of {self.output_dir} must be there: {NAME_AGAIN}") from None
             if options.channel == "split":

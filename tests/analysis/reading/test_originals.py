@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.corpora import read_corpus
 from support.journals import INVOCATION, header
 
 from e2v_cli.analysis.reading.originals import (
@@ -18,7 +19,6 @@ from e2v_cli.analysis.reading.originals import (
     read_transcripts,
     working_folder_of,
 )
-from e2v_cli.corpus.inputs import read_corpus
 from e2v_cli.corpus.lists import mix_checksums
 from e2v_cli.journal.journal import Header
 from e2v_cli.options import InputOptions
