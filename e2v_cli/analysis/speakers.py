@@ -21,7 +21,7 @@ class GroupSums:
 
     def add(
         self,
-        groups: NDArray[np.int64],
+        groups: NDArray[np.int32],
         seconds: NDArray[np.float64],
         labels: NDArray[np.int64],
         posteriors: NDArray[np.float64],

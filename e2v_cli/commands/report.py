@@ -13,11 +13,11 @@ from e2v_cli.analysis.reading.originals import (
     find_lists,
     find_utterances,
     make_input_options,
+    read_speakers,
     read_transcripts,
     working_folder_of,
 )
 from e2v_cli.audio.decode import AudioOptions
-from e2v_cli.corpus.data_dir import number_values, read_speaker_lines
 from e2v_cli.errors import E2vError, OutputConflictError, UsageError
 from e2v_cli.journal.folder import PAGE
 from e2v_cli.journal.ids import IdList
@@ -95,7 +95,7 @@ def _make_page(output_dir: Path, options: ReportOptions, reference: str | None, 
         compared = compare_run(output_dir, header.input_sha256, reference, scoring)
     ids = IdList(output_dir, header.input_sha256)
     notes: list[str] = []
-    numbers, names = _read_speakers(output_dir, header, ids, notes)
+    numbers, names = _find_speakers(output_dir, header, ids, notes)
     history = folder.read_history(ids)
     columns = read_columns(history, header.labels)
     run = RunResults(output_dir, header, history, columns, Speakers(numbers[columns.places], names))
@@ -108,15 +108,15 @@ def _make_page(output_dir: Path, options: ReportOptions, reference: str | None, 
     return _add_sound(replace(page, notes=notes), texts, header, checksums, options)
 
 
-def _read_speakers(
+def _find_speakers(
     output_dir: Path, header: Header, ids: IdList, notes: list[str]
 ) -> tuple[NDArray[np.int32], Sequence[str]]:
     """Read the speakers of all utterances of a list, and note if they are not known."""
     try:
-        numbers, names = number_values(find_lists(output_dir, header, "utt2spk"), read_speaker_lines, ids.index)
+        numbers, names = read_speakers(output_dir, header, ids.index)
         if not names:
             notes.append("No utt2spk beside the run's lists: each utterance counts as a speaker of its own.")
-        return numbers.astype(np.int32), names
+        return numbers, names
     except (E2vError, OSError) as error:
         notes.append(f"Speakers are not known: {error}")
         return np.full(len(ids), -1, dtype=np.int32), ()

@@ -33,7 +33,7 @@ class _Groups:
     """The columns of their names."""
     names: Sequence[tuple[str, ...]]
     """(groups,)"""
-    numbers: NDArray[np.int64]
+    numbers: NDArray[np.int32]
     """(utterances,): the group of each; -1: none."""
 
 
@@ -69,7 +69,7 @@ def speakers(output_dir: Path, utt2spk: Path | None, by: Grouping, options: RowO
     return [note for note in notes if note]
 
 
-def _add_utterances(sums: GroupSums, groups: NDArray[np.int64], finished: FinishedRows) -> None:
+def _add_utterances(sums: GroupSums, groups: NDArray[np.int32], finished: FinishedRows) -> None:
     """Add all utterances that are done and have a group."""
     labels = finished.header.labels
     numbers = number_labels(labels)
@@ -124,9 +124,9 @@ def _read_groups(key: str, paths: Sequence[Path], read: Pairs, ids: IdList, outp
 def _pair(first: _Groups, second: _Groups) -> _Groups:
     """Group utterances that have the same two groups."""
     known = (first.numbers >= 0) & (second.numbers >= 0)
-    pairs = first.numbers[known] * len(second.names) + second.numbers[known]
+    pairs = first.numbers[known].astype(np.int64) * len(second.names) + second.numbers[known]
     found, inverse = np.unique(pairs, return_inverse=True)
-    numbers = np.full(len(known), -1, dtype=np.int64)
+    numbers = np.full(len(known), -1, dtype=np.int32)
     numbers[known] = inverse
     names = [first.names[pair // len(second.names)] + second.names[pair % len(second.names)] for pair in found.tolist()]
     return _Groups(first.keys + second.keys, names, numbers)

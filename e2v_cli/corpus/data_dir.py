@@ -108,7 +108,7 @@ Pairs = Callable[[Path], Iterator[tuple[str, bytes, bytes]]]
 """Reads a list: the origin of each line, an utt-id, and a value of that utterance."""
 
 
-def number_values(paths: Sequence[Path], read: Pairs, index: KeyIndex) -> tuple[NDArray[np.int64], list[str]]:
+def number_values(paths: Sequence[Path], read: Pairs, index: KeyIndex) -> tuple[NDArray[np.int32], list[str]]:
     """Number what lists have about utterances: (utterances,) numbers of values, -1 where they have none; the values.
 
     Args:
@@ -120,7 +120,7 @@ def number_values(paths: Sequence[Path], read: Pairs, index: KeyIndex) -> tuple[
         CorpusError: a list can't be read, a line has another form, or an utterance has two lines.
     """
     values: dict[bytes, int] = {}
-    value_of = np.full(len(index), -1, dtype=np.int64)
+    value_of = np.full(len(index), -1, dtype=np.int32)
     lines = chain.from_iterable(map(read, paths))
     while chunk := list(islice(lines, CHUNK_LINES)):
         for origin, _, value in chunk:

@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from e2v_cli.audio.sources import is_url
 from e2v_cli.corpus.corpus import STDIN, Corpus
-from e2v_cli.corpus.ids import hash_keys
+from e2v_cli.corpus.data_dir import number_values, read_speaker_lines
+from e2v_cli.corpus.ids import KeyIndex, hash_keys
 from e2v_cli.corpus.inputs import is_only_here, read_corpus
 from e2v_cli.corpus.lists import has_list, mix_checksums, open_list
 from e2v_cli.errors import E2vError
@@ -50,6 +52,15 @@ def find_lists(output_dir: Path, header: Header, name: str) -> list[Path]:
     places = [Path(folder, item) for item in inputs if item != STDIN]
     folders = [place if is_directory(place) else place.parent for place in places]
     return [path for path in dict.fromkeys(folder / name for folder in folders) if has_list(path)]
+
+
+def read_speakers(output_dir: Path, header: Header, index: KeyIndex) -> tuple[NDArray[np.int32], list[str]]:
+    """Read the speakers of utterances of a run: (utterances,) indices of their names, -1 for none; and the names.
+
+    Raises:
+        CorpusError: an ``utt2spk`` can't be read.
+    """
+    return number_values(find_lists(output_dir, header, "utt2spk"), read_speaker_lines, index)
 
 
 def read_transcripts(paths: Sequence[Path], utt_ids: Collection[str]) -> dict[str, str]:

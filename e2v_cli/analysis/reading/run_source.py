@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.analysis.reading.keyed import open_text, read_pairs
-from e2v_cli.analysis.reading.originals import find_lists, make_input_options, working_folder_of
+from e2v_cli.analysis.reading.originals import find_lists, make_input_options, read_speakers, working_folder_of
 from e2v_cli.corpus.channels import split_channels
 from e2v_cli.corpus.corpus import Corpus
-from e2v_cli.corpus.data_dir import number_values, read_speaker_lines
 from e2v_cli.corpus.ids import KeyIndex, hash_keys
 from e2v_cli.corpus.inputs import is_only_here, read_corpus
 from e2v_cli.errors import CorpusError, OutputError, UsageError
@@ -133,8 +132,8 @@ class RunSource:
         Raises:
             CorpusError: an ``utt2spk`` can't be read.
         """
-        numbers, names = number_values(self.find("utt2spk"), read_speaker_lines, index)
-        return numbers.astype(np.int32), [name.encode() for name in names]
+        numbers, names = read_speakers(self._path, self._header, index)
+        return numbers, [name.encode() for name in names]
 
     def _refuse_gone(self) -> None:
         """Check that all inputs can be read again.
