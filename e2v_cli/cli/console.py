@@ -6,6 +6,8 @@ import io
 import os
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +16,8 @@ from e2v_cli.errors import EXIT_TOO_MANY_FAILURES
 from e2v_cli.system.text import describe_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from e2v_cli.options import MaxFailures
     from e2v_cli.records import Summary
 
@@ -54,9 +58,25 @@ def print_result(text: str) -> None:
         drop_standard_output()
 
 
-def show_message(message: str) -> None:
-    """Write a message to standard error."""
-    click.echo(f"e2v: {message}", err=True)
+@contextmanager
+def printing_rows(file: Path | None = None) -> Iterator[None]:
+    """Print rows to a file, or standard output, in the block, which ends when their reader has closed the pipe.
+
+    Raises:
+        UsageError: standard output is closed.
+    """
+    if sys.stdout is None and file is None:
+        raise click.UsageError("Standard output is closed: rows have nowhere to go.")
+    try:
+        yield
+    except BrokenPipeError:
+        drop_standard_output()
+
+
+def show_message(*messages: str) -> None:
+    """Write messages to standard error, a line each."""
+    for message in messages:
+        click.echo(f"e2v: {message}", err=True)
 
 
 def drop_standard_output() -> None:

@@ -19,10 +19,11 @@ from e2v_cli.cli.console import (
     judge_failures,
     open_standard_streams,
     print_result,
+    printing_rows,
     show_message,
     show_summary,
 )
-from e2v_cli.cli.groups import GroupedCommand
+from e2v_cli.cli.groups import GroupedCommand, grouped_option
 from e2v_cli.cli.plan import plan
 from e2v_cli.cli.predict import predict
 from e2v_cli.cli.probe import probe
@@ -81,7 +82,13 @@ cli.add_command(submit)
 
 @cli.command()
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--watch", is_flag=True, help=f"Report every {WATCH_SECONDS} s, until the exit code is no longer 4.")
+@grouped_option(
+    "Options",
+    "--watch",
+    prefix="E2V_STATUS",
+    is_flag=True,
+    help=f"Report every {WATCH_SECONDS} s, until the exit code is no longer 4.",
+)
 def status(output_dir: Path, watch: bool) -> int:
     """Show how far a run is.
 
@@ -130,19 +137,13 @@ def rows(
       e2v rows exp/emotion --format csv > emotion.csv
       e2v rows exp/emotion --columns label --no-header | sort | uniq -c
     """  # noqa: D301
-    if sys.stdout is None:
-        raise click.UsageError("Standard output is closed: rows have nowhere to go.")
     log_to_stderr(logging.WARNING)
 
     from e2v_cli.commands.rows import rows as print_rows
 
-    try:
-        missing = print_rows(output_dir, rows)
-    except BrokenPipeError:  # the reader has closed the pipe
-        drop_standard_output()
-        return
-    if missing:
-        show_message(missing)
+    with printing_rows():
+        if missing := print_rows(output_dir, rows):
+            show_message(missing)
 
 
 cli.add_command(speakers)

@@ -120,5 +120,4 @@ def train(
 
     trained = train_probe((embeddings, reference), target, labels, options, model)
     print_result(trained.text)
-    for note in trained.notes:
-        show_message(note)
+    show_message(*trained.notes)

@@ -98,5 +98,4 @@ def evaluate(
     request = EvalRequest(embeddings, reference, labels, options, fit)
     evaluated = evaluate_probe(request, output_dir, invocation)
     print_result(evaluated.text)
-    for note in evaluated.notes:
-        show_message(note)
+    show_message(*evaluated.notes)

@@ -95,8 +95,7 @@ def report(output_dir: Path, options: ReportOptions, reference: str | None, scor
     from e2v_cli.commands.report import report as write_report
 
     written = write_report(output_dir, options, reference, scoring)
-    for note in written.notes:
-        show_message(note)
+    show_message(*written.notes)
     plural = "" if written.clips == 1 else "s"
     show_message(f"{written.size / 1e6:.1f} MB, {written.clips} clip{plural}")
     print_result(f"{written.path}\n")

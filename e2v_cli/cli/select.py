@@ -220,10 +220,7 @@ def select(output_dir: Path, rules: RuleOptions, data_dir: Path | None, dry_run:
     target = None if dry_run else data_dir
     outcome = select_utterances(output_dir, target, rules, origin)
     print_result(outcome.text)
-    for note in outcome.notes:
-        show_message(note)
-    for note in outcome.short:
-        show_message(f"less than asked for: {note}")
+    show_message(*outcome.notes, *(f"less than asked for: {note}" for note in outcome.short))
     if not outcome.kept:
         show_message("nothing is kept" + ("" if target is None else f", and {target} is not written"))
     return EXIT_LESS if outcome.short or not outcome.kept else 0

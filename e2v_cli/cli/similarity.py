@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from functools import partial
 from pathlib import Path
 
 import click
 
 from e2v_cli.cli import options as opts
-from e2v_cli.cli.console import drop_standard_output, show_message
+from e2v_cli.cli.console import printing_rows, show_message
 from e2v_cli.cli.groups import GroupedCommand, grouped_option
 from e2v_cli.cli.values import check_word
 from e2v_cli.options import RowOptions
@@ -53,16 +52,10 @@ def similarity(pairs: str, source: str, other: str | None, centre: bool, output:
       awk '{print $1, $1}' data/test/wav.scp | e2v similarity - exp/source exp/converted --centre
       e2v similarity pairs exp/emotion/embeddings.scp --columns cosine --no-header
     """  # noqa: D301
-    if sys.stdout is None and output is None:
-        raise click.UsageError("Standard output is closed: rows have nowhere to go.")
     log_to_stderr(logging.WARNING)
 
     from e2v_cli.commands.similarity import similarity as print_similarity
 
-    try:
-        note = print_similarity(pairs, (source, other), centre, rows, output)
-    except BrokenPipeError:  # the reader has closed the pipe
-        drop_standard_output()
-        return
-    if note:
-        show_message(note)
+    with printing_rows(output):
+        if note := print_similarity(pairs, (source, other), centre, rows, output):
+            show_message(note)

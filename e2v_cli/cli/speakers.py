@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import logging
-import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from e2v_cli.cli import options as opts
-from e2v_cli.cli.console import drop_standard_output, show_message
-from e2v_cli.cli.groups import GroupedCommand
+from e2v_cli.cli.console import printing_rows, show_message
+from e2v_cli.cli.groups import GroupedCommand, grouped_option
 from e2v_cli.options import RowOptions
 from e2v_cli.system.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from e2v_cli.commands.speakers import Grouping
 
+_option = partial(grouped_option, "Groups", prefix="E2V_SPEAKERS")
+
 
 @click.command(cls=GroupedCommand)
 @click.argument("output_dir", metavar="OUT", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
+@_option(
     "--by",
     type=click.Choice(["spk", "reco", "spk+reco"]),
     default="spk",
-    show_default=True,
     help="A row for each speaker, each recording, or each speaker of each recording.",
 )
-@click.option(
+@_option(
     "--utt2spk",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -49,16 +50,9 @@ def speakers(output_dir: Path, by: Grouping, utt2spk: Path | None, rows: RowOpti
       e2v speakers exp/calls --by spk+reco --format csv > calls.csv
       e2v speakers exp/emotion --utt2spk data/utt2session --columns speaker,label,score
     """  # noqa: D301
-    if sys.stdout is None:
-        raise click.UsageError("Standard output is closed: rows have nowhere to go.")
     log_to_stderr(logging.WARNING)
 
     from e2v_cli.commands.speakers import speakers as print_speakers
 
-    try:
-        notes = print_speakers(output_dir, utt2spk, by, rows)
-    except BrokenPipeError:  # the reader has closed the pipe
-        drop_standard_output()
-        return
-    for note in notes:
-        show_message(note)
+    with printing_rows():
+        show_message(*print_speakers(output_dir, utt2spk, by, rows))

@@ -346,6 +346,18 @@ def test_variables_are_the_same_for_all_commands(name: str) -> None:
         assert variable == (variable_of(option) if option in shared else own)
 
 
+def test_every_option_of_every_command_has_a_variable() -> None:
+    def find_without(command: click.Command, name: str) -> list[str]:
+        if isinstance(command, click.Group):
+            parts = [find_without(part, f"{name} {word}") for word, part in command.commands.items()]
+            return list(chain.from_iterable(parts))
+        has_prefix = "auto_envvar_prefix" in command.context_settings
+        options = [param for param in command.params if isinstance(param, click.Option)]
+        return [f"{name} {option.opts[0]}" for option in options if not (option.envvar or has_prefix)]
+
+    assert find_without(cli, "e2v") == []
+
+
 def test_variables_of_submit_do_not_set_shared_options(
     parse_submit: ParseSubmit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def test_means_are_weighted_by_duration(out: Path, e2v: E2v) -> None:
     shown = e2v("speakers", out, "--utt2spk", out.parent / "utt2spk")
 
     assert (shown.returncode, shown.stdout) == (0, TABLE)
+    assert e2v("speakers", out, E2V_SPEAKERS_UTT2SPK=str(out.parent / "utt2spk")).stdout == TABLE
     assert shown.stderr == f"e2v: {out}: 4 of 6 utterances are done, 2 failed, 0 left\n"
 
 
@@ -159,6 +160,8 @@ def test_speakers_of_recordings_are_those_of_segments(tmp_path: Path, e2v: E2v) 
     assert pairs.stdout == "speaker\trecording\tutterances\nf1\tdialogue\t4\nm1\tdialogue\t4\nm2\tdialogue\t2\n"
     assert pairs.stderr == "e2v: utterances left out, without a speaker or recording: 1\n"
     assert recordings.stdout == "recording\tutterances\tduration\ndialogue\t10\t38.2000\n"
+    variables = {"E2V_SPEAKERS_BY": "reco", "E2V_COLUMNS": "recording,utterances,duration"}
+    assert e2v("speakers", tmp_path, **variables).stdout == recordings.stdout
 
 
 def test_speakers_of_a_diarisation_are_in_out(tmp_path: Path, e2v: E2v) -> None:
