@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -157,25 +157,24 @@ def _describe_fit(fit: LinearFit, options: FitOptions) -> dict[str, Any]:
 
 def _describe_validation(examples: Examples, fit: LinearFit) -> dict[str, Any]:
     """Describe the predictions out of fold: pooled, and of each fold."""
-    folds = fit.out_of_fold.folds
-    each = [
-        {"utterances": int((folds == fold).sum()), **_score(examples, fit, folds == fold)} for fold in np.unique(folds)
-    ]
+    found = fit.out_of_fold
+    folds, codes = np.unique(found.folds, return_inverse=True)
+    confusions = replace(examples.judge(found.logits), folds=codes.astype(np.int32)).confusions()
+
+    def score(confusion: NDArray[np.int64], known: NDArray[np.bool_]) -> Mapping[str, float | None]:
+        """Compute WA and UA, and the NLL of known utterances; None: there are none."""
+        metrics = name_metrics(compute_metrics(confusion))
+        loss = round(mean_loss(found.logits[known], examples.labels[known]), 6) if known.any() else None
+        return {"WA": round(metrics["WA"], 6), "UA": round(metrics["UA"], 6), "NLL": loss}
+
     return {
-        "speaker_disjoint": examples.knows_speakers and fit.out_of_fold.are_speakers_apart,
-        **_score(examples, fit, np.ones(len(examples), dtype=np.bool_)),
-        "folds": each,
+        "speaker_disjoint": examples.knows_speakers and found.are_speakers_apart,
+        **score(confusions.sum(0), found.is_known),
+        "folds": [
+            {"utterances": int(confusion.sum()), **score(confusion, found.is_known & (found.folds == fold))}
+            for fold, confusion in zip(folds, confusions, strict=True)
+        ],
     }
-
-
-def _score(examples: Examples, fit: LinearFit, chosen: NDArray[np.bool_]) -> Mapping[str, float | None]:
-    """Compute WA, UA and NLL of chosen utterances; None: all are of classes that the other folds lack."""
-    found, size = fit.out_of_fold, len(examples.classes)
-    labels, scores, is_known = examples.labels[chosen], found.logits[chosen], found.is_known[chosen]
-    confusion = np.bincount(labels * size + scores.argmax(axis=1), minlength=size * size).reshape(size, size)
-    metrics = name_metrics(compute_metrics(confusion))
-    loss = round(mean_loss(scores[is_known], labels[is_known]), 6) if is_known.any() else None
-    return {"WA": round(metrics["WA"], 6), "UA": round(metrics["UA"], 6), "NLL": loss}
 
 
 def _describe_rare(examples: Examples, fit: LinearFit) -> Iterator[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_cli.analysis.metrics.intervals import Outcomes
 from e2v_cli.analysis.metrics.metrics import MAIN_METRICS, compute_metrics
 from e2v_cli.analysis.probe.examples import Examples
 from e2v_cli.analysis.probe.folds import Folds, choose_validation
@@ -118,10 +117,8 @@ class FoldScores:
 
 
 def score_folds(examples: Examples, folds: Folds, posteriors: NDArray[np.float64]) -> FoldScores:
-    """Score out-of-fold posteriors; of several most probable classes, the first is the answer."""
-    size = len(examples.classes)
-    answers = posteriors.argmax(axis=1).astype(np.int16)
-    outcomes = Outcomes(examples.labels.astype(np.int16), (answers,), (size, size))
+    """Score out-of-fold posteriors."""
+    outcomes = examples.judge(posteriors)
     table = tabulate_groups("fold", outcomes, Units(folds.source, folds.codes.astype(np.int32), folds.names))
     values = {name: [row.metrics[name] for row in table.rows] for name in MAIN_METRICS}
     return FoldScores(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.analysis.labels.classes import CountedClasses, count_classes
 from e2v_cli.analysis.labels.labels import ClosedSet, read_map
+from e2v_cli.analysis.metrics.intervals import Outcomes
 from e2v_cli.analysis.probe.options import LabelOptions
 from e2v_cli.analysis.reading.finder import refuse_duplicates
 from e2v_cli.analysis.reading.references import GroupColumn, Reference, open_reference
@@ -59,6 +60,15 @@ class Examples:
         """Count the utterances of each class; ``labels`` are those of some of them, None: of all."""
         counts = np.bincount(self.labels if labels is None else labels, minlength=len(self.classes))
         return list(map(int, counts))
+
+    def judge(self, scores: NDArray[np.float64]) -> Outcomes:
+        """Compare labels with the class of the highest score, the first of several.
+
+        Args:
+            scores: (utterances, classes).
+        """
+        size = len(self.classes)
+        return Outcomes(self.labels.astype(np.int16), (scores.argmax(axis=1).astype(np.int16),), (size, size))
 
     def read_frames(self, index: int) -> NDArray[np.float32]:
         """Read the frames of an utterance: (frames, dim); a vector is one frame.
