@@ -286,15 +286,17 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Invocation:
-    """How a process was started, for the records of its run; without the secrets in URLs."""
+    """How a process was started, and its audio as in ``InputOptions``, for records; without the secrets in URLs."""
 
     command: tuple[str, ...] = ()
     """The program and its arguments."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Variables of the environment that set options."""
     folder: str = ""
-    """The current folder."""
+    """The folder that paths of the audio are relative to: the current one, or that of the run of embeddings."""
     inputs: tuple[str, ...] = ()
+    hidden: bool = False
+    segments_rttm: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from e2v_cli.cli.groups import GroupedOption
-from e2v_cli.options import Invocation
+from e2v_cli.options import InputOptions, Invocation
 from e2v_cli.system.process import own_command
 from e2v_cli.system.text import redact
 
@@ -23,8 +23,8 @@ RECORDED_WORDS = 1000
 _LEFT_OUT = "… "
 
 
-def describe_invocation(context: click.Context, inputs: Iterable[str]) -> Invocation:
-    """Describe how this process was started: its command, the variables that set options, its folder and inputs."""
+def describe_invocation(context: click.Context, audio: InputOptions) -> Invocation:
+    """Describe how this process was started: its command, the variables that set options, its folder and audio."""
     options = [param for param in context.command.params if isinstance(param, GroupedOption)]
     by_variable = [
         str(option.envvar)
@@ -35,7 +35,9 @@ def describe_invocation(context: click.Context, inputs: Iterable[str]) -> Invoca
         command=_record([*own_command(), *sys.argv[1:]]),
         variables={name: redact(os.environ[name]) for name in by_variable},
         folder=os.getcwd(),
-        inputs=_record(inputs),
+        inputs=_record(audio.inputs),
+        hidden=audio.hidden,
+        segments_rttm=None if audio.segments_rttm is None else redact(str(audio.segments_rttm)),
     )
 
 

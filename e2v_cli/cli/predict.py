@@ -77,7 +77,7 @@ def predict(
     shard = find_shard(results.output_dir)
     if shard:
         run = replace(run, shard=shard)
-    invocation = describe_invocation(click.get_current_context(), input.inputs)
+    invocation = describe_invocation(click.get_current_context(), input)
     options = PredictOptions(input, model, compute, results, run, rows, invocation)
     if results.output_dir is None and sys.stdout is None:
         raise click.UsageError("Standard output is closed: add -o OUT for the results.")

@@ -15,6 +15,7 @@ from e2v_cli.cli.groups import GroupedCommand, option_group
 from e2v_cli.cli.invocation import describe_invocation
 from e2v_cli.cli.probe import FIT, LABELS, probe_option
 from e2v_cli.cli.values import check_word, parse_folder
+from e2v_cli.options import InputOptions
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
 
 _OPTIONS = (
@@ -94,7 +95,7 @@ def evaluate(
     from e2v_cli.commands.probe_eval import EvalRequest
     from e2v_cli.commands.probe_eval import evaluate as evaluate_probe
 
-    invocation = describe_invocation(click.get_current_context(), ())
+    invocation = describe_invocation(click.get_current_context(), InputOptions(()))
     request = EvalRequest(embeddings, reference, labels, options, fit)
     evaluated = evaluate_probe(request, output_dir, invocation)
     print_result(evaluated.text)

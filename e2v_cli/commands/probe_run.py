@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.analysis.probe.examples import Examples
-from e2v_cli.analysis.reading.originals import make_input_options
 from e2v_cli.corpus.data_dir import read_durations
 from e2v_cli.corpus.ids import KeyIndex, digest_of, hash_keys
 from e2v_cli.corpus.lists import has_list
@@ -53,7 +52,7 @@ class ExampleAudio:
     """What is known of the audio of examples, for players and selections."""
 
     invocation: Invocation
-    """Its inputs, and the folder where they are named."""
+    """Of this command, with the audio and the folder of the run of the embeddings."""
     fingerprint: Fingerprint
     """How the run of the embeddings read and computed it; empty where that is not known."""
     durations: NDArray[np.float64]
@@ -98,7 +97,7 @@ def _find_in_run(rows: FinishedRows, ids: Sequence[str], own: Invocation) -> Exa
                 windows[place] = int(line.windows)
     checksums = rows.ids.checksums
     return ExampleAudio(
-        _with_inputs(own, rows.header),
+        replace(rows.header.invocation, command=own.command, variables=own.variables),
         {key: value for key, value in rows.header.fingerprint.items() if key != "layers"},
         durations,
         num_frames,
@@ -106,17 +105,6 @@ def _find_in_run(rows: FinishedRows, ids: Sequence[str], own: Invocation) -> Exa
         None if checksums is None else checksums[places],
         rows.header.frame_shift,
     )
-
-
-def _with_inputs(own: Invocation, header: Header) -> Invocation:
-    """Return this command with the inputs of a run, and what else its audio is found by, as variables."""
-    reading = make_input_options(header, allow_pipes=False)
-    variables = dict(own.variables)
-    if reading.hidden:
-        variables["E2V_HIDDEN"] = "1"
-    if reading.segments_rttm is not None:
-        variables["E2V_SEGMENTS_RTTM"] = str(reading.segments_rttm)
-    return replace(own, variables=variables, folder=header.invocation.folder, inputs=header.invocation.inputs)
 
 
 def _find_in_reference(examples: Examples, own: Invocation) -> ExampleAudio:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import soundfile
 from support.embedded import EMOTIONS, make_corpus, make_embedded_run, means_of, write_arrays, write_reference
 from support.kaldi_rules import find_faults, read_table
 from support.labelled import read_tsv, write_map
-from support.processes import E2v
+from support.processes import ROOT, E2v
 
 from e2v_cli.analysis.probe.evaluation import evaluate_folds, score_folds
 from e2v_cli.analysis.probe.examples import find_examples
@@ -134,6 +135,34 @@ def test_audio_beside_the_labels_serves_where_there_is_no_run(work: Path, e2v: E
     assert {row["duration"] for row in read_tsv(work / "out" / "predictions.tsv")} == {"2.5000"}
     assert e2v("report", "out", "--clips", "2", cwd=work).stderr.endswith(", 2 clips\n")
     assert e2v("select", "out", "-o", "sel", "--top", "1", cwd=work).returncode == 0
+
+
+def test_audio_of_the_run_is_found_as_the_run_found_it(tmp_path: Path, e2v: E2v) -> None:
+    shutil.copytree(ROOT / "sample_data" / "wav", tmp_path / "speech" / ".hidden")
+    predict = (
+        "predict",
+        "speech",
+        "-m",
+        "sample",
+        "-q",
+        "--hidden",
+        "--id",
+        "stem",
+        "--embeddings",
+        "ark",
+        "-o",
+        "run",
+    )
+    assert e2v(*predict, cwd=tmp_path).returncode == 0
+    words = ("probe", "eval", "run", str(ROOT / "sample_data"), "-o", "out", "--c", "0.01")
+    assert e2v(*words, cwd=tmp_path).returncode == 0
+
+    report = e2v("report", "out", "--clips", "2", cwd=tmp_path)
+
+    assert report.stderr.endswith(" MB, 2 clips\n")
+    (command,) = json.loads((tmp_path / "out" / "run.json").read_bytes())["commands"]
+    assert command["command"][-len(words) :] == list(words)
+    assert (command["variables"], command["inputs"], command["hidden"]) == ({}, ["speech"], True)
 
 
 def test_without_any_audio_it_is_said(work: Path, e2v: E2v) -> None:

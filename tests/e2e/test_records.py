@@ -53,6 +53,8 @@ def test_header_and_run_json_say_what_was_run_and_where(tmp_path: Path, e2v: E2v
         "variables": {"E2V_MODEL": "sample"},
         "folder": str(ROOT),
         "inputs": CLIPS,
+        "hidden": False,
+        "segments_rttm": None,
     }
     machine = {"device": "cpu", "gpus": [], "cpu": cpu_model(), "versions": VERSIONS, "products": find_fastest()}
     assert header["invocation"] == command

@@ -45,6 +45,8 @@ def test_ten_thousand_attempts_of_one_command_on_one_kind_of_machine_are_one_ent
                 "variables": {"E2V_MODEL": "sample"},
                 "folder": "/work",
                 "inputs": ("wav.scp",),
+                "hidden": False,
+                "segments_rttm": None,
                 "num_shards": 256,
                 "shards": "1-256",
                 "first_started": "2026-01-31T10:00:00.000001+01:00",

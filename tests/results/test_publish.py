@@ -259,6 +259,8 @@ def test_run_json_content(tmp_path: Path) -> None:
       "inputs": [
         "wav.scp"
       ],
+      "hidden": false,
+      "segments_rttm": null,
       "num_shards": 1,
       "shards": "1",
       "first_started": "2026-01-31T10:00:00+01:00",

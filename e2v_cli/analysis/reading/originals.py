@@ -84,27 +84,16 @@ def make_input_options(header: Header, allow_pipes: bool) -> InputOptions:
     """Make the options by which the audio of a run was read."""
     found = header.fingerprint  # of an older e2v, it lacks options that were added later
     channel, form = found.get("channel", "mix"), found.get("id", "default")
-    rttm = _find_recorded(header, "--segments-rttm") if found.get("segments-rttm") == "yes" else None
+    recorded = header.invocation
     return InputOptions(
-        header.invocation.inputs,
+        recorded.inputs,
         channel=channel if channel in ("mix", "split") else int(channel) - 1,  # type: ignore[arg-type]
         pipe_seconds=PIPE_SECONDS if allow_pipes else None,
         resampler=found.get("resampler", InputOptions.resampler),  # type: ignore[arg-type]
-        hidden="--hidden" in header.invocation.command or "E2V_HIDDEN" in header.invocation.variables,
+        hidden=recorded.hidden,
         id_form=None if form == "default" else form,  # type: ignore[arg-type]
-        segments_rttm=None if rttm is None else Path(rttm),
+        segments_rttm=None if recorded.segments_rttm is None else Path(recorded.segments_rttm),
     )
-
-
-def _find_recorded(header: Header, option: str) -> str | None:
-    """Find the value of an option in the command of a run, or in the variable that set it."""
-    words = header.invocation.command
-    for word, following in zip(words, (*words[1:], ""), strict=True):
-        if word == option:
-            return following
-        if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-    return header.invocation.variables.get(f"E2V_{option.removeprefix('--').replace('-', '_').upper()}")
 
 
 def find_utterances(

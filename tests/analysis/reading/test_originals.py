@@ -21,15 +21,13 @@ from e2v_cli.analysis.reading.originals import (
 )
 from e2v_cli.corpus.lists import mix_checksums
 from e2v_cli.journal.journal import Header
-from e2v_cli.options import InputOptions
+from e2v_cli.options import InputOptions, Invocation
 from e2v_cli.records import Segment
 
 
-def header_of(*inputs: str, folder: Path | str = "", command: tuple[str, ...] = ()) -> Header:
+def header_of(*inputs: str, folder: Path | str = "") -> Header:
     """Make the header of a run over inputs."""
-    head = header()
-    invocation = replace(INVOCATION, inputs=inputs, folder=str(folder), command=command)
-    return replace(head, invocation=invocation)
+    return replace(header(), invocation=replace(INVOCATION, inputs=inputs, folder=str(folder)))
 
 
 @pytest.fixture
@@ -95,10 +93,14 @@ def test_channels_of_a_split_run_are_found(data: Path) -> None:
 
 
 def test_options_are_those_of_the_run() -> None:
-    head = header_of("x", "y", command=("e2v", "predict", "--hidden", "x", "y"))
-    head = replace(head, fingerprint={**head.fingerprint, "channel": 2, "resampler": "torchaudio", "id": "stem"})
+    head = header()
+    head = replace(
+        head,
+        fingerprint={**head.fingerprint, "channel": 2, "resampler": "torchaudio", "id": "stem"},
+        invocation=Invocation(inputs=("x", "y"), hidden=True, segments_rttm="turns.rttm"),
+    )
     assert make_input_options(head, allow_pipes=False) == InputOptions(
-        ("x", "y"), channel=1, resampler="torchaudio", hidden=True, id_form="stem"
+        ("x", "y"), channel=1, resampler="torchaudio", hidden=True, id_form="stem", segments_rttm=Path("turns.rttm")
     )
     assert make_input_options(header_of("x"), allow_pipes=True) == InputOptions(("x",), pipe_seconds=600.0)
 
