@@ -20,12 +20,12 @@ from e2v_cli.analysis.probe.options import EvalOptions, FitOptions, LabelOptions
 from e2v_cli.analysis.score.groups import GroupMetrics
 from e2v_cli.commands.probe_run import ProbeRun, find_example_audio, refuse_run, write_run
 from e2v_cli.errors import OutputError, UsageError
+from e2v_cli.journal.ids import PROBE_FILES
 from e2v_cli.options import Fingerprint, Invocation
 from e2v_cli.system.files import is_directory
 from e2v_cli.system.text import json_content, tsv_row
 
-FOLDS_TABLE, FACTS = "folds.tsv", "probe.json"
-"""Files in OUT, beside those of every run."""
+FOLDS_TABLE, FACTS = PROBE_FILES
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from e2v_cli.errors import OutputConflictError, OutputError
 from e2v_cli.inference.kept import KEPT_FILES
 from e2v_cli.journal.history import History, read_header
 from e2v_cli.journal.ids import (
-    DIARISATION_FILES,
     IDS_PATTERNS,
     Ids,
     digest_sources,
     digest_tiers,
+    names_beside,
     names_of_ids,
     read_sources,
     save_ids,
@@ -383,10 +383,9 @@ class RunFolder:
     def _remove_everything(self) -> None:
         """Remove all files of an earlier run; without a journal, remove only results."""
         self.remove_drafts([*self._results, *self._data, "npy.*-of-*", *IDS_PATTERNS])
-        is_diarised = any(head.fingerprint.get("segments-rttm") == "yes" for head in self._headers.values())
-        lists = DIARISATION_FILES if is_diarised else ()
+        beside = {name for head in self._headers.values() for name in names_beside(head.fingerprint)}
         # journals first: none may record a missing file
-        others = ("journal.*-of-*.*", *IDS_PATTERNS, *self._data, *lists, *_LOGS, PAGE)
+        others = ("journal.*-of-*.*", *IDS_PATTERNS, *self._data, *beside, *_LOGS, PAGE)
         self._remove((*(others if self.has_journals else ()), *self._results))
         self._history = None
         self.refresh()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from e2v_cli.corpus.ids import KeyIndex, digest_of
 from e2v_cli.errors import OutputError
+from e2v_cli.options import Fingerprint
 from e2v_cli.records import Tier
 from e2v_cli.system.files import exists, published
 
@@ -24,6 +25,16 @@ IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pi
 
 DIARISATION_FILES = ("segments", "utt2spk")
 """Lists of a run with a diarisation, as Kaldi has them; in other runs they are the user's."""
+
+PROBE_FILES = ("folds.tsv", "probe.json")
+"""What ``e2v probe eval`` writes beside its results; in other runs they are the user's."""
+
+
+def names_beside(fingerprint: Fingerprint) -> tuple[str, ...]:
+    """Return the names of the files that a run has beside its results."""
+    if "probe" in fingerprint:  # which has the diarisation of its embeddings, not its lists
+        return PROBE_FILES
+    return DIARISATION_FILES if fingerprint.get("segments-rttm") == "yes" else ()
 
 
 class Ids(Protocol):

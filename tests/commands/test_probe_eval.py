@@ -241,6 +241,19 @@ def test_a_run_is_never_replaced_unasked(work: Path, e2v: E2v) -> None:
     assert (resumed.returncode, "holds a different run" in resumed.stderr) == (4, True)
 
 
+def test_files_of_a_probe_are_deleted_with_its_results(work: Path, e2v: E2v) -> None:
+    assert e2v("probe", "eval", "run", "data", "-o", "out", "--c", "0.01", cwd=work).returncode == 0
+    predict = ("predict", "wav/Ses01F_000.wav", "-m", "sample", "-q", "-o", "out", "--overwrite")
+
+    first = e2v(*predict, cwd=work)
+
+    assert first.returncode == 0, first.stderr
+    assert [name for name in ("folds.tsv", "probe.json") if (work / "out" / name).exists()] == []
+    (work / "out" / "folds.tsv").write_text("mine")
+    assert e2v(*predict, cwd=work).returncode == 0
+    assert (work / "out" / "folds.tsv").read_text() == "mine"
+
+
 def test_inputs_are_neither_deleted_nor_mixed_with_results(tmp_path: Path, e2v: E2v) -> None:
     write_reference(tmp_path / "labels", MADE)
     write_arrays(tmp_path / "npy", means_of(MADE))
