@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import kaldiio
 import pytest
+from support.forkserver import ForkedCommand, fork_e2v
 from support.processes import ROOT, E2v, on_opening, start_e2v, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -22,7 +24,7 @@ LINES = SAMPLE_SCP.read_text().splitlines(keepends=True)
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the sample corpus without shards, with one job."""
     out = tmp_path_factory.mktemp("whole")
-    process = start_e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1")
+    process = fork_e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     return out
@@ -80,7 +82,9 @@ def test_last_shard_merges(whole: Path, tmp_path: Path, e2v: E2v) -> None:
 
 
 def test_concurrent_shards_give_the_same_bytes(whole: Path, tmp_path: Path) -> None:
-    processes = [start_e2v(*predict(tmp_path, "--shard", f"{index}/4")) for index in range(1, 5)]
+    commands = [predict(tmp_path, "--shard", f"{index}/4") for index in range(1, 5)]
+    processes: list[subprocess.Popen[str] | ForkedCommand] = [start_e2v(*commands[0])]
+    processes += [fork_e2v(*command) for command in commands[1:]]
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
