@@ -8,7 +8,7 @@ import pytest
 from support.browser import Browser
 from support.forkserver import make_runner, shared_server
 from support.pages import HOSTILE, write_data
-from support.processes import ROOT, E2v
+from support.processes import E2v
 
 pytestmark = pytest.mark.e2e
 
@@ -21,20 +21,6 @@ def page(spoken: Path) -> Path:
     made = make_runner(shared_server())("report", spoken, "--reference", "sample_data")
     assert made.returncode == 0, made.stderr
     return spoken / "report.html"
-
-
-@pytest.fixture(scope="module")
-def small_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of ten utterances, with all its sections; axe looks at every element for each of its rules."""
-    folder, e2v = tmp_path_factory.mktemp("small"), make_runner(shared_server())
-    for name in ("wav.scp", "utt2spk", "text"):
-        lines = (ROOT / "sample_data" / name).read_text().splitlines(keepends=True)
-        (folder / name).write_text("".join(lines[::5]))
-    run = folder / "run"
-    words = ("-m", "sample", "-o", run, "--embeddings", "npy", "--timeline", "0.5", "-q")
-    assert e2v("predict", folder, "sample_data/long", *words).returncode == 0
-    assert e2v("report", run, "--reference", "sample_data").returncode == 0
-    return run / "report.html"
 
 
 def test_page_asks_for_nothing_and_complains_of_nothing(page: Path, browser: Browser) -> None:
@@ -168,8 +154,8 @@ def test_map_is_drawn_in_each_colouring(page: Path, browser: Browser) -> None:
 
 @pytest.mark.parametrize("width", [1200, 400])
 @pytest.mark.parametrize("dark", [False, True])
-def test_axe_finds_no_serious_fault(small_page: Path, browser: Browser, axe: str, width: int, dark: bool) -> None:
-    browser.open(small_page, width, dark)
+def test_axe_finds_no_serious_fault(page: Path, browser: Browser, axe: str, width: int, dark: bool) -> None:
+    browser.open(page, width, dark)
     browser.evaluate("document.querySelector('.cell').click(); document.getElementById('begin').click()")
     browser.evaluate("document.querySelector('.key').click()")
     browser.evaluate(f"{axe}; 1")
