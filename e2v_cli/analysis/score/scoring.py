@@ -70,11 +70,14 @@ def compute_score(
     models = [merge_columns(source.labels, options.merge) for source in opened]
     counted = count_classes(labels, models[0], mapping, options.merge, options.classes)
     names = AnswerNames(counted.names)
-    systems: list[System] = []
-    for source, model in reversed(list(zip(opened, models, strict=True))):
-        own = _leave_out_missing(counted, systems) if options.missing == "skip" else counted
-        translate = _translation(source, counted, mapping, options)
-        systems.insert(0, match_predictions(source, labels, own, names, model, translate, options.closed))
+
+    def match(number: int, own: CountedClasses) -> System:
+        translate = _translation(opened[number], counted, mapping, options)
+        return match_predictions(opened[number], labels, own, names, models[number], translate, options.closed)
+
+    others = [match(number, counted) for number in range(1, len(opened))]
+    own = _leave_out_missing(counted, others) if options.missing == "skip" else counted
+    systems = [match(0, own), *others]
     scored = _choose_scored(labels, counted, systems, options.missing)
     scene = _Scene(
         counted,
