@@ -35,7 +35,7 @@ _TYPICAL_ROWS = 256
 """Rows of the other matrix for which a weight is packed; products may have any number."""
 
 ONEDNN_ROWS = 32
-"""oneDNN keeps a kernel of some 0.5 MB for each number of rows, and a thousand of them: multiples of this are few."""
+"""oneDNN keeps some 0.6 MB for each number of rows, and by default a thousand of them: multiples of this are few."""
 
 _PAGE = 4096
 
