@@ -100,10 +100,11 @@ def encode(network: Emotion2vec, waveforms: Sequence[NDArray[np.float32]]) -> li
 
 def predict(
     folder: Path,
-    waveforms: Sequence[NDArray[np.float32]],
+    waveforms: Sequence[NDArray[np.float32] | DiskWaveform],
     engine: Any = "e2v",
     granularity: Granularity = "utterance",
     layers: tuple[LayerChoice, ...] = (),
+    window: float = 60.0,
 ) -> list[Prediction]:
     batch = Batch(
         tuple(
@@ -111,14 +112,16 @@ def predict(
             for index, waveform in enumerate(waveforms)
         )
     )
-    loaded = load(engine, folder, granularity, layers)
+    loaded = load(engine, folder, granularity, layers, window)
     return [result for result in loaded.start(batch)() if isinstance(result, Prediction)]
 
 
-def load(engine: Any, folder: Path, granularity: Granularity, layers: tuple[LayerChoice, ...] = ()) -> Engine:
+def load(
+    engine: Any, folder: Path, granularity: Granularity, layers: tuple[LayerChoice, ...] = (), window: float = 60.0
+) -> Engine:
     model = read_model("test", folder)
     results = ResultOptions(granularity=granularity, layers=layers)
-    return load_engine(model, prepare_weights(model), "cpu", ComputeOptions(engine), results)
+    return load_engine(model, prepare_weights(model), "cpu", ComputeOptions(engine, window=window), results)
 
 
 def embedding_of(prediction: Prediction) -> NDArray[np.float32]:
@@ -334,18 +337,11 @@ def test_funasr_engine_encodes_a_long_utterance_at_once(tiny: Path) -> None:
     (waveform,) = make_waveforms([12 * 16_000])
     spooled = DiskWaveform()
     spooled.append(waveform)
-    model = read_model("test", tiny)
-    compute = ComputeOptions("funasr", window=MIN_WINDOW)
-    engine = load_engine(model, prepare_weights(model), "cpu", compute, ResultOptions())
 
-    whole_one, long_one = (
-        engine.start(Batch((Waveform(Utterance(0, "utt", ""), samples, 12.0),)))()[0] for samples in (waveform, spooled)
-    )
+    predictions = predict(tiny, [waveform, spooled], "funasr", window=MIN_WINDOW)
 
-    assert isinstance(whole_one, Prediction)
-    assert isinstance(long_one, Prediction)
-    assert (whole_one.windows, long_one.windows) == (1, 1)
-    assert embedding_of(whole_one).tobytes() == embedding_of(long_one).tobytes()
+    assert [prediction.windows for prediction in predictions] == [1, 1]
+    assert embedding_of(predictions[0]).tobytes() == embedding_of(predictions[1]).tobytes()
 
 
 def test_a_waveform_shorter_than_a_frame_is_refused(tiny: Path) -> None:
