@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.corpora import CLIPS
 from support.forkserver import shared_server
 from support.predictions import make_predictions
 from support.processes import ROOT
@@ -142,9 +143,6 @@ def run(script: Path, *args: str | Path, real: bool = False) -> str:
         done = shared_server().run(words, ROOT, b"", environment, script)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-CLIPS = sorted((ROOT / "sample_data/wav").iterdir())[:10]
 
 
 def predict(script: Path, out: Path, *args: str, real: bool = False) -> None:

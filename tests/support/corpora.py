@@ -14,6 +14,12 @@ from e2v_cli.audio.formats import audio_suffixes
 from e2v_cli.corpus import inputs as corpus_inputs
 from e2v_cli.corpus.corpus import Corpus
 from e2v_cli.options import PIPE_SECONDS, IdForm, InputOptions
+from support.processes import ROOT
+
+_WAV = sorted((ROOT / "sample_data" / "wav").iterdir())
+
+CLIPS = [*_WAV[:6], *_WAV[18:22]]
+"""Ten clips of the sample corpus, at 8, 16 and 44.1 kHz."""
 
 NOTHING = "a list has lines like: utt-id path, and folders are searched for " + " ".join(sorted(audio_suffixes()))
 
