@@ -60,7 +60,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("base"), config)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def e2v() -> E2v:
     """Run a command in a fork of a warm process, from the root of the repository."""
     return make_runner(shared_server())

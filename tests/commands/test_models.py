@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from support.checkpoints import make_model
 from support.downloads import assert_not_here
-from support.forkserver import make_runner, shared_server
 from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
 from support.processes import ROOT, E2v
 
@@ -75,9 +74,9 @@ def run(hub: HubServer, e2v: E2v, tmp_path: Path) -> E2v:
 
 
 @pytest.fixture(scope="module")
-def rows(tiny: Path) -> str:
+def rows(tiny: Path, e2v: E2v) -> str:
     """The rows of the model for a clip."""
-    done = make_runner(shared_server())("predict", CLIP, "-m", tiny)
+    done = e2v("predict", CLIP, "-m", tiny)
     assert done.returncode == 0
     return done.stdout
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from support.checkpoints import make_config, make_model
 from support.embedded import make_corpus, make_embedded_run, means_of, write_arrays, write_reference
-from support.forkserver import make_runner, shared_server
 from support.kaldi_folders import read_rows
 from support.labelled import write_map
 from support.processes import ROOT, E2v
@@ -33,12 +32,10 @@ FILES = ["SHA256SUMS", "config.yaml", "configuration.json", "model.pt", "probe.j
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> Path:
     """A run of the sample model over the sample corpus, with embeddings."""
     out = tmp_path_factory.mktemp("run") / "out"
-    done = make_runner(shared_server())(
-        "predict", "sample_data", "-m", "sample", "-o", out, "--embeddings", "npy", "-q"
-    )
+    done = e2v("predict", "sample_data", "-m", "sample", "-o", out, "--embeddings", "npy", "-q")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -214,11 +211,11 @@ def test_encoder_that_is_not_here_is_named(tmp_path: Path, e2v: E2v) -> None:
 
 
 @pytest.fixture(scope="module")
-def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def layered(tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> Path:
     """A run of the sample model over the sample corpus, with embeddings of its layers and of a mean of them."""
     out = tmp_path_factory.mktemp("layered") / "out"
     layers = ("--layers", "1,2,3,mean:1-2", "--embeddings", "npy")
-    done = make_runner(shared_server())("predict", "sample_data", "-m", "sample", "-o", out, "-q", *layers)
+    done = e2v("predict", "sample_data", "-m", "sample", "-o", out, "-q", *layers)
     assert done.returncode == 0, done.stderr
     return out
 

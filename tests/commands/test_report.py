@@ -16,7 +16,6 @@ import pytest
 import soundfile
 from support.audio_files import RATE
 from support.checkpoints import make_config, make_model
-from support.forkserver import make_runner, shared_server
 from support.journals import FAILURES, IDS, WHOLE, List, done, done_records, header, publish_all, write, write_run
 from support.pages import HOSTILE, ParsedPage, write_data
 from support.processes import ROOT, E2v
@@ -42,10 +41,10 @@ def shown(made: CompletedProcess[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> Path:
     """A folder with a corpus of six utterances of six speakers, and its run."""
     folder = tmp_path_factory.mktemp("made")
-    predict(make_runner(shared_server()), folder / "run", write_data(folder / "data"), "--embeddings", "ark")
+    predict(e2v, folder / "run", write_data(folder / "data"), "--embeddings", "ark")
     return folder
 
 

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.forkserver import make_runner, shared_server
+from support.forkserver import shared_server
 from support.processes import ROOT, E2v, start_e2v, wait_until
 
 from e2v_cli.cli import main
@@ -874,11 +874,11 @@ def test_out_may_begin_with_a_dash(slurm: Slurm, call: Call, tmp_path: Path, mon
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> Path:
     """A run of nine utterances, one of them missing, with its list beside it; tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
     scp = write_scp(folder, 8, "gone nowhere.wav\n")
-    done = make_runner(shared_server())("predict", scp, "-m", "sample", "-o", folder / "out", "-j", "1")
+    done = e2v("predict", scp, "-m", "sample", "-o", folder / "out", "-j", "1")
     assert done.returncode == 3, done.stderr
     return folder
 

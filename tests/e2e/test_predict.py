@@ -25,7 +25,7 @@ import pytest
 import soundfile
 from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
-from support.forkserver import ForkedCommand, fork_e2v, make_runner, shared_server
+from support.forkserver import ForkedCommand, fork_e2v, shared_server
 from support.processes import ON_OPENING, ROOT, E2v, hook, on_opening, start_e2v, wait_until
 
 from e2v_cli.journal.history import read_header
@@ -469,11 +469,11 @@ def long_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(long_list: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(long_list: Path, tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> Path:
     """A run of the long list that nothing stopped."""
     out = tmp_path_factory.mktemp("whole")
     command = ("predict", long_list, "-m", "sample", "--embeddings", "npy", "-o", out)
-    assert make_runner(shared_server())(*command).returncode == 0
+    assert e2v(*command).returncode == 0
     return out
 
 

@@ -21,12 +21,11 @@ LINES = SAMPLE_SCP.read_text().splitlines(keepends=True)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> Path:
     """A run of the sample corpus without shards, with one job."""
     out = tmp_path_factory.mktemp("whole")
-    process = fork_e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    done = e2v("predict", SAMPLE_SCP, "-m", "sample", "-o", out, "--embeddings", "ark", "-j", "1")
+    assert done.returncode == 0, done.stderr
     return out
 
 

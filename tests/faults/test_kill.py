@@ -52,14 +52,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def references(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Uninterrupted real runs with one job."""
+def references(corpus: Path, tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> dict[str, Path]:
+    """Uninterrupted runs with one job."""
     outs = {}
     for granularity, options in OPTIONS.items():
         outs[granularity] = tmp_path_factory.mktemp(granularity)
-        process = fork_e2v("predict", corpus, "-o", outs[granularity], "-j", "1", *options)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 3, errors
+        done = e2v("predict", corpus, "-o", outs[granularity], "-j", "1", *options)
+        assert done.returncode == 3, done.stderr
     return outs
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from support.downloads import CLIP
-from support.forkserver import make_runner, shared_server
 from support.hubs import IMPATIENCE, PLUS_BASE, HubServer, Repository, publish
 from support.processes import E2v
 
@@ -59,8 +58,8 @@ def run(environment: dict[str, str], e2v: E2v) -> E2v:
 
 
 @pytest.fixture(scope="session")
-def rows(tiny: Path) -> str:
+def rows(tiny: Path, e2v: E2v) -> str:
     """The printed rows of a clip."""
-    done = make_runner(shared_server())("predict", CLIP, "-m", tiny)
+    done = e2v("predict", CLIP, "-m", tiny)
     assert done.returncode == 0
     return done.stdout

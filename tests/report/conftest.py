@@ -11,18 +11,17 @@ from pathlib import Path
 
 import pytest
 from support.browser import CHROMIUM, Browser
-from support.forkserver import make_runner, shared_server
-from support.processes import ROOT
+from support.processes import ROOT, E2v
 
 AXE = "axe-core@4.14.1"
 AXE_SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
 
 
 @pytest.fixture(scope="session")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spoken(tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> Path:
     """OUT of the sample corpus and its segments, with vectors and a timeline."""
     output_dir = tmp_path_factory.mktemp("spoken") / "spoken"
-    done = make_runner(shared_server())(
+    done = e2v(
         *("predict", "sample_data/wav.scp", "sample_data/long", "-m", "sample", "-o", output_dir),
         *("--embeddings", "npy", "--timeline", "0.5", "-q"),
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from support.browser import Browser
-from support.forkserver import make_runner, shared_server
 from support.pages import HOSTILE, write_data
 from support.processes import E2v
 
@@ -16,9 +15,9 @@ CURRENT = "document.querySelector('.card.current')"
 
 
 @pytest.fixture(scope="module")
-def page(spoken: Path) -> Path:
+def page(spoken: Path, e2v: E2v) -> Path:
     """The page of the sample corpus."""
-    made = make_runner(shared_server())("report", spoken, "--reference", "sample_data")
+    made = e2v("report", spoken, "--reference", "sample_data")
     assert made.returncode == 0, made.stderr
     return spoken / "report.html"
 
