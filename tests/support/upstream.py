@@ -5,10 +5,11 @@ Tests that show that FunASR is loaded as users load it import the whole package.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -37,7 +38,7 @@ def _import_alone() -> dict[str, ModuleType]:
     package = sys.modules["funasr"] = ModuleType("funasr")
     package.__path__ = list(found.submodule_search_locations or ())
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # upstream prints where FFmpeg is missing
             warnings.simplefilter("ignore", DeprecationWarning)  # of distutils
             for name in WANTED:
                 import_module(name)
