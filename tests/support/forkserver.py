@@ -373,6 +373,7 @@ def _fork_workers() -> None:
         real(*args)
 
     template.run_template = run_template
+    template.resource_tracker = SimpleNamespace(ensure_running=lambda: None)  # only spawned processes need it
     context = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda *_: context  # type: ignore[assignment]
 
