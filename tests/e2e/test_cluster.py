@@ -357,31 +357,3 @@ def test_arrays_of_other_schedulers(
         run_shell(f"e2v predict {corpus} -m sample -o {out} -j 1 -q --shard {shard}", tmp_path, **environment)
 
     assert digest(out) == reference
-
-
-RUN_PL = """\
-#!/bin/bash
-# What Kaldi's run.pl does with JOB=1:N log command...: N commands at once, in each of which JOB is its number.
-range=${1#JOB=}; log=$2; shift 2
-first=${range%:*}; last=${range#*:}
-for ((job = first; job <= last; job++)); do
-  mkdir -p "$(dirname "${log//JOB/$job}")"
-  bash -c "${*//JOB/$job}" > "${log//JOB/$job}" 2>&1 &
-  jobs+=($!)
-done
-for job in "${jobs[@]}"; do wait "$job" || exit 1; done
-"""
-
-
-def test_kaldi_run_pl_recipe(corpus: Path, reference: str, tmp_path: Path) -> None:
-    (tmp_path / "run.pl").write_text(RUN_PL)
-    (tmp_path / "run.pl").chmod(0o755)
-    out = tmp_path / "out"
-
-    run_shell(
-        f"{tmp_path}/run.pl JOB=1:4 {out}/log/e2v.JOB.log "
-        f"e2v predict {corpus} -m sample -o {out} -j 1 --shard JOB/4; e2v merge {out}",
-        tmp_path,
-    )
-
-    assert digest(out) == reference

@@ -7,7 +7,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from itertools import pairwise
@@ -92,16 +92,16 @@ class Recording(NamedTuple):
     path: Path
     segments: list[tuple[str, float, float]]
 
-    @property
-    def lines(self) -> list[str]:
-        return [f"{key} rec {start:.2f} {end:.2f}" for key, start, end in self.segments]
-
     def samples(self, start: float, end: float) -> NDArray[np.int16]:
         """Return the samples of a segment."""
         first = int(start // 60)
         minutes = [shifted(MINUTE, number) for number in range(first, min(first + 2, HOURS * 60))]
         begin, stop = (int(edge * RATE) - first * 60 * RATE for edge in (start, end))
         return np.concatenate(minutes)[begin:stop]
+
+
+def lines_of(segments: Sequence[tuple[str, float, float]]) -> list[str]:
+    return [f"{key} rec {start:.2f} {end:.2f}" for key, start, end in segments]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_thousand_segments_of_a_file_are_decoded_once(
     model: Path, recording: Recording, reference_rows: dict[str, list[str]], tmp_path: Path
 ) -> None:
     """All workers together decode every sample once. All samples are 230 MB, and a worker alone takes 340 MB."""
-    folder = write_folder(tmp_path / "data", {"rec": recording.path}, segments=recording.lines)
+    folder = write_folder(tmp_path / "data", {"rec": recording.path}, segments=lines_of(recording.segments))
     out, environment = tmp_path / "out", {"COUNT": str(tmp_path / "count"), **hook(tmp_path / "hook", COUNT_FRAMES)}
 
     done = run_and_watch("predict", folder, "-m", model, "-j", "2", "-o", out, "-q", **environment)
@@ -166,12 +166,13 @@ def test_a_thousand_segments_of_a_file_are_decoded_once(
     assert_same_rows(rows, reference_rows)
 
 
-def test_a_thousand_segments_of_a_command_run_it_once(
+def test_segments_of_a_command_run_it_once(
     model: Path, recording: Recording, reference_rows: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    """The command runs once, and its output is decoded once."""
+    """The command runs once, and its output is decoded once, for every fourth segment and the last ones."""
+    segments = [*recording.segments[:-4:4], *recording.segments[-4:]]
     command = f"echo run >> {tmp_path}/runs; cat {recording.path} |"
-    folder = write_folder(tmp_path / "data", {"rec": command}, segments=recording.lines)
+    folder = write_folder(tmp_path / "data", {"rec": command}, segments=lines_of(segments))
     out, environment = tmp_path / "out", {"COUNT": str(tmp_path / "count"), **hook(tmp_path / "hook", COUNT_FRAMES)}
 
     options = ("--allow-pipes", "-m", model, "-j", "2", "-o", out, "-q")
@@ -182,7 +183,7 @@ def test_a_thousand_segments_of_a_command_run_it_once(
     assert max(done.peaks.values()) < 5.5e8, done.peaks
     assert count_frames(tmp_path / "count") <= 1.02 * HOURS * 3600 * RATE
     rows = read_rows((out / "predictions.tsv").read_text())
-    assert list(rows) == [key for key, _, _ in recording.segments]
+    assert list(rows) == [key for key, _, _ in segments]
     assert_same_rows(rows, reference_rows)
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.processes import ROOT, E2v
+from support.processes import ROOT, E2v, on_opening
 from support.terminals import Terminal, screen
 
 pytestmark = pytest.mark.e2e
@@ -103,11 +103,17 @@ def without_times(shown: str) -> list[str]:
 
 @pytest.fixture
 def long_list(tmp_path: Path) -> Path:
-    """A list that takes some seconds."""
+    """The sample corpus twice."""
     lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
     scp = tmp_path / "long.scp"
-    scp.write_text("".join(f"take{take}-{line}\n" for take in range(6) for line in lines))
+    scp.write_text("".join(f"take{take}-{line}\n" for take in range(2) for line in lines))
     return scp
+
+
+@pytest.fixture
+def brake(tmp_path: Path) -> str:
+    """A variable before a command, with which that list takes some seconds."""
+    return f"PYTHONPATH={on_opening(tmp_path / 'brake', 'sample_data', 'time.sleep(0.1)')['PYTHONPATH']}"
 
 
 @pytest.mark.parametrize("columns", [80, 100])
@@ -149,36 +155,36 @@ def test_messages_never_share_a_line_with_the_bar(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", [80, 100])
 def test_stop_leaves_one_bar_and_the_next_move_and_resume_counts_all(
-    columns: int, long_list: Path, tmp_path: Path
+    columns: int, long_list: Path, brake: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    terminal = Terminal(f"e2v predict {long_list} -m sample -o {out} -j 1", tmp_path, columns, real=True)
+    terminal = Terminal(f"{brake} e2v predict {long_list} -m sample -o {out} -j 1", tmp_path, columns, real=True)
     terminal.wait_for("× real time")
     terminal.interrupt()
     code, shown = terminal.finish()
     assert code == 75
     bar, counts, again = without_times(shown)
     assert re.fullmatch(rf"{BAR.pattern} ?\^C", bar)
-    counted = re.fullmatch(r"e2v: 240 utterances: (\d+) done, 0 failed, (\d+) left", counts)
+    counted = re.fullmatch(r"e2v: 80 utterances: (\d+) done, 0 failed, (\d+) left", counts)
     assert counted is not None
     done = int(counted[1])
-    assert 0 < done == 240 - int(counted[2])
-    assert f"| {done}/240 utterances" in bar
+    assert 0 < done == 80 - int(counted[2])
+    assert f"| {done}/80 utterances" in bar
     command = again.removeprefix("e2v: stopped; to go on: ")
     assert command.endswith(f" predict {long_list} -m sample -o {out} -j 1")
 
     code, shown = Terminal(f"e2v{command.partition(' -m e2v_cli')[2]}", tmp_path, columns).finish()
     assert (code, without_times(shown)) == (
         0,
-        [f"e2v: continuing {out}: {done} of 240 are done", "e2v: 240 utterances: 240 done, 0 failed"],
+        [f"e2v: continuing {out}: {done} of 80 are done", "e2v: 80 utterances: 80 done, 0 failed"],
     )
-    first = re.search(r"\| (\d+)/240 utterances", shown)
+    first = re.search(r"\| (\d+)/80 utterances", shown)
     assert first is not None
     assert int(first[1]) >= done
 
 
-def test_stop_without_out_says_that_nothing_is_kept(long_list: Path, tmp_path: Path) -> None:
-    terminal = Terminal(f"e2v predict {long_list} -m sample -j 1 > {tmp_path}/rows", tmp_path, real=True)
+def test_stop_without_out_says_that_nothing_is_kept(long_list: Path, brake: str, tmp_path: Path) -> None:
+    terminal = Terminal(f"{brake} e2v predict {long_list} -m sample -j 1 > {tmp_path}/rows", tmp_path, real=True)
     terminal.wait_for("× real time")
     terminal.interrupt()
     code, shown = terminal.finish()
