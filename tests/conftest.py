@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from support.checkpoints import make_config, make_model
-from support.forkserver import make_runner, shared_server
+from support.forkserver import ADDRESS, make_runner, shared_server, start_server
 from support.processes import ROOT, E2v
 
 # Tests that run inside a Slurm job must not see its variables.
@@ -29,6 +29,12 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 LONG = ("slurm", "kill", "faults", "parity", "e2e")
 """Marks of tests that take long, the longest first."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one server of commands for all test processes, where there are several."""
+    if config.getoption("dist", "no") != "no":
+        os.environ[ADDRESS] = start_server().address
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -15,6 +15,7 @@ import logging
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +35,8 @@ from unittest.mock import patch
 from support.processes import ROOT, E2v, find_group, wait_until
 from support.upstream import upstream_alone
 
-READY = "ready"
+ADDRESS = "FORK_SERVER"
+"""The variable with the address of the server that all test processes share."""
 
 CLIENT = """\
 #!{python} -ES
@@ -92,26 +95,11 @@ class ForkedCommand:
         return self.returncode
 
 
+@dataclass(frozen=True)
 class ForkServer:
-    """The server, and requests to it."""
+    """Requests to the server at an address."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="e2v-fork-")
-        self._address = str(Path(self._folder.name, "socket"))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.forkserver", self._address],
-            env={
-                **os.environ,
-                "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-                "OMP_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
-                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages: a fork takes half as long
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == f"{READY}\n"
+    address: str
 
     def run(
         self, args: list[str], cwd: Path, stdin: bytes, environment: dict[str, str], script: Path | None = None
@@ -135,7 +123,7 @@ class ForkServer:
         streams[0].seek(0)
         request = {"args": args, "cwd": str(cwd), "environment": environment, "script": str(script or "")}
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(self._address)
+        connection.connect(self.address)
         descriptors = [stream.fileno() for stream in streams]
         socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], descriptors)
         streams.pop(0).close()
@@ -144,25 +132,44 @@ class ForkServer:
     def write_command(self, path: Path) -> Path:
         """Write a command for shells, which runs e2v in a fork, and exits as shells do."""
         path.parent.mkdir(exist_ok=True)
-        path.write_text(CLIENT.format(python=sys.executable, address=self._address))
+        path.write_text(CLIENT.format(python=sys.executable, address=self.address))
         path.chmod(0o755)
         return path
 
-    def close(self) -> None:
-        """End the server."""
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._folder.cleanup()
+
+def start_server() -> ForkServer:
+    """Start a server, which ends with this process. It takes requests at once, and imports when the first arrives."""
+    folder = tempfile.mkdtemp(prefix="e2v-fork-")
+    address = str(Path(folder, "socket"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "support.forkserver", str(listener.fileno())],
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+                "OMP_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
+                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages: a fork takes half as long
+            },
+            pass_fds=[listener.fileno()],
+        )
+
+    def end() -> None:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    return ForkServer(address)
 
 
 @cache
 def shared_server() -> ForkServer:
-    """Start the server of this test process, once."""
-    server = ForkServer()
-    atexit.register(server.close)
-    return server
+    """Return the server of all test processes, or start one for this process, once."""
+    address = os.environ.get(ADDRESS)
+    return ForkServer(address) if address else start_server()
 
 
 def make_runner(server: ForkServer) -> E2v:
@@ -182,12 +189,16 @@ def fork_e2v(*args: str | Path, **environment: str) -> ForkedCommand:
     return shared_server().start(list(map(str, args)), ROOT, {**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 
-def serve(address: str) -> None:
-    """Import what commands need, then fork for every request."""
+def serve(listener: socket.socket) -> None:
+    """Import what commands need when the first request arrives, then fork for every request."""
+    parent = os.getppid()
+    while not select.select([listener], [], [], 5.0)[0]:
+        if os.getppid() != parent:
+            return
     with patch.object(atexit, "register"):  # no child needs PyTorch's, which takes as long as a short command
         _import_commands()
     with upstream_alone():
-        _serve(address)
+        _serve(listener, parent)
 
 
 def _import_commands() -> None:
@@ -216,22 +227,20 @@ def _import_commands() -> None:
     import e2v_cli.inference.load  # noqa: F401
 
 
-def _serve(address: str) -> None:
-    """Fork for every request, and answer with the child's pid and, when it has ended, its exit code."""
+def _serve(listener: socket.socket, parent: int) -> None:
+    """Fork for every request, and answer with the child's pid and, when it has ended, its exit code.
+
+    The server ends with its parent.
+    """
     gc.collect()
     gc.freeze()  # a collection of what was imported takes a child a tenth of a second
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # PyTorch's, which no child needs
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen(16)
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    parent = os.getppid()
     children: dict[int, socket.socket] = {}
-    os.write(1, f"{READY}\n".encode())
     while os.getppid() == parent:
         ready, _, _ = select.select([listener.fileno(), woken], [], [], 5.0)
         if listener.fileno() in ready:
@@ -396,4 +405,4 @@ def _customize() -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(socket.socket(fileno=int(sys.argv[1])))
