@@ -158,8 +158,8 @@ def test_dead_worker_is_replaced(kills_template: bool, tmp_path: Path) -> None:
     lines = SAMPLE_SCP.read_text().splitlines()
     scp.write_text("".join(f"take{take}-{line}\n" for take in range(3) for line in lines))
     process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2")
-    wait_until(lambda: "encoding" in read_logs(tmp_path / "out"))
-    template, worker, *_ = find_workers(process.pid)
+    wait_until(lambda: read_logs(tmp_path / "out").count("sample is loaded on cpu") == 2)
+    template, worker, _ = find_workers(process.pid)
     if kills_template:
         kill(template)
         wait_until(lambda: has_ended(template))
@@ -170,7 +170,7 @@ def test_dead_worker_is_replaced(kills_template: bool, tmp_path: Path) -> None:
         r"e2v: worker \d died \(killed by SIGKILL\); it is replaced, and its work is repeated\n"
         "e2v: 120 utterances: 120 done, 0 failed\n",
         errors,
-    )
+    ), errors
     assert (tmp_path / "out" / "predictions.tsv").read_text().count("\n") == 121
     wait_until(lambda: not find_group(process.pid), seconds=5)
 
