@@ -199,5 +199,5 @@ def score(
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     report = report_score((predictions, reference, against), options, require, form, output_dir, is_terminal)
     print_result(report.text)
-    show_message(*report.too_low)
+    show_message(*report.notes, *report.too_low)
     return EXIT_TOO_MANY_FAILURES if report.too_low else 0

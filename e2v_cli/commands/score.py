@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from e2v_cli.analysis.reading.references import Reference
+from e2v_cli.analysis.reading.selections import read_selection
 from e2v_cli.analysis.score.score import Score
 from e2v_cli.analysis.score.score_files import format_json, format_tsv, write_files
 from e2v_cli.analysis.score.score_tables import format_number
@@ -63,6 +65,8 @@ class ScoreReport:
     """A score as a text, and which of its metrics are lower than required."""
 
     text: str
+    notes: tuple[str, ...]
+    """What the user should know."""
     too_low: tuple[str, ...]
     """Messages."""
 
@@ -102,4 +106,19 @@ def report_score(
         if not found[name].value >= least
     )
     text = format_text(scored.score, blocks) if form == "text" else FORMATS[form](scored.score)
-    return ScoreReport(text, too_low)
+    return ScoreReport(text, _describe_selection(scored.reference), too_low)
+
+
+def _describe_selection(reference: Reference) -> tuple[str, ...]:
+    """Describe a reference whose labels were predicted: that of a selection, or of a part of one."""
+    path = Path(reference.text.name)
+    if path.name != "utt2emo":
+        return ()
+    runs = (read_selection(folder).get("out") for folder in path.parents[:2])
+    run = next(filter(None, runs), None)
+    if run is None:
+        return ()
+    return (
+        f"{path}: e2v select wrote the labels that were predicted in {run}: where nobody corrected them, "
+        "this is agreement with that run, not accuracy",
+    )

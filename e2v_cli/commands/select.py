@@ -14,6 +14,7 @@ from e2v_cli._version import __version__
 from e2v_cli.analysis.labels.labels import Translation, read_map, refuse_unknown_merges
 from e2v_cli.analysis.reading.answers import open_predictions
 from e2v_cli.analysis.reading.run_source import RunSource
+from e2v_cli.analysis.reading.selections import SELECTION_FILE, read_selection
 from e2v_cli.analysis.select.candidates import read_candidates
 from e2v_cli.analysis.select.data_writer import Material, write_data_dir
 from e2v_cli.analysis.select.funnel import (
@@ -25,7 +26,7 @@ from e2v_cli.analysis.select.funnel import (
     rule_facts,
     write_rejected,
 )
-from e2v_cli.analysis.select.rule_making import SELECTION_FILE, RuleMaker, read_selection
+from e2v_cli.analysis.select.rule_making import RuleMaker
 from e2v_cli.analysis.select.rule_options import LISTS, RuleOptions, SourceOptions
 from e2v_cli.analysis.select.selection import Selection, apply_rules, assign_part
 from e2v_cli.commands.new_folder import new_folder, refuse_existing
@@ -109,7 +110,7 @@ def _find_run(folder: Path) -> tuple[Path, Path | None]:
     """
     if holds_run(folder) or not has_list(folder / SELECTION_FILE):
         return folder, None
-    run = read_selection(folder / SELECTION_FILE).get("out")
+    run = read_selection(folder).get("out")
     if not isinstance(run, str) or not is_directory(Path(run)):
         raise OutputError(
             f"{folder} is a selection from {run}, which is not there; compute it again: e2v predict {folder} -o OUT"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2v_cli.analysis.labels.labels import LabelSet, Translation, canonical_name, describe_unknown
 from e2v_cli.analysis.reading.run_source import RunSource
+from e2v_cli.analysis.reading.selections import SELECTION_FILE, read_selection
 from e2v_cli.analysis.select.candidates import Candidates
 from e2v_cli.analysis.select.opinions import (
     Opinion,
@@ -50,9 +48,6 @@ from e2v_cli.corpus.ids import KeyIndex
 from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.options import parse_timelines
 from e2v_cli.results.formats import TIMELINE_TABLE, timeline_suffixes, with_suffix
-
-SELECTION_FILE = "select.json"
-"""What a data directory has of the selection that it is."""
 
 TOLERANCE = 2e-5
 """By how much scores of an utterance may differ if it is predicted again, with others in its batch: 1e-5, and tables
@@ -239,7 +234,7 @@ class RuleMaker:
         The mean and the best share of what was selected are others than those that selected it.
         """
         for path in self.source.find(SELECTION_FILE):
-            facts = read_selection(path)
+            facts = read_selection(path.parent)
             known = facts.get("thresholds")
             if facts.get("model") != self.source.model or not isinstance(known, dict):
                 continue
@@ -297,12 +292,3 @@ def _describe_unreached(found: SampleBound, precision: float) -> str:
         f"no threshold: at best {found.right} of {found.above} are right, a lower bound of {found.bound:.3f}, "
         f"in a sample of {found.sample}"
     )
-
-
-def read_selection(path: Path) -> dict[str, Any]:
-    """Read the description of a selection; empty if it is none."""
-    try:
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
