@@ -23,7 +23,7 @@ from e2v_cli.errors import OutputError, UsageError
 from e2v_cli.journal.ids import PROBE_FILES
 from e2v_cli.options import Fingerprint, Invocation
 from e2v_cli.system.files import is_directory
-from e2v_cli.system.text import json_content, tsv_row
+from e2v_cli.system.text import counted, json_content, tsv_row
 
 FOLDS_TABLE, FACTS = PROBE_FILES
 
@@ -86,7 +86,7 @@ def evaluate(request: EvalRequest, output_dir: Path, invocation: Invocation) -> 
     evaluation = evaluate_folds(examples, folds, options.protocol, fit)
     scores = score_folds(examples, folds, evaluation.posteriors)
     facts = _describe(request, examples, folds, evaluation, num_shared)
-    mark = f", {num_shared} speakers in training and test" if num_shared else ""
+    mark = f", {counted(num_shared, 'speaker')} in training and test" if num_shared else ""
     run = ProbeRun(
         examples=examples,
         posteriors=evaluation.posteriors,
@@ -182,9 +182,9 @@ def _format_evaluation(
 ) -> str:
     """Format what was evaluated, and the table."""
     total = len(examples.speaker_names)
-    speakers = f" of {total} speakers" if examples.knows_speakers else ""
+    speakers = f" of {counted(total, 'speaker')}" if examples.knows_speakers else ""
     lines = [
-        f"{request.embeddings} against {request.reference}: {len(examples)} utterances{speakers}, "
+        f"{request.embeddings} against {request.reference}: {counted(len(examples), 'utterance')}{speakers}, "
         f"{len(examples.classes)} classes, protocol {request.options.protocol}",
         f"folds: {folds.source}; metrics in %, and their mean and standard deviation (n − 1) over folds; pooled: all "
         "utterances together",

@@ -24,7 +24,7 @@ from e2v_cli.commands.new_folder import new_folder, refuse_existing
 from e2v_cli.errors import CorpusError, ModelError, UsageError
 from e2v_cli.models.folder import Model
 from e2v_cli.network.layers import LAST_LAYER
-from e2v_cli.system.text import columns
+from e2v_cli.system.text import columns, counted
 from e2v_cli.training.probe_folder import find_encoder, make_tokens, write_probe
 
 _LIBRARIES = ("numpy", "scikit-learn", "scipy")
@@ -189,22 +189,18 @@ def _describe_rare(examples: Examples, fit: LinearFit) -> Iterator[str]:
         num_speakers = len(np.unique(examples.speakers[own]))
         if min(int(own.sum()), num_speakers) >= num_folds and not missed:
             continue
-        note = f"{name} has {_number(int(own.sum()), 'utterance')}"
-        note += f" of {_number(num_speakers, 'speaker')}" if examples.knows_speakers else ""
+        note = f"{name} has {counted(int(own.sum()), 'utterance')}"
+        note += f" of {counted(num_speakers, 'speaker')}" if examples.knows_speakers else ""
         note += f", and there are {num_folds} folds"
         if missed:
             note += f": {missed} are predicted by heads that lack the class, and so wrong; NLL is without them"
         yield note
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _format_probe(examples: Examples, fit: LinearFit, validation: Mapping[str, Any], target: Path, kept: str) -> str:
     """Format what was trained, with what is kept of the encoder unless it is all, and the next command."""
     head = fit.head
-    speakers = f" of {_number(len(examples.speaker_names), 'speaker')}" if examples.knows_speakers else ""
+    speakers = f" of {counted(len(examples.speaker_names), 'speaker')}" if examples.knows_speakers else ""
     apart = "no speaker in training and test" if validation["speaker_disjoint"] else "speakers may be in both"
     found = ((name, validation[name]) for name in ("WA", "UA", "NLL"))
     metrics = "  ".join(f"{name} {value:.4f}" for name, value in found if value is not None)
@@ -213,7 +209,7 @@ def _format_probe(examples: Examples, fit: LinearFit, validation: Mapping[str, A
     chosen = f", of {CANDIDATES[0]:g} to {CANDIDATES[-1]:g}" if len(fit.out_of_fold.losses) > 1 else ""
     return "\n".join(
         [
-            f"{_number(len(examples), 'utterance')}{speakers}, {len(examples.classes)} classes\n",
+            f"{counted(len(examples), 'utterance')}{speakers}, {len(examples.classes)} classes\n",
             columns([("class", "utterances"), *zip(examples.classes, counts, strict=True)]),
             f"C {head.c:g}{chosen}; temperature {head.temperature:.4f}",
             f"cross-validated, {apart}: {metrics}",

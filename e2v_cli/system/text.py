@@ -43,6 +43,11 @@ def number_word(number: float) -> str:
     return str(number).removesuffix(".0")
 
 
+def counted(number: int, noun: str) -> str:
+    """Count things by their noun: 1 speaker, 2 speakers."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def redact(text: str) -> str:
     """Replace the secrets that URLs in a text may have: user and password, query and fragment."""
     text = re.sub(r"(?<=://)[^\s/?#]*@", "***@", text)

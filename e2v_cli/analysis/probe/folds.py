@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from e2v_cli.analysis.probe.examples import Examples
 from e2v_cli.errors import CorpusError, UsageError
 from e2v_cli.system.files import exists
+from e2v_cli.system.text import counted
 
 DEFAULT_FOLDS = 5
 """Groups of speakers; fewer where there are fewer speakers."""
@@ -69,18 +70,18 @@ def _group_speakers_evenly(examples: Examples, wanted: str | None, seed: int) ->
     Raises:
         UsageError: there are fewer speakers than folds.
     """
-    num_speakers, unit = len(examples.speaker_names), "speakers" if examples.knows_speakers else "utterances"
+    num_speakers, unit = len(examples.speaker_names), "speaker" if examples.knows_speakers else "utterance"
     largest = int(np.bincount(examples.labels).max())
     most = min(num_speakers, largest)
     count = int(wanted) if wanted is not None and wanted.isdecimal() else min(DEFAULT_FOLDS, most)
     if not 2 <= count <= most:
         raise UsageError(
-            f"--folds {wanted or 'speakers'}: {num_speakers} {unit}, and {largest} utterances of the largest class, "
-            f"allow {f'from 2 to {most} folds' if most > 1 else 'no folds'}; choose --folds FILE"
+            f"--folds {wanted or 'speakers'}: {counted(num_speakers, unit)}, and {counted(largest, 'utterance')} of "
+            f"the largest class, allow {f'from 2 to {most} folds' if most > 1 else 'no folds'}; choose --folds FILE"
         )
     codes = split_speakers(examples.labels, examples.speakers, count, seed)
     count = 1 + int(codes.max())
-    return Folds(codes, tuple(map(str, range(1, count + 1))), f"{count} groups of {unit}, seed {seed}")
+    return Folds(codes, tuple(map(str, range(1, count + 1))), f"{count} groups of {unit}s, seed {seed}")
 
 
 def split_speakers(labels: NDArray[np.int64], speakers: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
@@ -182,6 +183,6 @@ def choose_validation(
             if is_valid.any() and len(np.unique(labels[~is_valid])) == len(np.unique(labels)):
                 return train[~is_valid], train[is_valid]
     raise CorpusError(
-        f"its {num_speakers} training speaker{'s' if num_speakers > 1 else ''} can't be split so that "
+        f"its {counted(num_speakers, 'training speaker')} can't be split so that "
         "validation shares none and all classes are left to train on; use fewer --folds, or --protocol linear"
     )

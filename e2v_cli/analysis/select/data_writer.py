@@ -26,7 +26,7 @@ from e2v_cli.corpus.lists import BLANKS, open_list, read_table
 from e2v_cli.errors import CorpusError
 from e2v_cli.system.files import sync_file
 from e2v_cli.system.sorting import sort_lines
-from e2v_cli.system.text import percent_encoded
+from e2v_cli.system.text import counted, percent_encoded
 
 END_SECONDS = 0.0001
 """What is added to the end of a segment that ends with its recording: durations are rounded, and Kaldi cuts what is
@@ -361,6 +361,6 @@ def _write_genders(files: _DataFiles, paths: Iterable[Path]) -> list[str]:
     speakers = [line.split(maxsplit=1)[0] for line in files["spk2utt"]]
     missing = sum(speaker not in genders for speaker in speakers)
     if missing:
-        return [f"spk2gender is left out: the source's has no line of {missing} speakers"]
+        return [f"spk2gender is left out: the source's has no line of {counted(missing, 'speaker')}"]
     files["spk2gender"].write(_join(speakers, (genders[speaker] for speaker in speakers)))
     return []

@@ -92,6 +92,19 @@ def test_folds_that_are_none_are_refused(examples: Examples, tmp_path: Path) -> 
         assign_folds(examples, str(some), seed=0)
 
 
+def test_one_speaker_allows_no_folds(tmp_path: Path) -> None:
+    reference = write_reference(tmp_path / "data", MADE, False, False)
+    write_map(reference / "utt2spk", ["alone"] * len(MADE.ids), MADE.ids)
+    examples = find_examples(str(write_arrays(tmp_path / "npy", means_of(MADE))), str(reference), LabelOptions())
+
+    with pytest.raises(UsageError) as caught:
+        assign_folds(examples, None, seed=0)
+
+    assert str(caught.value) == (
+        "--folds speakers: 1 speaker, and 40 utterances of the largest class, allow no folds; choose --folds FILE"
+    )
+
+
 def test_shared_speakers_are_refused_by_name(examples: Examples, tmp_path: Path) -> None:
     names = [f"{int(utt_id[-3:]) % 2}" if utt_id < "Ses03" else "1" for utt_id in MADE.ids]
     folds = assign_folds(examples, str(write_map(tmp_path / "leak", names, MADE.ids)), seed=0)
