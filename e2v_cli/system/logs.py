@@ -8,12 +8,11 @@ import os
 import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TextIO
 
 _PACKAGE = logging.getLogger("e2v_cli")
 
 
-class _StandardErrorHandler(logging.StreamHandler[TextIO]):
+class _StandardErrorHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 takes none
     """Messages on standard error, none of them on the line of a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
