@@ -69,6 +69,10 @@ def failure(path: Path, content: bytes | None = None) -> tuple[str, str]:
     return error.value.reason, str(error.value)
 
 
+DROPS_SAMPLES = int(av.__version__.partition(".")[0]) < 18
+"""Whether PyAV drops what FFmpeg decodes before a sample that is not whole."""
+
+
 def count_by_ffmpeg(path: Path) -> int:
     """Count the samples that FFmpeg decodes; 0 where it can't read the file."""
     try:
@@ -164,7 +168,7 @@ def test_file_of_unknown_size_ends_where_it_ends(name: str, size: int, tmp_path:
                     num_compared += 1
                 if frame > 1:
                     assert read(path, content + b"\x7f" * (frame - 1)).tobytes() == expected
-                    assert name != "RIFF" or count_by_ffmpeg(path) == NUM_SAMPLES
+                    assert name != "RIFF" or DROPS_SAMPLES or count_by_ffmpeg(path) == NUM_SAMPLES
     assert num_compared or name != "RIFF"
 
 
@@ -386,7 +390,7 @@ def test_au_file_of_unknown_size_ends_where_it_ends(size: int, tmp_path: Path) -
     samples = read(path, content[:8] + struct.pack(">I", size) + content[12:] + b"\1")
 
     assert samples.tobytes() == decode_by_libsndfile(TONE, "PCM_16").tobytes()
-    assert count_by_ffmpeg(path) == (NUM_SAMPLES if size else 0)
+    assert DROPS_SAMPLES or count_by_ffmpeg(path) == (NUM_SAMPLES if size else 0)
 
 
 @pytest.mark.parametrize(

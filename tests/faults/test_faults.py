@@ -165,7 +165,7 @@ def test_failed_write_is_named_and_run_resumes(
     assert done.returncode == 0
     expected = digest(tmp_path / "whole")
     counts = {role: sum(note.startswith(role) for note in notes) for role in ("launcher", "worker")}
-    assert counts["launcher"] > 30
+    assert counts["launcher"] > 20
     assert counts["worker"] > 6
     assert {note.split()[1] for note in notes} == {"write", "fsync", "rename"}
     cases = [(role, at) for role in roles for at in range(1, counts[role] + 1)]

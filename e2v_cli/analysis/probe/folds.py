@@ -99,12 +99,19 @@ def split_speakers(labels: NDArray[np.int64], speakers: NDArray[np.int64], count
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    alone = len(np.unique(speakers)) == len(speakers)
-    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
+    names, groups = np.unique(speakers, return_inverse=True)
+    splitter: StratifiedKFold | StratifiedGroupKFold
+    if len(names) == len(speakers):
+        splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
+    else:
+        # scikit-learn's own shuffle, but that before 1.8 it takes the labels of each speaker for those of another
+        order = np.random.RandomState(seed).permutation(len(names))
+        groups = np.argsort(order)[groups]
+        splitter = StratifiedGroupKFold(count)
     codes = np.empty(len(labels), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes that are smaller than the number of parts
-        for part, (_, tested) in enumerate(splitter.split(labels, labels, speakers)):
+        for part, (_, tested) in enumerate(splitter.split(labels, labels, groups)):
             codes[tested] = part
     return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 

@@ -8,12 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
 from support.embedded import EMOTIONS, make_corpus, means_of, write_arrays, write_reference
 from support.labelled import write_map
 
 from e2v_cli.analysis.probe.examples import Examples, find_examples
-from e2v_cli.analysis.probe.folds import assign_folds, check_classes, choose_validation, refuse_shared_speakers
+from e2v_cli.analysis.probe.folds import (
+    assign_folds,
+    check_classes,
+    choose_validation,
+    refuse_shared_speakers,
+    split_speakers,
+)
 from e2v_cli.analysis.probe.options import LabelOptions
 from e2v_cli.errors import CorpusError, UsageError
 
@@ -56,6 +64,21 @@ def test_groups_of_speakers_are_stratified(wanted: str | None, count: int, tmp_p
     assert refuse_shared_speakers(examples, folds, allowed=False) == 0
     assert (counts_of(examples, folds.codes) == 40 // count).all()
     assert (assign_folds(examples, wanted, seed=3).codes == folds.codes).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_speakers_of_a_class_are_in_different_folds(seed: int) -> None:
+    """Ten speakers, of whom pairs have the same class; scikit-learn's own folds, since it shuffles well."""
+    speakers = np.repeat(np.arange(10), 4)
+    labels = speakers // 2
+
+    folds = split_speakers(labels, speakers, 2, seed)
+
+    assert np.bincount(2 * labels + folds).tolist() == [4] * 10
+    if tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8):
+        splitter = StratifiedGroupKFold(2, shuffle=True, random_state=seed)
+        for fold, (_, tested) in enumerate(splitter.split(labels, labels, speakers)):
+            assert np.flatnonzero(folds == fold).tolist() == tested.tolist()
 
 
 def test_groups_of_utterances_where_speakers_are_not_known(tmp_path: Path) -> None:
@@ -166,7 +189,7 @@ def test_validation_shares_no_speaker(examples: Examples) -> None:
     assert not set(examples.speakers[rest]) & set(examples.speakers[valid])
     assert len(valid) in (16, 32)  # one or two of the eight speakers
     assert set(examples.labels[rest]) == set(range(len(EMOTIONS)))
-    assert not np.array_equal(valid, choose_validation(examples, train, seed=2)[1])
+    assert not all(np.array_equal(valid, choose_validation(examples, train, seed)[1]) for seed in range(2, 7))
 
 
 def test_one_speaker_can_not_be_validated(examples: Examples) -> None:
