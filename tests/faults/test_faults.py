@@ -166,7 +166,7 @@ def test_failed_write_is_named_and_run_resumes(
     expected = digest(tmp_path / "whole")
     counts = {role: sum(note.startswith(role) for note in notes) for role in ("launcher", "worker")}
     assert counts["launcher"] > 20
-    assert counts["worker"] > 6
+    assert counts["worker"] > 4
     assert {note.split()[1] for note in notes} == {"write", "fsync", "rename"}
     cases = [(role, at) for role in roles for at in range(1, counts[role] + 1)]
     with ThreadPoolExecutor(2) as pool:
