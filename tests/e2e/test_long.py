@@ -115,7 +115,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
     segments = []
     for number in range(NUM_SEGMENTS):
         start = round(number * STEP, 2)
-        end = round(min(start + generator.uniform(2, 5), HOURS * 3600), 2)
+        end = round(min(start + generator.uniform(0.5, 4.5), HOURS * 3600), 2)
         segments.append((f"utt{number:04d}", start, end))
     yield Recording(path, segments)
     path.unlink()

@@ -146,12 +146,12 @@ def test_journal_header_describes_the_run_and_its_process(tmp_path: Path) -> Non
 def test_ark_and_npy_hold_the_same_bits(granularity: str, dtype: str, e2v: E2v, tmp_path: Path) -> None:
     options = ["-m", "sample", "--granularity", granularity, "--embedding-dtype", dtype]
     ark, npy = tmp_path / "ark", tmp_path / "npy"
-    assert e2v("predict", SAMPLE_SCP, "-o", ark, "--embeddings", "ark", *options).returncode == 0
-    assert e2v("predict", SAMPLE_SCP, "-o", npy, "--embeddings", "npy", *options).returncode == 0
+    assert e2v("predict", *CLIPS, "-o", ark, "--embeddings", "ark", *options).returncode == 0
+    assert e2v("predict", *CLIPS, "-o", npy, "--embeddings", "npy", *options).returncode == 0
     assert (ark / "predictions.tsv").read_bytes() == (npy / "predictions.tsv").read_bytes()
     paths = dict(line.split("\t") for line in (npy / "embeddings.tsv").read_text().splitlines())
     places = dict(line.split(" ", 1) for line in (ark / "embeddings.scp").read_text().splitlines())
-    assert list(paths) == list(places) == read_scp_ids()
+    assert list(paths) == list(places) == [clip.stem for clip in CLIPS]
     by_kaldiio = kaldiio.load_scp(str(ark / "embeddings.scp"))
     native = kaldi_native_io.FloatVector if granularity == "utterance" else kaldi_native_io.FloatMatrix
     frames = dict(line.split() for line in (ark / "utt2num_frames").read_text().splitlines())

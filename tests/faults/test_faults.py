@@ -244,7 +244,7 @@ def test_run_with_a_truncated_journal_ends_with_the_same_bytes(scp: Path, tmp_pa
 
 
 def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None:
-    """Thirty pairs of runs start in one OUT, every tenth with the real command.
+    """Twenty pairs of runs start in one OUT, every tenth with the real command.
 
     Each working run is killed, and the next pair resumes.
     """
@@ -259,7 +259,7 @@ def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None
             return start_e2v(*command, out, **slow)
         return fork_e2v(*command, out, **slow)
 
-    for number in range(30):
+    for number in range(20):
         pair = [start(number), start(number)]
         wait_until(lambda pair=pair: any(process.poll() is not None for process in pair))  # type: ignore[misc]
         refused, owner = sorted(pair, key=lambda process: process.poll() is None)
