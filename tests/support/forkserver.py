@@ -32,6 +32,7 @@ from types import SimpleNamespace
 from typing import IO, Any
 from unittest.mock import patch
 
+from e2v_cli.errors import EXIT_STOPPED
 from support.processes import ROOT, E2v, find_group, wait_until
 from support.upstream import upstream_alone
 
@@ -72,12 +73,12 @@ class ForkedCommand:
     def communicate(self, timeout: float = 300.0) -> tuple[str, str]:
         """Wait for the end, and return what was written to standard output and standard error.
 
-        Workers of a killed command have its lock until they are gone, too, as forks.
+        Workers of a command that was killed or stopped have its lock until they are gone, too, as forks.
         """
         if not self._has_ended and not select.select([self._connection], [], [], timeout)[0]:
             os.killpg(self.pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired("e2v", timeout)
-        if self._wait() < 0:
+        if self._wait() < 0 or self.returncode == EXIT_STOPPED:
             wait_until(lambda: not find_group(self.pid))
         written = []
         for stream in self._streams:
