@@ -21,7 +21,7 @@ from e2v_cli.audio.sources import FetchLimits, open_source
 from e2v_cli.options import Channel, ComputeOptions, InputOptions, OneChannel
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 from e2v_cli.system.spool import DiskWaveform
-from e2v_cli.system.text import redact
+from e2v_cli.system.text import counted, redact
 
 BLOCK_SAMPLES = 1 << 20
 """Few enough that memory follows the audio that is there, not what a header claims (4 MB)."""
@@ -345,12 +345,10 @@ def _choose_channel(utterance: Utterance, num_channels: int, option: Channel) ->
             raise AudioError("unreadable", _NOT_SPLIT.format(num_channels))
         return "mix"
     if channel != "mix" and channel >= num_channels:
-        plural = "" if num_channels == 1 else "s"
         is_cut = utterance.channel is not None and utterance.segment is not None
         hint = "; files of segments count channels from 0, RTTM from 1" if is_cut else ""
-        raise AudioError(
-            "no such channel", f"channel {channel + 1} of a file with {num_channels} channel{plural}{hint}"
-        )
+        channels = counted(num_channels, "channel")
+        raise AudioError("no such channel", f"channel {channel + 1} of a file with {channels}{hint}")
     return channel
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from e2v_cli.errors import EXIT_TOO_MANY_FAILURES
-from e2v_cli.system.text import describe_seconds
+from e2v_cli.system.text import counted, describe_seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,9 +87,8 @@ def drop_standard_output() -> None:
 
 def show_summary(summary: Summary) -> None:
     """Show how a run ended, in lines of at most 80 characters: counts, speed and time, and reasons of failures."""
-    plural = "" if summary.input == 1 else "s"
     left = f", {summary.left} left" if summary.left else ""
-    show_message(f"{summary.input} utterance{plural}: {summary.done} done, {summary.failed} failed{left}")
+    show_message(f"{counted(summary.input, 'utterance')}: {summary.done} done, {summary.failed} failed{left}")
     if summary.speed:
         audio, whole = describe_seconds(summary.audio_seconds), describe_seconds(summary.wall_seconds)
         show_message(f"{audio} of audio at {summary.speed:.1f}× real time; {whole} in all with the start")

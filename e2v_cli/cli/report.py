@@ -17,6 +17,7 @@ from e2v_cli.cli.score import SCORE, map_option, missing_option
 from e2v_cli.cli.values import check_word
 from e2v_cli.options import MISSING_IN_REPORTS, MapKind, ReportOptions, ScoreOptions
 from e2v_cli.system.logs import log_library_notes, log_to_stderr
+from e2v_cli.system.text import counted
 
 _report_option = partial(grouped_option, "Report", prefix="E2V_REPORT")
 
@@ -96,6 +97,5 @@ def report(output_dir: Path, options: ReportOptions, reference: str | None, scor
 
     written = write_report(output_dir, options, reference, scoring)
     show_message(*written.notes)
-    plural = "" if written.clips == 1 else "s"
-    show_message(f"{written.size / 1e6:.1f} MB, {written.clips} clip{plural}")
+    show_message(f"{written.size / 1e6:.1f} MB, {counted(written.clips, 'clip')}")
     print_result(f"{written.path}\n")

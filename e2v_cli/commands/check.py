@@ -33,7 +33,7 @@ from e2v_cli.options import ComputeOptions, InputOptions, ModelRequest, ResultOp
 from e2v_cli.records import SAMPLE_RATE, Batch, Failure, Prediction, Utterance, Waveform
 from e2v_cli.system.progress import Progress, ProgressStyle
 from e2v_cli.system.spool import DiskWaveform, whole
-from e2v_cli.system.text import columns
+from e2v_cli.system.text import columns, counted
 from e2v_cli.workers.devices import check_precision, choose_devices, describe_machine
 
 if TYPE_CHECKING:
@@ -264,8 +264,8 @@ def _describe_comparison(comparison: _Comparison, subject: str, traits: str, has
     """Format the outcome: what was compared and by what, the table, and the conclusion."""
     batched = comparison.batched
     left_out = f" ({comparison.left_out} left out)" if comparison.left_out else ""
-    plural = "" if batched.compared == 1 else "s"
-    head = f"{subject}: {batched.compared} utterance{plural}{left_out}, {comparison.seconds:.1f} s of audio\n{traits}"
+    compared = counted(batched.compared, "utterance")
+    head = f"{subject}: {compared}{left_out}, {comparison.seconds:.1f} s of audio\n{traits}"
     where = "within" if comparison.is_exact else "BEYOND"
     files = f"FunASR read {comparison.files.compared} of {batched.compared} files itself"
     if comparison.resampled:

@@ -23,7 +23,7 @@ from e2v_cli.journal.journal import DONE, LEFT, Elapsed
 from e2v_cli.journal.locks import MERGE, LockState, read_locks
 from e2v_cli.options import Shard
 from e2v_cli.results.publish import open_run_folder
-from e2v_cli.system.text import clock, columns
+from e2v_cli.system.text import clock, columns, counted
 
 logger = logging.getLogger(__name__)
 
@@ -166,10 +166,9 @@ def describe_run(output_dir: Path) -> Report:
     others_at_work = [name for name in sorted(others) if processes.is_at_work(name)]
     state = _judge(is_published, parts, bool(others_at_work or processes.find_merge()))
     done, left = int((history.status == DONE).sum()), int((history.status == LEFT).sum())
-    plural = "" if len(ids) == 1 else "s"
     lines = [
         f"{output_dir}: {_describe_state(state, left, processes)}",
-        f"{len(ids)} utterance{plural}: {done} done, {len(ids) - done - left} failed, {left} left{_sum_up(parts)}",
+        f"{counted(len(ids), 'utterance')}: {done} done, {len(ids) - done - left} failed, {left} left{_sum_up(parts)}",
         columns([COLUMNS, *(part.row() for part in parts)]).removesuffix("\n"),
         *(f"also at work ({name}): {processes.describe_process(name)}" for name in others_at_work),
     ]

@@ -18,7 +18,7 @@ from e2v_cli.corpus.lists import ListWriter
 from e2v_cli.errors import CorpusError
 from e2v_cli.options import IdForm
 from e2v_cli.records import Segment
-from e2v_cli.system.text import percent_encoded
+from e2v_cli.system.text import counted, percent_encoded
 
 SHOWN_SUFFIXES = 5
 """The most suffixes in the description of what a folder left out."""
@@ -73,10 +73,10 @@ class LeftOut:
         if count := self.suffixes.total():
             shown = [f"{number} {suffix or 'without a suffix'}" for suffix, number in self._most_frequent()]
             others = count - sum(number for _, number in self._most_frequent())
-            shown += [f"{others} other{'' if others == 1 else 's'}"] if others else []
+            shown += [counted(others, "other")] if others else []
             parts.append(f"{count} {'file that is' if count == 1 else 'files that are'} not audio: {', '.join(shown)}")
         hidden = [
-            f"{count} hidden {name}{'' if count == 1 else 's'}"
+            counted(count, f"hidden {name}")
             for count, name in ((self.hidden_folders, "folder"), (self.hidden_audio, "audio file"))
             if count
         ]

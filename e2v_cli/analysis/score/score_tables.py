@@ -12,7 +12,7 @@ from e2v_cli.analysis.metrics.metrics import MAIN_METRICS
 from e2v_cli.analysis.score.groups import GroupTable
 from e2v_cli.analysis.score.score import Estimate, Score, View
 from e2v_cli.options import METRIC_NAMES
-from e2v_cli.system.text import fitted
+from e2v_cli.system.text import counted, fitted
 
 SHOWN_GROUPS = 30
 """Rows of a table of groups; of more groups, the first and last by UA are shown."""
@@ -211,9 +211,9 @@ def describe_units(score: Score) -> str:
     if interval is None:
         return ""
     is_named = interval.unit in ("speaker", "utterance")
-    unit = f"{interval.unit if is_named else 'group'}{'' if interval.units == 1 else 's'}"
+    units = counted(interval.units, interval.unit if is_named else "group")
     of_file = "" if is_named else f" of {interval.unit}"
-    return f"{interval.units} {unit}{of_file}, {interval.resamples} resamples, seed {interval.seed}"
+    return f"{units}{of_file}, {interval.resamples} resamples, seed {interval.seed}"
 
 
 def _list_left_out(score: Score) -> list[str]:
