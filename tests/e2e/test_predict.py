@@ -25,7 +25,7 @@ import pytest
 import soundfile
 from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
-from support.corpora import CLIPS
+from support.corpora import CLIPS, write_takes
 from support.forkserver import ForkedCommand, fork_e2v, shared_server
 from support.processes import ON_OPENING, ROOT, E2v, hook, on_opening, start_e2v, wait_until
 
@@ -463,10 +463,7 @@ def test_folder_creation_error_is_reported(e2v: E2v, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def long_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample corpus twice."""
-    lines = SAMPLE_SCP.read_text().splitlines()
-    scp = tmp_path_factory.mktemp("long") / "long.scp"
-    scp.write_text("".join(f"take{take}-{line}\n" for take in range(2) for line in lines))
-    return scp
+    return write_takes(tmp_path_factory.mktemp("long") / "long.scp", 2)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import kaldiio
 import pytest
+from support.corpora import write_takes
 from support.forkserver import ForkedCommand, fork_e2v
 from support.processes import ROOT, E2v, on_opening, start_e2v, wait_until
 
@@ -224,8 +225,7 @@ def test_overwrite_of_a_shard_is_refused(tmp_path: Path, e2v: E2v) -> None:
 
 
 def test_another_run_is_refused_while_shards_work(tmp_path: Path, e2v: E2v) -> None:
-    scp, out = tmp_path / "wav.scp", tmp_path / "out"
-    scp.write_text("".join(f"take{take}-{line}" for take in range(4) for line in LINES))
+    scp, out = write_takes(tmp_path / "wav.scp", 4), tmp_path / "out"
     slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # keeps the shard from ending
     shard = start_e2v(*predict(out, "--shard", "2/3", scp=scp), **slow)
     wait_until(lambda: list(out.glob("journal.2-of-3.1")))

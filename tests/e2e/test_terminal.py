@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.corpora import CLIPS
+from support.corpora import CLIPS, write_takes
 from support.processes import ROOT, E2v, on_opening
 from support.terminals import Terminal, screen
 
@@ -105,10 +105,7 @@ def without_times(shown: str) -> list[str]:
 @pytest.fixture
 def long_list(tmp_path: Path) -> Path:
     """The sample corpus twice."""
-    lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
-    scp = tmp_path / "long.scp"
-    scp.write_text("".join(f"take{take}-{line}\n" for take in range(2) for line in lines))
-    return scp
+    return write_takes(tmp_path / "long.scp", 2)
 
 
 @pytest.fixture

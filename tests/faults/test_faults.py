@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.corpora import write_takes
 from support.forkserver import ForkedCommand, fork_e2v
 from support.processes import ROOT, E2v, find_group, hook, kill, on_opening, start_e2v, wait_until
 
@@ -248,9 +249,7 @@ def test_one_of_two_concurrent_runs_is_refused(tmp_path: Path, e2v: E2v) -> None
 
     Each working run is killed, and the next pair resumes.
     """
-    lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
-    scp, out, whole = tmp_path / "wav.scp", tmp_path / "out", tmp_path / "whole"
-    scp.write_text("".join(f"take{take}-{line}\n" for take in range(4) for line in lines))
+    scp, out, whole = write_takes(tmp_path / "wav.scp", 4), tmp_path / "out", tmp_path / "whole"
     command = ("predict", scp, "-m", "sample", "--embeddings", "npy", "-o")
     slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # keeps every run from ending
 

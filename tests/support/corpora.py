@@ -21,6 +21,14 @@ _WAV = sorted((ROOT / "sample_data" / "wav").iterdir())
 CLIPS = [*_WAV[:6], *_WAV[18:22]]
 """Ten clips of the sample corpus, at 8, 16 and 44.1 kHz."""
 
+
+def write_takes(path: Path, times: int) -> Path:
+    """Write a list that names the sample corpus several times; return its path."""
+    lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
+    path.write_text("".join(f"take{take}-{line}\n" for take in range(times) for line in lines))
+    return path
+
+
 NOTHING = "a list has lines like: utt-id path, and folders are searched for " + " ".join(sorted(audio_suffixes()))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.corpora import write_takes
 from support.forkserver import ForkedCommand, fork_e2v
 from support.processes import (
     ROOT,
@@ -154,9 +155,7 @@ def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v, r
 @pytest.mark.parametrize("kills_template", [False, True])
 def test_dead_worker_is_replaced(kills_template: bool, tmp_path: Path) -> None:
     """The end of the template ends no worker, and another one is started when it is needed."""
-    scp = tmp_path / "long.scp"
-    lines = SAMPLE_SCP.read_text().splitlines()
-    scp.write_text("".join(f"take{take}-{line}\n" for take in range(3) for line in lines))
+    scp = write_takes(tmp_path / "long.scp", 3)
     process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2")
     wait_until(lambda: read_logs(tmp_path / "out").count("sample is loaded on cpu") == 2)
     template, worker, _ = find_workers(process.pid)
