@@ -77,29 +77,30 @@ def find_children(pid: int) -> list[int]:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    return not _read_command(pid)
+    """Whether a process has ended, so that its parent can reap it, or has."""
+    return _find_living_group(pid) is None
 
 
 def find_group(group: int) -> list[int]:
-    """Find all processes of a group that are alive; a zombie is, and has files open, while it has other threads."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has just ended
-                continue
-            state, process_group, num_threads = fields[0], int(fields[2]), int(fields[17])
-            if process_group == group and (state != "Z" or num_threads > 1):
-                found.append(int(entry.name))
-    return found
+    """Find all processes of a group that have not ended."""
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+    return [pid for pid in pids if _find_living_group(pid) == group]
 
 
 def kill(pid: int) -> None:
     """Kill a process, if it is still there."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def _find_living_group(pid: int) -> int | None:
+    """Find the group of a process, None if it has ended; a zombie has not, and has files open, with other threads."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, group, num_threads = fields[0], int(fields[2]), int(fields[17])
+    return group if state not in "ZX" or num_threads > 1 else None
 
 
 def _read_command(pid: int) -> bytes:
