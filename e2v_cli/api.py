@@ -1,4 +1,4 @@
-"""e2v in a notebook: audio → posteriors and embeddings, those of ``e2v predict`` within its exactness.
+"""e2v in a notebook: audio → posteriors and embeddings, equal to those of ``e2v predict`` within its tolerances.
 
 Files are read, cut into batches and encoded as by the command. The last bits of results are the command's, too, where
 PyTorch computes in one thread, as each of the command's workers does: ``torch.set_num_threads(1)``.
@@ -76,7 +76,7 @@ _OPTION = re.compile(
 )
 
 _computing = threading.local()
-"""Of the thread that computes: ``stop``, an event that ends it."""
+"""State of the computing thread: ``stop``, an event that ends its computation."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,13 +84,13 @@ class Result:
     """The result of a recording."""
 
     label: str | None
-    """The most probable one; None if the model has no head."""
+    """The most probable label; None if the model has no head."""
     score: float | None
     """The probability of the label."""
     probabilities: Mapping[str, float]
-    """That of each label, of all or of the closed set, in the model's order; empty if the model has no head."""
+    """Probability of each label (of the closed set, if chosen), in the model's order; empty if there is no head."""
     posteriors: NDArray[np.float32] | None
-    """The same as an array, (labels,)."""
+    """The probabilities as an array, (labels,); None if the model has no head."""
     embedding: NDArray[np.float32]
     """(dim,), the mean over frames; (frames, dim) with ``granularity="frame"``, 50 frames a second."""
     duration: float
@@ -236,8 +236,8 @@ class Recognizer:
             resampler: how other sample rates become 16 kHz: ``"soxr"``, or ``"torchaudio"``, which need not be
                 installed.
             timeline: seconds of the spans of a timeline; None: no timeline.
-            errors: ``"raise"``: the first recording without a result ends all; ``"return"``: it has a PredictionError
-                in the place of its result.
+            errors: ``"raise"``: raise the PredictionError of the first recording without a result; ``"return"``: return
+                it in the place of the result.
             classes: labels of a closed set, in any order: the softmax is over these alone. A mapping has, for each,
                 the labels whose probabilities are added to it; a key that is no label is a new class. None: all labels.
 

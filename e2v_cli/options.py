@@ -23,7 +23,7 @@ EngineName = Literal["e2v", "funasr"]
 HubName = Literal["ms", "hf"]
 """ModelScope, Hugging Face."""
 LabelLanguage = Literal["en", "zh", "both"]
-"""Which side of the ``/`` in a model's ``tokens.txt`` its labels are, or all of it."""
+"""The part of a token like ``生气/angry`` that is the label: English, Chinese, or the whole token."""
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Granularity = Literal["utterance", "frame"]
 EmbeddingDtype = Literal["fp32", "fp16"]
@@ -32,7 +32,7 @@ OneChannel = int | Literal["mix"]
 Channel = OneChannel | Literal["split"]
 """The same, or each of them as an utterance of its own."""
 IdForm = Literal["path", "stem", "name"]
-"""What ids of audio that has none are made of: its path without a suffix, its file name without one, or with it."""
+"""Form of an id that is made of a path: the path without suffix, the file name without suffix, or the file name."""
 ResamplerName = Literal["soxr", "torchaudio"]
 """SoX's resampler in its quality HQ, or the default of torchaudio's: FunASR uses the second where it is installed."""
 
@@ -54,7 +54,7 @@ METRIC_NAMES = ("WA", "UA", "WF1", "MF1", "kappa", "MCC")
 """The metrics of a score."""
 
 NUMERICS = 7
-"""Raised whenever a change of the code changes a result: different ones are never mixed in one OUT."""
+"""Version of the numerics, incremented when code changes results; one OUT never mixes results of two versions."""
 
 PIPE_SECONDS = 600.0
 """Time limit of a command in a list, in seconds, unless an option sets it."""
@@ -135,7 +135,7 @@ class InputOptions:
     hidden: bool = False
     """Whether hidden folders and files are searched, too."""
     id_form: IdForm | None = None
-    """Of audio that has no ids; None: the path in folders, else the stem."""
+    """Form of the ids made for audio without ids; None: ``path`` in folders, else ``stem``."""
     segments_rttm: Path | None = None
     """A diarisation, by which recordings are cut into utterances; None: they are not."""
 

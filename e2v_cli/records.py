@@ -206,11 +206,11 @@ class DoneRecord:
     posteriors: tuple[float, ...]
     """(labels,): probabilities in the model's order; empty where the model has no head."""
     embedding: Place | None
-    """None: it has none, or those of ``layers``."""
+    """Place of its embedding; None: it has none, or has ``layers``."""
     timelines: tuple[Place, ...] = ()
     """The rows of each of its timelines."""
     source_checksum: int = 0
-    """That of the utterance."""
+    """CRC-32 of the utterance's source."""
     rows: str = ""
     """The rows of its timeline, where they go to standard output."""
     layers: tuple[Place, ...] = ()
@@ -238,12 +238,12 @@ class Summary:
     audio_seconds: float
     """Seconds of audio that were done, by this run and by those it resumed."""
     wall_seconds: float
-    """The whole of the run and of those it resumed."""
+    """Wall-clock seconds of this run and of those it resumed; of concurrent shards, the slowest counts."""
     encode_seconds: float
-    """From the model loaded to the last result, likewise."""
+    """Seconds from the loaded model to the last result, likewise."""
 
     reasons: tuple[FailureReason, ...] = ()
-    """Of those that failed, the most frequent first; none where they are not known."""
+    """Reasons of the failures, the most frequent first; empty if not known."""
     cause: str = ""
     """The likely cause, and the next move, where most failed for one reason."""
     stopped: bool = False

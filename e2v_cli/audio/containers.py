@@ -122,7 +122,7 @@ def _glance(decoder: FfmpegDecoder, at_a_glance: bool) -> Decoder:
 
 def _check_size(size: int, what: str, end: int) -> None:
     if end > size:
-        raise AudioError("truncated", f"{what} ends {end - size} bytes behind the end: copy the file again")
+        raise AudioError("truncated", f"{what} ends {end - size} bytes past the end of the file: copy it again")
 
 
 def _walk_boxes(data: FileBytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -24,7 +24,7 @@ from e2v_cli.system.spool import DiskWaveform
 from e2v_cli.system.text import counted, redact
 
 BLOCK_SAMPLES = 1 << 20
-"""Few enough that memory follows the audio that is there, not what a header claims (4 MB)."""
+"""Samples of a block (4 MB): so few that memory depends on the audio that exists, not on the header."""
 
 MAX_OVERSHOOT = 0.5
 """Seconds: a segment that ends less than this behind its recording ends with it, as in Kaldi's ``extract-segments``."""
@@ -49,7 +49,7 @@ class AudioOptions:
 
     @property
     def limits(self) -> FetchLimits:
-        """The limits of each of them."""
+        """The limits of each command or URL."""
         return FetchLimits(self.input.pipe_seconds, self.input.max_source_bytes, self.fetches)
 
 

@@ -55,7 +55,7 @@ class Decoder(ABC):
         raise NotImplementedError
 
     def check_end(self, position: int) -> None:
-        """Check that a file is whole whose last sample that could be read is the one before ``position``.
+        """Check that a file is complete if its last readable sample is the one before ``position``.
 
         Raises:
             AudioError: it is not.

@@ -10,7 +10,7 @@ import re
 from typing import BinaryIO, NamedTuple
 
 MAX_RUN = 4 * 2881
-"""Bytes of the longest frames by which MPEG audio is told from other bytes."""
+"""Bytes of four frames of the greatest length, which are enough to recognise MPEG audio."""
 
 DECODER_DELAY = 529
 """Samples by which every decoder of layer III is late."""
@@ -46,12 +46,12 @@ class FrameKind(NamedTuple):
 
 
 class LengthHeader(NamedTuple):
-    """What a first frame tells that holds no audio; all zeros for one that does."""
+    """The Xing, Info or VBRI header of a first frame without audio; all zeros if that frame holds audio."""
 
     num_frames: int = 0
-    """Of audio behind it; 0: it doesn't tell."""
+    """Frames of audio after it; 0: not declared."""
     num_bytes: int = 0
-    """From its first to the last one of the audio; 0: it doesn't tell."""
+    """Bytes from the start of this frame to the end of the audio; 0: not declared."""
     skipped: int = 0
     """Samples before the audio, by the encoder and the decoder."""
     discarded: int = 0

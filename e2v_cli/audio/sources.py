@@ -24,11 +24,11 @@ from e2v_cli.system.files import naming
 _BLANKS = " \t\r\n\v\f"
 
 _ROOMY = 10**9
-"""Bytes of a long recording, of nine hours in 16 bits: the default limit is not lower on a disk with sixteen times as
-many."""
+"""1 GB, 8.7 hours of 16-bit mono audio at 16 kHz: the default limit is at least this on a disk with 16 GB
+free."""
 
 _CRAMPED = 1 << 24
-"""Bytes: the default limit is not lower on any disk; one that has less runs full, and that stops the run."""
+"""Bytes: the minimum of the default limit; a disk with less free space runs full, which stops the run."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 

@@ -100,7 +100,7 @@ _ID = _option(
     "id_form",
     type=click.Choice(get_args(IdForm)),
     show_default="path in folders, else stem",
-    help="Make ids of paths without suffix (in a folder, from there), or of file names without it, or with it.",
+    help="Ids of audio without ids: path without suffix (from INPUT if a folder), file name without it, or with it.",
 )
 
 _SEGMENTS_RTTM = _option(
@@ -113,7 +113,7 @@ _SEGMENTS_RTTM = _option(
 
 
 def input_options(channel: bool = True) -> Decorator[Any]:
-    """INPUT and the options of ``InputOptions``; ``--channel`` can be left out."""
+    """Add INPUT and the options of ``InputOptions``, with or without ``--channel``."""
     options = [
         click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=check_word),
         _HIDDEN,
@@ -191,7 +191,7 @@ CLASSES = (
 
 
 def model_options(*options: Decorator[Any]) -> Decorator[Any]:
-    """Those of the options of ``ModelRequest`` that a command has."""
+    """Add some of the options of ``ModelRequest`` to a command."""
     return option_group("model", ModelRequest, options)
 
 
@@ -252,7 +252,7 @@ PRODUCTS = _option(
 
 
 def compute_options(*options: Decorator[Any]) -> Decorator[Any]:
-    """Those of the options of ``ComputeOptions`` that a command has."""
+    """Add some of the options of ``ComputeOptions`` to a command."""
     return option_group("compute", ComputeOptions, options)
 
 
@@ -322,8 +322,8 @@ RESULTS = (
         type=float,
         multiple=True,
         callback=sort_numbers,
-        metavar="HOP",
-        help="Also write emotions over time, every HOP seconds, to OUT/timeline.tsv; repeatable, for files like "
+        metavar="SPAN",
+        help="Also write emotions over time, a row every SPAN seconds, in OUT/timeline.tsv; repeatable, for files like "
         "timeline-60.tsv. Without -o: print them instead of a row per utterance.",
     ),
     _option(
@@ -340,7 +340,7 @@ RESULTS = (
 
 
 def result_options(*options: Decorator[Any]) -> Decorator[Any]:
-    """Those of the options of ``ResultOptions`` that a command has."""
+    """Add some of the options of ``ResultOptions`` to a command."""
     return option_group("results", ResultOptions, options)
 
 
@@ -365,7 +365,7 @@ ROWS = (
 
 
 def row_options(*options: Decorator[Any]) -> Decorator[Any]:
-    """Those of the options of ``RowOptions`` that a command has."""
+    """Add some of the options of ``RowOptions`` to a command."""
 
     def make(format: RowFormat | None, columns: tuple[str, ...], no_header: bool) -> RowOptions:  # noqa: A002
         return RowOptions(format, columns, header=not no_header)
@@ -419,7 +419,7 @@ RESUME_AND_MESSAGES = (
 
 
 def run_options(*options: Decorator[Any]) -> Decorator[Any]:
-    """Those of the options of ``RunOptions`` that a command has."""
+    """Add some of the options of ``RunOptions`` to a command."""
 
     def decorate(command: Command) -> Command:
         decorated: Command = option_group("run", RunOptions, options)(command)
@@ -431,7 +431,7 @@ def run_options(*options: Decorator[Any]) -> Decorator[Any]:
 
 
 def predict_options(output_dir: Decorator[Any] = OUTPUT_DIR) -> Decorator[Any]:
-    """INPUT and all options of ``e2v predict``, of which ``e2v plan`` has another ``-o``."""
+    """Add INPUT and all options of ``e2v predict`` to a command; ``e2v plan`` passes its own ``-o``."""
     groups = (
         input_options(),
         model_options(MODEL, *HUB, LABELS, *CLASSES),

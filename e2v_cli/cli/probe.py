@@ -41,15 +41,15 @@ FIT = (
         metavar="auto|X",
         help="Inverse strength of regularisation; auto is the best of seven, by cross-validation over speakers.",
     ),
-    probe_option("Head", "--balanced", is_flag=True, help="Weigh all classes the same, whatever their utterances."),
+    probe_option("Head", "--balanced", is_flag=True, help="Give all classes the same total weight."),
     probe_option(
         "Head",
         "--prior",
         type=click.Choice(get_args(Prior)),
         default=FitOptions.prior,
-        help="Shares of classes that probabilities assume: those of the labels, or equal ones.",
+        help="Class prior of the probabilities: the shares of the labels, or uniform.",
     ),
-    probe_option("Head", "--seed", type=int, default=FitOptions.seed, metavar="N", help="Of the folds."),
+    probe_option("Head", "--seed", type=int, default=FitOptions.seed, metavar="N", help="Seed of the folds."),
 )
 
 

@@ -32,14 +32,14 @@ _OPTIONS = (
         "Folds",
         "--allow-shared-speakers",
         is_flag=True,
-        help="Allow speakers in training and test, and mark the results.",
+        help="Allow the same speakers in training and test, and mark the results.",
     ),
     probe_option(
         "Head",
         "--protocol",
         type=click.Choice(get_args(Protocol)),
         default=EvalOptions.protocol,
-        help="Train a logistic regression, or the head of a paper by its recipe, which reads frames.",
+        help="Logistic regression, or the head of a paper by its recipe; emotion2vec and emobox need frames.",
     ),
 )
 

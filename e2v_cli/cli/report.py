@@ -43,7 +43,7 @@ _OPTIONS = (
         type=float,
         default=ReportOptions.clip_seconds,
         metavar="S",
-        help="Most seconds of each that are played, 8 kB a second.",
+        help="Longest part of an utterance that is played, in seconds; 8 kB a second.",
     ),
     _report_option(
         "--map",
@@ -71,12 +71,12 @@ _OPTIONS = (
 def report(output_dir: Path, options: ReportOptions, reference: str | None, scoring: ScoreOptions) -> None:
     """Make a page of a run: see, listen, relabel.
 
-    One HTML file that opens from a mail or a disk and asks nothing of any network: whether the run is whole, how
+    One HTML file that opens from a mail or a disk without any network request: whether the run is complete, how
     labels, scores and durations are distributed, the most doubtful utterances with players and keys to relabel them,
     speakers, timelines, and a map of the embeddings. With a reference also its score, a confusion matrix that opens
-    its utterances, and the most confident errors; options of e2v score hold for it, --map as --label-map, and --by is
-    all that the reference has. Works for a run that is not finished, too. Clips are read again from where the run found
-    its audio; what is gone is listed. Prints the path of the page.
+    its utterances, and the most confident errors; it takes the options of e2v score (--map is --label-map here), and
+    --by defaults to all groupings of the reference. Works for a run that is not finished, too. Clips are read again
+    from where the run found its audio; missing audio is listed. Prints the path of the page.
 
     \b
     Examples:

@@ -114,12 +114,12 @@ SCORE = (
         help="What the bootstrap resamples.",
     ),
     _score_option(
-        "Intervals", "--confidence", type=float, default=ScoreOptions.confidence, metavar="P", help="Of intervals."
+        "Intervals", "--confidence", type=float, default=ScoreOptions.confidence, metavar="P", help="Confidence level."
     ),
     _score_option(
-        "Intervals", "--resamples", type=int, default=ScoreOptions.resamples, metavar="N", help="Their number."
+        "Intervals", "--resamples", type=int, default=ScoreOptions.resamples, metavar="N", help="Number of resamples."
     ),
-    _score_option("Intervals", "--seed", type=int, default=ScoreOptions.seed, metavar="N", help="Of the resamples."),
+    _score_option("Intervals", "--seed", type=int, default=ScoreOptions.seed, metavar="N", help="Seed of resampling."),
 )
 """All other options of a score."""
 

@@ -24,7 +24,7 @@ WARNING_SECONDS = 60
 """Seconds before its time limit at which a task is warned; Slurm may do so up to a minute earlier."""
 
 MERGE_MEMORY = "4G"
-"""Of the job that merges: ten million lines take a tenth of it."""
+"""Memory of the merge job; ten million lines need a tenth of it."""
 
 MAX_RESTARTS = 1000
 """Limit of how often a task that has used up its time is requeued."""
@@ -66,7 +66,7 @@ class Resources:
 
     partition: str = ""
     gpus: str = ""
-    """A number, or a type and a number: ``a100:2``."""
+    """``2``, ``a100:2``, or several types, ``a100:1,v100:1``."""
     cpus: int | None = None
     mem: str = ""
     time: str = ""
@@ -75,7 +75,7 @@ class Resources:
     others: tuple[str, ...] = ()
     """Any other options, each a word like ``--constraint=ib``."""
     merge_others: tuple[str, ...] = ()
-    """The same of the job that merges alone."""
+    """Likewise, for the merge job only."""
 
     def __post_init__(self) -> None:
         for name, (grammar, examples) in _GRAMMARS.items():
@@ -227,7 +227,7 @@ class JobState:
     """The state of a job, or of an element of an array, as Slurm reports it."""
 
     name: str
-    """Of the job: ``123``, or ``123_4`` of an element."""
+    """Name of the job: ``123``, or ``123_4`` for an element of an array."""
     state: str
     """``RUNNING``, ``OUT_OF_MEMORY`` …"""
     node: str

@@ -56,7 +56,7 @@ class CheckOptions:
     input: InputOptions
     model: ModelRequest
     compute: ComputeOptions
-    """Of e2v's own engine; upstream's knows nothing but fp32."""
+    """Options of e2v's engine; upstream's computes in fp32 only."""
     progress: ProgressStyle
 
 
@@ -85,7 +85,7 @@ class _Method:
     same_label: int = 0
     excess: float = 0.0
     worst: str = ""
-    """The utterance with the largest difference, divided by its tolerance, and that quotient."""
+    """``excess``: the largest difference divided by its tolerance; ``worst``: the id of that utterance."""
 
     def encode(self, engine: Engine, batches: Iterable[Batch]) -> list[Prediction | Failure]:
         """Compute the predictions of batches, in order, and measure the time."""
@@ -180,7 +180,7 @@ class _Comparison:
 
     @property
     def worst(self) -> str:
-        """The utterance with the largest difference, divided by its tolerance."""
+        """The id of the utterance whose difference is the largest multiple of its tolerance."""
         return max((self.batched, self.alone, self.files), key=lambda method: method.excess).worst
 
     @property
@@ -219,7 +219,7 @@ def check(options: CheckOptions) -> Verdict:
             comparison.add(batch)
             progress.advance(len(batch.waveforms), sum(waveform.duration for waveform in batch.waveforms))
     if not comparison.batched.worst:
-        raise CorpusError(f"none of the {len(corpus)} utterances could be compared")
+        raise CorpusError(f"none of the {len(corpus)} utterances could be compared; see above for the reasons")
     subject = f"{model.name} on {device}, {options.compute.precision}"
     machine = describe_machine([device], options.compute, with_funasr=True)
     traits = f"weights: SHA-256 {weights.sha256}\n{_describe_software(machine)}"

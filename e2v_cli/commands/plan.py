@@ -77,7 +77,7 @@ class _Work:
     """The utterances that the run would compute, and what it would find done."""
 
     places: NDArray[np.int64]
-    """(utterances,): the places in the list of those that are left."""
+    """(utterances,): indices in the list of the utterances that are left."""
     num_done: int
     num_failed: int
     """Failed in an earlier run, and not tried again."""
@@ -108,13 +108,13 @@ class _PlanCounts:
     """Utterances that are expected to have an embedding."""
     seconds: float = 0.0
     num_bytes: int = 0
-    """Of embeddings."""
+    """Bytes of embeddings on disk."""
     long: int = 0
     windows: int = 0
     """Utterances that are longer than a window, and their windows."""
     spans: int = 0
     span_bytes: int = 0
-    """Of all timelines, before neighbours are joined."""
+    """Spans, and bytes of their rows, of all timelines, before neighbours are joined."""
     reasons: Counter[str] = field(default_factory=Counter)
     first_failures: list[Failure] = field(default_factory=list)
     _counted_recording: object = None
@@ -343,7 +343,7 @@ def _describe_results(counts: _PlanCounts) -> Iterator[Fact]:
 def _describe_time(counts: _PlanCounts, speed: MeasuredSpeed | None, has_table: bool) -> Iterator[Fact]:
     """Describe the time at a measured speed; ``has_table``: also that of several shards, each at this speed."""
     if speed is None:
-        yield "time", "unknown: no run like this one was the newest; compute a part of it, then --like OUT"
+        yield "time", "unknown: the newest run was not like this one; compute a part of it, then use --like OUT"
         return
     seconds, least = counts.seconds / speed.of_shard, _at_least(counts)
     rough = "" if speed.encode_seconds >= SHORT_RUN else f", measured in {speed.encode_seconds:.1f} s only"

@@ -63,7 +63,7 @@ class _ShardStatus:
     newest: Elapsed
     """Time taken and utterances finished by the newest attempt."""
     state: str
-    """Of its process or job; empty where it needs none."""
+    """State of its process or job; empty if it needs none."""
     is_under_way: bool
     """Whether a process is at work, or a job in the queue."""
 
@@ -93,9 +93,9 @@ class _Processes:
     output_dir: Path
     submissions: Sequence[Submission]
     states: Mapping[str, JobState] | None
-    """Of jobs, by their name; None: Slurm can't be asked."""
+    """States of jobs by name; None: Slurm can't be asked."""
     locks: Mapping[str, LockState]
-    """By their name."""
+    """Locks by name."""
     last_results: Mapping[str, float]
     """When the newest attempt at a shard had its last result, in seconds since the epoch, by the name of the lock."""
 

@@ -61,13 +61,13 @@ from e2v_cli.workers.devices import kind_of
 logger = logging.getLogger(__name__)
 
 MEASURED_FILES = 1_000_000
-"""With more files than this, their sizes don't matter: every shard has thousands of them."""
+"""Number of files above which their sizes are not read: in shards of thousands of files, sizes average out."""
 
 STATS_AT_ONCE = 32
 """Threads that ask a file system how large files are."""
 
 _CHUNK = 1024
-"""Files that a thread asks for."""
+"""Files whose sizes one thread reads at a time."""
 
 ROW_BYTES = 500
 """Room for a journal's line and a row of each table."""
@@ -96,7 +96,7 @@ class _ShardsLeft:
     num_empty: int
     """Shards without any utterance."""
     count: int
-    """Of all shards of the run."""
+    """Number of shards of the run."""
 
     def save(self, folder: RunFolder) -> None:
         """Write the list and its costs to OUT, so that all jobs deal it alike."""

@@ -162,5 +162,5 @@ def read_recording_lines(path: Path) -> Iterator[tuple[str, bytes, bytes]]:
 
 
 def _parse_recording_channel(text: bytes) -> int:
-    """Parse a channel of ``reco2file_and_channel``, ``A`` … ``H`` or counted from 1: counted from 0."""
+    """Return a channel counted from 0; ``reco2file_and_channel`` has ``A`` … ``H``, or counts from 1."""
     return ord(text) - ord("A") if text.isalpha() else int(text) - 1

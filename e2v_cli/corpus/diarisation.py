@@ -145,7 +145,7 @@ def _read_turns(file: BinaryIO, path: Path) -> Iterator[_Turn]:
 
 
 def _parse_channel(turn: _Turn, path: Path) -> int:
-    """Parse the channel of a turn, counted from 1: counted from 0.
+    """Return the channel of a turn, counted from 0; RTTM counts from 1.
 
     Raises:
         CorpusError: it is none, though other lines have channels.

@@ -18,7 +18,7 @@ from e2v_cli.corpus.manifests import find_header
 from e2v_cli.errors import CorpusError, UsageError
 
 Kind = Literal["scp", "paths", "json", "table"]
-"""Of a list: Kaldi's, of one column, JSON lines, a table with a header."""
+"""Kind of a list: Kaldi's ``wav.scp``, one column of paths, JSON lines, or a table with a header."""
 
 HEAD_BYTES = 4096
 """Bytes of a file in which audio has at least one control character, and text has none."""
@@ -48,7 +48,7 @@ _SOURCE = re.compile(rb"-|\S*/\S*|.+\.ark:\d+(\[.*\])?", re.DOTALL)
 
 
 def is_binary(file: BinaryIO) -> bool:
-    """Whether a file is no text; it is left where it is."""
+    """Whether a file is binary, by its first bytes; its position does not change."""
     begin = file.tell()
     head = file.read(HEAD_BYTES)
     file.seek(begin)
@@ -56,7 +56,7 @@ def is_binary(file: BinaryIO) -> bool:
 
 
 def tell_kind(file: BinaryIO) -> Kind | None:
-    """Tell what kind of list a file is, which is left where it is; None: its first line is that of none."""
+    """Return the kind of a list by its first line, without moving the file's position; None: it is not a list."""
     first = read_first_line(file)
     if _JSON_LINE.match(first):
         return "json"

@@ -313,7 +313,7 @@ def _check_segment_line(line: bytes, origin: str) -> bytes:
 
 
 def _parse_segment_channel(text: bytes) -> int:
-    """Parse the channel column of ``segments``, ``A``, ``B`` or counted from 0: counted from 0."""
+    """Return a channel counted from 0; ``segments`` has ``A`` or ``B``, or counts from 0, too."""
     return ord(text) - ord("A") if text.isalpha() else int(text)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from e2v_cli.network.emotion2vec import Emotion2vec
 
 ONEDNN_PRIMITIVES = "64"
-"""Products that oneDNN keeps ready, for numbers of rows that come again: more than a layer has, of some 0.6 MB each. By
-default it keeps 1024; to make one ready again takes 0.1 to 0.5 ms."""
+"""Capacity of oneDNN's primitive cache: more primitives than a layer uses, some 0.6 MB each. oneDNN's default is
+1024; creating a primitive again takes 0.1 to 0.5 ms."""
 
 
 def prepare_process(device: str) -> None:

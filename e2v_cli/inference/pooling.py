@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 State = Mapping[str, NDArray[Any]]
-"""What is left of the frames so far, by name."""
+"""The sums and counts over the frames so far, by name, from which pooling can continue."""
 
 Head = Callable[[Tensor], Tensor]
 """Means of frames, (spans, dim) → posteriors, (spans, labels)."""

@@ -62,7 +62,7 @@ class FunasrEngine:
         self.config = model.config
         self.granularity = results.granularity
         self.resampler: ResamplerName = "soxr" if load_utils.torchaudio is None else "torchaudio"
-        """By which upstream resamples the files that it reads: librosa's, which is SoX's, if it found no torchaudio."""
+        """Resampler of the files that upstream reads: torchaudio's if that is installed, else SoX's, by librosa."""
 
     @torch.inference_mode()
     def start(self, batch: Batch) -> Pending:

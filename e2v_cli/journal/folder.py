@@ -69,8 +69,8 @@ class RunFolder:
             path: OUT.
             results: names of the final files that any run may write there.
             data: patterns, relative to OUT, of all other files that workers and publications write.
-            keep_changed: whether results count whose utterances have other sources now.
-            keeps_frames: whether a run has all frames on disk, of which other timelines can be made.
+            keep_changed: whether results still count after the source of their utterance changed in the list.
+            keeps_frames: whether a run with this fingerprint keeps all frames, from which timelines can be remade.
         """
         self.path = path
         self._keeps_frames = keeps_frames

@@ -20,7 +20,7 @@ from e2v_cli.records import Tier
 from e2v_cli.system.files import exists, published
 
 IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs", ".sources", ".tiers"))
-"""Patterns of their file names."""
+"""Patterns of the names of files that keep ids, recording groups, costs, sources and tiers of a list."""
 
 
 DIARISATION_FILES = ("segments", "utt2spk")

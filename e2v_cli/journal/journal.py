@@ -30,7 +30,7 @@ from e2v_cli.system.files import naming, sync_file, sync_folder
 from e2v_cli.system.text import tsv_row
 
 LEFT, FAILED, FAILED_IN_BATCH, DONE = range(4)
-"""The status of an utterance. A failure of the model keeps its place in its batch."""
+"""Status of an utterance; FAILED_IN_BATCH: it failed in the model, and stays in its batch when that is recomputed."""
 
 WORKER_DIED = "worker died"
 """The failure reason of an utterance that is not computed again."""

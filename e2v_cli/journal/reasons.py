@@ -9,7 +9,7 @@ from e2v_cli.records import FailureReason
 
 
 class Reasons:
-    """Why utterances of a list failed; what counts of it is told by their status."""
+    """Why utterances of a list last failed; a reason counts only while the status of its utterance is failed."""
 
     def __init__(self, size: int) -> None:
         """Begin without failures of ``size`` utterances."""

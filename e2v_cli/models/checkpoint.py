@@ -48,7 +48,7 @@ def read_encoder(model: Model, num_layers: int) -> dict[str, Tensor]:
 
     Args:
         model: the model.
-        num_layers: how many of its layers are kept, of its scales of ALiBi, too; 1 or more.
+        num_layers: number of layers to keep, and of ALiBi scales if each layer has its own; at least 1.
 
     Raises:
         ModelError: the checkpoint is no plain file of tensors, or lacks one, or has it in another shape.

@@ -56,7 +56,7 @@ _STAND_INS = (
 """What comes instead of a file: its beginning, its name and the remedy."""
 
 _WAYS = ("*", "snapshots/*", "*--*/snapshots/*")
-"""The ways to the folders of models from a folder of models, and from the outer folders of the hubs' caches."""
+"""Glob patterns of model folders below a folder of models, and below the outer folders of the hubs' caches."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Model:
     labels: tuple[str, ...]
     """The classes of results; those of the head but for unused ones, unless a closed set was chosen."""
     groups: tuple[tuple[int, ...], ...]
-    """(labels,) each: the classes of the head whose probabilities are a label's, counted from 0."""
+    """For each label, the classes of the head whose probabilities it sums, counted from 0."""
 
     @property
     def declares_head(self) -> bool:
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def merged(self) -> tuple[tuple[int, ...], ...]:
-        """(labels,) each: the places in ``classes`` of a label's; empty if each label is one class."""
+        """For each label, the positions of its classes in ``classes``; empty if each label is one class."""
         places = {index: place for place, index in enumerate(self.classes)}
         merges = any(len(group) > 1 for group in self.groups)
         return tuple(tuple(places[index] for index in group) for group in self.groups) if merges else ()

@@ -21,7 +21,7 @@ GPU_SCORES = 1 << 28
 """Attention scores of a group on a GPU, at most; their bias has as many elements (1 GB of float32)."""
 
 ONEDNN_TOKENS = 256
-"""Tokens (5 s) from which on oneDNN pays: its products are one head's each, and made ready for every new length."""
+"""Tokens (5 s) from which oneDNN is faster: it multiplies one head at a time, with a primitive for each length."""
 
 ALIBI_CACHED_TOKENS = 4096
 """Tokens (80 s) up to which distances are kept (64 MB). Of longer utterances they are computed a few rows at a time, so

@@ -44,7 +44,7 @@ class NetworkConfig:
 
     @property
     def num_layers(self) -> int:
-        """Transformer blocks; those of the prenet are the first (12 in the base models, 24 in the large one)."""
+        """Number of transformer blocks, the prenet's included: 12 in the base models, 24 in the large one."""
         return self.prenet_depth + self.depth
 
     @property
@@ -54,7 +54,7 @@ class NetworkConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees, which the shortest utterance with a frame has (400: 25 ms at 16 kHz)."""
+        """Samples that one frame sees, the length of the shortest utterance with a frame (400: 25 ms at 16 kHz)."""
         field = 1
         for layer in reversed(self.conv_layers):
             field = (field - 1) * layer.stride + layer.kernel

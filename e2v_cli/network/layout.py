@@ -13,7 +13,7 @@ from torch import Tensor
 from e2v_cli.network.config import NetworkConfig
 
 PADDING = 1.15
-"""Tokens with padding that attention may see on a GPU, for each one without."""
+"""Largest ratio of padded to unpadded tokens in a group of attention on a GPU."""
 
 
 class UtteranceTooShortError(ValueError):

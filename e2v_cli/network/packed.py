@@ -35,7 +35,7 @@ _TYPICAL_ROWS = 256
 """Rows of the other matrix for which a weight is packed; products may have any number."""
 
 ONEDNN_ROWS = 32
-"""oneDNN keeps some 0.6 MB for each number of rows, and by default a thousand of them: multiples of this are few."""
+"""Rows are padded to a multiple of this: oneDNN caches a primitive of some 0.6 MB for each number of rows."""
 
 _PAGE = 4096
 

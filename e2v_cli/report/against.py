@@ -58,7 +58,7 @@ class Against:
 
     score: Score
     names: tuple[str, ...]
-    """Of answers."""
+    """Names of answers."""
     outcomes: RunOutcomes
 
     def of(self, places: NDArray[np.int32]) -> Against:
@@ -78,9 +78,9 @@ class ConfusionCell:
     answer: str
     count: int
     shade: int
-    """From 0, by the share of its row."""
+    """Index of the cell's shade, from 0: the greater its share of the row, the darker."""
     numbers: Sequence[int] = ()
-    """Of the utterances that it opens."""
+    """Numbers of the utterances that it opens."""
 
     @property
     def is_right(self) -> bool:

@@ -56,7 +56,7 @@ class EmbeddingFormat:
     exact_size: bool = True
     """Whether ``num_bytes`` is exact; otherwise it is an upper bound."""
     read: Callable[[Path], NDArray[np.float32]] | None = None
-    """Read an embedding back, as it was, from the text of its place below OUT; None: it can't be."""
+    """Read an embedding back unchanged; the path is OUT / the text of its place. None: the format can't be read."""
 
     @property
     def file_per_utterance(self) -> bool:
@@ -211,7 +211,7 @@ def layers_of(fingerprint: Fingerprint) -> tuple[LayerChoice, ...]:
 
 
 def timeline_suffixes(timelines: Sequence[float]) -> tuple[str, ...]:
-    """Return what the names of the files of each timeline have more: nothing if there is one, else ``-60``."""
+    """Return the suffix of each timeline's file names: empty for a single timeline, else like ``-60``."""
     return ("",) if len(timelines) == 1 else tuple(f"-{number_word(seconds)}" for seconds in timelines)
 
 

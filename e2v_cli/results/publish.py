@@ -200,7 +200,7 @@ def _format_pairs(keys: Iterable[bytes], separator: bytes, values: Iterable[byte
 
 
 def sum_elapsed(elapsed: Mapping[JournalFile, Elapsed]) -> Elapsed:
-    """Sum up the attempts at each shard. Shards of a run work at the same time, so its time is that of the slowest."""
+    """Add up the attempts at each shard. Shards of a run are concurrent, so its times are those of the slowest."""
     shards: dict[int, dict[Shard, Elapsed]] = defaultdict(lambda: defaultdict(Elapsed))
     for journal, attempt in elapsed.items():
         shards[journal.shard.count][journal.shard] += attempt

@@ -30,13 +30,13 @@ COLUMN_TYPES: dict[str, Callable[[str], object]] = {
 """Types of columns; all others are ``float``."""
 
 TABLE_COLUMNS = ("utterances", "start", "end", "label", "score")
-"""Those of a table behind its keys, as far as rows have them; the runner-up follows."""
+"""Columns of a table after its keys, as far as rows have them; the runner-up follows."""
 
 KNOWN_IDS = 10_000
-"""Ids of the list that make the first column of a table wide; longer ones later shift their rows."""
+"""Number of ids that set the width of a table's first column; longer ids after them shift their rows."""
 
 MIN_ID, MAX_LABEL = 12, 24
-"""Widths: the least of the first column, whatever the terminal's is; the most of a label."""
+"""Widths in characters: the minimum of the first column, even on a narrow terminal; the maximum of a label."""
 
 BAR = 10
 """Characters of the bar of a score."""

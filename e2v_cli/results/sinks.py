@@ -53,7 +53,7 @@ class StdoutSink:
         self._next = next(order, None)
         self._printer = printer
         self._rows: dict[int, Sequence[Sequence[str]]] = {}
-        """Those of utterances that wait for others before them; none of one that has failed."""
+        """Rows, by index, of utterances that wait for earlier ones; empty for one that failed."""
         self._started = self._loaded = started
 
     def begin(self) -> None:

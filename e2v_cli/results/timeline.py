@@ -83,7 +83,7 @@ class Timeline:
 
         Args:
             output_dir: OUT.
-            suffix: what the names of its files have more: see ``timeline_suffixes``.
+            suffix: of its file names, from ``timeline_suffixes``.
             formats: names of other formats.
             join: whether neighbouring spans with the same label are joined.
             labels: the model's, in its order.
@@ -198,7 +198,7 @@ class TimelineFiles:
 
         Args:
             output_dir: where folders are made, when they get a file.
-            suffix: what the names of files and folders have more.
+            suffix: of the names of files and folders.
             formats: names of formats, in any order, also more than once.
             create: opens a file by its name; its caller publishes the file when it is whole.
         """

@@ -19,7 +19,7 @@ class StopInterrupt(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Whether e2v was asked to stop.
+    """The stop signals, and whether one has arrived.
 
     The first signal raises StopInterrupt, or is only recorded while workers are at work. Further signals have no
     effect.

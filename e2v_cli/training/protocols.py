@@ -46,7 +46,7 @@ class Parts:
 
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
-    """They choose the epoch or step whose weights are tested."""
+    """Indices of the validation set, which chooses the epoch or step whose weights are tested."""
     test: NDArray[np.int64]
 
 
@@ -64,7 +64,7 @@ class Recipe:
     batches_a_step: int
     """Batches whose gradients are averaged for a step."""
     max_norm: float | None
-    """To which the norm of all gradients is clipped; None: it is not."""
+    """Norm to which all gradients together are clipped; None: no clipping."""
     make_optimizer: Callable[[nn.Module, int], tuple[torch.optim.Optimizer, LRScheduler | None]]
     """A head and the length of its training → the optimiser, and what sets its learning rate after each epoch."""
 

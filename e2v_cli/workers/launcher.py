@@ -53,7 +53,7 @@ class _Worker:
 
     number: int
     process: BaseProcess | AdoptedProcess
-    """That of the template until the worker is forked from it."""
+    """The process of the worker; until it has been forked, that of the template."""
     connection: Connection
     waiting: bool = False
     """Whether it has no block and waits for one."""

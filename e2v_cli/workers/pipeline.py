@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRIMMING = 4
-"""Batches after which freed memory is returned, which takes 1 to 3 % of the time of one of them on a CPU."""
+"""Batches between two calls of ``trim_heap``, each of which takes 1 to 3 % of the time of a batch on a CPU."""
 
 FINISHING = 2
 """Batches, or ends of blocks, that may wait until their results are on disk while the next batch is computed."""

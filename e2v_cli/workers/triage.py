@@ -18,10 +18,10 @@ from e2v_cli.corpus.blocks import PendingBlock
 from e2v_cli.errors import WorkerError
 
 MAX_IDLE_CRASHES = 10
-"""Workers that may crash in a row without a block, most likely while they load the model, before the run ends."""
+"""Crashes in a row of workers without a block at which the run ends; most likely they load the model."""
 
 MAX_BLOCK_CRASHES = 5
-"""Workers that may crash over a block without any progress in it, although no utterance is to blame, likewise."""
+"""Crashes over a block without progress in it at which the run ends, although no utterance is to blame."""
 
 CRASHES_TO_BLAME = 2
 """Crashes under an utterance that is probed alone, after which it is to blame."""
@@ -53,7 +53,7 @@ class Triage:
         """Crashes under each utterance that was probed alone."""
         self._idle_crashes = 0
         self._block_crashes: dict[int, tuple[int, int]] = {}
-        """For each block: its utterances that were left at the last crash, and the crashes since that were as many."""
+        """By block number: utterances left at the last crash, and successive crashes with that many left."""
 
     def holds_blocks(self) -> bool:
         """Whether blocks are held back."""

@@ -183,7 +183,7 @@ def test_ape_is_checked_by_its_header(tmp_path: Path) -> None:
     sizes = struct.pack("<7I16x", 52, 24, 4, 0, 10_000, 0, 0)
     header = struct.pack("<HHIIIHHI", 2000, 0, 73728, 1000, 2, 16, 1, RATE)
     path.write_bytes(b"MAC " + struct.pack("<HH", 3990, 0) + sizes + header + bytes(4 + 9_000))
-    assert reason_of(path) == "truncated: the last part ends 1000 bytes behind the end: copy the file again"
+    assert reason_of(path) == "truncated: the last part ends 1000 bytes past the end of the file: copy it again"
 
     path.write_bytes(b"MAC " + struct.pack("<H", 3970) + bytes(1000))
     assert reason_of(path) == "unreadable: Monkey's Audio 3.97: convert it to WAV"

@@ -56,7 +56,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-UNKNOWN = "unknown: no run like this one was the newest; compute a part of it, then --like OUT"
+UNKNOWN = "unknown: the newest run was not like this one; compute a part of it, then use --like OUT"
 """The time of a run of another model than that of the newest run."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15
-"""Of the expected calibration error, of equal width, each without its lower end and with its upper one."""
+"""Bins of the expected calibration error: of equal width, (low, high]."""
 
 COVERAGES = (0.5, 0.8, 1.0)
 """Shares of the utterances, the most confident ones, whose accuracy is computed."""
@@ -23,7 +23,7 @@ class Calibration:
     """How well the probabilities match the reference."""
 
     utterances: int
-    """Those whose class of the reference the model has."""
+    """Utterances whose reference class the model has."""
     nll: float
     """Mean negative natural logarithm of the probability of the reference's class."""
     brier: float

@@ -59,7 +59,7 @@ def paired_differences(
 
 
 def bootstrap_p(drawn: NDArray[np.float64]) -> float:
-    """Return the two-sided p of resampled differences: twice the share on the rarer side of 0, counting 0 on both."""
+    """Return the two-sided p of resampled differences: 2 · (rarer + 1) / (finite + 1), at most 1; 0 counts on both."""
     finite = drawn[np.isfinite(drawn)]
     rarer = min(int((finite <= 0).sum()), int((finite >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (len(finite) + 1))

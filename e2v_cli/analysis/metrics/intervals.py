@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from e2v_cli.analysis.metrics.metrics import compute_metrics
 
 FEW_UNITS = 20
-"""Of fewer speakers, intervals are too narrow, and marked."""
+"""Number of speakers below which intervals are too narrow, and are marked so."""
 
 BLOCK_ROWS = 1 << 20
 """Utterances that are counted at a time."""
@@ -30,13 +30,13 @@ class Outcomes:
     """What became of the utterances that are scored: (utterances,) arrays of indices."""
 
     references: NDArray[np.int16]
-    """Of the class."""
+    """(utterances,): indices of the reference's classes."""
     answers: tuple[NDArray[np.int16], ...]
-    """By each system that is compared."""
+    """(utterances,) of each system: indices of its answers."""
     shape: tuple[int, int]
     """(classes, answers) of a confusion matrix."""
     folds: NDArray[np.int32] | None = None
-    """Of the fold; None: all are in one."""
+    """(utterances,): indices of folds; None: all are in one."""
 
     @property
     def num_folds(self) -> int:

@@ -28,7 +28,7 @@ class View:
     metrics: Mapping[str, Estimate]
     """By name; where there are folds, the means over them."""
     pooled: Mapping[str, Estimate]
-    """Those of all utterances together."""
+    """Metrics by name, over all utterances together."""
     without_lacking: Mapping[str, float] | None
     """The metrics without the classes that the model lacks; None: it lacks none."""
     classes: tuple[ClassMetrics, ...]
@@ -95,7 +95,7 @@ class Comparison:
     against: Source
     against_metrics: Mapping[str, float]
     differences: Mapping[str, Difference]
-    """Of PREDICTIONS minus the other."""
+    """Metrics of PREDICTIONS minus those of the other."""
     mcnemar: McNemar
 
 
@@ -110,9 +110,9 @@ class Score:
     views: Mapping[str, View]
     """``open``, and ``closed`` where there are probabilities."""
     classes: tuple[str, ...]
-    """Those that count."""
+    """Classes that count."""
     model_classes: tuple[str, ...]
-    """Those of the probabilities; none where there are none."""
+    """Classes of the probabilities; empty without probabilities."""
     counts: Counts
     missing: str
     """The rule for utterances without a prediction."""
@@ -123,7 +123,7 @@ class Score:
     majority: str
     """The largest class of the reference."""
     majority_metrics: Mapping[str, float]
-    """Those of an answer that is always the largest class."""
+    """Metrics of always answering ``majority``."""
     chance: float
     """WA and UA that are expected of uniformly random answers."""
 

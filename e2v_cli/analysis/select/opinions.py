@@ -1,4 +1,4 @@
-"""What others say of the candidates: second opinions, labels of a sample, numbers in maps, and their own timelines."""
+"""Evidence on candidates: second opinions, labels of a sample, numbers in maps, and the run's own timelines."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _OPERATORS: Mapping[str, Callable[..., NDArray[np.bool_]]] = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a rule says of the candidates."""
+    """Which candidates a rule rejects, and why."""
 
     rejected: NDArray[np.bool_]
     """(candidates,)."""
@@ -51,7 +51,7 @@ class Judgement:
     limits: Texts
     """What it is compared with."""
     short: tuple[str, ...] = ()
-    """What there is less of than was asked for, in words."""
+    """Shortfalls: ``happy 3 of 10``."""
 
 
 class Rule(Protocol):
@@ -145,7 +145,7 @@ def durations_of(candidates: Candidates, rows: Rows | slice) -> NDArray[np.float
 
 @dataclass(frozen=True)
 class BestOfClass:
-    """All but the best utterances of each class are rejected, whatever the other rules leave of them."""
+    """The rule that rejects all but the best utterances of each class, ranked among all candidates."""
 
     counts: NDArray[np.int64]
     """(classes,)."""
@@ -169,7 +169,7 @@ class BestOfClass:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A second opinion that is another, or none, rejects."""
+    """The rule that rejects utterances whose second opinion differs or is missing."""
 
     opinion: Opinion
     own: tuple[str, ...]
@@ -234,7 +234,7 @@ class HoursOfClass:
 
 @dataclass(frozen=True)
 class Balance:
-    """Each class keeps as many utterances, its best, as the smallest has; classes without any don't count."""
+    """The rule that cuts each class to the size of the smallest, best first; empty classes don't count."""
 
     name: str = "balance"
 
