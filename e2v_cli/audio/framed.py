@@ -31,7 +31,7 @@ AAC_FRAME = 1024
 """Samples of an AAC frame, at the rate in its header; the decoder's may be twice that."""
 
 TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
-"""Begins of tags, of which there may be some behind the last frame."""
+"""First bytes of tags, which may follow the last frame."""
 
 WV_UNKNOWN = 0xFFFF_FFFF
 """The number of samples of a WavPack file that was written to a pipe."""
@@ -40,7 +40,7 @@ WV_INITIAL = 0x800
 """The flag of a block that begins with the first channels; others have more channels of the same samples."""
 
 PACKET_TABLE = struct.Struct(">qqii")
-"""Of a CAF file: packets, valid samples, samples before them, samples behind them."""
+"""Packet table of a CAF file: packets, valid samples, samples before them, samples after them."""
 
 
 def open_amr(path: str, _at_a_glance: bool) -> Decoder:
@@ -186,7 +186,7 @@ def open_caf(path: str, _at_a_glance: bool) -> Decoder:
 
 
 def _adts_size(head: bytes) -> int:
-    """Return the bytes of an ADTS frame (ISO 13818-7, section 6.2) by its header; 0: it is none."""
+    """Return the bytes of an ADTS frame (ISO 13818-7, section 6.2) by its header; 0: it is no ADTS frame."""
     if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or head[2] >> 2 & 15 > 12:
         return 0
     size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
@@ -194,7 +194,7 @@ def _adts_size(head: bytes) -> int:
 
 
 def _ac3_frame(head: bytes) -> tuple[int, int]:
-    """Return bytes and samples of a frame of AC-3 (ATSC A/52) by its header; (0, 0): it is none."""
+    """Return bytes and samples of a frame of AC-3 (ATSC A/52) by its header; (0, 0): it is no AC-3."""
     if len(head) < 6 or head[:2] != b"\x0b\x77":
         return 0, 0
     rate, version = head[4] >> 6, head[5] >> 3
@@ -213,7 +213,8 @@ def _ac3_frame(head: bytes) -> tuple[int, int]:
 
 def _check_last(data: FileBytes, end: int) -> None:
     if end > data.size:
-        raise AudioError("truncated", f"the last part ends {end - data.size} bytes behind the end: copy the file again")
+        missing = end - data.size
+        raise AudioError("truncated", f"the last part ends {missing} bytes past the end of the file: copy it again")
 
 
 def _stray(position: int) -> AudioError:

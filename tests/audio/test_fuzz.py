@@ -66,7 +66,7 @@ def test_damaged_files_are_whole_or_fail(tmp_path: Path) -> None:
     wrong = []
     num_whole = 0
     for path, outcome, seconds, peak in read_all(paths):
-        assert seconds < 10, path
+        assert seconds < 60, path
         assert peak < 300, path
         if isinstance(outcome, int):
             num_whole += 1

@@ -329,7 +329,7 @@ def test_utterance_that_fails_upstream_is_not_compared(
 def test_check_without_upstream_results_is_an_error(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change_results("funasr", {"b-mono": fail}, monkeypatch)
 
-    with pytest.raises(CorpusError, match=r"^none of the 1 utterances could be compared$"):
+    with pytest.raises(CorpusError, match=r"^none of the 1 utterances could be compared; see above for the reasons$"):
         compare(tiny, audio / "b-mono.wav")
 
 
@@ -537,7 +537,7 @@ def test_check_without_usable_audio_is_an_error(e2v: E2v, tiny: Path, tmp_path: 
     done = e2v("check", tmp_path / "one.wav", tmp_path / "two.wav", "-m", tiny)
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "e2v: none of the 2 utterances could be compared"
+    assert done.stderr.splitlines()[-1] == "e2v: none of the 2 utterances could be compared; see above for the reasons"
 
 
 # -- devices, inputs and copies ----------------------------------------------------------------------------------------

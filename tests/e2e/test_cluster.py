@@ -108,8 +108,9 @@ def has_begun(out: Path, shard: int, count: int = NUM_SHARDS) -> bool:
 def test_submitted_run_is_merged(cluster: Cluster, corpus: Path, reference: str, tmp_path: Path) -> None:
     """Four shards on two nodes give the bytes of a single run. A second submission finds nothing to do."""
     out = tmp_path / "out put%1"
+    brake = Brake(tmp_path, 0.8)
 
-    jobs = submit(cluster, corpus, out, "--jobs", "4", brake=Brake(tmp_path, 0.05))
+    jobs = submit(cluster, corpus, out, "--jobs", "4", brake=brake)
 
     assert jobs.text == (
         f"job {jobs.array}: shards 1-4 of 4\n"
@@ -118,6 +119,7 @@ def test_submitted_run_is_merged(cluster: Cluster, corpus: Path, reference: str,
     )
     ask(lambda: any(has_begun(out, shard) for shard in range(1, 5)))
     code, text = status(cluster, out)
+    brake.release()
     assert code == 4, text
     assert text.startswith(f"{out}: in progress\n{NUM_UTTERANCES} utterances: ")
     ended = cluster.wait(jobs.array, jobs.merge)
@@ -134,7 +136,7 @@ def test_run_survives_cancel_requeue_and_controller_restart(
 ) -> None:
     """Merge and status name the cancelled shard. The second submission is of this shard only."""
     out = tmp_path / "out"
-    brake = Brake(tmp_path, 0.4)
+    brake = Brake(tmp_path, 0.8)
     jobs = submit(cluster, corpus, out, "--jobs", "4", brake=brake)
     ask(lambda: all(has_begun(out, shard) for shard in range(1, 5)))
 
@@ -214,7 +216,7 @@ def test_task_still_alive_on_a_lost_node_changes_no_result(
 ) -> None:
     """The shard starts again on the other node while the first task still writes."""
     out = tmp_path / "out"
-    brake = Brake(tmp_path, 0.6)
+    brake = Brake(tmp_path, 0.8)
     jobs = submit(cluster, corpus, out, "--jobs", "1", brake=brake)
     ask(lambda: has_begun(out, 1, 1))
     (node,) = cluster.nodes_of(jobs.array)
@@ -244,7 +246,7 @@ def test_shard_out_of_memory_is_resubmitted_with_more(
     cluster: Cluster, corpus: Path, reference: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    jobs = submit(cluster, corpus, out, "--jobs", "2", "--mem", "50M", brake=Brake(tmp_path, 0.2))
+    jobs = submit(cluster, corpus, out, "--jobs", "2", "--mem", "50M", brake=Brake(tmp_path, 1.0))
     ended = cluster.wait(jobs.array, jobs.merge)
     assert "COMPLETED" not in ended.values()
     code, text = status(cluster, out)
@@ -263,9 +265,11 @@ def test_each_task_has_its_own_core_and_gpu(corpus: Path, reference: str, tmp_pa
         pytest.skip("two tasks that share no core need two cores")
     out = tmp_path / "out"
     with running_cluster(nodes=1, cpus=2, gpus=2, bind=True) as cluster:
-        jobs = submit(cluster, corpus, out, "--jobs", "2", "--gpus", "1", brake=Brake(tmp_path, 0.1))
+        brake = Brake(tmp_path, 0.8)
+        jobs = submit(cluster, corpus, out, "--jobs", "2", "--gpus", "1", brake=brake)
         ask(lambda: has_begun(out, 1, 2) and has_begun(out, 2, 2))
         cores = [os.sched_getaffinity(pid) for pid in cluster.find_processes(jobs.array)]
+        brake.release()
         assert set(cluster.wait(jobs.array, jobs.merge).values()) == {"COMPLETED"}
     assert [len(own) for own in cores] == [1, 1]
     assert cores[0] != cores[1]

@@ -27,7 +27,7 @@ from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
 from support.corpora import CLIPS, write_takes
 from support.forkserver import ForkedCommand, fork_e2v, shared_server
-from support.processes import ON_OPENING, ROOT, E2v, hook, on_opening, start_e2v, wait_until
+from support.processes import ON_OPENING, ROOT, E2v, Hold, hook, on_opening, start_e2v, wait_until
 
 from e2v_cli.journal.history import read_header
 from e2v_cli.options import NUMERICS
@@ -467,9 +467,9 @@ def long_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def brake(tmp_path: Path) -> dict[str, str]:
-    """An environment in which that list takes some seconds."""
-    return on_opening(tmp_path / "brake", "sample_data", "time.sleep(0.2)")
+def hold(tmp_path: Path) -> Hold:
+    """A hold on the last clip of the sample corpus."""
+    return Hold(tmp_path / "hold", "m2-0010")
 
 
 @pytest.fixture(scope="module")
@@ -483,17 +483,18 @@ def whole(long_list: Path, tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_run_stopped_by_a_signal_resumes(
-    number: signal.Signals, long_list: Path, whole: Path, brake: dict[str, str], e2v: E2v, tmp_path: Path
+    number: signal.Signals, long_list: Path, whole: Path, hold: Hold, e2v: E2v, tmp_path: Path
 ) -> None:
     """SIGTERM stops the real command, the others forked ones."""
     out = tmp_path / "out"
     command = ("predict", long_list, "-m", "sample", "--embeddings", "npy", "-o")
-    process = (start_e2v if number == signal.SIGTERM else fork_e2v)(*command, out, **brake)
+    process = (start_e2v if number == signal.SIGTERM else fork_e2v)(*command, out, **hold.environment)
     while not list(out.glob("embeddings/*.npy")):  # the first batch is being committed
         assert process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, number)
     os.kill(process.pid, number)
+    hold.release()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     assert errors.splitlines()[-1].startswith("e2v: stopped; to go on: ")
@@ -508,21 +509,24 @@ def test_run_stopped_by_a_signal_resumes(
 
 def test_signal_stops_a_retry_of_failures(e2v: E2v, tmp_path: Path) -> None:
     scp, out = tmp_path / "wav.scp", tmp_path / "out"
-    path = tmp_path / "clip.wav"
-    scp.write_text("".join(f"utt{index} {path}\n" for index in range(400)))
+    paths = [tmp_path / "clip.wav"] * 99 + [tmp_path / "last.wav"]
+    scp.write_text("".join(f"utt{index} {path}\n" for index, path in enumerate(paths)))
     command = ("predict", scp, "-m", "sample", "-o", out)
     assert e2v(*command).returncode == 3
-    soundfile.write(path, np.random.default_rng(0).standard_normal(16_000) / 10, 16_000)
-    process = fork_e2v(*command, "--retry-failed")
+    for path in {*paths}:
+        soundfile.write(path, np.random.default_rng(0).standard_normal(16_000) / 10, 16_000)
+    hold = Hold(tmp_path / "hold", "last.wav")
+    process = fork_e2v(*command, "--retry-failed", **hold.environment)
     journal = out / "journal.1-of-1.2"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 2:  # the header and the first batch
         assert process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
+    hold.release()
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert e2v(*command, "--retry-failed").returncode == 0
-    assert len(read_rows((out / "predictions.tsv").read_text())) == 400
+    assert len(read_rows((out / "predictions.tsv").read_text())) == 100
     assert (out / "failures.tsv").read_text().count("\n") == 1
 
 
@@ -619,10 +623,10 @@ def test_commands_of_a_list_end_with_e2v(number: signal.Signals, tmp_path: Path)
     command = int((tmp_path / "pid").read_text())
 
     os.kill(process.pid, number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
     assert process.returncode == (75 if number == signal.SIGTERM else -number)
-    wait_until(lambda: not Path(f"/proc/{command}").exists(), seconds=5)
+    wait_until(lambda: not Path(f"/proc/{command}").exists())
 
 
 @pytest.mark.parametrize("listener", ["2>&-", "2>/dev/full", "2> >(true)"])
@@ -638,11 +642,9 @@ def test_run_completes_with_unwritable_standard_error(listener: str, tmp_path: P
 
 
 @pytest.mark.parametrize("gone", ["out", "journal"])
-def test_removing_results_during_a_run_is_an_error(
-    gone: str, long_list: Path, brake: dict[str, str], tmp_path: Path
-) -> None:
+def test_removing_results_during_a_run_is_an_error(gone: str, long_list: Path, hold: Hold, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = fork_e2v("predict", long_list, "-m", "sample", "-o", out, **brake)
+    process = fork_e2v("predict", long_list, "-m", "sample", "-o", out, **hold.environment)
     journal = out / "journal.1-of-1.1"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
         assert process.poll() is None
@@ -651,6 +653,7 @@ def test_removing_results_during_a_run_is_an_error(
         out.rename(tmp_path / "elsewhere")
     else:
         journal.unlink()
+    hold.release()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert str(out) in errors.splitlines()[-1]
@@ -684,12 +687,12 @@ def test_wait_for_a_list_on_standard_input_can_be_terminated() -> None:
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as process:
         time.sleep(1)
         process.terminate()
-        assert process.wait(timeout=30) in (75, -signal.SIGTERM)  # the latter before Python handles signals
+        assert process.wait(timeout=60) in (75, -signal.SIGTERM)  # the latter before Python handles signals
 
 
-def test_concurrent_second_run_is_refused(long_list: Path, brake: dict[str, str], e2v: E2v, tmp_path: Path) -> None:
+def test_concurrent_second_run_is_refused(long_list: Path, hold: Hold, e2v: E2v, tmp_path: Path) -> None:
     command = ("predict", long_list, "-m", "sample", "-o", tmp_path / "out")
-    first = fork_e2v(*command, **brake)
+    first = fork_e2v(*command, **hold.environment)
     while not (tmp_path / "out" / "log").exists():  # is created after the lock
         assert first.poll() is None
         time.sleep(0.01)

@@ -228,7 +228,8 @@ def test_another_run_is_refused_while_shards_work(tmp_path: Path, e2v: E2v) -> N
     scp, out = write_takes(tmp_path / "wav.scp", 4), tmp_path / "out"
     slow = on_opening(tmp_path / "hook", "m2-0010", "time.sleep(600)")  # keeps the shard from ending
     shard = start_e2v(*predict(out, "--shard", "2/3", scp=scp), **slow)
-    wait_until(lambda: list(out.glob("journal.2-of-3.1")))
+    journal = out / "journal.2-of-3.1"
+    wait_until(lambda: journal.exists() and journal.stat().st_size)
     for options in ([], ["--shard", "1/2"], ["--overwrite"]):
         refused = e2v(*predict(out, *options, scp=scp))
         assert refused.returncode == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.corpora import CLIPS, write_takes
-from support.processes import ROOT, E2v, on_opening
+from support.processes import ROOT, E2v, Hold
 from support.terminals import Terminal, screen
 
 pytestmark = pytest.mark.e2e
@@ -109,9 +109,14 @@ def long_list(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def brake(tmp_path: Path) -> str:
-    """A variable before a command, with which that list takes some seconds."""
-    return f"PYTHONPATH={on_opening(tmp_path / 'brake', 'sample_data', 'time.sleep(0.1)')['PYTHONPATH']}"
+def hold(tmp_path: Path) -> Hold:
+    """A hold on the last clip of the sample corpus."""
+    return Hold(tmp_path / "hold", "m2-0010")
+
+
+def held(hold: Hold) -> str:
+    """Return the variables of a hold, to be put before a command."""
+    return " ".join(f"{name}={value}" for name, value in hold.environment.items())
 
 
 @pytest.mark.parametrize("columns", [80, 100])
@@ -153,12 +158,14 @@ def test_messages_never_share_a_line_with_the_bar(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", [80, 100])
 def test_stop_leaves_one_bar_and_the_next_move_and_resume_counts_all(
-    columns: int, long_list: Path, brake: str, tmp_path: Path
+    columns: int, long_list: Path, hold: Hold, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    terminal = Terminal(f"{brake} e2v predict {long_list} -m sample -o {out} -j 1", tmp_path, columns, real=True)
+    command = f"{held(hold)} e2v predict {long_list} -m sample -o {out} -j 1"
+    terminal = Terminal(command, tmp_path, columns, real=True)
     terminal.wait_for("× real time")
     terminal.interrupt()
+    hold.release()
     code, shown = terminal.finish()
     assert code == 75
     bar, counts, again = without_times(shown)
@@ -181,10 +188,12 @@ def test_stop_leaves_one_bar_and_the_next_move_and_resume_counts_all(
     assert int(first[1]) >= done
 
 
-def test_stop_without_out_says_that_nothing_is_kept(long_list: Path, brake: str, tmp_path: Path) -> None:
-    terminal = Terminal(f"{brake} e2v predict {long_list} -m sample -j 1 > {tmp_path}/rows", tmp_path, real=True)
+def test_stop_without_out_says_that_nothing_is_kept(long_list: Path, hold: Hold, tmp_path: Path) -> None:
+    command = f"{held(hold)} e2v predict {long_list} -m sample -j 1 > {tmp_path}/rows"
+    terminal = Terminal(command, tmp_path, real=True)
     terminal.wait_for("× real time")
     terminal.interrupt()
+    hold.release()
     code, shown = terminal.finish()
     assert code == 75
     assert without_times(shown)[-1] == "e2v: stopped; nothing is kept without -o OUT"

@@ -133,8 +133,8 @@ def wait_for(process: Process, watch: Watch, finished: int) -> None:
 
 def wait_for_end(process: Process) -> None:
     """Wait until a killed launcher and its workers are gone."""
-    process.communicate(timeout=10)
-    wait_until(lambda: not find_group(process.pid), seconds=5)
+    process.communicate(timeout=60)
+    wait_until(lambda: not find_group(process.pid))
 
 
 def assert_same_results(out: Path, reference: Path) -> None:

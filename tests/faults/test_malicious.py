@@ -396,7 +396,7 @@ def test_yaml_alias_bomb_in_unused_keys_is_refused(kind: str, e2v: E2v, folder: 
             reason = "not plain YAML: it has merge keys (<<)"
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"e2v: {folder}/config.yaml: {reason}\n"
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("value", ["2001-99-99", "1" * 5_000, "0x", "1e400", "!!binary x", "!!timestamp x"])

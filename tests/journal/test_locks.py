@@ -245,7 +245,7 @@ def test_conflict_waits_for_the_owner_name(tmp_path: Path) -> None:
 
         said = pool.submit(write_owner)
         with pytest.raises(OutputConflictError, match=conflict(tmp_path, os.getpid())):
-            with locked(tmp_path, "1-of-1"):
+            with locked(tmp_path, "1-of-1", owner_seconds=60):
                 pass
         said.result()
 

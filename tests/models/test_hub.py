@@ -240,7 +240,7 @@ def test_server_error_is_reported(hub: HubServer, run: E2v, tiny: Path) -> None:
 def test_stalled_download_is_reported_in_english(hub: HubServer, run: E2v) -> None:
     """Only ModelScope's: Hugging Face's package retries for half a minute before "timed out"."""
     hub.delay = 1e6
-    done = run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0")
+    done = run("models", "pull", NAME, MODELSCOPE_DOWNLOAD_MAX_RETRIES="0", MODELSCOPE_DOWNLOAD_TIMEOUT="1")
     assert (done.returncode, done.stdout) == (1, "")
     said = re.escape(f"e2v: iic/{NAME} can't be downloaded from ModelScope ({hub.url}): model.pt: ")
     assert re.search(f"^{said}.*timed out\\W*$", done.stderr, re.M), done.stderr

@@ -97,7 +97,7 @@ def test_stopped_download_ends_at_once_and_resumes(
     def start(*command: str) -> tuple[subprocess.Popen[str] | ForkedCommand, int]:
         hub.requests.clear()
         process: subprocess.Popen[str] | ForkedCommand = start_command(*command, **patient)
-        wait_until(lambda: is_downloading(hub))
+        wait_until(lambda: is_downloading(hub) and find_children(process.pid))
         *_, download = find_children(process.pid)
         return process, download
 
@@ -105,13 +105,13 @@ def test_stopped_download_ends_at_once_and_resumes(
     for command, signum in ((pull_, signal.SIGINT), (predict, signal.SIGTERM), (pull_, signal.SIGKILL)):
         process, download = start(*command)
         os.kill(process.pid, signum)
-        _, errors = process.communicate(timeout=5)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == (-signum if signum == signal.SIGKILL else 75), errors
         assert "Traceback" not in errors
-        wait_until(partial(has_ended, download), seconds=5)
+        wait_until(partial(has_ended, download))
     process, download = start(*pull_)
     kill(download)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.search(
         "^e2v: .* can't be downloaded from .*: its package ended with exit code -9; see above$", errors, re.M

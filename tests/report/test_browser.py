@@ -32,6 +32,7 @@ def test_page_asks_for_nothing_and_complains_of_nothing(page: Path, browser: Bro
 
 def test_every_player_plays(page: Path, browser: Browser) -> None:
     browser.open(page)
+    browser.evaluate("document.querySelectorAll('audio').forEach((each) => each.loop = true)")
     assert browser.evaluate("document.querySelectorAll('button.play').length") == 45
     for number in range(0, 45, 8):
         button = f"document.querySelectorAll('button.play')[{number}]"

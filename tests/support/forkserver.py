@@ -249,15 +249,21 @@ def _serve(listener: socket.socket, parent: int) -> None:
             content, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
             while not content.endswith(b"\n"):
                 content += connection.recv(1 << 20)
+            started, starting = os.pipe()
             pid = os.fork()
             if pid == 0:
+                os.setsid()
+                os.close(starting)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for descriptor in (listener.fileno(), woken, waker, connection.fileno()):
+                for descriptor in (started, listener.fileno(), woken, waker, connection.fileno()):
                     os.close(descriptor)
                 for other in children.values():
                     other.close()
                 _be_command(json.loads(content), streams)
+            os.close(starting)
+            os.read(started, 1)  # it has a session of its own
+            os.close(started)
             for stream in streams:
                 os.close(stream)
             children[pid] = connection
@@ -298,7 +304,6 @@ def _be_process(argv: list[str], environment: Mapping[str, str], streams: list[i
     """Run something in a forked child with arguments, environment and streams of its own, and end as Python would."""
     code = 70
     try:
-        os.setsid()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
@@ -361,6 +366,7 @@ class ForkedClient:
 def _be_client(command: list[str], environment: dict[str, str], streams: list[int]) -> None:
     """Run ``python -c CODE ...`` in the child, with nothing left of the command but its modules."""
     _, _, code, *arguments = command
+    os.setsid()
     signal.set_wakeup_fd(-1)
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE):
         signal.signal(signum, signal.SIG_DFL)

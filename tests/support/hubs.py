@@ -29,12 +29,12 @@ PLUS_BASE = {"ms": "iic/emotion2vec_plus_base", "hf": "emotion2vec/emotion2vec_p
 """The id of emotion2vec_plus_base on each hub."""
 
 IMPATIENCE = {
-    "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "60",
     "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "1",
-    "MODELSCOPE_DOWNLOAD_TIMEOUT": "1",
+    "MODELSCOPE_DOWNLOAD_TIMEOUT": "60",
     "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
 }
-"""Short timeouts and few retries for the clients."""
+"""Few retries for the clients, and timeouts that only a stalled server exceeds."""
 
 
 @dataclass

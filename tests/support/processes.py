@@ -55,6 +55,20 @@ def on_opening(folder: Path, name: str, action: str) -> dict[str, str]:
     return hook(folder, ON_OPENING.format(name=name, action=action))
 
 
+class Hold:
+    """A hold on audio of a name: nothing opens it until the hold is released."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Write the hook that holds the audio, and its environment, into a folder."""
+        self._released = folder / "released"
+        wait = f"while not os.path.exists({str(self._released)!r}): time.sleep(0.02)"
+        self.environment = on_opening(folder, name, wait)
+
+    def release(self) -> None:
+        """End the hold."""
+        self._released.touch()
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds

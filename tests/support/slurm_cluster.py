@@ -6,7 +6,9 @@ messages, has a key and a socket of its own, so that an installed Slurm is not t
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import re
 import shutil
 import signal
@@ -57,7 +59,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 ReturnToService=2
-KillWait=5
+KillWait=30
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdTimeout=10
@@ -122,11 +124,11 @@ class Cluster:
             )
         if not self._is_alive("slurmctld"):
             self.run("slurmctld", "-f", self.folder / "slurm.conf")
-        ask(lambda: "is UP" in self.try_run("scontrol", "ping").stdout, 30)
+        ask(lambda: "is UP" in self.try_run("scontrol", "ping").stdout)
         for node in self.nodes:
             if not self._is_alive(f"slurmd.{node}"):
                 self.run("slurmd", "-f", self.folder / "slurm.conf", "-N", node)
-        ask(self._is_usable, 30)
+        ask(self._is_usable)
 
     def stop(self) -> None:
         """Stop all jobs and daemons."""
@@ -135,7 +137,7 @@ class Cluster:
             if jobs:
                 self.try_run("scancel", "--quiet", "--full", "--signal=KILL", *jobs)
                 self.try_run("scancel", "--quiet", *jobs)
-                ask(lambda: not self.try_run("squeue", "--noheader").stdout.strip(), 20)
+                ask(lambda: not self.try_run("squeue", "--noheader").stdout.strip())
         for name in (*(f"slurmd.{node}" for node in self.nodes), "slurmctld", "munged"):
             with suppress(AssertionError):
                 self.kill(name, signal.SIGTERM)
@@ -145,7 +147,7 @@ class Cluster:
         """Kill ``slurmctld``, or ``slurmd.n1``, by a signal, and wait until it is dead."""
         if self._is_alive(name):
             os.kill(self._pid(name), signum)
-            ask(lambda: not self._is_alive(name), 20)
+            ask(lambda: not self._is_alive(name))
 
     def save(self, job: str) -> None:
         """Have the controller save the states of all jobs, which a killed one forgets until then."""
@@ -291,14 +293,20 @@ def _without_daemons() -> Iterator[None]:
 
 
 def _find_ports(count: int) -> Sequence[int]:
-    sockets = [socket.socket() for _ in range(count)]
+    """Find free ports below those that the system gives to clients, and to servers that leave the choice to it."""
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+        end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        end = 32768
+    ports = random.sample(range(end // 2, end), 20 * count)
+    return list(itertools.islice(filter(_is_free, ports), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener, suppress(OSError):
+        listener.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def _resolves_to_loopback() -> bool:

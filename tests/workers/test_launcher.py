@@ -17,6 +17,7 @@ from support.forkserver import ForkedCommand, fork_e2v
 from support.processes import (
     ROOT,
     E2v,
+    Hold,
     find_group,
     find_workers,
     has_ended,
@@ -156,13 +157,15 @@ def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v, r
 def test_dead_worker_is_replaced(kills_template: bool, tmp_path: Path) -> None:
     """The end of the template ends no worker, and another one is started when it is needed."""
     scp = write_takes(tmp_path / "long.scp", 3)
-    process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2")
+    hold = Hold(tmp_path / "hold", "m2-0010")
+    process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", **hold.environment)
     wait_until(lambda: read_logs(tmp_path / "out").count("sample is loaded on cpu") == 2)
     template, worker, _ = find_workers(process.pid)
     if kills_template:
         kill(template)
         wait_until(lambda: has_ended(template))
     kill(worker)
+    hold.release()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     assert re.match(
@@ -171,7 +174,7 @@ def test_dead_worker_is_replaced(kills_template: bool, tmp_path: Path) -> None:
         errors,
     ), errors
     assert (tmp_path / "out" / "predictions.tsv").read_text().count("\n") == 121
-    wait_until(lambda: not find_group(process.pid), seconds=5)
+    wait_until(lambda: not find_group(process.pid))
 
 
 NOTE_IMPORTS = """
@@ -185,13 +188,27 @@ class Notes:
 sys.meta_path.insert(0, Notes)
 """
 
+AWAIT_WORKERS = """
+import glob, time
+def num_loaded():
+    return sum("sample is loaded on cpu" in open(path).read() for path in glob.glob({logs!r}))
+from e2v_cli.audio import decode
+real = decode.open_audio
+def opened(*args, **kwargs):
+    while num_loaded() < 4:
+        time.sleep(0.02)
+    return real(*args, **kwargs)
+decode.open_audio = opened
+"""
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 def test_pytorch_is_imported_once_for_all_workers(scp: Path, tmp_path: Path, real_e2v: E2v) -> None:
-    """The model was prepared by an earlier run, which imports PyTorch for it."""
+    """The model was prepared by an earlier run, which imports PyTorch for it. Audio waits for all workers."""
     assert real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "first").returncode == 0
     noted = tmp_path / "imports"
-    environment = hook(tmp_path / "hook", NOTE_IMPORTS.format(path=str(noted)))
+    code = NOTE_IMPORTS.format(path=str(noted)) + AWAIT_WORKERS.format(logs=f"{tmp_path}/out/log/worker.*.log")
+    environment = hook(tmp_path / "hook", code)
 
     done = real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "4", **environment)
 
@@ -218,7 +235,7 @@ sys.meta_path.insert(0, Hang)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     assert re.match(r"(e2v: 14 utterances: 0 done, 0 failed, 14 left\n)?e2v: stopped; to go on: ", errors)
-    wait_until(lambda: not find_group(process.pid), seconds=5)
+    wait_until(lambda: not find_group(process.pid))
 
 
 def test_no_room_for_a_process_ends_the_run(scp: Path, tmp_path: Path, e2v: E2v) -> None:
@@ -242,12 +259,12 @@ template.fork_sibling = fork_sibling
 def test_run_stops_within_seconds_despite_a_hanging_worker(number: signal.Signals, scp: Path, tmp_path: Path) -> None:
     """Ctrl-C and Slurm send signals to workers, too, and more than once. SIGINT stops the real command."""
     out = tmp_path / "out"
-    environment = on_opening(tmp_path / "hook", "killer", "time.sleep(600)")
+    hanging = tmp_path / "hanging"
+    environment = on_opening(tmp_path / "hook", "killer", f"open({str(hanging)!r}, 'w').close(); time.sleep(600)")
     start: Callable[..., subprocess.Popen[str] | ForkedCommand]
     start = start_e2v if number == signal.SIGINT else fork_e2v
     process = start("predict", scp, "-m", "sample", "-o", out, "-j", "2", **environment)
-    wait_until(lambda: "encoding" in read_logs(out))
-    time.sleep(0.5)
+    wait_until(hanging.exists)
     asked = time.monotonic()
     for _ in range(3):
         os.killpg(process.pid, number)
@@ -261,7 +278,7 @@ def test_run_stops_within_seconds_despite_a_hanging_worker(number: signal.Signal
         rf"e2v: stopped; to go on: .*predict {scp} -m sample -o {out} -j 2\n",
         errors,
     )
-    wait_until(lambda: not find_group(process.pid), seconds=5)
+    wait_until(lambda: not find_group(process.pid))
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.7, 1.0])
@@ -270,10 +287,10 @@ def test_signal_while_workers_start_prints_no_traceback(delay: float, scp: Path,
     wait_until(lambda: (tmp_path / "out").exists())
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode in (75, 0)  # it may have been about to end
     assert "Traceback" not in errors
-    wait_until(lambda: not find_group(process.pid), seconds=5)
+    wait_until(lambda: not find_group(process.pid))
 
 
 def read_logs(out: Path) -> str:

