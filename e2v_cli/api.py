@@ -63,7 +63,7 @@ DECODERS = 4
 """Threads that decode files."""
 
 MIN_RATE = 1000
-"""Hz; a lower sample rate is one in kHz."""
+"""The lowest sample rate, in Hz: a lower one is in kHz."""
 
 _PYTHON_OPTIONS = "classes|device|hub|model|precision|revision|timeline"
 """Options of the command that are arguments here."""
@@ -107,7 +107,7 @@ class Result:
 
 
 class PredictionError(ValueError):
-    """Why a recording has no result; ``errors="return"`` puts it in the place of the result."""
+    """The reason why a recording has no result; ``errors="return"`` puts it in the place of the result."""
 
     def __init__(self, index: int, reason: str, detail: str) -> None:
         super().__init__(index, reason, detail)
@@ -149,7 +149,7 @@ def load(
 
     Raises:
         E2vError: there is no such model or device; the message tells what to do.
-        ValueError: an argument is none of its choices.
+        ValueError: an argument is not one of its choices.
     """
     name = os.fspath(model)
     if not name:

@@ -21,7 +21,7 @@ from e2v_cli.system.text import number_word
 
 EngineName = Literal["e2v", "funasr"]
 HubName = Literal["ms", "hf"]
-"""ModelScope, Hugging Face."""
+"""The hub of a model: ModelScope, or Hugging Face."""
 LabelLanguage = Literal["en", "zh", "both"]
 """The part of a token like ``生气/angry`` that is the label: English, Chinese, or the whole token."""
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -30,7 +30,7 @@ EmbeddingDtype = Literal["fp32", "fp16"]
 OneChannel = int | Literal["mix"]
 """A channel of a file with several, counted from 0, or the mean of all."""
 Channel = OneChannel | Literal["split"]
-"""The same, or each of them as an utterance of its own."""
+"""A channel, the mean of all, or each channel as an utterance of its own."""
 IdForm = Literal["path", "stem", "name"]
 """Form of an id that is made of a path: the path without suffix, the file name without suffix, or the file name."""
 ResamplerName = Literal["soxr", "torchaudio"]
@@ -40,12 +40,12 @@ RowFormat = Literal["table", "tsv", "csv", "jsonl"]
 """A format of rows on standard output; ``jsonl`` is JSON Lines: an object per line."""
 
 MapKind = Literal["pca", "none"]
-"""How a report projects embeddings to a plane."""
+"""Projection of a report's embeddings to a plane: their principal components, or no map."""
 
 ScoreFormat = Literal["text", "json", "tsv", "markdown", "latex"]
 """A format of a score on standard output."""
 Missing = Literal["error", "wrong", "skip"]
-"""What becomes of utterances of a reference that have no prediction."""
+"""Rule for utterances of a reference that have no prediction."""
 
 MISSING_IN_REPORTS: Missing = "skip"
 """The rule of a report, which is also made of runs at work."""
@@ -63,13 +63,13 @@ MAX_SOURCE_BYTES = 10**18
 """The highest limit of what a command or a URL delivers: the kernel's own is not much higher."""
 
 MIN_WINDOW = 1.0
-"""Seconds: a shorter window has too little context."""
+"""Shortest window, in seconds: a shorter one has too little context."""
 
 MIN_SPAN = 0.02
-"""Seconds of a frame, and so of the shortest span of a timeline."""
+"""Shortest span of a timeline, in seconds: a frame."""
 
 MAX_SPAN = 86_400.0
-"""Seconds of a day."""
+"""Longest span of a timeline, in seconds: a day."""
 
 BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
 """Audio in one forward pass, by kind of device: as much as stays in a CPU's cache, or fills a GPU."""
@@ -77,10 +77,10 @@ BATCH_SECONDS = {"cpu": 10.0, "cuda": 300.0}
 Fingerprint = Mapping[str, str | float]
 
 DEVICE_KEYS = frozenset(("device", "batch-seconds"))
-"""What may differ in the fingerprints of a run that mixes devices."""
+"""Keys in which the fingerprints of a run that mixes devices may differ."""
 
 ChangedSources = Literal["refuse", "keep", "recompute"]
-"""What a resume does about results of utterances whose line in the list names another source now."""
+"""Rule of a resume for results of utterances whose line in the list names another source now."""
 
 
 @dataclass(frozen=True)
@@ -109,35 +109,35 @@ class Shard:
 
     count: int
     index: int
-    """Counted from 1."""
+    """Number of the shard, counted from 1."""
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
     @property
     def name(self) -> str:
-        """Its part of file names: ``2-of-3``."""
+        """The shard in file names: ``2-of-3``."""
         return f"{self.index}-of-{self.count}"
 
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Which audio is read."""
+    """Options of the input."""
 
     inputs: tuple[str, ...]
     channel: Channel = "mix"
     pipe_seconds: float | None = None
     """Time limit of the commands in lists; None: commands are refused."""
     resampler: ResamplerName = "soxr"
-    """How audio of other sample rates becomes audio at 16 kHz."""
+    """Resampler for audio that is not at 16 kHz."""
     max_source_bytes: int | None = None
-    """The most that a command or a URL may deliver; None: by the free space of TMPDIR."""
+    """The most bytes that a command or a URL may deliver; None: by the free space of TMPDIR."""
     hidden: bool = False
     """Whether hidden folders and files are searched, too."""
     id_form: IdForm | None = None
     """Form of the ids made for audio without ids; None: ``path`` in folders, else ``stem``."""
     segments_rttm: Path | None = None
-    """A diarisation, by which recordings are cut into utterances; None: they are not."""
+    """Diarisation by which recordings are cut into utterances; None: they are not cut."""
 
     def __post_init__(self) -> None:
         if self.pipe_seconds is not None and not 0 < self.pipe_seconds < math.inf:
@@ -153,10 +153,10 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model is wanted, where it may come from, and its labels: their language, and which of them count."""
+    """The model that is wanted, its sources, and its labels: their language, and those that count."""
 
     name: str = "emotion2vec_plus_base"
-    """Of the family, an id on a hub, or a local folder."""
+    """Name in the family, id on a hub, or local folder."""
     hub: HubName = "ms"
     revision: str | None = None
     """A branch, a tag or a commit; None: the newest one on this machine, else on the hub."""
@@ -171,7 +171,7 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """How and where the network is computed."""
+    """Options of computing the network."""
 
     engine: EngineName = "e2v"
     device: str = "auto"
@@ -179,9 +179,9 @@ class ComputeOptions:
     """Worker processes; None: all cores, or all GPUs."""
     precision: Precision = "fp32"
     batch_seconds: float | None = None
-    """Audio in one forward pass; None: chosen for the device."""
+    """Seconds of audio in one forward pass; None: chosen for the device."""
     window: float = 60.0
-    """Seconds: longer utterances are encoded in windows of at most this length."""
+    """Longest window, in seconds: longer utterances are encoded in several."""
     products: ProductsName | None = None
     """The library that multiplies on a CPU, in fp32; None: the fastest of this CPU."""
 
@@ -208,7 +208,7 @@ class ResultOptions:
     """OUT; None: rows go to standard output."""
     granularity: Granularity = "utterance"
     embeddings: str = "none"
-    """A name of ``results.formats.EMBEDDING_FORMATS``."""
+    """``none``, or a name of ``results.formats.EMBEDDING_FORMATS``."""
     dtype: EmbeddingDtype = "fp32"
     """Precision of embeddings."""
     layers: tuple[LayerChoice, ...] = ()
@@ -238,12 +238,12 @@ class ResultOptions:
 
 @dataclass(frozen=True)
 class RowOptions:
-    """How rows are printed on standard output."""
+    """Options of rows on standard output."""
 
     format: RowFormat | None = None
-    """None: a table on a terminal, else TSV."""
+    """Format of the rows; None: a table on a terminal, else TSV."""
     columns: tuple[str, ...] = ()
-    """Names, in the order in which they are printed; none: the format's own choice."""
+    """Names of columns, in the order in which they are printed; empty: the format's own choice."""
     header: bool = True
 
     @property
@@ -258,7 +258,7 @@ class RowOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Which part of the run this is, and how it deals with earlier ones and with failures."""
+    """Options of the run: its shard, and the treatment of earlier results and of failures."""
 
     shard: Shard = Shard(1, 1)
     overwrite: bool = False
@@ -286,7 +286,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Invocation:
-    """How a process was started, and its audio as in ``InputOptions``, for records; without the secrets in URLs."""
+    """Record of how a process was started, with its audio as in ``InputOptions``; without the secrets in URLs."""
 
     command: tuple[str, ...] = ()
     """The program and its arguments."""
@@ -339,18 +339,18 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the page of a run holds, and where it goes."""
+    """Options of the page of a run."""
 
     path: Path | None = None
-    """None: ``report.html`` in OUT."""
+    """File of the page; None: ``report.html`` in OUT."""
     clips: int = 60
     """The most utterances that can be played."""
     clip_seconds: float = 15.0
-    """The most of each that is played."""
+    """The most seconds of an utterance that are played."""
     projection: MapKind = "pca"
-    """How embeddings are mapped."""
+    """Projection of the embeddings to the map."""
     title: str | None = None
-    """None: the name of OUT."""
+    """Title of the page; None: the name of OUT."""
     overwrite: bool = False
     allow_pipes: bool = False
     """Whether the commands in the run's lists are run."""
@@ -364,7 +364,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How predictions are compared with a reference, by the names of the command's options.
+    """Options of comparing predictions with a reference, by the names of the command's options.
 
     Raises:
         UsageError: a value is out of its range.
@@ -383,7 +383,7 @@ class ScoreOptions:
     folds: str | None = None
     """A file of folds, or ``none``; None: the reference's own, if it has any."""
     ci: str | None = None
-    """What is resampled: ``speaker``, ``utterance``, a file of groups, or ``none``; None: speakers, if known."""
+    """Resampled units: ``speaker``, ``utterance``, a file of groups, or ``none``; None: speakers, if known."""
     confidence: float = 0.95
     resamples: int = 10_000
     seed: int = 0
@@ -402,7 +402,7 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How a run is cut into the jobs of an array."""
+    """Options of the jobs of an array."""
 
     num_shards: int
     array_limit: int | None = None
@@ -412,7 +412,7 @@ class JobOptions:
 
 
 def make_fingerprint(options: PredictOptions, weights_sha256: str, labels: tuple[str, ...], device: str) -> Fingerprint:
-    """Collect everything that changes a result, by the names that users know; ``device`` is its kind, cpu or cuda."""
+    """Collect everything that changes a result, by the names that users know; ``device``: the kind, cpu or cuda."""
     compute, results, channel = options.compute, options.results, options.input.channel
     return {
         "model": weights_sha256,

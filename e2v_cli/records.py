@@ -28,7 +28,7 @@ class Segment:
 
     start: float
     end: float | None
-    """None: the end of the recording."""
+    """End in seconds; None: the end of the recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class Tier:
     """A row of segments in the timeline of a recording: those of the same channel and speaker."""
 
     channel: int | None = None
-    """Of the recording, counted from 0; None: that of ``--channel``."""
+    """Channel of the recording, counted from 0; None: the channel of ``--channel``."""
     speaker: str = ""
-    """Empty: unknown."""
+    """Name of the speaker; empty: unknown."""
 
     @property
     def name(self) -> str:
-        """Its name in files: ``anna``, ``channel 2``, or ``anna channel 2``; ``emotion`` where neither is known."""
+        """Name of the tier in files: ``anna``, ``channel 2``, ``anna channel 2``; ``emotion`` if neither is known."""
         channel = "" if self.channel is None else f"channel {self.channel + 1}"
         return " ".join(filter(None, (self.speaker, channel))) or "emotion"
 
@@ -62,24 +62,24 @@ class Utterance:
     """One utterance to be recognised, as the input names it."""
 
     index: int
-    """Its index in the input, counted from 0."""
+    """Index in the input, counted from 0."""
     utt_id: str
     source: str
-    """Its audio, as a ``wav.scp`` names it: a path, ``file.ark:offset``, a URL, or ``command |``."""
+    """Name of the audio, as in ``wav.scp``: a path, ``file.ark:offset``, a URL, or ``command |``."""
     folder: str = ""
     """The folder of the list, where a relative path is looked for if the current folder doesn't have it."""
     segment: Segment | None = None
-    """Its part of the recording; None: all of it."""
+    """Part of the recording; None: all of it."""
     channel: int | None = None
-    """Its channel, counted from 0; None: that of ``--channel``."""
+    """Channel, counted from 0; None: ``recording_channel``."""
     recording_channel: int | None = None
-    """The channel of its recording in a file that has several, from ``reco2file_and_channel``, counted from 0."""
+    """Channel of the recording by ``reco2file_and_channel``, counted from 0; None: the channel of ``--channel``."""
     fault: str = ""
-    """The problem with its line in the list."""
+    """Problem with the utterance's line in the list; empty: no problem."""
     recording_id: str = ""
-    """The id of the recording of its segment; empty: it is a recording itself."""
+    """Id of the recording that the segment is part of; empty: the utterance is a recording itself."""
     source_checksum: int = field(default=0, compare=False)
-    """The CRC-32 of its source: see ``corpus.lists``."""
+    """CRC-32 of the source: see ``corpus.lists``."""
 
     @property
     def recording(self) -> Hashable:
@@ -89,7 +89,7 @@ class Utterance:
 
     @property
     def cut(self) -> Cut:
-        """The part of a recording that it is."""
+        """The part of a recording that the utterance is."""
         if not self.recording_id or self.segment is None:
             return Cut(self.utt_id)
         return Cut(self.recording_id, self.segment.start)
@@ -136,24 +136,24 @@ class Prediction:
 
     utterance: Utterance
     duration: float
-    """Seconds."""
+    """Seconds of the utterance's audio."""
     num_frames: int
-    """Frames of 20 ms that the encoder gave."""
+    """Frames of 20 ms from the encoder."""
     windows: int
-    """Windows in which the utterance was encoded: 1 is all at once."""
+    """Number of windows in which the utterance was encoded; 1: all at once."""
     posteriors: NDArray[np.float32] | None
     """(labels,): probabilities that sum to 1; None where the model has no head."""
     embedding: NDArray[np.float32] | DiskArray
     """(dim,), the mean over frames; or (frames, dim) where frames are asked for, spooled where they are many."""
     timelines: tuple[NDArray[np.float32], ...] = ()
-    """(spans, labels) each: the posteriors of all spans of the utterance, for each length of spans."""
+    """For each length of spans, (spans, labels): the posteriors of all spans of the utterance."""
     layers: tuple[NDArray[np.float32] | DiskArray, ...] = ()
     """Embeddings of the layers that were chosen, instead of ``embedding``, which then is always the mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an utterance has no prediction."""
+    """An utterance without a prediction, and the reason."""
 
     utterance: Utterance
     stage: Stage
@@ -164,14 +164,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a result lies in the run folder: ``embeddings/utt1.npy``, ``embeddings.1-of-1.1.ark:17``, ``…:0:512``."""
+    """The place of a result in the run folder: ``embeddings/utt1.npy``, ``embeddings.1-of-1.1.ark:17``, ``…:0:512``."""
 
     file: str
-    """Relative to OUT."""
+    """Path of the file, relative to OUT."""
     offset: int | None = None
-    """Bytes before it in the file; None: it is the whole file."""
+    """Offset of the result in the file, in bytes; None: the result is the whole file."""
     size: int | None = None
-    """Its bytes; None: its own header gives its length."""
+    """Bytes of the result; None: its own header gives its length."""
 
     def __str__(self) -> str:
         numbers = [str(number) for number in (self.offset, self.size) if number is not None]
@@ -195,10 +195,10 @@ class DoneRecord:
     """A finished utterance, whose embedding and timeline are on disk, as the journal keeps it."""
 
     index: int
-    """Its index in the input."""
+    """Index in the input, counted from 0."""
     utt_id: str
     duration: float
-    """Seconds."""
+    """Seconds of the utterance's audio."""
     num_frames: int
     windows: int
     label: str
@@ -206,15 +206,15 @@ class DoneRecord:
     posteriors: tuple[float, ...]
     """(labels,): probabilities in the model's order; empty where the model has no head."""
     embedding: Place | None
-    """Place of its embedding; None: it has none, or has ``layers``."""
+    """Place of the embedding; None: no embedding, or ``layers`` instead."""
     timelines: tuple[Place, ...] = ()
-    """The rows of each of its timelines."""
+    """Places of the rows of each timeline."""
     source_checksum: int = 0
     """CRC-32 of the utterance's source."""
     rows: str = ""
-    """The rows of its timeline, where they go to standard output."""
+    """Rows of the timeline, where they go to standard output; else empty."""
     layers: tuple[Place, ...] = ()
-    """Its embedding of each layer that was chosen."""
+    """Places of the embeddings of each layer that was chosen; empty without a choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,15 +222,15 @@ class FailureReason:
     """A reason for which utterances failed."""
 
     reason: str
-    """As in ``Failure``."""
+    """Reason, as in ``Failure``."""
     count: int
     example: int
-    """The index of the first such utterance."""
+    """Index of the first utterance that failed for this reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended."""
+    """Counts and times of a run that has ended."""
 
     input: int
     done: int
@@ -240,14 +240,14 @@ class Summary:
     wall_seconds: float
     """Wall-clock seconds of this run and of those it resumed; of concurrent shards, the slowest counts."""
     encode_seconds: float
-    """Seconds from the loaded model to the last result, likewise."""
+    """Seconds from the loaded model to the last result, counted like ``wall_seconds``."""
 
     reasons: tuple[FailureReason, ...] = ()
     """Reasons of the failures, the most frequent first; empty if not known."""
     cause: str = ""
-    """The likely cause, and the next move, where most failed for one reason."""
+    """Likely cause and next move, if most utterances failed for one reason; else empty."""
     stopped: bool = False
-    """A signal stopped the run before its end."""
+    """Whether a signal stopped the run before its end."""
 
     @property
     def left(self) -> int:

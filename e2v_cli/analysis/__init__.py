@@ -1,1 +1,1 @@
-"""Predictions → knowledge: labels, and what is computed of posteriors (see README.md)."""
+"""Analysis of predictions and embeddings: labels, metrics, scores, selections, probes, similarity (see README.md)."""

@@ -26,7 +26,7 @@ PAIR_FORM = "utt-id1 utt-id2"
 PAIR_COLUMNS = ("utt_id1", "utt_id2", "cosine")
 
 ANSWER_COLUMNS = ("same_label", "js_divergence")
-"""Those of pairs whose utterances have posteriors of the same classes."""
+"""Columns of pairs whose utterances have posteriors of the same classes."""
 
 BLOCK_PAIRS = 4096
 """Pairs that are compared together."""
@@ -35,15 +35,15 @@ NEAR_IDS = 10_000
 """Ids, the first of a list, among which one like an unknown id is looked for."""
 
 RESOLUTION = 1e-6
-"""What is left of an embedding after centring has no direction if it is shorter than this part of the embedding: 32-bit
-floats have no more digits."""
+"""Length of a centred embedding, as a part of its length before, up to which it has no direction: 32-bit floats have
+no more digits."""
 
 
 class IndexedEmbeddings:
     """Embeddings, which are found by their ids."""
 
     def __init__(self, embeddings: Embeddings) -> None:
-        """Index them.
+        """Index the embeddings by id.
 
         Raises:
             CorpusError: two have the same id.
@@ -57,7 +57,7 @@ class IndexedEmbeddings:
         return len(self._index)
 
     def find(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
-        """Find (keys,) rows of the list; -1 where there is none."""
+        """Find the rows of ids in the list: (keys,); -1: no embedding."""
         return self._index.find(hash_keys(keys)).astype(np.int64)
 
     def id_of(self, row: int) -> str:
@@ -139,12 +139,12 @@ class Vectors:
     """Embeddings in memory, 4 bytes a number."""
 
     rows: NDArray[np.int64]
-    """Of the list, ascending."""
+    """Rows of the list of embeddings, ascending."""
     values: NDArray[np.float32]
     """(rows, dim)"""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return those of some rows: (rows, dim)."""
+        """Return the embeddings of some rows: (rows, dim)."""
         return self.values[np.searchsorted(self.rows, rows)].astype(np.float64)
 
 
@@ -154,8 +154,8 @@ def read_vectors(
     """Read the embeddings of pairs.
 
     Args:
-        sides: what has the first ids, and the second; the same object if one has both.
-        rows: (pairs, 2) of the lists of both.
+        sides: the embeddings of the first ids, and of the second; the same object for one source.
+        rows: (pairs, 2): rows of the lists of both.
         is_centred: whether the mean of all embeddings of the first is subtracted, so that all of them are in memory.
 
     Raises:
@@ -227,14 +227,14 @@ def compute_divergences(first: NDArray[np.float64], second: NDArray[np.float64])
 
 @dataclass(frozen=True)
 class PairComparison:
-    """Pairs, and what is compared of them."""
+    """Pairs, with their embeddings and predictions."""
 
     text: Text
     rows: NDArray[np.int64]
-    """(pairs, 2) of the lists of embeddings."""
+    """(pairs, 2): rows of the lists of embeddings."""
     vectors: tuple[Vectors, Vectors]
     answers: tuple[PairAnswers, PairAnswers] | None
-    """None: embeddings alone are compared."""
+    """Predictions of both sides; None: only embeddings are compared."""
 
     @property
     def columns(self) -> tuple[str, ...]:

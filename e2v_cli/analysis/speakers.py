@@ -55,7 +55,7 @@ def _divided(sums: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray
 
 
 def emotion_columns(keys: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of a group's row; ``keys`` are those of its names."""
+    """Return the columns of a group's row; ``keys`` are the columns of its names."""
     return (*keys, "utterances", "duration", "label", "score", *labels, *(f"share_{label}" for label in labels))
 
 

@@ -20,7 +20,7 @@ from e2v_cli.audio.riff import measure_record
 from e2v_cli.records import SAMPLE_RATE
 
 MAX_CHANNELS = 8
-"""A matrix with more rows and columns than this holds features."""
+"""Most channels of a matrix of samples: one with more rows and more columns holds features."""
 
 _FLAC_ROOM = 1 << 16
 """Bytes for the headers of frames in a FLAC file."""
@@ -73,8 +73,8 @@ def _measure_record(archive: BinaryIO, head: bytes, left: int) -> tuple[int, int
     """Read the header of a record: where in it the audio begins, and how many bytes the audio has.
 
     Args:
-        archive: stands at the record.
-        head: its first bytes.
+        archive: the archive, at the beginning of the record.
+        head: first bytes of the record.
         left: bytes from there to the end of the archive.
 
     Raises:

@@ -14,7 +14,7 @@ def to_samples(given: Any) -> NDArray[np.float32]:
     """Convert a mono waveform of floats or int16 to (samples,), as a file of the same samples is read.
 
     Raises:
-        AudioError: it is none; the message has an expression that makes one of ``x``.
+        AudioError: it is not such a waveform; the message has an expression that makes one of ``x``.
     """
     if hasattr(given, "detach"):  # a tensor, perhaps on a GPU; NumPy has no bfloat16
         given = given.detach().cpu()

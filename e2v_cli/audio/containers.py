@@ -29,10 +29,10 @@ EBML_TOP = EBML_ANYWHERE | {EBML_HEADER, SEGMENT}
 SEGMENT_CHILDREN = EBML_ANYWHERE | {
     *(CLUSTER, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367)
 }
-"""Also SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags."""
+"""Children of a segment: also SeekHead, Info, Tracks, Cues, Attachments, Chapters, Tags."""
 
 CLUSTER_CHILDREN = EBML_ANYWHERE | {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF}
-"""Also Timestamp, SilentTracks, Position, PrevSize, SimpleBlock, BlockGroup, EncryptedBlock."""
+"""Children of a cluster: also Timestamp, SilentTracks, Position, PrevSize, SimpleBlock, BlockGroup, EncryptedBlock."""
 
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
@@ -150,9 +150,9 @@ def _walk_boxes(data: FileBytes, position: int, end: int) -> Iterator[tuple[byte
 
 
 def _measure_fragments(index: bytes) -> int:
-    """Return the bytes that an index (the box sidx) counts behind itself: all fragments, or the next."""
+    """Return the bytes after an index (the box sidx) that it counts: all fragments, or the next."""
     width = 8 if index[:1] == b"\1" else 4
-    begin = 12 + 2 * width  # behind the first time and the first offset, and the number of entries with its padding
+    begin = 12 + 2 * width  # after the first time, the first offset, and the number of entries with its padding
     entries = struct.iter_unpack(">I8x", index[begin + 4 : begin + 4 + (len(index) - begin - 4) // 12 * 12])
     offset = int.from_bytes(index[begin - width : begin], "big")
     return offset + sum(int(size) & 0x7FFF_FFFF for (size,) in entries)
@@ -198,7 +198,7 @@ def _read_element(data: FileBytes, position: int, limit: int, expected: frozense
     """Read the header of an EBML element (RFC 8794): its ID, and begin and end of what it holds; None: unknown.
 
     Raises:
-        AudioError: it ends behind the limit, or is none of those expected.
+        AudioError: the element ends after the limit, or is not an expected one.
     """
     head = data.read(position, 12)
     id_length = 9 - head[0].bit_length() if head else 1

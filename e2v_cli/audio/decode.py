@@ -24,22 +24,22 @@ from e2v_cli.system.spool import DiskWaveform
 from e2v_cli.system.text import counted, redact
 
 BLOCK_SAMPLES = 1 << 20
-"""Samples of a block (4 MB): so few that memory depends on the audio that exists, not on the header."""
+"""Samples of a block (4 MB), over all channels: memory follows the audio that exists, not the header."""
 
 MAX_OVERSHOOT = 0.5
-"""Seconds: a segment that ends less than this behind its recording ends with it, as in Kaldi's ``extract-segments``."""
+"""Seconds: a segment that ends less than this after its recording ends with it, as in Kaldi's ``extract-segments``."""
 
 _NOT_SPLIT = "unreadable when channels were counted, now it has {} channels; run the same command again"
 
 
 @dataclass(frozen=True)
 class AudioOptions:
-    """How audio is read, the same for all utterances."""
+    """Options for reading audio, the same for all utterances."""
 
     input: InputOptions
-    """Its channel is read where the list names none; with ``split``, the list names each."""
+    """Options of the input. Their channel is read where the list names none; with ``split``, the list names each."""
     compute: ComputeOptions
-    """Utterances longer than the window are kept on disk."""
+    """Options of the computation. Waveforms longer than their window are kept on disk."""
     min_samples: int
     """Samples at 16 kHz that the model needs for a frame."""
     block_samples: int = BLOCK_SAMPLES
@@ -59,7 +59,7 @@ class HeaderInfo:
 
     utterance: Utterance
     duration: float
-    """Seconds."""
+    """Seconds of the utterance."""
     rate: int
     """Samples per second of the recording."""
     num_channels: int
@@ -99,7 +99,7 @@ def make_waveform(utterance: Utterance, samples: NDArray[np.float32], rate: int,
     """Make a waveform of (samples,) in memory: the same as load_waveforms makes of a file of them.
 
     Raises:
-        AudioError: they are not finite, or too few.
+        AudioError: the samples are not finite, or too few.
     """
     collector = _Collector(utterance, rate, "mix", options)
     collector.add(samples, first=0)
@@ -172,7 +172,7 @@ class _Collector:
         """Add the utterance's part of a block of (samples,), which begins at sample ``first`` of the recording.
 
         Raises:
-            AudioError: it is not finite.
+            AudioError: a sample is not finite.
         """
         part = samples[max(0, self.first - first) : None if self.end is None else max(0, self.end - first)]
         if not len(part):

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from e2v_cli.audio.errors import AudioError
 
 SAMPLE_RATES = range(1_000, 1_000_001)
-"""A rate outside comes from a broken header, and resampling from it could take any amount of memory."""
+"""Valid sample rates, in Hz: others come from broken headers, and resampling could take any amount of memory."""
 
 MAX_CHANNELS = 512
-"""More come from a broken header; FFmpeg reads as many."""
+"""Most channels: more come from a broken header; FFmpeg reads as many."""
 
 
 class Decoder(ABC):
@@ -25,7 +25,7 @@ class Decoder(ABC):
 
         Args:
             rate: samples of a channel per second.
-            num_channels: channels.
+            num_channels: number of channels.
             num_samples: samples of each channel, by the file's own structure; None: only decoding it tells.
             can_seek: whether ``seek`` reaches any sample without decoding those before it, with the same values.
 

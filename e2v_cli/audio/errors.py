@@ -16,7 +16,7 @@ class AudioError(Exception):
 MACHINE_ERRORS = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 )
-"""Errors that are no file's own: too many of them are open, or the file system is gone."""
+"""Errors of the machine, not of a file: too many files are open, memory is full, or the file system is gone."""
 
 
 def blame(error: OSError) -> AudioError:

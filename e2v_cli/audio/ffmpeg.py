@@ -49,7 +49,7 @@ MAX_SILENT_AT_END = 2
 """The most packets at the end whose audio is cut off whole, as padding of the encoder."""
 
 MICROSECONDS = 1_000_000
-"""In a second: the unit of a container's duration."""
+"""Microseconds of a second: FFmpeg counts a container's duration in them."""
 
 _ERROR = 16
 """FFmpeg's level of errors; worse ones are lower."""
@@ -60,10 +60,10 @@ MAX_NOTES = 10
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read, where FFmpeg alone would not know."""
+    """Settings for reading a file that FFmpeg alone would not know."""
 
     priming: int | None = None
-    """Samples that the encoder put before the first: they are cut off here, with all behind the last; None: FFmpeg cuts
+    """Samples that the encoder put before the first. They are cut off here, with all after the last; None: FFmpeg cuts
     them off."""
     cut_end: bool = False
     """Whether the encoder's padding at the end is cut off by the duration in the header."""
@@ -82,7 +82,7 @@ class FfmpegDecoder(Decoder):
         """Open a file, and decode its first frame: that alone tells its rate and its channels.
 
         Args:
-            path: of the file, or an object that reads it, and is closed with the decoder.
+            path: path of the file, or an object that reads it, and is closed with the decoder.
             demuxer: FFmpeg's name of the container: no other is tried.
             num_samples: samples of each channel that the file should have; None: only decoding it tells.
             reading: how it is read.
@@ -226,7 +226,7 @@ class FfmpegDecoder(Decoder):
             yield _as_float(samples.T if frame.format.is_planar else samples.reshape(-1, self.num_channels))
 
     def _declared(self) -> int:
-        """Return how many samples the header declares; 0: it does not, or for all streams together."""
+        """Return how many samples the header declares; 0: none, or only for all streams together."""
         if self._container.format.name == "avi":  # FFmpeg only estimates it from the size of the file
             return 0
         alone = len(self._container.streams) == 1
@@ -245,7 +245,7 @@ class FfmpegDecoder(Decoder):
         """Raise an error for each of FFmpeg's, and for each that it only logs; log its other notes.
 
         Args:
-            reason: of the error.
+            reason: reason of the error.
             opening: whether errors that are only logged don't count: streams are searched, also those of video.
         """
         with self._av.logging.Capture() as notes:
@@ -267,7 +267,7 @@ class FfmpegDecoder(Decoder):
 
 
 def _last_error(notes: Iterable[tuple[int, str, str]]) -> str:
-    """Return the last error among FFmpeg's notes, on one line; empty: there is none."""
+    """Return the last error among FFmpeg's notes, on one line; empty if none is an error."""
     errors = [f"{name}: {one_line(message)}" for level, name, message in notes if level <= _ERROR]
     return errors[-1] if errors else ""
 

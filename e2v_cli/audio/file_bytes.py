@@ -31,10 +31,10 @@ class FileBytes:
 
 
 class FileParts(io.RawIOBase):
-    """Parts of a file as one file, without what is between them."""
+    """Parts of a file as one file, without the bytes between them."""
 
     def __init__(self, path: str, parts: Sequence[tuple[int, int]]) -> None:
-        """Open a file, of which each part is from one byte to the one before another."""
+        """Open a file; ``parts`` are (begin, end) in bytes, each without the byte at its end."""
         self._descriptor = os.open(path, os.O_RDONLY)
         self._parts = parts
         self._position = 0

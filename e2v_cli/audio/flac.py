@@ -33,7 +33,7 @@ MAX_FLAC_BLOCKS = 256
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 
 _BLOCK_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-"""Samples by the code in a frame's header; code 0 is not used, 6 and 7 stand for a number behind it."""
+"""Samples of a frame, by the code in its header. Code 0 is not used; after codes 6 and 7 the header has the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class _Frame:
     """A frame of samples."""
 
     offset: int
-    """Of its first byte in the file."""
+    """Offset of the first byte in the file."""
     first: int
-    """Its first sample."""
+    """Index of the first sample."""
     end: int
-    """The sample behind its last one."""
+    """Index of the sample after the last one."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ class StreamInfo:
     num_samples: int
     """Samples of each channel; 0: unknown, the file was written to a pipe."""
     md5: bytes
-    """Of all samples; zeros: unknown."""
+    """MD5 digest of all samples; zeros: unknown."""
     audio: int
-    """The byte at which the frames begin."""
+    """Offset of the first frame in the file."""
 
 
 def open_flac(path: str, _at_a_glance: bool) -> Decoder:
     """Open a FLAC file.
 
     Raises:
-        AudioError: it is not one.
-        OSError: it can't be read.
+        AudioError: the file is not FLAC.
+        OSError: the file can't be read.
     """
     with open(path, "rb") as file:
         info = read_stream_info(file, skip_tags(file))
@@ -129,7 +129,7 @@ class _FrameWalk:
         self._size = os.fstat(file.fileno()).st_size
         self._start = info.audio
         self._end = 0
-        """The sample behind the last frame that was found."""
+        """Index of the sample after the last frame that was found."""
         self._headers = self._find(info.audio)
 
     def advance(self, sample: int) -> None:
@@ -182,7 +182,7 @@ class _FrameWalk:
         return False
 
     def _find_pair(self, offset: int) -> _Frame | None:
-        """Find the first of two neighbouring frames behind a byte."""
+        """Find the first of two neighbouring frames from a byte on."""
         last = None
         for frame in self._find(offset):
             if last and frame.first == last.end:
@@ -202,7 +202,7 @@ class _FrameWalk:
             offset += _CHUNK
 
     def _parse(self, header: bytes, offset: int) -> _Frame | None:
-        """Parse the header of a frame; None: it is none."""
+        """Parse the header of a frame; None: it is no frame header."""
         code, rate = header[2] >> 4, header[2] & 15
         length = 4
         try:

@@ -20,7 +20,7 @@ from e2v_cli.audio.riff import open_riff
 from e2v_cli.audio.tags import skip_tags
 
 HEAD = 1 << 16
-"""Bytes by which a container is told from others."""
+"""Bytes at the beginning of a file by which its format is told."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class AudioFormat:
 
     name: str
     suffixes: tuple[str, ...]
-    """Of its files, in lower case: what is taken for audio in a folder. A file that is named may be called anything."""
+    """Suffixes in lower case: in a folder, only files with one are audio. A file that the user names may have any."""
     seekable: bool
     """Whether a decoder finds any sample without decoding those before it."""
     matches: Callable[[bytes], object]
-    """Whether a file is one, by its first bytes, behind tags of ID3."""
+    """Whether a file has this format, by its first bytes after ID3 tags."""
     open: Callable[[str, bool], Decoder]
-    """Opens the file at a path, and checks that it is whole as far as its structure tells; at a glance (True), without
+    """Open the file at a path, and check that it is whole as far as its structure tells; at a glance (True), without
     reading all of it.
 
     Raises:
-        AudioError: it is damaged, or not all there.
-        OSError: it can't be read.
+        AudioError: the file is damaged, or not all there.
+        OSError: the file can't be read.
     """
 
 
@@ -77,7 +77,7 @@ AUDIO_FORMATS = {
         AudioFormat("mp3", (".mp2", ".mp3"), False, find_frames, open_mp3),  # last, since it has no mark of its own
     )
 }
-"""By name, in the order in which they are tried."""
+"""Audio formats by name, in the order in which they are tried."""
 
 
 def audio_suffixes() -> frozenset[str]:
@@ -96,7 +96,7 @@ def open_audio(path: str, at_a_glance: bool = False) -> Decoder:
     """Open an audio file, whose format is told by its content.
 
     Args:
-        path: of the file.
+        path: path of the file.
         at_a_glance: whether the header alone is looked at; else a format without a header is read whole.
 
     Raises:
@@ -130,7 +130,7 @@ def _check_file(path: str) -> None:
 
 
 def _read_head(path: str) -> bytes:
-    """Read the first bytes of a file, behind its tags."""
+    """Read the first bytes of a file, after its tags."""
     with open(path, "rb") as file:
         file.seek(skip_tags(file))
         return file.read(HEAD)

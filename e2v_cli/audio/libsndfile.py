@@ -20,7 +20,7 @@ class SndfileDecoder(Decoder):
         """Take over an open file.
 
         Args:
-            file: at its first sample.
+            file: open file, at its first sample.
             num_samples: samples of each channel that the file should have; None: only decoding it tells.
             can_seek: whether libsndfile seeks to the exact sample in it.
         """

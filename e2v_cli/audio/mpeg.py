@@ -38,17 +38,17 @@ MAX_LEAD = 1 << 16
 """Bytes in which the first frame is looked for, as FFmpeg does."""
 
 Spans = list[tuple[int, int]]
-"""Parts of a file, each from one byte to the one before another."""
+"""Parts of a file, each (begin, end) in bytes, without the byte at the end."""
 
 
 @dataclass(frozen=True)
 class _Start:
-    """How a stream begins."""
+    """The beginning of a stream."""
 
     kind: FrameKind
     num_channels: int
     first: int
-    """Where the first frame of audio begins, in bytes."""
+    """Offset of the first frame of audio."""
     header: LengthHeader
 
 
@@ -80,9 +80,9 @@ def count_mpeg_samples(path: str, begin: int, end: int | None) -> int:
     """Count the samples of each channel in frames within a file, as FFmpeg decodes them: none is taken off.
 
     Args:
-        path: of the file.
-        begin: of the frames, in bytes.
-        end: of the frames; None: it is the file's.
+        path: path of the file.
+        begin: offset of the first frame.
+        end: offset at which the frames end; None: the end of the file.
 
     Raises:
         AudioError: there is no frame, or the last one is incomplete, or there are other bytes between them.
@@ -106,7 +106,7 @@ def _read_start(file: BinaryIO, begin: int, end: int) -> _Start:
     """Read the header that a file may begin with, and find its first frame of audio.
 
     Raises:
-        AudioError: there is none.
+        AudioError: the file has no frame.
     """
     file.seek(begin)
     frame = file.read(MAX_RUN)
@@ -124,10 +124,10 @@ def _read_start(file: BinaryIO, begin: int, end: int) -> _Start:
 
 
 def _find_start(file: BinaryIO, begin: int, end: int) -> _Start:
-    """Find the first frame at or soon behind a position.
+    """Find the first frame at or soon after a position.
 
     Raises:
-        AudioError: there is none.
+        AudioError: no frame begins there.
     """
     file.seek(begin)
     lead = file.read(max(0, min(MAX_LEAD, end - begin)))
@@ -141,12 +141,12 @@ def _find_start(file: BinaryIO, begin: int, end: int) -> _Start:
 
 
 def _count_samples(start: _Start, num_frames: int, num_bytes: int) -> int:
-    """Count the samples of each channel in frames, without those that are none of the audio.
+    """Count the samples of each channel in frames, without the padding of encoder and decoder.
 
     Args:
-        start: of the file.
+        start: beginning of the stream.
         num_frames: frames of audio.
-        num_bytes: from the header to the end of the last frame.
+        num_bytes: bytes from the header to the end of the last frame.
     """
     header = start.header
     num_samples, counted = num_frames * start.kind.num_samples, header.num_frames * start.kind.num_samples
@@ -194,13 +194,13 @@ def _walk(file: BinaryIO, begin: int, end: int, start: _Start) -> tuple[int, Spa
 
 
 def _skip_tags_between(file: BinaryIO, position: int) -> int:
-    """Return where another file would begin behind the tags at the end of one, and at its own beginning."""
+    """Return where another file would begin after the tags at the end of one, and at its own beginning."""
     file.seek(position)
     return skip_tags(file, position + 128 if file.read(3) == b"TAG" else position)
 
 
 def _count_frames(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> tuple[int, int]:
-    """Count frames that follow each other: how many, and where the last one ends, be it behind the end."""
+    """Count frames that follow each other; return their number, and where the last one ends, even past ``end``."""
     get_size = frame_sizes(kind).get
     num_frames, position = 0, begin
     while True:
@@ -219,7 +219,7 @@ def _check_rest(file: BinaryIO, begin: int, end: int, kind: FrameKind) -> None:
     """Check that no audio follows the last frame.
 
     Raises:
-        AudioError: the file ends within the header of a frame, or there are frames behind other bytes.
+        AudioError: the file ends within the header of a frame, or frames follow other bytes.
     """
     position, other = begin, None
     while position < end:

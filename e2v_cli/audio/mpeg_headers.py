@@ -16,10 +16,10 @@ DECODER_DELAY = 529
 """Samples by which every decoder of layer III is late."""
 
 _SYNC = re.compile(rb"\xff(?=[\xe2-\xff][\x10-\xef])")
-"""What the header of a frame begins with, roughly."""
+"""Pattern of the first bytes of a frame header; other data may match it, too."""
 
 _SYNC_BUT_LAYER_1 = re.compile(rb"\xff(?=[\xe2-\xe5\xf2-\xf5\xfa-\xfd][\x10-\xef])")
-"""Tables of machine code look like layer I, which is as good as extinct."""
+"""Pattern of frame headers without layer I: tables of machine code look like layer I, which is as good as extinct."""
 
 _FREE_FORMAT = re.compile(rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd][\x00-\x0b]")
 
@@ -31,18 +31,18 @@ _KBITS = {
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Thousands of bits a second, by whether it is MPEG-1, the layer, and the index in a frame's header, from 1."""
+"""Bit rates in kbit/s, by (is MPEG-1, layer), in the order of the index in a frame header, which counts from 1."""
 
 
 class FrameKind(NamedTuple):
-    """What all frames of a stream have in common."""
+    """Properties that all frames of a stream share."""
 
     mpeg1: bool
-    """Else MPEG-2 or 2.5."""
+    """Whether the stream is MPEG-1; False: MPEG-2 or 2.5."""
     layer: int
     rate: int
     num_samples: int
-    """Of each channel in a frame."""
+    """Samples of each channel in a frame."""
 
 
 class LengthHeader(NamedTuple):
@@ -53,9 +53,9 @@ class LengthHeader(NamedTuple):
     num_bytes: int = 0
     """Bytes from the start of this frame to the end of the audio; 0: not declared."""
     skipped: int = 0
-    """Samples before the audio, by the encoder and the decoder."""
+    """Samples before the audio, added by the encoder and the decoder."""
     discarded: int = 0
-    """Samples behind the audio."""
+    """Samples after the audio."""
 
     @property
     def is_header(self) -> bool:
@@ -96,9 +96,9 @@ def find_run(data: bytes, kind: FrameKind | None = None, last: bool = True) -> i
     """Find the first frame that others follow.
 
     Args:
-        data: to search.
-        kind: of the frames: two are enough; None: any, and four; then layer I is found at the beginning alone. At the
-            end of the data, fewer are enough.
+        data: the bytes to search.
+        kind: kind of the frames, of which two are enough; None: any kind, four frames, and layer I only at the
+            beginning. At the end of the data, fewer are enough.
         last: whether nothing follows the data.
     """
     if _is_run(data, 0, kind):

@@ -40,7 +40,7 @@ def _check_pages(path: str) -> None:
             file.seek(position)
             page = file.read(_MAX_PAGE)
             if not page.startswith(b"OggS") or len(page) < 27:
-                break  # junk behind the last page is no audio
+                break  # junk after the last page is no audio
             page = page[: 27 + page[26] + sum(page[27 : 27 + page[26]])]
             if _checksum(page) != int.from_bytes(page[22:26], "little"):
                 raise AudioError(

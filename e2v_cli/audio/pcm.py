@@ -14,7 +14,7 @@ from e2v_cli.audio.errors import AudioError
 from e2v_cli.audio.file_bytes import FileParts
 
 SLIGHT = 1000
-"""Bytes: a smaller difference may be an error of a header alone."""
+"""Bytes by which a header may differ from the file through its own error alone; a greater difference is a loss."""
 
 _UNKNOWN_SIZES = (
     range(1),  # flac, Python's wave, FFmpeg's AIFF, recorders that were killed
@@ -28,12 +28,12 @@ _UNKNOWN_SIZES = (
 
 
 _MAX_BEHIND = 1 << 30
-"""Bytes: if there are more behind the audio, its size had no room for its highest bits."""
+"""Bytes after the declared audio from which its size counts as cut: a header of 32 bits ends at 4 GiB."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How samples are stored."""
+    """The encoding of samples."""
 
     rate: int
     """Samples of a channel per second."""
@@ -59,10 +59,10 @@ class PcmDecoder(Decoder):
         """Open a part of a file.
 
         Args:
-            path: of the file.
-            begin: the part's first byte.
-            size: its bytes, all of which are there.
-            encoding: of the samples.
+            path: path of the file.
+            begin: offset of the part's first byte.
+            size: bytes of the part, all of which are in the file.
+            encoding: encoding of the samples.
         """
         num_samples = encoding.count_samples(size)
         super().__init__(encoding.rate, encoding.num_channels, num_samples, can_seek=True)
@@ -91,12 +91,12 @@ def measure_audio(declared: int, found: int, closed: bool = False) -> int:
     """Decide how many bytes of audio a file has.
 
     Args:
-        declared: by its header.
-        found: from the first one to the end of the file.
-        closed: whether the end of the file fits the declared size, whatever it is.
+        declared: bytes of audio that the header declares.
+        found: bytes from the start of the audio to the end of the file.
+        closed: whether the declared size fits the end of the file; then it counts, even if it looks unknown.
 
     Raises:
-        AudioError: some are missing, or the header has not their number.
+        AudioError: bytes are missing, or the header can't hold their number.
     """
     if is_unknown(declared) and not closed:
         return found
@@ -124,7 +124,7 @@ class _Part(FileParts):
     """A part of a file, as libsndfile reads it."""
 
     error: OSError | None = None
-    """Of the last read: libsndfile takes it for the end."""
+    """Error of the last failed read, which libsndfile takes for the end of the file; None: all reads succeeded."""
 
     def readinto(self, buffer: Any) -> int:
         try:

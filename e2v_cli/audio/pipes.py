@@ -45,11 +45,11 @@ def run_pipe(command: str, output: BinaryIO, seconds: float, max_bytes: int, sto
         command: run by ``/bin/sh``.
         output: a file on a disk.
         seconds: the time limit.
-        max_bytes: the most that it may write to a file.
+        max_bytes: most bytes that the command may write to a file.
         stopping: asked now and then: whether to give up.
 
     Raises:
-        AudioError: it failed, took too long, or wrote nothing or too much.
+        AudioError: the command failed, took too long, or wrote nothing or too much.
         OSError: the disk is full, or no process can be started.
     """
     with tempfile.TemporaryFile() as errors:
@@ -116,7 +116,7 @@ def _check_sizes(files: Iterable[BinaryIO], max_bytes: int) -> None:
     """Check that no file is larger than it may be.
 
     Raises:
-        AudioError: one is.
+        AudioError: a file is larger.
     """
     if any(os.fstat(file.fileno()).st_size > max_bytes for file in files):
         raise too_large(max_bytes)

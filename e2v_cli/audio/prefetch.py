@@ -13,7 +13,7 @@ from e2v_cli.audio.decode import AudioOptions, load_waveforms
 from e2v_cli.records import SAMPLE_RATE, Failure, Utterance, Waveform
 
 AHEAD_SAMPLES = 600 * SAMPLE_RATE
-"""Ten minutes of audio (38 MB)."""
+"""Samples that are decoded ahead: ten minutes of audio (38 MB)."""
 
 AHEAD_WAVEFORMS = 8
 """Waveforms of one recording that are decoded and not yet used, before it is read on."""
@@ -34,11 +34,11 @@ def decode_ahead(
     libsndfile and soxr release the GIL, so they run beside the engine.
 
     Args:
-        recordings: the utterances of each.
-        options: how they are read.
+        recordings: the utterances of each recording.
+        options: how recordings are read.
         num_threads: recordings that are decoded at once.
         stopping: asked while audio is waited for: whether to end early.
-        ahead_samples: decoded and not yet used: beyond these, no other recording is begun.
+        ahead_samples: samples that may be decoded and not yet used; beyond them, no other recording is begun.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:

@@ -25,7 +25,7 @@ GROUP = 32
 """Neighbouring output samples, computed from the same input samples in one row of a matrix product."""
 
 MAX_MULTIPLICATIONS = 1 << 18
-"""Of a matrix product: BLAS libraries compute so few in one thread."""
+"""Most multiplications of a matrix product: BLAS libraries compute so few in one thread."""
 
 BLOCK_OUTPUTS = 1 << 15
 """Output samples computed at a time, unless one period of the filters has more."""
@@ -114,7 +114,7 @@ class _SincFilters:
     """The filters of a sample rate, for blocks of output samples."""
 
     weights: NDArray[np.float32]
-    """(groups, inputs, GROUP) of one period, after which the filters are the same again."""
+    """(groups, inputs, GROUP): weights of one period, after which the filters are the same again."""
     starts: NDArray[np.intp]
     """(groups, periods): the first input sample of each group in a block."""
     margin: int
@@ -159,7 +159,7 @@ def _make_weights(old: int, new: int, inputs: NDArray[np.intp], outputs: NDArray
         old: samples per ``new`` output samples.
         new: output samples per ``old`` input samples.
         inputs: input samples, counted from the beginning of the audio.
-        outputs: output samples, likewise.
+        outputs: output samples, counted from the beginning of the audio.
     """
     cutoff = min(old, new) * ROLLOFF
     frames, phases = np.divmod(outputs, new)

@@ -17,7 +17,7 @@ from e2v_cli.audio.pcm import SLIGHT, Encoding, PcmDecoder, is_unknown, measure_
 from e2v_cli.audio.tags import skip_tags
 
 MAX_CHUNKS = 10_000
-"""A file with more is not read: they are walked one by one."""
+"""Most chunks of a file: e2v walks them one by one, and refuses a file with more."""
 
 _NAME = re.compile(rb"[ -~]{4}")
 
@@ -25,10 +25,10 @@ _COMMON_NAMES = frozenset((b"fmt ", b"data", b"LIST", b"fact", b"bext", b"cue ",
 """Chunks by which a missing pad byte is noticed."""
 
 _GUID = bytes.fromhex("000000001000800000aa00389b71")
-"""The end of the GUID of an encoding in WAVE_FORMAT_EXTENSIBLE, behind its two bytes of WAV's own number."""
+"""End of an encoding's GUID in WAVE_FORMAT_EXTENSIBLE, after the two bytes of WAV's own number."""
 
 _W64_GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")
-"""The end of the GUID of a chunk in W64, behind WAV's name."""
+"""End of a chunk's GUID in W64, after WAV's name."""
 
 _WAV_ENCODINGS = {
     (1, 1): "PCM_U8",
@@ -40,13 +40,13 @@ _WAV_ENCODINGS = {
     (6, 1): "ALAW",
     (7, 1): "ULAW",
 }
-"""libsndfile's name, by WAV's number and the bytes of a sample."""
+"""libsndfile's name of the encoding, by WAV's number and the bytes of a sample."""
 
 _WAV_BLOCKS = (0x02, 0x11, 0x31)
 """WAV's numbers of Microsoft's and IMA's ADPCM and of GSM: their description has the samples of a block."""
 
 _MPEG = "MPEG"
-"""Frames of MPEG audio, of which WAV has layers II and III."""
+"""Subtype of MPEG audio frames: WAV has layers II and III."""
 
 _AIFF_INTEGERS = {1: "PCM_S8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}
 """libsndfile's name of AIFF's integers, by the bytes of a sample."""
@@ -71,13 +71,13 @@ class Chunk:
     """A chunk of a file."""
 
     name: bytes
-    """Four characters; in W64, a GUID if it is none of WAV's."""
+    """Four characters; in W64, a GUID if WAV has no such chunk."""
     begin: int
-    """Its first byte, behind its header."""
+    """Offset of the first byte of the content, after the header."""
     size: int
-    """Bytes that it declares."""
+    """Bytes of content that the header declares."""
     next: int
-    """Where the next chunk's header begins."""
+    """Offset of the next chunk's header."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Audio:
     """The audio in a file."""
 
     begin: int
-    """Its first byte."""
+    """Offset of the first byte of audio."""
     size: int
-    """Its bytes, all of which are there."""
+    """Bytes of audio, all of which are in the file."""
     encoding: Encoding
 
 
@@ -128,9 +128,9 @@ def find_audio(file: BinaryIO, start: int, end: int) -> Audio:
     """Find the audio of a file by its chunks.
 
     Args:
-        file: to be read by seeking.
-        start: the file's first byte, behind its tags.
-        end: the byte behind its last one.
+        file: the file, opened for reading; it must be seekable.
+        start: offset of the first byte after the tags.
+        end: size of the file in bytes.
 
     Raises:
         AudioError: a chunk is missing, or not all there, or the encoding is unknown.
@@ -191,7 +191,7 @@ def measure_record(file: BinaryIO, start: int, end: int) -> int:
     """Measure a WAV file that begins at a byte of an archive, in bytes; it may be longer than the archive.
 
     Raises:
-        AudioError: its header does not tell.
+        AudioError: the header does not declare the size.
     """
     outer, *chunks = _list_chunks(file, start, end)
     whole = outer.begin + outer.size
@@ -212,7 +212,7 @@ def _list_chunks(file: BinaryIO, start: int, end: int) -> list[Chunk]:
     """List the chunks of a file, that of the whole file first, up to the end or to what is no chunk.
 
     Raises:
-        AudioError: there is none, or there are too many.
+        AudioError: the file has no chunk, or too many.
     """
     file.seek(start)
     magic = file.read(4)
@@ -234,7 +234,7 @@ def _list_chunks(file: BinaryIO, start: int, end: int) -> list[Chunk]:
             chunks[0] = replace(chunks[0], size=total)
         elif size == 0xFFFF_FFFF:
             size = sizes.get(name, size)
-        if not chunks:  # it has the others in it, behind its kind
+        if not chunks:  # it contains the others, after its kind
             position = begin + (16 if is_w64 else 4)
         else:
             position = begin + size + (-size % 8 if is_w64 else size % 2 and _find_pad(file, begin + size, end))

@@ -37,12 +37,12 @@ _ARCHIVE_RECORD = re.compile(r"(?P<archive>.+):(?P<offset>[0-9]{1,18})(?P<range>
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """The limits of what a command or a URL takes."""
+    """The limits of fetching a command's output or a URL."""
 
     pipe_seconds: float | None
     """The time limit of a command; None: commands are not allowed."""
     max_bytes: int | None = None
-    """The most that it may deliver; None: by the free space of TMPDIR."""
+    """Most bytes that a source may have; None: by the free space of TMPDIR."""
     at_once: int = 1
     """Sources that may be fetched at once, which share the free space."""
 
@@ -87,7 +87,7 @@ def absolute_source(name: str, folder: str) -> str:
     """Return a source that is the same in any current folder: paths get absolute; commands and URLs stay.
 
     Args:
-        name: as the list has it.
+        name: name of the source, as the list has it.
         folder: the list's own, for relative paths that don't exist from the current one.
     """
     if is_pipe(name) or is_url(name):
@@ -104,9 +104,9 @@ def open_source(name: str, folder: str, limits: FetchLimits, stopping: Callable[
     """Open a source until the block ends: the path of a file with its audio.
 
     Args:
-        name: as the list has it.
+        name: name of the source, as the list has it.
         folder: the list's own, for relative paths that don't exist from the current one.
-        limits: of a command or a URL.
+        limits: limits of a command or a URL.
         stopping: asked now and then while something is fetched: whether to give up.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 
 def skip_tags(file: BinaryIO, position: int = 0) -> int:
-    """Find the byte at which a file goes on behind the tags at a position, of which there may be several."""
+    """Find the first byte after the tags that begin at a position, of which there may be several."""
     while True:
         file.seek(position)
         head = file.read(10)

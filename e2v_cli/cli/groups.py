@@ -28,7 +28,7 @@ class GroupedOption(click.Option):
 
 
 def grouped_option(heading: str, *names: str, prefix: str = "E2V", **attributes: Any) -> Decorator[Any]:
-    """Make an option under a heading; a default is shown, unless there is none or it is a switch."""
+    """Make an option under a heading; its default is shown, if it has one and is no switch."""
     attributes.setdefault("show_default", "default" in attributes and not attributes.get("is_flag"))
     return click.option(*names, cls=GroupedOption, heading=heading, prefix=prefix, **attributes)
 

@@ -1,4 +1,4 @@
-"""How a command was started → the record of it that journals keep."""
+"""The start of a command → its record in journals."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def _words(_context: click.Context, _param: click.Parameter, value: tuple[str, .
 
 
 def map_option(name: str, prefix: str = "E2V_SCORE") -> Decorator[Any]:
-    """The map of words to classes, under a name that another option of the command does not have."""
+    """Make the option for the map of words to classes, under a name that no other option of the command has."""
     return grouped_option(
         "Labels",
         name,
@@ -40,7 +40,7 @@ def map_option(name: str, prefix: str = "E2V_SCORE") -> Decorator[Any]:
 
 
 def reference_options(prefix: str = "E2V_SCORE") -> tuple[Decorator[Any], ...]:
-    """The other options by which the labels of a reference are read; variables have the name of the command."""
+    """Make the other options by which the labels of a reference are read; variables have the name of the command."""
     option = partial(grouped_option, "Labels", prefix=prefix)
     return (
         option(
@@ -73,7 +73,7 @@ def reference_options(prefix: str = "E2V_SCORE") -> tuple[Decorator[Any], ...]:
 
 
 def missing_option(default: Missing) -> Decorator[Any]:
-    """The rule for utterances without a prediction."""
+    """Make the option for the rule for utterances without a prediction."""
     return _score_option(
         "Missing",
         "--missing",
@@ -121,7 +121,7 @@ SCORE = (
     ),
     _score_option("Intervals", "--seed", type=int, default=ScoreOptions.seed, metavar="N", help="Seed of resampling."),
 )
-"""All other options of a score."""
+"""All options of a score but the map and the rule for missing predictions."""
 
 
 @click.command(cls=GroupedCommand, no_args_is_help=True)

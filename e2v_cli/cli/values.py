@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from e2v_cli.analysis.labels.labels import Merge
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".tsv")
-"""Of files with rows, by the name of their format."""
+"""Suffixes of files of rows: the names of their formats."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

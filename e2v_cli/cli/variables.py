@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 
 def find_variable(context: click.Context, param: click.Parameter) -> str | None:
-    """Find the variable that has set an option; None: none has."""
+    """Find the variable that has set an option; None: no variable has."""
     if param.name is None or context.get_parameter_source(param.name) is not ParameterSource.ENVIRONMENT:
         return None
     return str(param.envvar or f"{context.auto_envvar_prefix}_{param.name.upper()}")

@@ -53,7 +53,7 @@ _GRAMMARS = {
     "mem": (r"[0-9]+([kmgt]b?)?", "8000 (megabytes), 8G or 1T"),
     "gpus": (r"([^\s:,]+:)?[1-9][0-9]*(,([^\s:,]+:)?[1-9][0-9]*)*", "1, a100:2 or a100:1,v100:1"),
 }
-"""What ``sbatch`` reads as a time limit, as memory and as GPUs, in upper or lower case, and examples."""
+"""Pattern of the values that ``sbatch`` accepts, in upper or lower case, and examples, by option."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class Resources:
 
     partition: str = ""
     gpus: str = ""
-    """``2``, ``a100:2``, or several types, ``a100:1,v100:1``."""
+    """GPUs of the job: ``2``, ``a100:2``, or several types, ``a100:1,v100:1``."""
     cpus: int | None = None
     mem: str = ""
     time: str = ""
     account: str = ""
     qos: str = ""
     others: tuple[str, ...] = ()
-    """Any other options, each a word like ``--constraint=ib``."""
+    """Further options of ``sbatch``, each a word like ``--constraint=ib``."""
     merge_others: tuple[str, ...] = ()
-    """Likewise, for the merge job only."""
+    """Further options of ``sbatch`` for the merge job only, in the same form."""
 
     def __post_init__(self) -> None:
         for name, (grammar, examples) in _GRAMMARS.items():
@@ -95,7 +95,7 @@ class Resources:
         return replace(self, gpus="", cpus=None, mem=MERGE_MEMORY, others=others, merge_others=())
 
     def directives(self) -> Iterator[str]:
-        """Render them as options of ``sbatch``; one that is given again replaces the earlier one, as it does there."""
+        """Render the resources as options of ``sbatch``; a repeated option replaces the earlier one, as there."""
         named = {
             "--partition": self.partition,
             "--account": self.account,
@@ -117,9 +117,9 @@ class SlurmJob:
     words: tuple[str, ...]
     """The command and its arguments."""
     folder: Path
-    """Its working directory."""
+    """Working directory of the command."""
     log: str
-    """Path of its output, as a pattern of Slurm's: ``%A`` and ``%a`` are the numbers of array and element."""
+    """Path of the job's output, as a pattern of Slurm's: ``%A`` and ``%a`` are the numbers of array and element."""
     resources: Resources
     variables: Mapping[str, str]
     """Environment variables, beside those that ``sbatch`` passes on."""
@@ -229,24 +229,24 @@ class JobState:
     name: str
     """Name of the job: ``123``, or ``123_4`` for an element of an array."""
     state: str
-    """``RUNNING``, ``OUT_OF_MEMORY`` …"""
+    """State of the job: ``RUNNING``, ``OUT_OF_MEMORY`` …"""
     node: str
     reason: str
-    """Why it is waiting."""
+    """Slurm's reason why the job is waiting."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is waiting in the queue."""
+        """Whether the job is waiting in the queue."""
         return self.state in _WAITING
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it is starting, running or completing."""
+        """Whether the job is starting, running or completing."""
         return self.state in _AT_WORK
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the job has not ended."""
         return self.is_waiting or self.is_at_work
 
 

@@ -24,17 +24,17 @@ class Submission:
     """A job array for some of the shards of a run, and the job that merges them."""
 
     array: str
-    """The number of the array's job; empty where only the merge was left."""
+    """Number of the array's job; empty if only the merge was left."""
     shards: tuple[int, ...]
-    """Indexes of the shards that it computes, which are also those of its elements."""
+    """Indexes of the shards that the array computes; its elements have the same indexes."""
     count: int
-    """Of all shards of the run."""
+    """Number of all shards of the run."""
     merge: str
-    """The number of the job that merges; empty where it could not be submitted."""
+    """Number of the merge job; empty if it could not be submitted."""
     input_sha256: str
     """Digest of the list."""
     submitted: str
-    """When, in ISO format with the time zone."""
+    """Time of the submission, in ISO format with the time zone."""
 
     def name_of(self, shard: Shard) -> str:
         """Return Slurm's name of a shard's job, ``71203_5``."""

@@ -16,7 +16,7 @@ from e2v_cli.options import Shard
 def shard_of_task(environ: Mapping[str, str]) -> Shard | None:
     """Return the shard of a task, by its position in a job array, among the tasks of an ``srun``, or in both.
 
-    None outside of both.
+    Outside of both, return None.
 
     Raises:
         UsageError: the elements of the array are not evenly spaced.
@@ -71,9 +71,9 @@ class Task:
     """The identity of a task of Slurm's: its job, and how often that was started."""
 
     job: str
-    """As in ``squeue``, ``123_4``; one of several tasks of an ``srun`` has its rank behind it, ``123.2``."""
+    """Name of the job as in ``squeue``, ``123_4``; one of several tasks of an ``srun`` appends its rank, ``123.2``."""
     start: int
-    """Counted from 1: a job keeps its number when it is requeued, and is started again."""
+    """Number of the start, counted from 1: a requeued job keeps its name, and is started again."""
 
     @classmethod
     def of_this_process(cls, environ: Mapping[str, str]) -> Task | None:

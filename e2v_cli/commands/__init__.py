@@ -1,1 +1,1 @@
-"""What each command does, without the command line: options in, text or a summary out."""
+"""The commands, without the command line: options in, text or a summary out."""

@@ -20,7 +20,7 @@ _OTHER_CAUSES = {
     "pipe failed": "is their program installed here? Try one of them by hand",
     WORKER_DIED: "there may be too little memory: try fewer --jobs",
 }
-"""By reason; that of missing files is found out."""
+"""Likely causes by reason; ``_find_missing`` describes the cause of missing files."""
 
 
 def find_cause(summary: Summary, corpus: Corpus) -> str:

@@ -62,7 +62,7 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome."""
+    """The outcome of a check."""
 
     text: str
     """The table and the conclusion."""
@@ -78,7 +78,7 @@ class _Method:
     seconds: float = 0.0
     features: float = 0.0
     feature_sum: float = 0.0
-    """Of all differences."""
+    """Sum of all differences of frame features."""
     num_features: int = 0
     probabilities: float = 0.0
     compared: int = 0
@@ -133,7 +133,7 @@ class _Comparison:
         self.files = _Method(f"FunASR, reading the files itself ({upstream.resampler})")
         """Upstream's results from the paths of files, against e2v's, one by one."""
         self.seconds, self.left_out = 0.0, 0
-        """Of the audio that was compared, and the number of utterances that were not."""
+        """Seconds of audio in all batches, and the number of utterances that could not be compared."""
         self.resampled = 0
         """Files of other sample rates that upstream read."""
 

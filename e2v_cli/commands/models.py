@@ -52,9 +52,9 @@ def describe_models() -> str:
 
 
 def describe_model(name: str) -> str:
-    """Format what to know of a model of the family: source, licence, copies on this machine, and BibTeX entries.
+    """Format the facts of a model of the family: source, licence, copies on this machine, and BibTeX entries.
 
-    Of a folder: its size and its SHA-256.
+    For a folder: its size and its SHA-256.
 
     Raises:
         ModelError: it is neither a model of the family nor the folder of one.
@@ -107,27 +107,27 @@ class _LocalModel:
 
     name: str
     hub: HubName | None
-    """None: it is in the package."""
+    """Hub that the copy is from; None: the package."""
     folder: Path
     size: str = ""
     sha256: str = ""
-    """Of the weights, in hexadecimal."""
+    """SHA-256 of the weights, in hexadecimal."""
     fault: str = ""
-    """Why it can't be used."""
+    """Reason why the model can't be used; empty: it can."""
 
     @property
     def weights_digest(self) -> str:
-        """The SHA-256 and the size of its weights, for people."""
+        """The SHA-256 and the size of the weights, for people."""
         return f"{self.sha256} ({self.size})"
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people."""
+        """The hub that the model is from, or the package, for people."""
         return HUB_TITLES[self.hub] if self.hub else "the package"
 
     @property
     def revision(self) -> str:
-        """The commit or branch of the hub that it is of."""
+        """Commit or branch of the model on its hub."""
         return self.folder.name if self.folder.parent.name == "snapshots" else NO_REVISION
 
 

@@ -1,4 +1,4 @@
-"""What is known of a run without a network, without commands and without its model: its list, and what OUT holds."""
+"""Facts of a run that need no network, no command and no model: its list, and the results that OUT holds."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def check_layers(options: PredictOptions, config: NetworkConfig) -> None:
 
 
 def is_remote(utterance: Utterance) -> bool:
-    """Whether its audio comes from a command or a server, which must not be asked."""
+    """Whether the audio of an utterance comes from a command or a server, which must not be asked."""
     return is_pipe(utterance.source) or is_url(utterance.source)
 
 
 def read_earlier_results(options: PredictOptions, corpus: Corpus) -> History:
-    """Read what OUT holds of a run, if it exists. Its model is taken to be the same, which only the weights tell.
+    """Read the results that OUT holds, if any. Their model is taken to be the same: only its weights would tell.
 
     Raises:
         OutputConflictError: OUT holds a different run, or one in progress.

@@ -54,7 +54,7 @@ SHARDS = (4, 16, 64)
 """Numbers of shards whose time is shown for another machine."""
 
 SPAN_BYTES = 120
-"""Of a row of a timeline without its id, about: a label, three times, and probabilities of nine classes."""
+"""Bytes of a row of a timeline without its id, about: a label, three times, and probabilities of nine classes."""
 
 SHORT_RUN = 60.0
 """Seconds of encoding below which a measured speed is a rough one."""
@@ -74,19 +74,19 @@ class PlanReport:
 
 @dataclass(frozen=True)
 class _Work:
-    """The utterances that the run would compute, and what it would find done."""
+    """The utterances that the run would compute, and numbers of those that it would not."""
 
     places: NDArray[np.int64]
     """(utterances,): indices in the list of the utterances that are left."""
     num_done: int
     num_failed: int
-    """Failed in an earlier run, and not tried again."""
+    """Number of utterances that failed in an earlier run, and are not tried again."""
     num_retimed: int
-    """Done with other timelines: new ones are made of frames on disk."""
+    """Number of utterances that are done with other timelines: new ones are made of frames on disk."""
 
     @property
     def size(self) -> int:
-        """Utterances of the list, or of its shard."""
+        """Number of utterances of the list, or of its shard."""
         return len(self.places) + self.num_done + self.num_failed + self.num_retimed
 
 
@@ -103,7 +103,7 @@ class _PlanCounts:
     commands: int = 0
     urls: int = 0
     unknown: int = 0
-    """Commands and URLs of unknown duration."""
+    """Utterances from commands and URLs whose duration is not known."""
     embedded: int = 0
     """Utterances that are expected to have an embedding."""
     seconds: float = 0.0
@@ -144,7 +144,7 @@ class _PlanCounts:
         self._count_results(info.utterance, info.duration)
 
     def count_remote(self, utterance: Utterance, duration: float) -> None:
-        """Count an utterance behind a command or a URL; its duration may be unknown (NaN)."""
+        """Count an utterance from a command or a URL; its duration may be unknown (NaN)."""
         self.commands += is_pipe(utterance.source)
         self.urls += not is_pipe(utterance.source)
         self.unknown += math.isnan(duration)
@@ -250,7 +250,7 @@ def _inspect_recording(utterances: Sequence[Utterance], options: AudioOptions) -
 
 
 def _count_diarised(corpus: Corpus, places: NDArray[np.int64]) -> tuple[int, int]:
-    """Count the speakers of utterances of a diarisation; none is without one."""
+    """Count the speakers of utterances of a diarisation, and the utterances without a speaker: 0."""
     hashes = np.fromiter((hash(tier and tier.speaker) for tier in corpus.tiers()), dtype=np.int64)
     return len(np.unique(hashes[places])), 0
 

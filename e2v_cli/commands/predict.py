@@ -78,7 +78,7 @@ class _Run:
     stop: StopSignals
     template: Template | None
     started: float
-    """By ``time.monotonic()``."""
+    """Start of the run, by ``time.monotonic()``."""
 
     @property
     def shard(self) -> Shard:
@@ -86,7 +86,7 @@ class _Run:
         return self.options.run.shard
 
     def own_places(self, plan: BlockPlan) -> NDArray[np.int64]:
-        """Return the utterances of the shard; of a single one all, also those that were done with another list."""
+        """Return the utterances of the shard; of a single shard all, also those that were done with another list."""
         if self.shard.count == 1:
             return np.arange(len(self.corpus))
         return plan.deal_places(self.shard)

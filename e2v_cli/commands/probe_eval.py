@@ -30,17 +30,17 @@ FOLDS_TABLE, FACTS = PROBE_FILES
 
 @dataclass(frozen=True)
 class EvaluatedProbe:
-    """How well classes are found by probes."""
+    """The result of ``e2v probe eval``."""
 
     text: str
     """The table of folds."""
     notes: tuple[str, ...]
-    """What the user should know."""
+    """Notes for the user."""
 
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What is evaluated, and how.
+    """The inputs and options of an evaluation.
 
     Raises:
         UsageError: an option is of another protocol.
@@ -136,7 +136,7 @@ def _fingerprint(request: EvalRequest, examples: Examples, folds: Folds) -> Fing
 def _describe(
     request: EvalRequest, examples: Examples, folds: Folds, evaluation: Evaluation, num_shared: int
 ) -> dict[str, Any]:
-    """Describe what predictions are made of, as ``probe.json`` has it."""
+    """Describe the origin of predictions, as ``probe.json`` has it."""
     source = examples.origin.output_dir
     packages = ["numpy", "scikit-learn", "scipy"] if request.options.protocol == "linear" else ["numpy", "torch"]
     return {

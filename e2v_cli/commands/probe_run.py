@@ -33,7 +33,7 @@ CHUNK = 1 << 14
 """Utterances whose lines are written together."""
 
 FRAME_SHIFT = 0.02
-"""Seconds, where it is not known."""
+"""Seconds between frames, where they are not known."""
 
 OF_RESULTS: Fingerprint = {
     "classes": "all",
@@ -44,23 +44,23 @@ OF_RESULTS: Fingerprint = {
     "compress": "no",
     "timeline": "off",
 }
-"""Options of results that such a run has none of."""
+"""Fingerprint of the options of results, which such a run does not have."""
 
 
 @dataclass(frozen=True)
 class ExampleAudio:
-    """What is known of the audio of examples, for players and selections."""
+    """The audio of examples, for players and selections."""
 
     invocation: Invocation
-    """Of this command, with the audio and the folder of the run of the embeddings."""
+    """Invocation of this command, with the audio and the folder of the run of the embeddings."""
     fingerprint: Fingerprint
-    """How the run of the embeddings read and computed it; empty where that is not known."""
+    """Fingerprint of the run of the embeddings, without ``layers``; empty: not known."""
     durations: NDArray[np.float64]
-    """(utterances,) seconds; 0 where they are not known."""
+    """(utterances,): seconds; 0: not known."""
     num_frames: NDArray[np.int64]
     windows: NDArray[np.int64]
     checksums: NDArray[np.uint32] | None
-    """(utterances,) of sources; None: they are not known."""
+    """(utterances,): checksums of the sources; None: not known."""
     frame_shift: float = FRAME_SHIFT
     notes: tuple[str, ...] = ()
 
@@ -152,20 +152,20 @@ class ExampleIds:
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """What is written to OUT."""
+    """A run that is written to OUT."""
 
     examples: Examples
     posteriors: NDArray[np.float64]
     """(utterances, classes)"""
     audio: ExampleAudio
     model: str
-    """A name for what predicts."""
+    """Name of the probe."""
     options: Fingerprint
-    """What changes its results."""
+    """Options that change the results, by name."""
     digest: str
-    """The SHA-256 of all that they are made of."""
+    """SHA-256 of the facts of the probe, in hexadecimal."""
     seconds: float
-    """That it took."""
+    """Time that the predictions took, in seconds."""
 
     def records(self) -> Iterator[DoneRecord]:
         """Make the records of all utterances."""
@@ -186,7 +186,7 @@ class ProbeRun:
             )
 
     def header(self, ids: ExampleIds) -> Header:
-        """Make the header of its attempt."""
+        """Make the header of the run's attempt."""
         classes = self.examples.classes
         machine = describe_machine(("cpu",), ComputeOptions(), with_funasr=False)
         versions = {**machine.versions, "scikit-learn": version("scikit-learn")}

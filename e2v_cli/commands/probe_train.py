@@ -32,11 +32,11 @@ _LIBRARIES = ("numpy", "scikit-learn", "scipy")
 
 @dataclass(frozen=True)
 class TrainedProbe:
-    """What was trained."""
+    """The result of ``e2v probe train``."""
 
     text: str
     notes: tuple[str, ...]
-    """What the user should know."""
+    """Notes for the user."""
 
 
 def train(
@@ -47,7 +47,7 @@ def train(
     Args:
         sources: EMBEDDINGS and REFERENCE.
         target: MODEL.
-        labels: how those of the reference are read.
+        labels: options of reading the reference's labels.
         options: how the head is fitted.
         model: the encoder; None: that of the run of the embeddings.
 
@@ -162,7 +162,7 @@ def _describe_validation(examples: Examples, fit: LinearFit) -> dict[str, Any]:
     confusions = replace(examples.judge(found.logits), folds=codes.astype(np.int32)).confusions()
 
     def score(confusion: NDArray[np.int64], known: NDArray[np.bool_]) -> Mapping[str, float | None]:
-        """Compute WA and UA, and the NLL of known utterances; None: there are none."""
+        """Compute WA and UA, and the NLL of known utterances, None without any."""
         metrics = name_metrics(compute_metrics(confusion))
         loss = round(mean_loss(found.logits[known], examples.labels[known]), 6) if known.any() else None
         return {"WA": round(metrics["WA"], 6), "UA": round(metrics["UA"], 6), "NLL": loss}

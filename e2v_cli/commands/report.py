@@ -38,7 +38,7 @@ from e2v_cli.results.publish import open_run_folder
 from e2v_cli.system.files import exists, published
 
 LISTED = 60
-"""Utterances that are listed one by one, at least, whatever the number of clips."""
+"""The least number of utterances that are listed one by one, whatever the number of clips."""
 
 _SCORING = ScoreOptions(missing=MISSING_IN_REPORTS)
 
@@ -49,10 +49,10 @@ class WrittenPage:
 
     path: Path
     size: int
-    """Bytes."""
+    """Size of the page, in bytes."""
     clips: int
     notes: Sequence[str]
-    """What is missing, and why."""
+    """Notes on what is missing, and why."""
 
 
 def report(
@@ -86,7 +86,7 @@ def report(
 
 
 def _make_page(output_dir: Path, options: ReportOptions, reference: str | None, scoring: ScoreOptions) -> Page:
-    """Collect what the page shows: first all that the journals have, then the audio of what was chosen."""
+    """Collect the contents of the page: first all that the journals have, then the audio of what was chosen."""
     folder = open_run_folder(output_dir)
     folder.refresh()
     header = folder.find_run().header
@@ -192,7 +192,7 @@ def _read_texts(output_dir: Path, header: Header, cards: Sequence[Card], notes: 
 def _read_clips(
     header: Header, cards: Sequence[Card], checksums: Sequence[int | None], options: ReportOptions
 ) -> list[Clip | str]:
-    """Read the sound of each card, or why there is none."""
+    """Read the clip of each card, or find out why it has no clip."""
     if not cards:
         return []
     reading = make_input_options(header, options.allow_pipes)

@@ -11,7 +11,7 @@ from e2v_cli.results.tables import journalled_row, prediction_columns
 
 
 def rows(output_dir: Path, options: RowOptions) -> str:
-    """Print what is done, in input order, and return what is missing: empty if nothing is.
+    """Print the rows that are done, in input order, and return a note on what is missing, or an empty text.
 
     Raises:
         OutputError: there is no run, or it can't be read.

@@ -66,9 +66,9 @@ class ScoreReport:
 
     text: str
     notes: tuple[str, ...]
-    """What the user should know."""
+    """Notes for the user."""
     too_low: tuple[str, ...]
-    """Messages."""
+    """Messages on metrics that are lower than required."""
 
 
 def report_score(
@@ -83,7 +83,7 @@ def report_score(
 
     Args:
         sources: PREDICTIONS, REFERENCE, and other predictions, if any.
-        options: how they are compared.
+        options: options of the comparison.
         required: the least value of metrics, by name.
         form: of the text.
         output_dir: where files are written; None: none are.

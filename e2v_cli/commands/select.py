@@ -39,15 +39,15 @@ from e2v_cli.system.text import json_content
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was selected."""
+    """The result of ``e2v select``."""
 
     text: str
     """The funnel."""
     kept: int
     notes: tuple[str, ...]
-    """What the user should know."""
+    """Notes for the user."""
     short: tuple[str, ...]
-    """What there is less of than was asked for."""
+    """Shortfalls of each rule, in words."""
 
 
 def select(output_dir: Path, data_dir: Path | None, rules: RuleOptions, origin: SourceOptions) -> Outcome:
@@ -56,8 +56,8 @@ def select(output_dir: Path, data_dir: Path | None, rules: RuleOptions, origin: 
     Args:
         output_dir: OUT, or a data directory that was selected from one, of which no other utterances are kept.
         data_dir: DATA; None: nothing is written.
-        rules: of the user.
-        origin: what is selected from.
+        rules: the rules that the user gave.
+        origin: options of the source of the selection.
 
     Raises:
         CorpusError: a list can't be read, or the run's has changed.
@@ -103,7 +103,7 @@ def select(output_dir: Path, data_dir: Path | None, rules: RuleOptions, origin: 
 
 
 def _find_run(folder: Path) -> tuple[Path, Path | None]:
-    """Return the run, and the selection from it that was named in its place; None: it was named itself.
+    """Return the run, and the selection from it that was named in its place; None: the run itself was named.
 
     Raises:
         OutputError: there is no run.
@@ -134,7 +134,7 @@ def _describe_idle(selection: Selection, options: RuleOptions) -> list[str]:
 
 
 def _describe_source(source: RunSource) -> dict[str, Any]:
-    """Describe what was selected from, as ``select.json`` has it."""
+    """Describe the source of the selection, as ``select.json`` has it."""
     return {
         "e2v": __version__,
         "out": str(source.output_dir.resolve()),

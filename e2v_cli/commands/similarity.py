@@ -26,7 +26,7 @@ from e2v_cli.system.files import published
 def similarity(
     pairs: str, sources: tuple[str, str | None], is_centred: bool, options: RowOptions, path: Path | None
 ) -> str:
-    """Print a row for each pair, and return what the user should know: empty if that is nothing.
+    """Print a row for each pair, and return a note for the user, or an empty text.
 
     Args:
         pairs: a list of pairs of ids, or ``-``.

@@ -22,7 +22,7 @@ from e2v_cli.results.rows import RowPrinter
 from e2v_cli.results.tables import number_labels
 
 Grouping = Literal["spk", "reco", "spk+reco"]
-"""What has a row: a speaker, a recording, or each speaker of a recording."""
+"""Unit of a row: a speaker, a recording, or each speaker of a recording."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class _Groups:
     """The groups of a run's utterances."""
 
     keys: tuple[str, ...]
-    """The columns of their names."""
+    """Columns of the names: ``speaker``, ``recording``, or both."""
     names: Sequence[tuple[str, ...]]
-    """(groups,)"""
+    """(groups,): names, a text for each column."""
     numbers: NDArray[np.int32]
-    """(utterances,): the group of each; -1: none."""
+    """(utterances,): indices of groups; -1: no group."""
 
 
 def speakers(output_dir: Path, utt2spk: Path | None, by: Grouping, options: RowOptions) -> list[str]:
-    """Print a row for each group of utterances that are done, and return what the user must know.
+    """Print a row for each group of utterances that are done, and return notes for the user.
 
     Args:
         output_dir: OUT.
@@ -106,7 +106,7 @@ def _group_utterances(output_dir: Path, header: Header, ids: IdList, utt2spk: Pa
 
 
 def _read_groups(key: str, paths: Sequence[Path], read: Pairs, ids: IdList, output_dir: Path) -> _Groups:
-    """Read what groups utterances.
+    """Read the groups of utterances.
 
     Raises:
         CorpusError: a list can't be read, or none has an utterance of the run.

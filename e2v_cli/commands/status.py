@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("shard", "done", "failed", "left", "speed", "ready in", "state")
 
 SILENT_SECONDS = 600
-"""Where locks don't work: seconds without a result after which a process counts as ended."""
+"""Seconds without a result after which a process counts as ended, where locks don't work."""
 
 
 class State(Enum):
@@ -54,7 +54,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _ShardStatus:
-    """A shard: how far it is, and its process or job."""
+    """The progress of a shard, and its process or job."""
 
     shard: Shard
     done: int
@@ -74,13 +74,13 @@ class _ShardStatus:
 
     @property
     def ready_in(self) -> float | None:
-        """Seconds until it is complete, at the speed so far; None if that is not known."""
+        """Seconds until the shard is complete, at the speed so far; None: not known."""
         if not self.left:
             return 0.0
         return self.left * self.newest.encode_seconds / self.newest.finished if self.newest.finished else None
 
     def row(self) -> tuple[str, ...]:
-        """Format it as a row of the table."""
+        """Format the shard as a row of the table."""
         ready_in = "–" if self.ready_in is None else clock(self.ready_in) if self.left else ""
         counts = map(str, (self.done, self.failed, self.left))
         return (str(self.shard), *counts, f"{self.speed:.1f}×" if self.speed else "–", ready_in, self.state)
@@ -97,7 +97,7 @@ class _Processes:
     locks: Mapping[str, LockState]
     """Locks by name."""
     last_results: Mapping[str, float]
-    """When the newest attempt at a shard had its last result, in seconds since the epoch, by the name of the lock."""
+    """Time of the last result of the newest attempt at a shard, in seconds since the epoch, by the name of its lock."""
 
     def is_at_work(self, name: str) -> bool:
         """Whether a process holds the lock NAME; where locks don't work, whether its last result is new enough."""
@@ -139,7 +139,7 @@ class _Processes:
         return merge if merge is not None and merge.is_alive else None
 
     def _silence(self, name: str) -> float:
-        """Return the seconds since the last result or, before that, since the start."""
+        """Return the seconds since the last result or, without any, since the start."""
         return self._age(max(self.locks[name].written, self.last_results.get(name, 0.0)))
 
     def _age(self, when: float) -> float:
@@ -150,7 +150,7 @@ def describe_run(output_dir: Path) -> Report:
     """Describe a run: its totals, and a line for each shard.
 
     Raises:
-        OutputError: there is none, or it can't be read.
+        OutputError: there is no run, or it can't be read.
     """
     submissions = read_submissions(output_dir)
     states, locks = _ask_for_jobs(submissions), read_locks(output_dir)
@@ -209,7 +209,7 @@ def _find_last_results(history: History) -> dict[str, float]:
 def _find_parts(
     history: History, ids: IdList, costs: NDArray[np.float32] | None, processes: _Processes, num_shards: int
 ) -> list[_ShardStatus]:
-    """Find how far each shard is."""
+    """Find the progress of each shard."""
     plan = plan_blocks(history, ids, costs)
     members = history.status[plan.members]
     counts = [

@@ -79,20 +79,20 @@ class SubmitOptions:
 
     run: PredictOptions
     words: tuple[str, ...]
-    """The same as the words of an ``e2v predict`` command, INPUT and all."""
+    """Words of the ``e2v predict`` command with the options of ``run``, INPUT included."""
     jobs: JobOptions
     resources: Resources
 
 
 @dataclass(frozen=True)
 class _ShardsLeft:
-    """The shards of a run that have something left, and what they are computed from."""
+    """The shards of a run that have something left, and the list and costs that they are dealt from."""
 
     corpus: Corpus
     costs: NDArray[np.float32] | None
-    """(utterances,): by which the list is dealt to shards; None: all are equal."""
+    """(utterances,): costs by which the list is dealt to shards; None: all are equal."""
     left: Sequence[int]
-    """Their numbers, counted from 1."""
+    """Numbers of the shards with something left, counted from 1."""
     num_empty: int
     """Shards without any utterance."""
     count: int

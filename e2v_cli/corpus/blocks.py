@@ -20,7 +20,7 @@ from e2v_cli.options import Shard
 from e2v_cli.records import Utterance
 
 BLOCKS = 1024
-"""Blocks of a long list, about: enough for many workers."""
+"""Approximate number of blocks of a long list: enough for many workers."""
 
 BLOCK_SIZES = (8, 256)
 """Utterances of the largest block, at least and at most: enough for batches of short ones, few enough to decode."""
@@ -35,7 +35,7 @@ class PendingBlock(NamedTuple):
 
     number: int
     places: NDArray[np.int64]
-    """(utterances,): their indices in the list."""
+    """(utterances,): indices in the list."""
 
 
 class BlockPlan:
@@ -50,16 +50,16 @@ class BlockPlan:
         """Cut some utterances of a list into blocks.
 
         Args:
-            members: (members,) their indices in the list.
+            members: (members,) indices in the list.
             recording_groups: (utterances,) the group that each is decoded with, which blocks don't cut; None: each by
                 itself.
-            costs: (utterances,) the time that each takes, in any unit: blocks don't depend on it, only how they are
-                dealt; None: all the same.
+            costs: (utterances,) the time that each takes, in any unit. It decides how blocks are dealt, not how they
+                are cut; None: all the same.
         """
         self.members = members
-        """(members,): their indices in the list, in the order in which they are computed."""
+        """(members,): indices in the list, in the order in which utterances are computed."""
         self._firsts = _cut_blocks(len(members))
-        """(blocks,): the first of each block, counted in that order."""
+        """(blocks,): index in ``members`` of the first utterance of each block."""
         if recording_groups is not None:
             self.members = members[np.argsort(recording_groups[members], kind="stable")]
             first_of_group = np.flatnonzero(np.diff(recording_groups[self.members], prepend=-1))
@@ -116,7 +116,7 @@ def estimate_costs(sizes: NDArray[np.float64]) -> NDArray[np.float32] | None:
     """Estimate costs from durations of utterances, or anything they grow with: (utterances,); None if none is known.
 
     Args:
-        sizes: (utterances,) of each; NaN where it is not known, which counts as the mean of all others.
+        sizes: (utterances,) duration of each; NaN if unknown, which counts as the mean of the others.
     """
     known = ~np.isnan(sizes)
     if not known.any():

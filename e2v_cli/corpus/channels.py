@@ -28,10 +28,10 @@ class _SplitChannels:
         """Split utterances.
 
         Args:
-            corpus: those that are split.
+            corpus: the utterances that are split.
             originals: (utterances,) index in the corpus of each one's original.
             channels: (utterances,) channel of each, counted from 0; -1 if it is not split.
-            hashes: (utterances,) of their ids.
+            hashes: (utterances,) hashes of the ids.
         """
         self.hashes = hashes
         self._corpus = corpus
@@ -61,7 +61,7 @@ class _SplitChannels:
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:
-        """(utterances,): of the sources of the originals, and of the channels."""
+        """(utterances,): checksums of the originals' sources and of the channels."""
         return mix_checksums(self._corpus.checksums[np.asarray(self._originals)], np.asarray(self._channels))
 
     def origin(self, position: int) -> str:

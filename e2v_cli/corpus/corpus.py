@@ -37,15 +37,15 @@ class UtteranceList(Protocol):
 
     @property
     def root(self) -> str | None:
-        """The folder that paths in ids are relative to, empty if there is none; None: ids are not made of paths."""
+        """The folder that paths in ids are relative to; empty: no folder; None: ids are not made of paths."""
 
     @property
     def hashes(self) -> array[int]:
-        """(utterances,): of their ids."""
+        """(utterances,): hashes of the ids."""
 
     @property
     def checksums(self) -> NDArray[np.uint32]:
-        """(utterances,): of their sources."""
+        """(utterances,): checksums of the sources."""
 
     def ids(self) -> Iterator[list[bytes]]:
         """Read all ids, some thousand at a time."""
@@ -107,7 +107,7 @@ class Recordings:
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:
-        """(utterances,): of their sources, and of the channels of their recordings."""
+        """(utterances,): checksums of the sources and of the recordings' channels."""
         if not self._recording_channels:
             return self._lines.checksums
         channels = [self._recording_channels.get(key, -1) for keys in self.ids() for key in keys]
@@ -143,8 +143,8 @@ class Corpus:
         """Join lists whose lines were checked.
 
         Args:
-            lists: of each INPUT, in order.
-            waits: whether there are commands or URLs among them, whose audio is waited for.
+            lists: the list of each INPUT, in order.
+            waits: whether the lists have commands or URLs, whose audio is waited for.
 
         Raises:
             CorpusError: an id is duplicate.
@@ -199,7 +199,7 @@ class Corpus:
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:
-        """(utterances,): of their sources: path, command or URL, segment and channel, as the list has them."""
+        """(utterances,): checksums of the sources: path, command or URL, segment and channel, as the list has them."""
         return np.concatenate([each.checksums for each in self._lists])
 
     @cached_property

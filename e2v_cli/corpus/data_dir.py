@@ -19,7 +19,7 @@ CHUNK_BYTES = 1 << 20
 """Bytes of lines that are looked up together."""
 
 MAX_TIME = 1e9
-"""Seconds: no recording is as long."""
+"""Longest time in a list, in seconds: no recording is as long."""
 
 NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
@@ -49,7 +49,7 @@ def read_durations(folder: Path, hashes: NDArray[np.int64], chunk_bytes: int = C
 
     Args:
         folder: the data directory.
-        hashes: (utterances,) of their ids.
+        hashes: (utterances,) hashes of the ids.
         chunk_bytes: bytes of lines that are looked up together.
 
     Raises:
@@ -79,9 +79,9 @@ def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDA
     """Parse lines of ``utt2dur``: hashes of the ids, and seconds.
 
     Args:
-        lines: of the file.
-        name: of the file, in messages.
-        first: the number of the first line.
+        lines: lines of the file.
+        name: name of the file in messages.
+        first: number of the first line.
 
     Raises:
         CorpusError: a line has another form.
@@ -105,16 +105,16 @@ def _parse_durations(lines: Sequence[bytes], name: str, first: int) -> tuple[NDA
 
 
 Pairs = Callable[[Path], Iterator[tuple[str, bytes, bytes]]]
-"""Reads a list: the origin of each line, an utt-id, and a value of that utterance."""
+"""Function that reads a list: the origin of each line, an utt-id, and a value of that utterance."""
 
 
 def number_values(paths: Sequence[Path], read: Pairs, index: KeyIndex) -> tuple[NDArray[np.int32], list[str]]:
     """Number what lists have about utterances: (utterances,) numbers of values, -1 where they have none; the values.
 
     Args:
-        paths: of the lists.
-        read: reads one.
-        index: of the utterances.
+        paths: paths of the lists.
+        read: reads a list.
+        index: index of the utt-ids.
 
     Raises:
         CorpusError: a list can't be read, a line has another form, or an utterance has two lines.

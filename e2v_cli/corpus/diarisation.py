@@ -31,15 +31,15 @@ _TURN = re.compile(
 _NO_TURN = re.compile(
     rb"\s*(;;|(SEGMENT|NOSCORE|NO_RT_METADATA|LEXEME|NON-LEX|NON-SPEECH|FILLER|EDIT|IP|SU|CB|A/P|SPKR-INFO)\s)"
 )
-"""Comments, and the other types of lines that RTTM has."""
+"""Pattern of lines without a turn: comments, and the other types of lines in RTTM."""
 
 _NOT_AVAILABLE = b"<NA>"
 
 UNKNOWN_SPEAKER = b"unknown"
-"""The name of a speaker that has none."""
+"""Name of a speaker whose name is ``<NA>``."""
 
 _NO_CHANNELS = frozenset((_NOT_AVAILABLE, b"0", b"1"))
-"""What stands in the column of channels of files that have one: Kaldi writes 0, other tools 1."""
+"""Values in the channel column of files with one channel: Kaldi writes 0, other tools 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,17 @@ class _Turn:
     """A line of RTTM: a speaker's part of a recording."""
 
     number: int
-    """Of the line, counted from 1."""
+    """Number of the line, counted from 1."""
     recording: bytes
     channel: bytes
     start: Decimal
     end: Decimal
-    """Seconds."""
+    """End of the turn in seconds, as ``start``."""
     speaker: bytes
 
     @property
     def key(self) -> bytes:
-        """Its id: recording, speaker and times."""
+        """Id of the segment: recording, speaker and times."""
         times = Segment(float(self.start), float(self.end))
         return b"%b-%b%b" % (self.recording, self.speaker, format_times(times))
 
@@ -76,7 +76,7 @@ def cut_recordings(corpus: Corpus, path: Path) -> Corpus:
 
     Args:
         corpus: the recordings.
-        path: of the RTTM.
+        path: path of the RTTM.
 
     Raises:
         CorpusError: the RTTM can't be read, has no turn, or has two with the same id.
@@ -113,7 +113,7 @@ class _Recordings:
 
     @property
     def checksums(self) -> NDArray[np.uint32]:
-        """(recordings,): of their sources."""
+        """(recordings,): checksums of the sources."""
         return self._corpus.checksums
 
     def utterance(self, position: int, index: int) -> Utterance:
@@ -148,7 +148,7 @@ def _parse_channel(turn: _Turn, path: Path) -> int:
     """Return the channel of a turn, counted from 0; RTTM counts from 1.
 
     Raises:
-        CorpusError: it is none, though other lines have channels.
+        CorpusError: the turn has no channel, but other lines have.
     """
     if turn.channel in (_NOT_AVAILABLE, b"0"):
         raise CorpusError(

@@ -21,7 +21,7 @@ from e2v_cli.records import Segment
 from e2v_cli.system.text import counted, percent_encoded
 
 SHOWN_SUFFIXES = 5
-"""The most suffixes in the description of what a folder left out."""
+"""Most suffixes in the description of the files that a search left out."""
 
 
 def make_id(source: str, form: IdForm, root: str = "") -> bytes:
@@ -43,7 +43,7 @@ def make_id(source: str, form: IdForm, root: str = "") -> bytes:
 
 
 def format_times(segment: Segment) -> bytes:
-    """Format what the id of a segment ends in: its times in milliseconds, with at least seven digits as in Kaldi."""
+    """Format the end of a segment's id: the times in milliseconds, with at least seven digits as in Kaldi."""
     end = "end" if segment.end is None else f"{round(segment.end * 1000):07d}"
     return f"-{round(segment.start * 1000):07d}-{end}".encode()
 
@@ -58,17 +58,17 @@ def _path_of(source: str) -> str:
 
 @dataclass
 class LeftOut:
-    """What the search of a folder left out."""
+    """Files and folders that the search of a folder left out."""
 
     folder: Path
     suffixes: Counter[str] = field(default_factory=Counter)
-    """Of files that are not audio, in lower case."""
+    """Number of files that are not audio, by suffix in lower case."""
     hidden_folders: int = 0
     hidden_audio: int = 0
-    """Files with a suffix of audio."""
+    """Number of hidden files with a suffix of audio."""
 
     def __str__(self) -> str:
-        """Describe it on a line; empty if it is nothing."""
+        """Describe them on a line; empty if nothing was left out."""
         parts = []
         if count := self.suffixes.total():
             shown = [f"{number} {suffix or 'without a suffix'}" for suffix, number in self._most_frequent()]

@@ -47,21 +47,21 @@ from e2v_cli.system.files import is_directory, is_regular_file
 logger = logging.getLogger(__name__)
 
 _PLAIN_LINE = re.compile(rb"[ \t\v\f]*([!\"$-~][!-~]*)[ \t\v\f]+(?![A-Za-z][A-Za-z0-9+.-]*://)[^\s|-][^|]*$")
-"""A line that needs no other check: an id of plain letters that is no comment, and a path without a ``|``."""
+"""Pattern of a line that needs no other check: an id of plain letters, no comment, and a path without a ``|``."""
 
 _COPY = (
     "only http:// and https:// are read; copy it here, or list a command that prints it, with --allow-pipes: "
     "utt1 aws s3 cp s3://… - |"
 )
-"""What to do about other URLs."""
+"""Remedy for URLs that can't be downloaded."""
 
 _SCP_NAME = re.compile(r".*\.scp(\.gz)?", re.IGNORECASE | re.DOTALL)
-"""A file that is a list, whatever its content."""
+"""Pattern of the name of a file that is a list, whatever its content."""
 
 _SPECIFIER = re.compile(r"(?P<kind>(scp|ark)(,[a-z]+)*):(?P<place>.*)", re.DOTALL)
 
 _DESCRIPTOR = re.compile(r"/dev/(fd/\d+|stdin)|/proc/(self|\d+)/fd/\d+")
-"""The path of something that is open, as a shell writes ``<(command)``."""
+"""Pattern of the path of an open file descriptor, as a shell writes ``<(command)``."""
 
 
 def read_corpus(options: InputOptions) -> Corpus:
@@ -138,11 +138,11 @@ class _InputReader:
 
     def __init__(self, options: InputOptions) -> None:
         self.waits = False
-        """Whether there are commands or URLs, whose audio is waited for."""
+        """Whether the inputs have commands or URLs, whose audio is waited for."""
         self.stdin_audio = ""
-        """The file that the audio on standard input was copied to."""
+        """Path of the file that the audio on standard input was copied to; empty: none was copied."""
         self.notes: list[str] = []
-        """What the user must know, though nothing is wrong."""
+        """Notes for the user; none of them is an error."""
         self._options = options
         self._stdin_is_list = any(item.removeprefix("scp:") == STDIN for item in options.inputs)
 

@@ -1,4 +1,4 @@
-"""What a file is, by its beginning: audio, or which kind of list."""
+"""The kind of a file, by its beginning: audio, or a kind of list."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINE_BYTES = 1 << 16
 """The most bytes of a first line that are looked at."""
 
 SHOWN_CHARACTERS = 40
-"""Of a first line in a message."""
+"""Most characters of a first line in a message."""
 
 LIST_FORMS = (
     'a list has lines like \'utt1 a.wav\', or paths alone, or JSON like {"key": "utt1", "source": "a.wav"}, '
@@ -41,10 +41,10 @@ _GZIP = b"\x1f\x8b"
 _JSON_LINE = re.compile(rb"\s*\{\s*(\"|\}|$)")
 
 _NO_LIST = re.compile(rb"\s*(#|<|\[\s*([{\"]|$))")
-"""A script or comment, markup, or a whole list in JSON."""
+"""Pattern of a first line that is no list: a script or comment, markup, or a whole list in JSON."""
 
 _SOURCE = re.compile(rb"-|\S*/\S*|.+\.ark:\d+(\[.*\])?", re.DOTALL)
-"""The audio of a line that is no URL, no command, and has no suffix of audio."""
+"""Pattern of a line's audio that is no URL, no command, and has no suffix of audio."""
 
 
 def is_binary(file: BinaryIO) -> bool:

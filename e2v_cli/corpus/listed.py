@@ -14,16 +14,16 @@ class Listed(NamedTuple):
 
     key: bytes
     recording: bytes
-    """The id of its recording; empty: it is one itself."""
+    """Id of the recording; empty: the utterance is a recording itself."""
     source: bytes
     folder: str
-    """Of the list, where a relative path is looked for if the current folder doesn't have it."""
+    """Folder of the list, where a relative path is looked for if the current folder doesn't have it."""
     times: bytes = b""
-    """Start and end in the recording as the list has them, with a blank between them; empty: all of it."""
+    """Start and end in the recording as the list has them, with a blank between them; empty: all of the recording."""
     channel: int | None = None
-    """Its own, counted from 0; None: that of its recording."""
+    """Channel of the utterance, counted from 0; None: ``recording_channel``."""
     recording_channel: int | None = None
-    """Of its recording, counted from 0; None: that of ``--channel``."""
+    """Channel of the recording, counted from 0; None: the channel of ``--channel``."""
 
 
 def list_utterance(utterance: Utterance) -> Listed:

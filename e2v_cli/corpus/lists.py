@@ -1,8 +1,8 @@
-"""Lists of lines: all are opened here, behind a byte order mark. Those of utterances take three numbers a line.
+"""Lists of lines: all are opened here, after their byte order mark. Lists of utterances keep three numbers a line.
 
-They are the line's offset in the file and the hash of its id. Lines are read again when they are needed, so that ten
-million of them take some hundred megabytes. The CRC-32 of the rest of a line, its source, is kept as well: a resume
-finds out by it that an id has other audio than before.
+The numbers are the line's offset in the file, the hash of its id, and the CRC-32 of the rest of the line, its source.
+Lines are read again when they are needed, so that ten million of them take some hundred megabytes. By the CRC-32, a
+resume finds out that an id has other audio than before.
 """
 
 from __future__ import annotations
@@ -62,12 +62,13 @@ class LineList:
 
         Args:
             file: the file.
-            name: its name in messages; empty where there is no list.
+            name: name of the list in messages; empty without a list.
             offsets: (lines + 1,) where each line begins, and where the last one ends.
-            hashes: (lines,) of the ids.
-            checksums: (lines,) of the sources.
+            hashes: (lines,) hashes of the ids.
+            checksums: (lines,) checksums of the sources.
             blanks: (blank lines,) the number of other lines before each.
-            separator: between an id and the rest, which is kept to the byte; None: white space, also around the rest.
+            separator: bytes between an id and the rest, which is kept to the byte; None: white space, which is also
+                stripped from the rest.
         """
         self.name = name
         self.hashes = hashes
@@ -139,7 +140,7 @@ def has_list(path: Path) -> bool:
     """Whether there is a list of that name, even one that can't be read.
 
     Raises:
-        CorpusError: it can't be told.
+        CorpusError: e2v can't find out.
     """
     try:
         path.lstat()
@@ -154,7 +155,7 @@ def has_list(path: Path) -> bool:
 
 @contextmanager
 def open_list(path: Path) -> Iterator[BinaryIO]:
-    """Open a list for the block, behind its byte order mark; one that can be read only once is copied to disk.
+    """Open a list for the block, after its byte order mark; one that can be read only once is copied to disk.
 
     Raises:
         CorpusError: it can't be opened or read.
@@ -178,7 +179,7 @@ def open_list(path: Path) -> Iterator[BinaryIO]:
 
 
 def copy_to_disk(stream: BinaryIO | GzipFile) -> BinaryIO:
-    """Copy a list that can be read only once to a temporary file, which is open behind its byte order mark.
+    """Copy a list that can be read only once to a temporary file, which is open after its byte order mark.
 
     Raises:
         CorpusError: the disk is full.
@@ -200,7 +201,7 @@ def stored_on_disk() -> Iterator[None]:
     """Name the folder of temporary files if the disk is full.
 
     Raises:
-        CorpusError: it is.
+        CorpusError: the disk is full.
     """
     try:
         yield
@@ -236,7 +237,7 @@ def index_lines(
 
     Args:
         file: the list, open at its first line.
-        name: its name in messages.
+        name: name of the list in messages.
         plain: matches lines that need no other check; its first group is the id.
         check_line: returns the id of any other line, whose origin is like ``wav.scp:17``, or raises CorpusError.
     """
@@ -264,11 +265,11 @@ class ListWriter:
 
     def __init__(self) -> None:
         self.hashes = array("q")
-        """(lines,): of the ids."""
+        """(lines,): hashes of the ids."""
         self.starts, self.ends = array("d"), array("d")
-        """(lines,): of the segments, in seconds, NaN is the end of the recording; empty if no line has a segment."""
+        """(lines,): seconds at which each segment begins and ends; NaN: the recording's end. Empty without segments."""
         self.blanks = array("q")
-        """(blank lines,) of the user's list: the number of other lines before each."""
+        """(blank lines,): the number of other lines of the user's list before each."""
         self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — closed with this object
         self._offsets, self._checksums = array("q", [0]), array("I")
 
@@ -286,7 +287,7 @@ class ListWriter:
             key: the id.
             source: the audio.
             segment: the part of it; None: all.
-            number: of the line in the user's list, counted from 1; 0: it is in none.
+            number: number of the line in the user's list, counted from 1; 0: not in a list.
         """
         checksum = zlib.crc32(source)
         if segment or self.starts:
@@ -301,7 +302,7 @@ class ListWriter:
         self._offsets.append(self._offsets[-1] + self._file.write(key + b"\t" + source))
 
     def finish(self, name: str) -> LineList:
-        """Return the lines; ``name`` is that of the user's list, empty if there is none."""
+        """Return the lines; ``name`` is that of the user's list, empty without a list."""
         self._file.flush()
         return LineList(self._file, name, self._offsets, self.hashes, self._checksums, self.blanks, b"\t")
 
@@ -344,7 +345,7 @@ def check_entry(first: bytes, origin: str) -> bytes:
     """Check that the first column of a line begins no comment.
 
     Raises:
-        CorpusError: it does.
+        CorpusError: the column begins a comment.
     """
     if first.startswith(b"#"):
         raise CorpusError(f"{origin}: begins with #, but Kaldi's lists have no comments")

@@ -24,10 +24,10 @@ from e2v_cli.errors import CorpusError
 from e2v_cli.records import Segment
 
 SOURCE_NAMES = ("audio_filepath", "source", "wav", "path", "file", "filename", "file_name", "audio")
-"""Names of the column of audio; of several, the first here counts."""
+"""Names of the column of audio; if a list has several, the first here counts."""
 
 ID_NAMES = ("key", "utt_id", "id", "name")
-"""Names of the column of ids, likewise."""
+"""Names of the column of ids; if a list has several, the first here counts."""
 
 TIME_NAMES = ("offset", "start", "end", "stop")
 """Names of columns that a table must not have: its rows would be parts of their files."""
@@ -37,12 +37,12 @@ class Row(NamedTuple):
     """A line of a list."""
 
     number: int
-    """Of the line, counted from 1."""
+    """Number of the line, counted from 1."""
     utt_id: str | None
-    """None: it is made of the path."""
+    """Id of the utterance; None: it is made of the path."""
     source: str
     segment: Segment | None = None
-    """None: all of the audio."""
+    """Part of the audio that is the utterance; None: all of it."""
 
 
 class TableHeader(NamedTuple):
@@ -50,11 +50,11 @@ class TableHeader(NamedTuple):
 
     delimiter: str
     names: Sequence[str]
-    """Of the columns, in lower case."""
+    """Names of the columns, in lower case."""
 
 
 def find_header(line: bytes) -> TableHeader | None:
-    """Find the names of columns in a line; None: it is no header, or names no column of audio."""
+    """Find the names of columns in a line; None: the line is no header, or names no column of audio."""
     text = line.decode(errors="replace").strip()
     if "/" in text or os.path.splitext(text)[1].lower() in audio_suffixes():
         return None

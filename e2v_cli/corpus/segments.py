@@ -54,7 +54,7 @@ class RecordingList(Protocol):
 
     @property
     def checksums(self) -> NDArray[np.uint32]:
-        """(recordings,): of their sources."""
+        """(recordings,): checksums of the sources."""
 
     def utterance(self, position: int, index: int) -> Utterance:
         """Read the recording at a position of the list, for the ``index``-th utterance of the corpus."""
@@ -71,8 +71,8 @@ class Segments:
         Args:
             lines: the segments.
             recordings: the recordings.
-            recording_of: (segments,) the position of each one's recording; -1 where there is none.
-            starts: (segments,) seconds from its beginning.
+            recording_of: (segments,) the position of each one's recording; -1 without a recording.
+            starts: (segments,) seconds from the beginning of the recording.
         """
         self.name = lines.name
         self.root = None
@@ -136,7 +136,7 @@ class Segments:
 
     @cached_property
     def checksums(self) -> NDArray[np.uint32]:
-        """(segments,): of their lines, and of the sources of their recordings."""
+        """(segments,): checksums of the lines and of the recordings' sources."""
         known = self._recording_of >= 0
         of_recordings = np.zeros(len(known), dtype=np.uint32)
         of_recordings[known] = self._recordings.checksums[self._recording_of[known]]
@@ -154,13 +154,13 @@ class Segments:
         return durations
 
     def tiers(self) -> Iterator[Tier | None]:
-        """Read the tier of each: its channel and its speaker."""
+        """Read the tier of each segment: its channel and its speaker."""
         for (_, rest), speaker in zip(self._lines.entries(), self.speakers(), strict=True):
             channel = rest.split()[3:]
             yield Tier(_parse_segment_channel(channel[0]) if channel else None, speaker)
 
     def speakers(self) -> Iterator[str]:
-        """Read the speaker of each, of an ``utt2spk`` beside the list; empty where it has none."""
+        """Read the speaker of each segment from an ``utt2spk`` beside the list; empty if it names none."""
         path = Path(self.name).parent / "utt2spk"
         index = KeyIndex(np.frombuffer(self.hashes, dtype=np.int64))
         speaker_of, speakers = number_values([path] if has_list(path) else [], read_speaker_lines, index)
@@ -187,7 +187,7 @@ class ListedSegments:
         Args:
             recordings: one for each line, whatever its source.
             starts: (lines,) seconds from the beginning of the recording.
-            ends: (lines,) likewise; NaN is the end of the recording.
+            ends: (lines,) seconds from the beginning of the recording; NaN: its end.
         """
         self.name = recordings.name
         self.root = recordings.root
@@ -221,7 +221,7 @@ class ListedSegments:
         return np.where(np.isnan(durations), self._recordings.durations(), durations)
 
     def tiers(self) -> Iterator[Tier | None]:
-        """Return that of each: its speaker is unknown; None if it is the whole recording."""
+        """Yield the tier of each line, without a speaker; None if the line is a whole recording."""
         for start, end in zip(self._starts.tolist(), self._ends.tolist(), strict=True):
             yield Tier() if make_segment(start, end) else None
 
@@ -256,7 +256,7 @@ def _group_segments(
 
     Args:
         recording_of: (segments,) a number of each one's recording.
-        starts: (segments,) seconds from its beginning.
+        starts: (segments,) seconds from the beginning of the recording.
         source_of: returns the source of the recording of the segment at a position.
     """
     _, firsts, recordings, counts = np.unique(recording_of, return_index=True, return_inverse=True, return_counts=True)
@@ -280,9 +280,9 @@ def read_segments(path: Path, recordings: RecordingList, index: KeyIndex) -> Seg
     """Read ``segments``: lines of ``utt-id recording-id start end``, perhaps with a channel counted from 0.
 
     Args:
-        path: of the file.
+        path: path of the file.
         recordings: the recordings of the same folder.
-        index: of the recordings' ids.
+        index: index of the recordings' ids.
 
     Raises:
         CorpusError: it can't be read, or a line has another form.

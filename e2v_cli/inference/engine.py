@@ -218,7 +218,7 @@ class E2vEngine:
 
         Args:
             frames: (frames, dim), in memory or on disk.
-            num_windows: in which it was encoded.
+            num_windows: number of windows in which it was encoded.
         """
         with on_device(self.device), multiplying(self.compute.precision, self.device), _without_denormals():
             timelines = self._open_timelines()
@@ -311,7 +311,7 @@ def make_prediction(
 ) -> Prediction | Failure:
     """Make a prediction of a network's output, or a failure if that is not finite.
 
-    What is not finite in a layer is not finite in those behind it, so the last is enough to check.
+    A value that is not finite in a layer makes all later layers not finite, so the last is enough to check.
     """
     if not np.isfinite(embedding).all() or (posteriors is not None and not np.isfinite(posteriors).all()):
         return Failure(waveform.utterance, "model", "not finite", "the model's output has NaN or infinite values")

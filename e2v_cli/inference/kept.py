@@ -37,7 +37,7 @@ class KeptWindows:
         Args:
             output_dir: OUT, whose results all have the same options, but for lengths of spans.
             utt_id: the utterance.
-            made_of: its samples and the lengths of spans, in any form: a state of others is ignored.
+            made_of: text that identifies the samples and the lengths of spans; a state of others is ignored.
         """
         self._output_dir = output_dir
         self._state_path = _state_path(output_dir, utt_id)

@@ -1,4 +1,4 @@
-"""Embeddings of chosen layers: what is kept of each layer as soon as it is computed."""
+"""Embeddings of chosen layers: each layer is reduced as soon as it is computed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class LayerEmbeddings:
 
         Args:
             choices: the layers, and the means of layers.
-            keep: what is kept of an utterance's frames in a layer, (frames, dim); a linear function.
+            keep: linear function of an utterance's frames in a layer, (frames, dim), to the part that is kept.
         """
         self._choices, self._keep = choices, keep
         self._sums: list[list[Tensor]] = [[] for _ in choices]
-        """Of what is kept of the layers of each choice so far, for each utterance."""
+        """Sums over the layers so far: for each choice, a tensor for each utterance; empty before its first layer."""
 
     @property
     def taps(self) -> Taps:

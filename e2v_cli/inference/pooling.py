@@ -21,7 +21,7 @@ class MeanPooling:
     """The mean over all frames, summed in double precision."""
 
     def __init__(self, dim: int, device: torch.device, name: str = "") -> None:
-        """Begin without frames; ``name`` is of the layer in states, and empty for the last."""
+        """Begin without frames; ``name`` is the layer's name in states, empty for the last layer."""
         self._device = device
         self._prefix = f"{name}." if name else ""
         self._total = torch.zeros(dim, dtype=torch.float64, device=device)
@@ -37,7 +37,7 @@ class MeanPooling:
         return (self._total / self._count).float()
 
     def state(self) -> State:
-        """Return what a later process needs to continue."""
+        """Return the state from which a later process can continue."""
         state = {"total": self._total.cpu().numpy(), "count": np.array(self._count)}
         return {f"{self._prefix}{name}": array for name, array in state.items()}
 
@@ -84,7 +84,7 @@ class TimelinePooling:
         return np.concatenate([*self._posteriors, last])
 
     def state(self) -> State:
-        """Return what a later process needs to continue."""
+        """Return the state from which a later process can continue."""
         state = {"number": np.array(self._span), "total": self._total.cpu().numpy(), "count": np.array(self._count)}
         if self._posteriors:
             state["posteriors"] = np.concatenate(self._posteriors)

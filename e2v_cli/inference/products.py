@@ -23,7 +23,7 @@ _FASTEST: tuple[tuple[str, str, ProductsName], ...] = (
 """Vendor, instructions and the fastest library. Of other CPUs nothing has been measured: PyTorch's own products."""
 
 _FUNCTIONS = {"mkl": b"cblas_sgemm_pack", "onednn": b"mkldnn_linear_pointwise"}
-"""A function of PyTorch's library that its builds with this library have."""
+"""Function that PyTorch's library has only in builds with this library, by the library's name."""
 
 
 def choose_products(compute: ComputeOptions, device: str, library: Path | None = None) -> ProductsName:
@@ -35,7 +35,7 @@ def choose_products(compute: ComputeOptions, device: str, library: Path | None =
         library: PyTorch's library; None: that of the installed PyTorch.
 
     Raises:
-        DeviceError: PyTorch was built without what the options name.
+        DeviceError: PyTorch was built without the library that the options name.
     """
     if device != "cpu" or compute.engine != "e2v" or compute.precision != "fp32":
         return "torch"
@@ -74,6 +74,6 @@ def is_built_in(products: ProductsName, library: Path | None = None) -> bool:
 
 
 def _find_library() -> Path:
-    """Find PyTorch's library; where there is none, the path doesn't exist."""
+    """Return the path of PyTorch's library, which does not exist if the library is missing."""
     spec = PathFinder.find_spec("torch")
     return Path(str(spec and spec.origin)).with_name("lib") / "libtorch_cpu.so"

@@ -22,10 +22,10 @@ class Window(NamedTuple):
 
     first: int
     end: int
-    """Frames ``first`` to ``end`` are encoded."""
+    """End of the encoded frames, ``first`` to ``end``; the frame at ``end`` is not one of them."""
     first_kept: int
     end_kept: int
-    """Frames ``first_kept`` to ``end_kept`` are kept."""
+    """End of the kept frames, ``first_kept`` to ``end_kept``; the frame at ``end_kept`` is not one of them."""
 
     @property
     def kept(self) -> slice:

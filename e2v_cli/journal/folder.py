@@ -41,7 +41,7 @@ from e2v_cli.system.files import dead_drafts, exists
 _LOGS = ("log/worker.*-of-*.*.log", "log/launcher.*-of-*.log", "log/slurm-*.log", "slurm/*.json", "slurm/*.sh")
 """Logs, and the records and scripts of jobs."""
 PAGE = "report.html"
-"""What ``e2v report`` makes of results that are deleted."""
+"""File that ``e2v report`` makes of the results; it is deleted with them."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class RunFolder:
         """Check that all journals of the folder are of the same run, perhaps on several kinds of device.
 
         Raises:
-            OutputConflictError: they are not; the message names the differences.
+            OutputConflictError: a journal is of another run; the message names the differences.
         """
         mix_devices = mix_devices or self.mixes_devices
         for file in sorted(self._headers):
@@ -331,7 +331,7 @@ class RunFolder:
         """Describe what final files are made of: the list, its tiers, the journals, and the path of OUT.
 
         Args:
-            input_sha256: of the list.
+            input_sha256: digest of the list.
             sizes: bytes of the journals by name; a journal changes only by growing.
         """
         lines = "".join(f"{name} {size}\n" for name, size in sizes.items())
@@ -370,7 +370,7 @@ class RunFolder:
         Args:
             files: final files of this publication.
             unused: patterns, relative to OUT, of other files that are not of this publication.
-            digest: of the list.
+            digest: digest of the list.
         """
         for name in set(self._results) - set(files):
             (self.path / name).unlink(missing_ok=True)
@@ -409,7 +409,7 @@ def plan_blocks(history: History, ids: Ids, costs: NDArray[np.float32] | None) -
     """Plan the blocks of a list: all utterances but those that were done with another list.
 
     Args:
-        history: what is done.
+        history: records of the list in the journals.
         ids: the list.
         costs: (utterances,) for dealing blocks to shards; None: all are equal.
     """

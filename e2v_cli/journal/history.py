@@ -48,10 +48,10 @@ OPEN_JOURNALS = 256
 _END = with_checksum(END_LINE)[8:]
 
 _BEFORE_SOURCE = -len(f"\t{0:0{SOURCE_DIGITS}}\n")
-"""Where the last cell of an utterance's line begins, with its tab, counted from the end."""
+"""Index of the tab before the last cell of an utterance's line, counted from the end."""
 
 _SOURCE = slice(_BEFORE_SOURCE + 1, -1)
-"""The last cell."""
+"""Slice of the last cell: the CRC-32 of the source."""
 
 
 class DoneLine(NamedTuple):
@@ -62,11 +62,11 @@ class DoneLine(NamedTuple):
     windows: bytes
     duration: bytes
     embedding: bytes
-    """Its place; those of several layers are separated by blanks."""
+    """Place of the embedding; the places of several layers are separated by blanks."""
     timelines: bytes
     label: bytes
     posteriors: bytes = b""
-    """All of them, still separated by tabs; empty where the model has no head."""
+    """Posteriors of all labels, separated by tabs; empty if the model has no head."""
 
 
 def parse_done(line: bytes) -> DoneLine:
@@ -78,7 +78,7 @@ def parse_record(index: int, line: bytes) -> DoneRecord:
     """Parse a line like ``parse_done``, with one embedding, into its record, without the places of timelines.
 
     Args:
-        index: the utterance's, in the input.
+        index: index of the utterance in the input.
         line: the line.
     """
     done = parse_done(line)
@@ -107,24 +107,25 @@ class History:
         """Begin without journals.
 
         Args:
-            index: the list's ids by their place.
-            input_sha256: the list's digest.
-            checksums: (utterances,) of their sources: results of other sources don't count; None: all do.
+            index: index of the list's ids.
+            input_sha256: digest of the list.
+            checksums: (utterances,) checksums of the sources. Results of other sources don't count; None: all results
+                count.
         """
         size = len(index)
         self._checksums = checksums
         self._recorded: NDArray[np.uint8] = np.full(size, LEFT, dtype=np.uint8)
-        """(utterances,): the status by its line, whatever its source was."""
+        """(utterances,): the status by the utterance's line, whatever its source was."""
         self._is_stale: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
-        """(utterances,): whether its line is a result of another source."""
+        """(utterances,): whether the utterance's line is a result of another source."""
         self.elapsed: dict[JournalFile, Elapsed] = {}
         """Time taken and utterances finished by each attempt."""
         self.reasons = Reasons(size)
-        """Of the lines that say that an utterance failed."""
+        """Reasons of the failed lines."""
         self.archives: dict[str, int] = {}
-        """Files with embeddings, relative to OUT, and the last offset in each that a journal records."""
+        """Last offset that the journals record in each archive or folder (0) of embeddings, by path relative to OUT."""
         self.timelines: dict[str, int] = {}
-        """Files with rows of the timeline, relative to OUT, and the number of their bytes that journals record."""
+        """Bytes that the journals record of each file of timeline rows, by path relative to OUT."""
         self.ended: set[JournalFile] = set()
         """Attempts whose last line is an end line."""
         self.sizes: dict[str, int] = {}
@@ -138,11 +139,11 @@ class History:
         """The end of the last complete line read from each journal."""
         self._journals: list[JournalFile] = []
         self._starts: list[tuple[int, float, int, JournalFile]] = []
-        """By ``start_order``, of each of the journals."""
+        """``start_order`` of each journal."""
         self._timelines: list[str | float | None] = []
-        """The value of ``timeline`` in the fingerprint of each of the journals."""
+        """Value of ``timeline`` in the fingerprint of each journal."""
         self._at_other_list: list[bool] = []
-        """Whether each of the journals is of another list."""
+        """Whether each journal is of another list."""
         self._journal_of: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
         self._offset: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
         self._length: NDArray[np.int32] = np.zeros(size, dtype=np.int32)
@@ -160,7 +161,7 @@ class History:
 
     @property
     def outdated(self) -> NDArray[np.bool_]:
-        """(utterances,): whether it is left only because its result has other timelines."""
+        """(utterances,): whether the utterance is left only because its result has other timelines."""
         others: NDArray[np.bool_] = np.array([value != self.timeline for value in self._timelines], dtype=np.bool_)
         if not others.any():
             return np.zeros(len(self._recorded), dtype=np.bool_)
@@ -169,13 +170,13 @@ class History:
 
     @property
     def changed(self) -> NDArray[np.bool_]:
-        """(utterances,): whether it is left only because its result is of another source."""
+        """(utterances,): whether the utterance is left only because its result is of another source."""
         changed: NDArray[np.bool_] = self._is_stale.copy()
         return changed
 
     @property
     def done_before(self) -> NDArray[np.bool_]:
-        """(utterances,): whether it was done with another list; such an utterance is in no block of this list."""
+        """(utterances,): whether the utterance was done with another list; it is then in no block of this list."""
         if not any(self._at_other_list):
             return np.zeros(len(self._recorded), dtype=np.bool_)
         at_other_list: NDArray[np.bool_] = np.array(self._at_other_list, dtype=np.bool_)
@@ -249,7 +250,7 @@ class History:
             self.ended.discard(journal)
 
     def read_lines(self, first: int, end: int, gap: int = GAP) -> list[bytes]:
-        """Read the lines of utterances ``first`` to ``end``, without checksums; empty where there is none.
+        """Read the lines of utterances ``first`` to ``end``, without checksums; empty if an utterance has no line.
 
         A line begins with ``done`` or ``failed``, and ends with a line break. ``reading`` keeps journals open.
         """
@@ -322,7 +323,7 @@ class History:
         """Return which lines are of other sources than the list has at their places: (lines,).
 
         Raises:
-            ValueError: a checksum is none.
+            ValueError: a checksum is malformed.
         """
         checksums = np.frombuffer(bytes.fromhex(b"".join(sources).decode()), dtype=">u4")
         if len(checksums) != len(sources):
@@ -386,7 +387,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def _whole_lines(path: Path, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Read the complete lines of a journal from byte ``begin`` on: the offset behind each checksum, and the text there.
+    """Read the complete lines of a journal from byte ``begin`` on: the offset after each checksum, and the text there.
 
     Lines that begin at ``end`` or later are left out: an incomplete line there is still being written, not torn.
 

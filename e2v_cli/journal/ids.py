@@ -1,4 +1,4 @@
-"""What OUT keeps of the list of a run, for merging, status and dealing: ids, checksums of sources, costs, tiers."""
+"""Files in OUT about the list of a run, for merging, status and dealing: ids, checksums of sources, costs, tiers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pi
 
 
 DIARISATION_FILES = ("segments", "utt2spk")
-"""Lists of a run with a diarisation, as Kaldi has them; in other runs they are the user's."""
+"""Lists in Kaldi's form that a run with a diarisation writes; in other runs, files of these names are the user's."""
 
 PROBE_FILES = ("folds.tsv", "probe.json")
-"""What ``e2v probe eval`` writes beside its results; in other runs they are the user's."""
+"""Files that ``e2v probe eval`` writes beside its results; in other runs, files of these names are the user's."""
 
 
 def names_beside(fingerprint: Fingerprint) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ class Ids(Protocol):
 
     @property
     def checksums(self) -> NDArray[np.uint32] | None:
-        """(utterances,): of their sources; None if they are not known."""
+        """(utterances,): checksums of the sources; None if unknown."""
 
     def __len__(self) -> int: ...
 
@@ -64,10 +64,10 @@ class IdList:
     """The ids of a list and the checksums of its sources, as they are in OUT, for processes without the list."""
 
     def __init__(self, output_dir: Path, digest: str) -> None:
-        """Open and check them.
+        """Open and check the files of a list.
 
         Raises:
-            OutputError: they are missing or damaged.
+            OutputError: the files are missing or damaged.
         """
         self.digest = digest
         self.recording_groups: NDArray[np.int64] | None = None

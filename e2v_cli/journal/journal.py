@@ -37,7 +37,7 @@ WORKER_DIED = "worker died"
 
 
 JOURNAL_NAME = re.compile(r"journal\.(\d+)-of-(\d+)\.(\d+)")
-"""Shard, number of shards, attempt."""
+"""Name of a journal: shard, number of shards, attempt."""
 
 JOURNAL_FORMAT = 3
 """The version of the lines of journals; a run folder of another version is refused."""
@@ -57,13 +57,13 @@ class Machine:
     """The hardware and the software that compute an attempt."""
 
     device: str
-    """Its kind: cpu or cuda."""
+    """Kind of the device: cpu or cuda."""
     gpus: tuple[str, ...]
     """The names of the GPUs that are used, each once."""
     cpu: str
     """The model of the CPU."""
     versions: Mapping[str, str]
-    """Of e2v, Python and the libraries that change numbers."""
+    """Versions of e2v, Python and the libraries that change numbers, by name."""
     products: str = "unknown"
     """The library that multiplies the encoder's matrices: mkl, onednn or torch; unknown to older journals."""
 
@@ -73,10 +73,10 @@ class Header:
     """The options and the process of an attempt."""
 
     format: int
-    """JOURNAL_FORMAT when it was written."""
+    """JOURNAL_FORMAT when the journal was written."""
     fingerprint: Fingerprint
     model: str
-    """The name that the user gave."""
+    """Name of the model, as the user gave it."""
     labels: tuple[str, ...]
     input_sha256: str
     input_size: int
@@ -93,13 +93,13 @@ class Header:
     host: str
     pid: int
     started: str
-    """When, in ISO format with the time zone, to the microsecond."""
+    """Time when the attempt began, in ISO format with the time zone, to the microsecond."""
     sequence: int = 0
-    """Larger than that of all attempts that were known when this one began, whatever the clocks of machines say."""
+    """Number larger than those of all attempts known when this one began, whatever the clocks of machines say."""
 
     @property
     def start_time(self) -> float:
-        """When the attempt began, in seconds since the epoch, by the clock of its machine."""
+        """Time when the attempt began, in seconds since the epoch, by the clock of its machine."""
         return datetime.fromisoformat(self.started).timestamp()
 
 
@@ -111,7 +111,7 @@ class Elapsed:
     encode_seconds: float = 0.0
     audio_seconds: float = 0.0
     finished: int = 0
-    """Utterances, done and failed."""
+    """Number of utterances that are done or failed."""
 
     def __add__(self, other: Elapsed) -> Elapsed:
         return Elapsed(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))

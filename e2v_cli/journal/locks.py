@@ -43,7 +43,7 @@ class Owner:
     host: str
     since: str
     task: Task | None = None
-    """Its Slurm task."""
+    """Slurm task of the process; None outside of a job."""
 
     @classmethod
     def of_this_process(cls) -> Owner:
@@ -64,7 +64,7 @@ class Owner:
 
     @property
     def name(self) -> str:
-        """The same without the time of its start."""
+        """Description of the process without the time of its start."""
         return self._describe()
 
     def _describe(self, since: str = "") -> str:
@@ -73,7 +73,7 @@ class Owner:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is certainly dead."""
+        """Whether the process is certainly dead."""
         return is_dead(self.host, self.pid)
 
 
@@ -82,11 +82,11 @@ class LockState:
     """A lock as another process finds it."""
 
     owner: Owner | None
-    """The holder; of a lock that is not held, its last holder if that was killed. None: it has no name in it."""
+    """Holder of the lock, or a last holder that was killed; None: the lock names no holder."""
     is_held: bool | None
     """Whether a process holds it; None where locks don't work."""
     written: float
-    """When a name was last written into it or removed, in seconds since the epoch."""
+    """Time when a name was last written into the lock or removed, in seconds since the epoch."""
 
 
 @contextmanager
@@ -186,8 +186,8 @@ def refuse_held_shards(output_dir: Path, names: Iterable[str], shard: Shard, of_
 
     Args:
         output_dir: OUT.
-        names: names of its entries.
-        shard: the one that is about to be computed.
+        names: names of the entries of OUT.
+        shard: the shard that is about to be computed.
         of_other_runs: shards whose newest attempt was at another list, or had other timelines.
 
     Raises:

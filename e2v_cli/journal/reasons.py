@@ -9,12 +9,12 @@ from e2v_cli.records import FailureReason
 
 
 class Reasons:
-    """Why utterances of a list last failed; a reason counts only while the status of its utterance is failed."""
+    """Reasons of the last failures of utterances; a reason counts only while the utterance's status is failed."""
 
     def __init__(self, size: int) -> None:
         """Begin without failures of ``size`` utterances."""
         self.numbers: NDArray[np.uint16] = np.zeros(size, dtype=np.uint16)
-        """(utterances,): of the reason for which each failed last; 0 where none is known."""
+        """(utterances,): number of the reason for which each failed last; 0: no known reason."""
         self._texts = [""]
 
     def number(self, reason: str) -> int:

@@ -31,7 +31,7 @@ class FileState:
 
     size: int
     modified: int
-    """Nanoseconds, as ``changed`` is."""
+    """Time of modification in nanoseconds; ``changed`` has the same unit."""
     changed: int
     inode: int
 

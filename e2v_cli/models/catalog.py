@@ -15,7 +15,7 @@ SAMPLE = "sample"
 HUB_TITLES: dict[HubName, str] = {"ms": "ModelScope", "hf": "Hugging Face"}
 
 PAGES: dict[HubName, str] = {"ms": "https://www.modelscope.cn/models", "hf": "https://huggingface.co"}
-"""Where each hub shows the card of a model, before its id."""
+"""Address of a model's card on each hub, before the model's id."""
 
 LICENCES: dict[HubName, str] = {"hf": "model-license (https://github.com/alibaba-damo-academy/FunASR)"}
 """The licence that the family's cards name on a hub, and their link; ModelScope's are not known here."""
@@ -78,12 +78,12 @@ class PublishedModel:
     name: str
     shape: NetworkConfig
     size: str
-    """The shape and the number of weights, for people."""
+    """Shape and number of weights, for people."""
     head: str
     """The classes, for people."""
     hubs: tuple[HubName, ...] = ("ms", "hf")
     year: int = 2024
-    """Of publication."""
+    """Year of publication."""
 
     @property
     def ids(self) -> Mapping[HubName, str]:

@@ -19,7 +19,7 @@ MAX_CONV_LAYERS = 64
 MAX_LAYERS = 1_000
 
 MAX_SIZE = 100_000
-"""More than any model has: a limit against bombs like ``[(1, 1, 1)] * 10**9``."""
+"""Limit of sizes, more than any model has, against bombs like ``[(1, 1, 1)] * 10**9``."""
 
 _repr = reprlib.Repr()
 _repr.maxlevel = 2  # aliases make a few lines of YAML a tree of millions

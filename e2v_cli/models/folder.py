@@ -33,7 +33,7 @@ DEFAULT_FILES = {"config": "config.yaml", "init_param": "model.pt", "token_list"
 """The names of a model's files unless its ``configuration.json`` has others, by the keys there."""
 
 MAX_NODES = 100_000
-"""Values of a config.yaml, at most; published ones have some hundred."""
+"""Most values of a config.yaml; published ones have some hundred."""
 
 _CODE_KEYS = ("trust_remote_code", "remote_code")
 """Keys for which upstream imports a file of the folder, and installs its requirements."""
@@ -53,7 +53,7 @@ _STAND_INS = (
     ),
     (rb"\s*<\?xml\b", "an XML page (perhaps a server's error)", _AGAIN),
 )
-"""What comes instead of a file: its beginning, its name and the remedy."""
+"""Stand-ins for a file: a pattern of the beginning, the name and the remedy."""
 
 _WAYS = ("*", "snapshots/*", "*--*/snapshots/*")
 """Glob patterns of model folders below a folder of models, and below the outer folders of the hubs' caches."""
@@ -70,11 +70,11 @@ class Model:
     raw_config: Mapping[str, Any]
     """``config.yaml`` as parsed, for upstream's own code."""
     tokens: tuple[str, ...]
-    """One per class of the head, as in ``tokens.txt``; empty if the model has no head."""
+    """Token of each class of the head, as in ``tokens.txt``; empty if the model has no head."""
     scope_map: tuple[tuple[str, str], ...]
     """Prefixes of names: (in the checkpoint, in upstream's network)."""
     labels: tuple[str, ...]
-    """The classes of results; those of the head but for unused ones, unless a closed set was chosen."""
+    """Classes of results: those of the head without unused ones, unless a closed set was chosen."""
     groups: tuple[tuple[int, ...], ...]
     """For each label, the classes of the head whose probabilities it sums, counted from 0."""
 
@@ -182,7 +182,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _nodes(content: object) -> Iterator[object]:
-    """List the values of a parsed YAML, those behind an alias at each of its uses: upstream copies them so."""
+    """List the values of a parsed YAML; the values of an alias are listed at each use, as upstream copies them."""
     waiting = [content]
     while waiting:
         node = waiting.pop()
@@ -231,7 +231,7 @@ def model_file(folder: Path, name: str) -> Path:
     In Hugging Face's cache the files of a snapshot are links to the blobs beside it.
 
     Raises:
-        ModelError: it is missing, lies outside the folder, is empty, or is a page or pointer instead of the file.
+        ModelError: the file is missing, lies outside the folder, is empty, or is a page or pointer instead of the file.
     """
     path = folder / name
     if not is_regular_file(path):

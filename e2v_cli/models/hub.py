@@ -51,7 +51,7 @@ CHECKSUMS = "SHA256SUMS"
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][\w./+@-]*", re.ASCII)
-"""ModelScope's package makes a path of a revision, so it must not lead anywhere else."""
+"""Pattern of a revision: ModelScope's package makes a path of it, which must not lead anywhere else."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RemoteModel:
     hub: HubName
     id: str
     revision: str | None
-    """None: the newest one of the hub."""
+    """Revision of the model; None: the newest on the hub."""
 
     def __str__(self) -> str:
         return f"{self.id}@{self.revision}" if self.revision else self.id
@@ -90,7 +90,7 @@ def find_remote(request: ModelRequest) -> RemoteModel:
     """Find a model on a hub by the name or an id of one of the family, or by any other id.
 
     Raises:
-        ModelError: there is none; the message lists the names.
+        ModelError: there is no such model; the message lists the names.
         UsageError: the revision can't be one.
     """
     if request.revision is not None and not _REVISION.fullmatch(request.revision):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
-"""Raised whenever a change of the code changes the file, or the names or shapes of the network's tensors."""
+"""Version of copies: raised whenever the code changes the file, or the names or shapes of the network's tensors."""
 
 CLOCK_TICK = 2_000_000_000
 """Nanoseconds within which two changes of a file may bear the same time, on the coarsest of file systems."""
@@ -45,10 +45,10 @@ class Weights:
     """The state of a model's weights when a run began."""
 
     sha256: str
-    """Of the checkpoint, in hexadecimal."""
+    """SHA-256 of the checkpoint, in hexadecimal."""
     source: FileState
     copy: Path | None
-    """The prepared copy; None if there is no room for one."""
+    """Path of the prepared copy; None if the copy can't be written."""
     was_damaged: bool = False
     """Whether an earlier copy had changed since it was written."""
 
@@ -58,7 +58,7 @@ class _CopyRecord:
     """The record beside a copy: its source, and the state of both files."""
 
     path: str
-    """Of the checkpoint; for people."""
+    """Path of the checkpoint, for people."""
     source: FileState
     sha256: str
     shape: str
@@ -130,7 +130,7 @@ def check_unchanged(model: Model, weights: Weights) -> None:
     """Check that a checkpoint has not changed since the run began.
 
     Raises:
-        ModelError: it has.
+        ModelError: the checkpoint has changed.
     """
     if _state_of(model) != weights.source:
         raise ModelError(f"{model.weights} has changed since the run began; what is done is safe, start it again")
@@ -199,7 +199,7 @@ def _write_copy(model: Model, copy: Path, origin: _Origin) -> str:
 
 
 def _map_copy(copy: Path, origin: _Origin) -> dict[str, Tensor] | None:
-    """Map a copy into memory; None if there is none of this origin."""
+    """Map a copy into memory; None if it is missing, damaged or of another origin."""
     try:
         content = load_plain(copy)
     except ModelError as error:
@@ -212,7 +212,7 @@ def _map_copy(copy: Path, origin: _Origin) -> dict[str, Tensor] | None:
 
 
 def _read_copy_record(place: Path) -> _CopyRecord | None:
-    """Read the record beside a copy; None if there is none, or one of another version."""
+    """Read the record beside a copy; None if it is missing, damaged or of another version."""
     try:
         fields = json.loads(_record_in(place).read_bytes())
         states = {name: FileState(**fields[name]) for name in ("source", "copy")}

@@ -87,7 +87,7 @@ def _multiply_heads(x: Tensor, others: Tensor) -> Tensor:
 
 
 def _multiply_head(x: Tensor, others: Tensor) -> Tensor:
-    """Do the same for a single head, with oneDNN."""
+    """Multiply the matrices of a single head with oneDNN: (1, n, k), (1, m, k) → (1, n, m)."""
     return multiply_with_onednn(others[0].contiguous(), x[0])[None]
 
 
@@ -153,11 +153,11 @@ class _Group:
     """Utterances whose attention is computed together."""
 
     counts: list[int]
-    """Tokens of each, the longest last."""
+    """Number of tokens of each utterance, the longest last."""
     places: Tensor | None
-    """The row of each token once all utterances are as long as the longest; None if they are."""
+    """Row of each token once all utterances are padded to the longest; None if all have the same length."""
     padding: Tensor | None
-    """(utterances, 1, 1, longest): 0 for a token, -inf for padding; None without any."""
+    """(utterances, 1, 1, longest): 0 for a token, -inf for padding; None without padding."""
 
     @property
     def longest(self) -> int:

@@ -46,24 +46,24 @@ GPU_CHUNK_FRAMES = 2500
 first convolution."""
 
 Taps = Mapping[int, Callable[[list[Tensor]], None]]
-"""What is done with layers, by their numbers from 1: a function of the frame features of each utterance."""
+"""Functions to call with layers, by layer number from 1; each gets the layer's frame features of every utterance."""
 
 NO_TAPS: Taps = MappingProxyType({})
 
 _NORM_EPS = 1e-5
-"""The number that ``torch.nn.functional.layer_norm`` adds to the variance."""
+"""Constant that ``torch.nn.functional.layer_norm`` adds to the variance."""
 
 
 @dataclass(frozen=True)
 class CpuTiles:
-    """How much a CPU thread computes at a time, so that intermediate results stay in its caches."""
+    """Amounts that a CPU thread computes at a time, so that intermediate results stay in its caches."""
 
     chunk_frames: int = 128
     """Output frames of one chunk of the local encoder."""
     rows: int = 512
     """Rows of a convolution's output that go through its norm and GELU."""
     tokens: int = 512
-    """Tokens that go through a block's MLP, about: a number of rows for which products are fast."""
+    """Approximate number of tokens that go through a block's MLP: products are fast for so many rows."""
 
 
 CPU_TILES = CpuTiles()
@@ -77,7 +77,7 @@ class Emotion2vec(nn.Module):
         super().__init__()
         self.config, self.tiles = config, tiles
         self.products: ProductsName = "torch"
-        """Whose products the encoder's weights are packed for."""
+        """Name of the library that the encoder's weights are packed for."""
         in_channels = [1] + [layer.channels for layer in config.conv_layers[:-1]]
         self.local_encoder = nn.ModuleList(
             _ConvBlock(channels_in, layer, _make_conv_norm(config, index), tiles.rows)
@@ -344,7 +344,7 @@ def _is_float32_on_cpu(x: Tensor) -> bool:
 
 
 def _make_conv_norm(config: NetworkConfig, index: int) -> nn.Module:
-    """Make the norm behind convolution ``index``."""
+    """Make the norm after convolution ``index``."""
     channels = config.conv_layers[index].channels
     if config.conv_norm == "layer":
         return nn.LayerNorm(channels)

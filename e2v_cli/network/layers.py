@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 LAST_LAYER = "last"
-"""The text of no choice: the last layer alone."""
+"""Text for no choice: the last layer alone."""
 
 
 @dataclass(frozen=True, order=True)
@@ -16,19 +16,19 @@ class LayerChoice:
 
     first: int
     last: int
-    """The same as ``first`` where it is a single layer."""
+    """Last layer, inclusive; ``first`` if the choice is a single layer."""
 
     def __str__(self) -> str:
         return str(self.first) if self.count == 1 else f"mean:{self.first}-{self.last}"
 
     @property
     def count(self) -> int:
-        """The number of its layers."""
+        """Number of layers in the choice."""
         return self.last - self.first + 1
 
     @property
     def name(self) -> str:
-        """Its part of file names: ``layer6`` or ``mean8-12``."""
+        """Name of the choice in file names: ``layer6`` or ``mean8-12``."""
         return f"layer{self.first}" if self.count == 1 else f"mean{self.first}-{self.last}"
 
     @classmethod

@@ -24,25 +24,25 @@ from e2v_cli.options import ScoreOptions
 from e2v_cli.report.charts import draw_reliability
 
 IN_CELL = 8
-"""Utterances of a cell that can be opened: those of the highest scores."""
+"""The most utterances of a cell that can be opened: those of the highest scores."""
 
 SHADES = 9
-"""Shades of cells."""
+"""Number of shades of cells that are not empty."""
 
 
 @dataclass(frozen=True)
 class RunOutcomes:
-    """What became of utterances, by the reference."""
+    """Outcomes of utterances, by the reference."""
 
     truths: NDArray[np.int16]
-    """(utterances,) classes of the reference; -1: it has none that counts, or there is no answer."""
+    """(utterances,): classes of the reference; -1: no class that counts, or no answer."""
     answers: NDArray[np.int16]
-    """(utterances,) among the names of answers."""
+    """(utterances,): indices among the names of answers."""
     scores: NDArray[np.float32]
-    """(utterances,) probabilities of the answers."""
+    """(utterances,): probabilities of the answers; 0 where they are not known."""
 
     def of(self, places: NDArray[np.int32]) -> RunOutcomes:
-        """Return those of some utterances."""
+        """Return the outcomes of some utterances."""
         return RunOutcomes(self.truths[places], self.answers[places], self.scores[places])
 
     @property
@@ -62,7 +62,7 @@ class Against:
     outcomes: RunOutcomes
 
     def of(self, places: NDArray[np.int32]) -> Against:
-        """Return the same with the outcomes of some utterances."""
+        """Return the comparison with the outcomes of some utterances."""
         return replace(self, outcomes=self.outcomes.of(places))
 
     def name_truths(self, indices: Iterable[int]) -> dict[int, str]:
@@ -80,7 +80,7 @@ class ConfusionCell:
     shade: int
     """Index of the cell's shade, from 0: the greater its share of the row, the darker."""
     numbers: Sequence[int] = ()
-    """Numbers of the utterances that it opens."""
+    """Numbers of the utterances that the cell opens."""
 
     @property
     def is_right(self) -> bool:
@@ -90,22 +90,22 @@ class ConfusionCell:
 
 @dataclass(frozen=True)
 class ReferenceBlock:
-    """What the page shows of a reference."""
+    """The block of a reference on the page."""
 
     sentences: Sequence[str]
     metrics: Mapping[str, Estimate]
-    """The main ones of the headline."""
+    """Main metrics of the headline, by name."""
     tables: Sequence[TextTable]
     answers: Sequence[str]
     """Columns of the confusion matrix."""
     cells: Sequence[Sequence[ConfusionCell]]
     """(classes, answers)."""
     reliability: Markup | None
-    """None: there are no probabilities."""
+    """Chart of accuracy by confidence; None: no probabilities."""
     errors: Sequence[int]
     """Numbers of utterances, the most confident first."""
     num_errors: int
-    """All errors among the utterances that are done."""
+    """Number of errors among the utterances that are done."""
     methods: str
 
 
@@ -122,7 +122,7 @@ def compare_run(output_dir: Path, input_sha256: str, reference: str, scoring: Sc
         output_dir: OUT.
         input_sha256: the digest of the list.
         reference: as of ``e2v score``.
-        scoring: how; without groupings, by all that the reference has.
+        scoring: options of the comparison; without groupings, all that the reference has are taken.
 
     Raises:
         CorpusError: the reference can't be used.
@@ -172,11 +172,11 @@ def make_block(
     in_cells: Mapping[tuple[int, int], Sequence[int]],
     numbers: Mapping[int, int],
 ) -> ReferenceBlock:
-    """Make what the page shows of a reference.
+    """Make the block of a reference on the page.
 
     Args:
         against: the comparison.
-        errors: those that are shown: indices in the columns.
+        errors: errors that are shown: indices in the columns.
         in_cells: utterances by class and answer: indices in the columns.
         numbers: of utterances on the page, by their indices in the columns.
     """

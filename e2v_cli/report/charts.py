@@ -40,7 +40,7 @@ NAMED_CELLS = 5
 """Cells that the name of a strip lists."""
 
 PARTS_WIDTH, PARTS_GAP = 1000, 2
-"""View box of parts of a bar, and what is left between them."""
+"""View box of the parts of a bar, and the gap between them."""
 
 
 def _svg(kind: str, title: str, view_box: tuple[int, int] | None = None) -> Element:

@@ -1,4 +1,4 @@
-"""All utterances of a page: which are listed, in which numbers."""
+"""The utterances of a page, and their numbers on it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Choice:
     next_doubtful: Sequence[int] = ()
     typical: Sequence[int] = ()
     in_cells: Mapping[tuple[int, int], Sequence[int]] = field(default_factory=dict)
-    """Of the confusion matrix, by class and answer."""
+    """Utterances in the cells of the confusion matrix, by class and answer."""
     longest: Sequence[int] = ()
 
     @property
     def with_cards(self) -> list[int]:
-        """Those that have a card; clips are given in this order."""
+        """Utterances with a card; the first ones get clips."""
         return list(dict.fromkeys((*self.doubtful, *self.errors, *self.next_doubtful, *self.typical)))
 
     @property
     def numbers(self) -> dict[int, int]:
-        """The numbers of all but the longest on the page, by their indices; those with cards are the first."""
+        """Numbers on the page, by index, of all utterances but ``longest``; utterances with a card come first."""
         others = (index for cell in self.in_cells.values() for index in cell)
         return {index: number for number, index in enumerate(dict.fromkeys((*self.with_cards, *others)))}
 
@@ -43,7 +43,7 @@ def choose_utterances(run: RunResults, count: int, against: Against | None) -> C
     """Choose the utterances of a page.
 
     Two thirds of ``count`` are doubtful and a third typical; with a reference, two fifths are doubtful, four fifteenths
-    errors, and a third typical. At most half of the run is doubtful: of a short list, what is left hardly is.
+    errors, and a third typical. At most half of the run is doubtful: the rest of a short list hardly is.
     """
     columns, speakers = run.columns, run.speakers.numbers
     longest: list[int] = []

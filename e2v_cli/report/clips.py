@@ -32,16 +32,16 @@ class Clip:
 
     part: Part
     mp3: str
-    """In base64."""
+    """MP3 in base64."""
     peaks: tuple[int, ...]
     """(columns,): the largest sample of each, from 0 to PEAK_HEIGHT, which is that of the loudest column."""
 
 
 def make_clips(wanted: Sequence[tuple[Example, Part, Utterance | str]], options: AudioOptions) -> list[Clip | str]:
-    """Make the clip of each example, or tell why there is none.
+    """Make the clip of each example; a text tells why an example has no clip.
 
     Args:
-        wanted: examples, their parts that are played, and their utterances, or why there is none.
+        wanted: examples, their parts that are played, and their utterances, or why one is not found.
         options: how audio is read.
     """
 

@@ -38,7 +38,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Speakers:
-    """Who speaks in the utterances that are done."""
+    """Speakers of the utterances that are done."""
 
     numbers: NDArray[np.int32]
     """(done,): indices of names; -1 where unknown."""

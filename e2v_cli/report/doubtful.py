@@ -1,4 +1,4 @@
-"""Which utterances to listen to: the doubtful ones, and the most typical of each label."""
+"""Choice of the utterances to listen to: the doubtful ones, and the most typical of each label."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def choose_typical(columns: Columns, speakers: NDArray[np.int32], count: int, ta
         columns: of the run.
         speakers: as of ``choose_doubtful``.
         count: the most that are chosen, but at least one of each label.
-        taken: indices of those that are not chosen.
+        taken: indices of utterances that must not be chosen.
 
     Returns:
         Indices in the columns, by label and by descending score.

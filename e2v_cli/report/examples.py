@@ -25,22 +25,22 @@ class Example:
     """An utterance that is done."""
 
     place: int
-    """Its index in the list."""
+    """Index of the utterance in the list."""
     utt_id: str
     label: int
-    """Index among the model's labels; 0 where it has none."""
+    """Index among the model's labels; 0 for a model without a head."""
     posteriors: tuple[float, ...]
     """(labels,)."""
     duration: float
-    """Seconds."""
+    """Duration in seconds."""
     speaker: str
-    """Empty: unknown."""
+    """Name of the speaker; empty: not known."""
     spans: tuple[Span, ...]
-    """Of its timeline with the shortest spans; none without a timeline."""
+    """Spans of the timeline with the shortest spans; empty without a timeline."""
 
     @property
     def score(self) -> float:
-        """The probability of its label; 0 where it has none."""
+        """The probability of the label; 0 for a model without a head."""
         return max(self.posteriors, default=0.0)
 
     @property
@@ -50,7 +50,7 @@ class Example:
 
     @property
     def whole(self) -> Part:
-        """All of it."""
+        """The whole utterance."""
         return Part(0.0, self.duration)
 
 

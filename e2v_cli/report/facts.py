@@ -1,4 +1,4 @@
-"""The run itself: whether it is whole, what computed it, and how."""
+"""Facts of a run: whether it is complete, its model, machines and options."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ class RunFacts:
     failures: Sequence[FailedExample]
     model: str
     sha256: str
-    """Of its weights."""
+    """SHA-256 of the model's weights, in hexadecimal."""
     labels: Sequence[str]
     encode_seconds: float
     wall_seconds: float
     speed: float
     """Seconds of audio encoded in a second; 0 where nothing was."""
     started: str
-    """When the first attempt began: day, time and time zone."""
+    """Start of the first attempt: day, time and time zone."""
     attempts: int
     commands: Sequence[str]
-    """Of all attempts, each once, with the variables that set options."""
+    """Commands of all attempts, each once, with the variables that set options."""
     folders: Sequence[str]
-    """Where they were started."""
+    """Folders where the commands were started."""
     machines: Sequence[str]
     versions: Mapping[str, str]
     options: Mapping[str, str]
-    """All that change results."""
+    """Options that change results, by name, without the model and its labels."""
 
     @property
     def failed(self) -> int:

@@ -1,4 +1,4 @@
-"""How labels, scores and durations are distributed: columns → tables and charts."""
+"""Distribution of labels, scores and durations: columns → tables and charts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ DURATION_BINS = 32
 
 @dataclass(frozen=True)
 class LabelRow:
-    """What was recognised as a label."""
+    """The utterances with a label, in numbers."""
 
     mark: Mark
     utterances: int
     share: float
-    """Of the utterances that are done."""
+    """Share of the utterances that are done."""
     seconds: float
     share_of_time: float
     median_score: float
-    """0 where there is no utterance."""
+    """Median score; 0 without utterances."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Overview:
     median_seconds: float
     median_score: float
     scores: Markup
-    """Histogram."""
+    """Histogram of scores."""
     durations: Markup
-    """Score against duration."""
+    """Chart of score against duration."""
 
 
 def make_overview(columns: Columns, marks: Sequence[Mark]) -> Overview:

@@ -1,4 +1,4 @@
-"""What the page shows → HTML: one file, which asks nothing of any network.
+"""The contents of the page → HTML: one file, which asks nothing of any network.
 
 Its policy allows the one style and the one script that are in it, by their digests, and media that are in it; so even a
 text that escaped the template's own escaping could neither run nor ask for anything.
@@ -40,58 +40,58 @@ class Card:
 
     example: Example
     number: int
-    """Of all cards, from 0."""
+    """Number of the card, counted from 0."""
     part: Part
-    """That is played, or would be."""
+    """The part that is played, or would be."""
     sound: Clip | str | None = None
-    """Its clip, or why there is none; None: none was wanted."""
+    """Clip, or the reason why there is none; None: no clip was wanted."""
     text: str = ""
-    """Its transcript; empty: unknown."""
+    """Transcript; empty: not known."""
     truth: str = ""
-    """Its class by the reference; empty: unknown."""
+    """Class of the reference, of an utterance that is listed as an error; else empty."""
 
     @property
     def clip(self) -> Clip | None:
-        """What can be played."""
+        """The clip that can be played; None: no clip."""
         return self.sound if isinstance(self.sound, Clip) else None
 
     @property
     def why_silent(self) -> str:
-        """Why there is no clip; empty where there is, or none was wanted."""
+        """Reason why there is no clip; empty: there is one, or none was wanted."""
         return self.sound if isinstance(self.sound, str) else ""
 
     @property
     def is_cut(self) -> bool:
-        """Whether only a part of it is played."""
+        """Whether only a part of the utterance is played."""
         return self.part != self.example.whole
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows."""
+    """The contents of the page."""
 
     title: str
     facts: RunFacts
     marks: Sequence[Mark]
-    """Of the labels; none of a model without a head."""
+    """Marks of the labels; empty for a model without a head."""
     overview: Overview | None
-    """None where nothing is done."""
+    """Distributions; None: no utterance is done."""
     examples: Sequence[Example]
     """All utterances of the page, by number."""
     cards: Sequence[Card]
-    """Those with a card, which are the first."""
+    """Cards of the first of ``examples``."""
     doubtful: Sequence[int]
     next_doubtful: Sequence[int]
     typical: Sequence[int]
-    """Numbers of utterances."""
+    """Numbers of utterances, like ``doubtful`` and ``next_doubtful``."""
     reference: ReferenceBlock | None
     longest: Sequence[Example]
-    """Of the utterances with a timeline."""
+    """Longest utterances, with their timelines."""
     speakers: SpeakerTable
     map: EmbeddingMap | None
     clip_seconds: float
     notes: Sequence[str]
-    """What is missing, and why."""
+    """Notes on what is missing, and why."""
 
     def letters_of(self, name: str) -> str:
         """Return the letters of a class, whose name may be another one than the model's; short ones of any other."""
@@ -165,7 +165,7 @@ def describe_length(seconds: float) -> str:
 
 
 def _collect_data(page: Page) -> dict[str, Any]:
-    """Collect what the script needs."""
+    """Collect the data for the script."""
     words = [percent_encoded(tsv_row([mark.label])) for mark in page.marks]  # as in utt2emo of OUT
     return {
         "labels": [

@@ -26,13 +26,13 @@ _OF_EMOTION = {
 
 @dataclass(frozen=True)
 class Mark:
-    """How a label is shown."""
+    """Colour and letters of a label."""
 
     label: str
     letters: str
-    """Two or three, of no other label."""
+    """Letters and digits that no other label has, mostly two."""
     colour: int
-    """The number of its colour, from 0."""
+    """Number of the colour, counted from 0."""
 
 
 def mark_labels(labels: Sequence[str]) -> tuple[Mark, ...]:

@@ -14,13 +14,13 @@ from e2v_cli.report.columns import RunResults, read_done
 from e2v_cli.results.formats import EMBEDDING_FORMATS
 
 MAX_POINTS = 1500
-"""Vectors on a map."""
+"""The most vectors on a map."""
 
 MAX_MATRICES = 300
-"""The same, where embeddings are matrices of frames, which take long to read."""
+"""The most vectors on a map where embeddings are matrices of frames, which take long to read."""
 
 MAP_SIZE = 1000
-"""Coordinates are whole numbers from 0 to this."""
+"""The highest coordinate: coordinates are whole numbers from 0 to this."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Projection:
     points: NDArray[np.int64]
     """(points, 2): from 0 to MAP_SIZE, in the same scale."""
     variance: tuple[float, float]
-    """The share of the variance that each axis has."""
+    """Share of the variance on each axis."""
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Points of the map, and what is known of each."""
+    """Points of the map, with the labels, scores and speakers of their utterances."""
 
     data: Mapping[str, Any]
-    """For the script."""
+    """Data for the page's script."""
     count: int
     of: int
     dim: int
@@ -90,7 +90,7 @@ def make_map(run: RunResults) -> EmbeddingMap | None:
 
 
 def _rank_names(speakers: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the names of known speakers, the most frequent first, and the number of each one's; -1 if unknown."""
+    """Return the names of known speakers, the most frequent first, and the index of each point's; -1: not known."""
     names = [name for name, _ in Counter(filter(None, speakers)).most_common()]
     numbers = {name: number for number, name in enumerate(names)}
     return names, [numbers.get(name, -1) for name in speakers]

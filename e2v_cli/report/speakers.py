@@ -27,7 +27,7 @@ class SpeakerLabels:
 
     @property
     def utterances(self) -> int:
-        """All of them."""
+        """Number of utterances of the speaker."""
         return sum(self.counts)
 
     @property
@@ -43,9 +43,9 @@ class SpeakerTable:
     rows: Sequence[SpeakerLabels]
     count: int
     of_one_label: int
-    """Speakers that have a single label."""
+    """Number of speakers with a single label and at least MIN_UTTERANCES utterances."""
     unknown: int
-    """Utterances whose speaker is unknown."""
+    """Number of utterances whose speaker is not known."""
 
 
 def tabulate_speakers(run: RunResults) -> SpeakerTable:

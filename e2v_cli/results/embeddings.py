@@ -54,7 +54,7 @@ class NpyWriter:
 
     def write(self, predictions: Sequence[Prediction]) -> list[Place]:
         """Write a file for each, and sync them and their folder."""
-        if predictions and not is_directory(self._folder):  # none is left behind without a file
+        if predictions and not is_directory(self._folder):  # no folder is left without a file
             self._folder.mkdir(exist_ok=True)
             sync_folder(self._output_dir)
         places = [
@@ -92,7 +92,7 @@ class ArkWriter:
         self._file = GrowingFile(output_dir, f"{stem}.{shard.name}.", ".ark")
 
     def write(self, predictions: Sequence[Prediction]) -> list[Place]:
-        """Append to the archive, and sync it. A place has the offset behind the key, as in a Kaldi scp."""
+        """Append to the archive, and sync it. A place has the offset after the key, as in a Kaldi scp."""
         places: list[Place] = []
         if not predictions:
             return places
@@ -105,7 +105,7 @@ class ArkWriter:
         return places
 
     def _record(self, embedding: NDArray[np.float32] | DiskArray) -> Iterator[bytes]:
-        """Format the record behind a key.
+        """Format the record after a key.
 
         Kaldi has no 16-bit floats: values are rounded as in the .npy, and stored in 32 bits.
         """
@@ -154,12 +154,12 @@ class GrowingFile:
 
     @property
     def name(self) -> str:
-        """Its name, with a unique number."""
+        """Name of the file, with a unique number."""
         return self._path.name
 
     @contextmanager
     def growing(self) -> Iterator[BinaryIO]:
-        """Open it at its end, and sync it when the block ends."""
+        """Open the file at its end, and sync it when the block ends."""
         with naming(self._path), self._path.open("r+b") as file:
             file.seek(0, os.SEEK_END)
             yield file

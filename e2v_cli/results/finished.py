@@ -15,7 +15,7 @@ from e2v_cli.results.publish import open_run_folder
 
 
 class FinishedRows:
-    """What is done of a run at the moment."""
+    """The results of a run that are done at the moment."""
 
     def __init__(self, output_dir: Path) -> None:
         """Read the journals.
@@ -30,15 +30,15 @@ class FinishedRows:
         self.ids = IdList(output_dir, self.header.input_sha256)
         self.history = folder.read_history(self.ids)
         self.is_done = self.history.status == DONE
-        """(utterances,)"""
+        """(utterances,): whether each is done."""
         self.left = int((self.history.status == LEFT).sum())
         self.failed = len(self.ids) - int(self.is_done.sum()) - self.left
 
     def lines(self, chosen: NDArray[np.bool_] | None = None) -> Iterator[list[DoneLine]]:
-        """Read the lines of what is done, some thousand at a time.
+        """Read the done lines, some thousand at a time.
 
         Args:
-            chosen: (utterances,) which are read of those that are done; None: all.
+            chosen: (utterances,) whether to read the line of each that is done; None: all.
         """
         chosen = self.is_done if chosen is None else self.is_done & chosen
         with self.history.reading():

@@ -32,10 +32,10 @@ NO_EMBEDDINGS = "none"
 
 
 STEM = "embeddings"
-"""What the names of all files of embeddings begin with."""
+"""Prefix of the names of all files of embeddings."""
 
 _STEMS_OF_LAYERS = (f"{STEM}.layer[0-9]*", f"{STEM}.mean[0-9]*-[0-9]*")
-"""Patterns of what they begin with where layers are chosen."""
+"""Patterns of this prefix where layers are chosen."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EmbeddingFormat:
 
     name: str
     open: Callable[[Path, ResultOptions, Shard, str], EmbeddingWriter]
-    """Open a worker's writer in OUT; the last argument is what the names of its files begin with, instead of STEM."""
+    """Open a worker's writer in OUT; the last argument is the prefix of its file names, instead of STEM."""
     index: str
     """The file of OUT that lists utterances and the places of their embeddings."""
     separator: str
@@ -106,14 +106,14 @@ def _read_ark(place: Path) -> NDArray[np.float32]:
 
 
 def _npy_bytes(_key_bytes: int, rows: int | None, columns: int, results: ResultOptions) -> int:
-    """A header of 128 bytes, and numbers."""
+    """Return the bytes of a file: a header of 128 bytes, and the numbers."""
     return 128 + (1 if rows is None else rows) * columns * (2 if results.dtype == "fp16" else 4)
 
 
 def _ark_bytes(key_bytes: int, rows: int | None, columns: int, results: ResultOptions) -> int:
-    """The key and a blank; a mark of five bytes; a size of five, or two of them; 32-bit floats.
+    """Return the bytes of a record: key and blank; a mark of five bytes; one or two sizes of five bytes; 32-bit floats.
 
-    Of a compressed matrix: a head of 21 or 22 bytes; 8 bytes a column and 1 a value, or 2 a value of up to 8 rows.
+    A compressed matrix has a head of 21 or 22 bytes; 8 bytes a column and 1 a value, or 2 a value of up to 8 rows.
     """
     if results.compress and rows is not None:
         return key_bytes + 1 + (22 + 2 * rows * columns if rows <= 8 else 21 + (8 + rows) * columns)
@@ -122,7 +122,7 @@ def _ark_bytes(key_bytes: int, rows: int | None, columns: int, results: ResultOp
 
 
 def _ark_text_bytes(key_bytes: int, rows: int | None, columns: int, _results: ResultOptions) -> int:
-    """The key and a blank; brackets and line breaks; for each number 16 at most, of sign, digits and blank."""
+    """Return the most bytes of a record: key and blank; brackets and line breaks; 16 for each number with its blank."""
     head = key_bytes + 1 + (5 if rows is None else 4 + 3 * rows)
     return head + (1 if rows is None else rows) * columns * 16
 
@@ -196,7 +196,7 @@ def data_patterns() -> tuple[str, ...]:
 
 
 def embedding_stems(layers: Sequence[LayerChoice]) -> tuple[str, ...]:
-    """Return what the names of the files of each embedding begin with: STEM, or ``embeddings.layer6`` of a choice."""
+    """Return the prefix of the file names of each embedding: STEM, or ``embeddings.layer6`` for a choice."""
     return tuple(f"{STEM}.{choice.name}" for choice in layers) or (STEM,)
 
 

@@ -17,7 +17,7 @@ from e2v_cli.options import ComputeOptions
 from e2v_cli.system.files import published, remove_drafts
 
 NEWEST_RUN = "newest-run"
-"""The file in the cache with one line: the absolute path of a ``run.json``."""
+"""Name of the file in the cache with one line: the absolute path of a ``run.json``."""
 
 
 def note_run(path: Path) -> None:
@@ -45,15 +45,15 @@ class MeasuredSpeed:
 
     path: Path
     of_shard: float
-    """× real time, of each shard: those of a run are computed at the same time."""
+    """Speed of each shard, × real time; the shards of a run are computed at the same time."""
     encode_seconds: float
-    """Seconds that it was measured in."""
+    """Seconds over which the speed was measured."""
     version: str
-    """Of e2v."""
+    """Version of e2v."""
     options: Mapping[str, str]
-    """The model's name, engine, precision and kind of device."""
+    """Name of the model, engine, precision and kind of device, by option."""
     machines: str
-    """GPUs, else CPUs."""
+    """Names of the GPUs, or of the CPU of a machine without, separated by commas."""
 
     def describe_difference(self, model: str, compute: ComputeOptions) -> str | None:
         """Describe why a run with these options would have another speed; None if it would not."""

@@ -111,7 +111,7 @@ class _FinalFiles:
         form = None if embeddings == NO_EMBEDDINGS else EMBEDDING_FORMATS[embeddings]
         stems = embedding_stems(layers_of(header.fingerprint)) if form else ()
         self._indexes = [self._create(with_stem(form.index, stem)) for stem in stems if form]
-        """One for each layer that is embedded."""
+        """Index files, one for each layer that is embedded."""
         self._before_place = b"%b%b/" % (form.separator.encode() if form else b"", bytes(output_dir.resolve()))
         self._emotions = self._create("utt2emo") if labels else None
         cells = [tsv_row([label]) for label in labels]
@@ -129,9 +129,9 @@ class _FinalFiles:
         """Write utterances from their lines in journals.
 
         Args:
-            keys: their ids.
-            lines: their lines.
-            tiers: their tiers in the timelines of recordings.
+            keys: ids of the utterances.
+            lines: lines of the utterances.
+            tiers: tiers of the utterances in the timelines of recordings; None: a recording itself.
 
         Raises:
             OutputError: a line is of another utterance.

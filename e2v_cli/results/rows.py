@@ -57,10 +57,10 @@ class RowPrinter:
         """Print the header.
 
         Args:
-            options: of the user.
-            columns: all that rows have.
-            labels: those of them that are the model's classes; without any, rows have an empty label and score.
-            ids: what the first key column will have, some thousand at a time; only the first are read.
+            options: options of the rows.
+            columns: all columns of the rows.
+            labels: the columns that are the model's classes; without labels, rows have an empty label and score.
+            ids: values of the first key column, some thousand at a time; only the first are read.
             keys: the columns that name a row.
             file: where rows are written; None: standard output.
 
@@ -135,7 +135,7 @@ class _Column:
     title: str
     width: int
     show: Callable[[Sequence[str]], str]
-    """The cells of a row → its text."""
+    """Function from the cells of a row to the text of this column."""
     to_right: bool = False
 
 

@@ -25,7 +25,7 @@ class Sink(Protocol):
     status: NDArray[np.uint8]
     """(utterances,): the status of each, as in the journal."""
     reasons: Reasons
-    """Why they failed."""
+    """Reasons of the failures."""
 
     def begin(self) -> None:
         """Note that models are loaded."""
@@ -41,7 +41,7 @@ class StdoutSink:
         """Begin without results.
 
         Args:
-            printer: of rows with the cells of ``prediction_row``, or of ``timeline.tsv``.
+            printer: printer of rows with the cells of ``prediction_row``, or of ``timeline.tsv``.
             size: number of utterances of the input.
             order: indexes of the utterances that are computed.
             started: when the run began, by ``time.monotonic()``.
@@ -88,9 +88,9 @@ class JournalSink:
         """Begin an attempt.
 
         Args:
-            journal: its journal.
+            journal: journal of the attempt.
             status: (utterances,): the status of each.
-            reasons: why those failed that did before.
+            reasons: reasons of the failures so far.
             started: when the attempt began, by ``time.monotonic()``.
         """
         self.status, self.reasons = status, reasons

@@ -23,7 +23,7 @@ class Span:
     """The emotion of a part of an utterance."""
 
     start: float
-    """Seconds from the start of the utterance, like the end."""
+    """Start and end are seconds from the start of the utterance."""
     end: float
     label: str
     score: float
@@ -38,7 +38,7 @@ class Track:
 
     tier: Tier
     spans: Sequence[Span]
-    """Times are from the start of the recording."""
+    """Spans, with times from the start of the recording."""
 
 
 def span_rows(utt_id: str, cut: Cut, spans: Iterable[Span]) -> Iterator[str]:

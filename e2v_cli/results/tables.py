@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from e2v_cli.records import DoneRecord
 
 MAX_NAME_BYTES = 200
-"""Longer file names are cut and get a digest; most file systems end at 255 bytes."""
+"""Most bytes of a file name: longer names are cut and get a digest; most file systems end at 255 bytes."""
 
 LABEL_COLUMNS = ("label", "score")
 """Columns of predictions that only models with a head have."""
@@ -45,7 +45,7 @@ def prediction_row(record: DoneRecord) -> tuple[str, ...]:
 
 
 def journalled_row(done: DoneLine) -> tuple[str, ...]:
-    """Return the same cells from those of a journal line.
+    """Return the cells of a prediction from those of a journal line.
 
     The score is the greatest of the probabilities: texts of the same length are in the order of their numbers.
     """
@@ -55,7 +55,7 @@ def journalled_row(done: DoneLine) -> tuple[str, ...]:
 
 
 def predictions_line(done: DoneLine) -> bytes:
-    """Compose the line of ``predictions.tsv`` of the same cells, without an empty label and score."""
+    """Compose the line of ``predictions.tsv`` of a journal line, without an empty label and score."""
     posteriors = done.posteriors
     if not posteriors:
         return b"\t".join((done.utt_id, done.duration, done.windows)) + b"\n"

@@ -45,8 +45,8 @@ def make_spans(
     Args:
         posteriors: (spans, labels); a span ends where the next one begins, and the last one with the utterance.
         seconds: length of a span, which is rounded to samples.
-        duration: of the utterance, in seconds.
-        labels: the model's, in its order.
+        duration: length of the utterance in seconds.
+        labels: labels of the model, in its order.
     """
     span_seconds = round(seconds * SAMPLE_RATE) / SAMPLE_RATE
     starts = [rounded(min(number * span_seconds, duration)) for number in range(len(posteriors))]
@@ -83,10 +83,10 @@ class Timeline:
 
         Args:
             output_dir: OUT.
-            suffix: of its file names, from ``timeline_suffixes``.
+            suffix: suffix of the file names, from ``timeline_suffixes``.
             formats: names of other formats.
             join: whether neighbouring spans with the same label are joined.
-            labels: the model's, in its order.
+            labels: labels of the model, in its order.
             create: opens a file by its name; its caller publishes the file when it is whole.
         """
         self._output_dir = output_dir
@@ -102,9 +102,9 @@ class Timeline:
         """Write the rows of an utterance, which are at a place like ``timeline.1-of-1.1:0:512``.
 
         Args:
-            utt_id: its id.
-            place: its rows.
-            tier: its tier in the timeline of its recording; None: it is a recording itself.
+            utt_id: id of the utterance.
+            place: place of the rows.
+            tier: tier in the timeline of the recording; None: the utterance is a recording itself.
 
         Raises:
             OSError: they can't be read, or written.
@@ -198,7 +198,7 @@ class TimelineFiles:
 
         Args:
             output_dir: where folders are made, when they get a file.
-            suffix: of the names of files and folders.
+            suffix: suffix of the names of files and folders.
             formats: names of formats, in any order, also more than once.
             create: opens a file by its name; its caller publishes the file when it is whole.
         """

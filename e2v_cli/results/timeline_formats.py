@@ -15,7 +15,7 @@ TOUCHING_SECONDS = 0.001
 
 
 def format_rttm(recording: str, tracks: Sequence[Track]) -> str:
-    """NIST's: type, file, channel, start, length, orthography, subtype, speaker, confidence, lookahead."""
+    """Format NIST's RTTM: type, file, channel, start, length, orthography, subtype, speaker, confidence, lookahead."""
     lines = []
     for track in tracks:
         head = f"SPEAKER {recording} {1 + (track.tier.channel or 0)}"
@@ -26,13 +26,13 @@ def format_rttm(recording: str, tracks: Sequence[Track]) -> str:
 
 
 def format_audacity(_recording: str, tracks: Sequence[Track]) -> str:
-    """Start, end and label, as Audacity exports them, in order of time."""
+    """Format start, end and label as Audacity exports them, in order of time."""
     spans = sorted((span for track in tracks for span in track.spans), key=lambda span: (span.start, span.end))
     return "".join(f"{span.start:.6f}\t{span.end:.6f}\t{tsv_row([span.label])}\n" for span in spans)
 
 
 def format_text_grid(_recording: str, tracks: Sequence[Track]) -> str:
-    """Praat's long text format as Praat writes it, the blanks at the ends of lines too."""
+    """Format a TextGrid in Praat's long text format, with the blanks at the ends of lines."""
     tiers = arrange_tiers(tracks)
     end = max(span.end for track in tracks for span in track.spans)
     head = (
@@ -61,7 +61,7 @@ def arrange_tiers(tracks: Sequence[Track]) -> dict[str, list[Span]]:
 
 
 def _end_of(spans: Sequence[Span] | None) -> float:
-    """Return the end of the last span; 0 if there is none."""
+    """Return the end of the last span; 0 without spans."""
     return spans[-1].end if spans else 0.0
 
 

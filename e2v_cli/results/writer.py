@@ -23,14 +23,14 @@ class ResultWriter:
         """Open the writers of the options; without OUT, none.
 
         Args:
-            labels: the model's, in its order.
-            results: what is written, and where.
+            labels: labels of the model, in its order.
+            results: options of the results.
             shard: the shard in the names of files.
         """
         self._labels = labels
         self._results = results
         self._embeddings: list[EmbeddingWriter] = []
-        """One for each layer that is embedded."""
+        """Writers, one for each layer that is embedded."""
         self._timelines: TimelineWriter | None = None
         if results.output_dir is None:
             return

@@ -23,11 +23,11 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 def exists(path: Path) -> bool:
     """Whether something is at a path.
 
-    Since Python 3.14, ``Path.exists``, ``is_dir`` and ``is_file`` also deny what they can't find out, and a list of
-    segments behind a failing server would pass for none.
+    Since Python 3.14, ``Path.exists``, ``is_dir`` and ``is_file`` also return False if they can't find out, and a list
+    of segments on a failing server would seem to be missing.
 
     Raises:
-        OSError: it can't be found out.
+        OSError: e2v can't find out.
     """
     return _file_type(path) is not None
 
@@ -122,7 +122,7 @@ def dead_drafts(names: Iterable[str], finals: Sequence[str]) -> Iterator[str]:
     """Find the drafts of dead writers among the names of a folder's entries.
 
     Args:
-        names: of the entries.
+        names: names of the entries.
         finals: names of files, which may be patterns, whose drafts are meant.
     """
     patterns = [f".{final}.*-*-{'[0-9a-f]' * 8}.part" for final in finals]

@@ -107,7 +107,7 @@ class AdoptedProcess:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self.exitcode: int | None = None
-        """As of ``subprocess``; None until it has been waited for."""
+        """Exit code, as in ``subprocess``; None until the process has been waited for."""
 
     def kill(self) -> None:
         """Kill the process, unless it was waited for."""

@@ -17,7 +17,7 @@ LINE_SECONDS = 30.0
 """Seconds between two lines."""
 
 INTERRUPTED = "^C"
-"""What a terminal shows for Ctrl-C, where the cursor is: a bar leaves room for it."""
+"""Characters that a terminal shows for Ctrl-C at the cursor; a bar leaves room for them."""
 
 _BAR = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} utterances{postfix}, {elapsed} gone, {remaining} left"
 
@@ -75,8 +75,8 @@ def choose_style(progress: bool | None, quiet: bool, rows: TextIO | None = None)
     Args:
         progress: whether the user wants a bar; None: as it fits.
         quiet: whether only errors are shown.
-        rows: the stream that results go to. On a terminal they are the progress. A program behind a pipe may print
-            them on the terminal where the bar is, so only whole lines are shown.
+        rows: the stream that results go to. On a terminal they are the progress. A program that reads them from a pipe
+            may print them on the terminal where the bar is, so only whole lines are shown.
     """
     if progress is not None or quiet:
         return "bar" if progress else "none"
@@ -91,7 +91,7 @@ def _is_pipe(stream: TextIO) -> bool:
 
 
 def _count_columns() -> int:
-    """Return the width of the terminal on standard error; 80 if it is none, or its width is not known."""
+    """Return the width of the terminal on standard error; 80 without a terminal, or if the width is unknown."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except OSError:

@@ -1,1 +1,1 @@
-"""What is trained on embeddings: heads as model folders (see README.md)."""
+"""Training of heads on embeddings, and model folders with such heads (see README.md)."""

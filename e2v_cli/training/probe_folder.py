@@ -44,9 +44,9 @@ def find_encoder(name: str, sha256: str | None, embeddings: str) -> tuple[Model,
     """Find the model of embeddings on this machine, and the SHA-256 of its weights.
 
     Args:
-        name: of the family, an id on a hub, or a folder.
+        name: name in the family, id on a hub, or folder.
         sha256: of the weights that the embeddings were computed with; None: it is not known.
-        embeddings: what they are called, for messages.
+        embeddings: name of the embeddings, for messages.
 
     Raises:
         ModelError: it is not here, can't be used, or has other weights.
@@ -105,11 +105,11 @@ def write_probe(
     Args:
         folder: it is there, and empty.
         encoder: the model whose own head, if any, is left out.
-        layer: the one that the head is on, from 1; those behind it are left out. Only the last one of a model with
+        layer: the layer that the head is on, from 1; later ones are left out. Only the last one of a model with
             ``layer_norm_first`` has the norm that comes before a head.
         head: a weight, (classes, dim), and a bias, (classes,), on the mean of an utterance's frames.
         classes: their names.
-        facts: what is told of the head in ``probe.json``.
+        facts: the contents of ``probe.json``.
 
     Raises:
         CorpusError: a class can't be a label.

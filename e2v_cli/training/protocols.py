@@ -42,7 +42,7 @@ VALIDATIONS = 30
 
 @dataclass(frozen=True)
 class Parts:
-    """What utterances are for, by their indices."""
+    """Utterances to train, validate and test with, by their indices."""
 
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
@@ -52,13 +52,13 @@ class Parts:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a head is trained."""
+    """Recipe by which a head is trained."""
 
     length: int
     """Epochs, each with a validation; or steps of the optimiser."""
     counts_steps: bool
     has_relu: bool
-    """Whether the first linear layer has one."""
+    """Whether a ReLU follows the first linear layer."""
     batch: int
     """Utterances in a batch."""
     batches_a_step: int
@@ -66,17 +66,17 @@ class Recipe:
     max_norm: float | None
     """Norm to which all gradients together are clipped; None: no clipping."""
     make_optimizer: Callable[[nn.Module, int], tuple[torch.optim.Optimizer, LRScheduler | None]]
-    """A head and the length of its training → the optimiser, and what sets its learning rate after each epoch."""
+    """A head and the length of its training → the optimiser, and the scheduler of its rate after each epoch, if any."""
 
 
 def _make_cyclic_rmsprop(head: nn.Module, _length: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Make emotion2vec's. CyclicLR by itself also cycles the momentum, from 0.9 to 0.8 where the rate is highest."""
+    """Make emotion2vec's optimiser. CyclicLR by itself also cycles the momentum, 0.9 to 0.8 at the highest rate."""
     optimizer = torch.optim.RMSprop(head.parameters(), lr=5e-4, momentum=0.9)
     return optimizer, CyclicLR(optimizer, base_lr=5e-4, max_lr=1e-3, step_size_up=10)
 
 
 def _make_warmed_up_adam(head: nn.Module, length: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Make EmoBox's: its schedule sets the rate after each epoch, from 0, so that the first is trained at the full one.
+    """Make EmoBox's optimiser. Its schedule sets the rate after each epoch, from 0; the first epoch has the full rate.
 
     After the warm-up the rate falls linearly, as SpeechBrain's ``LinearWarmupScheduler`` has it.
     """
@@ -207,9 +207,9 @@ class _Batches:
     """Shuffled batches without end."""
 
     an_epoch: int
-    """Their number in an epoch."""
+    """Number of batches in an epoch."""
     stream: Iterator[tuple[NDArray[np.int64], Tensor]]
-    """Indices of utterances, and their classes."""
+    """Batches: indices of utterances, and their classes."""
 
 
 def _shuffle(train: NDArray[np.int64], labels: NDArray[np.int64], size: int, seed: int) -> _Batches:

@@ -32,13 +32,13 @@ from e2v_cli.workers.triage import CRASHES_TO_BLAME, Places, Triage
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 4.0
-"""Time that workers have to finish their batches when e2v is asked to stop."""
+"""Seconds that workers have to finish their batches when e2v is asked to stop."""
 
 WARNED_SECONDS = 50.0
-"""The same where e2v is warned a minute before."""
+"""Seconds that workers have to finish their batches when e2v is warned a minute before it is killed."""
 
 _REAP_SECONDS = 5.0
-"""Time that a process has to end after it has closed its pipe."""
+"""Seconds that a process has to end after it has closed its pipe."""
 
 _TICK = 0.2
 """Seconds after which signals are looked at when workers are silent."""
@@ -56,15 +56,15 @@ class _Worker:
     """The process of the worker; until it has been forked, that of the template."""
     connection: Connection
     waiting: bool = False
-    """Whether it has no block and waits for one."""
+    """Whether the worker has no block and waits for one."""
     has_worked: bool = False
-    """Whether it was sent a block: it asks for another one when it has finished."""
+    """Whether the worker was sent a block: it asks for another when it has finished."""
     blocks: dict[int, PendingBlock] = field(default_factory=dict)
-    """The blocks that it has not finished, by number."""
+    """Blocks that the worker has not finished, by number."""
     probe: Places | None = None
-    """The utterances that it probes."""
+    """Indexes of the utterances that the worker probes; None: no probe."""
     error: str = ""
-    """The unexpected error that it reported before it ended."""
+    """Unexpected error that the worker reported before it ended; empty: no report."""
 
 
 class Launcher:
@@ -86,7 +86,7 @@ class Launcher:
         self._progress = progress
         self._stop = stop
         self.in_hand: list[int] = []
-        """The utterances that workers were at when they were told to stop."""
+        """Indexes of the unfinished utterances of workers when they were told to stop."""
         self._workers: list[_Worker] = []
         self._queue: deque[PendingBlock] = deque()
         """The next blocks to be sent."""

@@ -39,10 +39,10 @@ class WorkerRequest:
     """A request for a worker."""
 
     setup: WorkerSetup
-    """By that of the first request the engine is loaded."""
+    """Set-up of the worker; the engine is loaded by the set-up of the first request."""
     number: int
     alone: bool
-    """Whether the worker is the only one, and needs no process of its own."""
+    """Whether the worker is the only one: then the template itself becomes the worker."""
 
 
 class Template:

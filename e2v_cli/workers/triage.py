@@ -29,7 +29,7 @@ CRASHES_TO_BLAME = 2
 _NEXT_MOVE = "Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
 
 Places = NDArray[np.int64]
-"""(utterances,): their indexes in the list."""
+"""(utterances,): indexes in the list."""
 
 
 class Triage:
@@ -47,13 +47,13 @@ class Triage:
         self._candidates: deque[Places] = deque()
         """Groups of utterances to be probed together, each with perhaps one to blame."""
         self._probes = 0
-        """Probes under way."""
+        """Number of probes under way."""
         self._held: list[PendingBlock] = []
         self._crashes: Counter[int] = Counter()
-        """Crashes under each utterance that was probed alone."""
+        """Crashes under each utterance that was probed alone, by its index in the list."""
         self._idle_crashes = 0
         self._block_crashes: dict[int, tuple[int, int]] = {}
-        """By block number: utterances left at the last crash, and successive crashes with that many left."""
+        """Utterances left at the last crash, and successive crashes with that many left, by block number."""
 
     def holds_blocks(self) -> bool:
         """Whether blocks are held back."""
@@ -67,7 +67,7 @@ class Triage:
         """Hold back the blocks of a crashed worker, and make the rest of each a group of candidates.
 
         Args:
-            blocks: those that the worker had not finished, and the utterances of each that have no result.
+            blocks: the worker's unfinished blocks, and the utterances of each without a result.
             cause: how the worker ended, for messages.
 
         Raises:

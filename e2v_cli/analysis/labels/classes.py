@@ -1,4 +1,4 @@
-"""Which classes count, which utterances of a reference are left out for it, and what answers mean."""
+"""The classes that count, the utterances of a reference that are left out, and the names of answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MISSING = "(none)"
 
 
 def english_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the canonical names of a model's labels; where two have the same, its own."""
+    """Return the canonical names of a model's labels; if two are equal, return the labels themselves."""
     names = tuple(canonical_name(label) or label for label in labels)
     return names if len(set(names)) == len(names) else tuple(labels)
 
@@ -46,16 +46,16 @@ def merge_columns(labels: Sequence[str], merges: Iterable[Merge]) -> ClosedSet:
 
 @dataclass(frozen=True)
 class CountedClasses:
-    """The classes that count, and those of the reference's utterances."""
+    """The classes that count, and the class of each utterance of the reference."""
 
     names: tuple[str, ...]
-    """In the order of the model, then in that of the emotions known by name."""
+    """Names of the classes: in the order of the model, then in that of ``KNOWN``, then by name."""
     indices: NDArray[np.int16]
-    """(utterances,) of the reference; -1: it is left out."""
+    """(utterances,): indices of the classes of the reference's utterances; -1: left out."""
     dropped: Mapping[str, int]
-    """Utterances that the map leaves out, by their word."""
+    """Number of utterances that the map leaves out, by word of the reference."""
     uncounted: Mapping[str, int]
-    """Utterances of classes that do not count."""
+    """Number of utterances of each class that does not count."""
 
 
 def count_classes(
@@ -108,7 +108,7 @@ def _name_of(word: str) -> str:
 
 
 def _find_wanted(word: str, known: Translation, labels: LabelSet) -> str:
-    """Return the class that counts of a word.
+    """Return the class of a word of ``--classes``.
 
     Raises:
         UsageError: it is unknown.
@@ -129,9 +129,9 @@ def translate_words(words: WordCodes, find: Callable[[str], str | None], labels:
     """Translate all words of a text.
 
     Args:
-        words: with their counts.
+        words: the words, with their counts.
         find: a word → its class, None: it is unknown.
-        labels: those that may be meant by unknown ones.
+        labels: labels that may be meant by unknown words.
 
     Raises:
         CorpusError: words are unknown; the message has all, with the nearest label.
@@ -154,7 +154,7 @@ def translate_words(words: WordCodes, find: Callable[[str], str | None], labels:
 
 
 class AnswerNames:
-    """All answers: the classes that count, and others as they come."""
+    """Names of answers: the classes that count, then others in the order in which they come."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.names = list(classes)

@@ -1,4 +1,4 @@
-"""A model → the same with the classes of a closed set, or with merged ones."""
+"""A model → the same model with the classes of a closed set, or with merged classes."""
 
 from __future__ import annotations
 

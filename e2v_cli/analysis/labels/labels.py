@@ -84,7 +84,7 @@ class LabelSet:
         self._found |= {name: name for name in self.names}
 
     def find(self, word: str) -> str | None:
-        """Return the name of the class that a word means; None: it is none of these."""
+        """Return the name of the class that a word means; None: no class of the set."""
         keys = (word, word.strip().casefold(), canonical_name(word))
         return next((self._found[key] for key in keys if key in self._found), None)
 
@@ -105,7 +105,7 @@ def read_map(path: Path) -> dict[str, str]:
     written; classes by any word for them.
 
     Raises:
-        CorpusError: it can't be read, a line has another form, or a word has two lines.
+        CorpusError: the map can't be read, a line has another form, or a word has two lines.
     """
     classes: dict[str, str] = {}
     lines: dict[str, int] = {}
@@ -144,7 +144,7 @@ def parse_merge(text: str) -> Merge:
 
 
 class Translation:
-    """What words of a corpus mean: their class by a map, by name or as a known emotion, and what it is merged into."""
+    """Translation of words of a corpus to classes: by a map, by name or as a known emotion, and then by merges."""
 
     def __init__(
         self, labels: Iterable[str], mapping: Mapping[str, str] | None = None, merges: Iterable[Merge] = ()
@@ -153,7 +153,7 @@ class Translation:
 
         Args:
             labels: classes with names of their own: a model's, and others that the user has named.
-            mapping: that of ``read_map``; its classes need not be known otherwise.
+            mapping: a map of ``read_map``; its classes need not be known otherwise.
             merges: classes and what they become a part of, by any words for them.
 
         Raises:
@@ -185,7 +185,7 @@ class Translation:
         return self.labels.find(word) or canonical_name(word) or word
 
     def _follow(self, name: str) -> str:
-        """Return what a class is merged into, or its own name."""
+        """Return the class that a class is merged into, or its own name."""
         while name in self._targets:
             name = self._targets[name]
         return name
@@ -203,7 +203,7 @@ def refuse_unknown_merges(
         owner: who has the labels, for messages.
 
     Raises:
-        UsageError: a class is none of the labels, of the mapping, or known by its words.
+        UsageError: a class is neither a label, nor in the mapping, nor known by its words.
     """
     merges = list(merges)
     known = LabelSet([*labels, *mapping.values(), *(target for _, target in merges), *KNOWN])
@@ -218,7 +218,7 @@ class ClosedSet:
 
     names: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...]
-    """(classes,) each: the indices of the labels whose probabilities are its own."""
+    """(classes,): the indices of each class's labels, whose probabilities are summed."""
 
     @property
     def merges_any(self) -> bool:
@@ -242,8 +242,8 @@ def close_labels(labels: Sequence[str], classes: Sequence[str], merges: Sequence
     """Merge labels as ``merge_labels`` does, and keep some of the classes.
 
     Args:
-        labels: of a model, in its order.
-        classes: words for those that are kept, in any order; none: all.
+        labels: the labels of a model, in its order.
+        classes: words for the classes that are kept, in any order; empty: all.
         merges: each of a label; what it becomes a part of may be new.
         owner: whose labels they are, for messages.
 
@@ -269,7 +269,7 @@ def close_labels(labels: Sequence[str], classes: Sequence[str], merges: Sequence
 
 
 def nearest_label(word: str, labels: LabelSet) -> str | None:
-    """Return the label of which a spelling is most like an unknown word; None: none is."""
+    """Return the label with the spelling most like an unknown word; None: no label is like it."""
     spellings = [*map(str.casefold, labels.names), *(spelling for spelling in _CANONICAL if labels.find(spelling))]
     near = difflib.get_close_matches(word.strip().casefold(), spellings, n=1, cutoff=0.7)
     return labels.find(near[0]) if near else None
@@ -281,6 +281,6 @@ def describe_unknown(word: str, labels: LabelSet) -> str:
 
 
 def suggest_label(word: str, labels: LabelSet) -> str:
-    """Ask whether the label most like an unknown word is meant, at the end of a message; empty: none is like it."""
+    """Ask whether the label most like an unknown word is meant, at the end of a message; empty: no label is like it."""
     nearest = nearest_label(word, labels)
     return f" (is {nearest} meant?)" if nearest else ""

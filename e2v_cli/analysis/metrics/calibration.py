@@ -20,7 +20,7 @@ LEAST = 5e-7
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well the probabilities match the reference."""
+    """Calibration of the probabilities against the reference."""
 
     utterances: int
     """Utterances whose reference class the model has."""
@@ -42,7 +42,7 @@ class CalibrationSums:
         self._nll = self._brier = 0.0
         self._edges = np.arange(1, bins) / bins
         self._bins = np.zeros((3, bins))
-        """Utterances, the sum of their confidences, and the right ones, by bin of confidence."""
+        """(3, bins): utterances, the sum of their confidences, and right utterances, by bin of confidence."""
 
     def add(
         self,

@@ -18,18 +18,18 @@ TERMS = 1 << 16
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of one system minus that of the other."""
+    """A metric of one system minus the metric of the other."""
 
     value: float
     low: float | None
     high: float | None
     p: float | None
-    """Two-sided, of the resamples: how rarely the difference has the other sign; None without an interval."""
+    """Two-sided p of the resamples: how rarely the difference has the other sign; None without an interval."""
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """McNemar's exact test of two accuracies: of the utterances that only one system has right."""
+    """McNemar's exact test of two accuracies, on the utterances that only one system has right."""
 
     only_first: int
     only_second: int

@@ -27,7 +27,7 @@ BLOCK_NUMBERS = 1 << 22
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of the utterances that are scored: (utterances,) arrays of indices."""
+    """Outcomes of the scored utterances: (utterances,) arrays of indices."""
 
     references: NDArray[np.int16]
     """(utterances,): indices of the reference's classes."""
@@ -94,11 +94,11 @@ class _FoldUnits:
 
     units: NDArray[np.int64]
     matrices: NDArray[np.float64]
-    """(units, systems · classes · answers)."""
+    """(units, systems · classes · answers): confusion matrices."""
 
 
 class Bootstrap:
-    """The metrics of resamples of the same utterances, by each system: those of all folds, and their means."""
+    """Metrics of resamples of the same utterances, for each system: over all folds together, and means over folds."""
 
     def __init__(self, outcomes: Outcomes, units: NDArray[np.int32] | None, resamples: int, seed: int) -> None:
         """Resample.
@@ -117,7 +117,7 @@ class Bootstrap:
         ]
         self.num_units = cells.num_units
         self.pooled = np.concatenate([pooled for pooled, _ in blocks])
-        """(resamples, systems, metrics)."""
+        """(resamples, systems, metrics): over all folds together."""
         self.means = np.concatenate([means for _, means in blocks])
         """(resamples, systems, metrics): means over folds."""
 

@@ -1,7 +1,7 @@
-"""Confusion matrices → metrics, those of each class, and those of two trivial answers.
+"""Confusion matrices → metrics, metrics of each class, and metrics of two trivial answers.
 
 A confusion matrix is (classes, answers): counts of utterances by the class of the reference and the answer. The first
-answers are the classes, in the same order; any others are answers that are none of the classes, and wrong.
+answers are the classes, in the same order; any other answers are no classes, and wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from e2v_cli.options import METRIC_NAMES
 
 MAIN_METRICS = METRIC_NAMES[:4]
-"""Those that are in every table."""
+"""Names of the metrics that are in every table."""
 
 
 def compute_metrics(confusions: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -49,15 +49,15 @@ def compute_metrics(confusions: NDArray[np.int64] | NDArray[np.float64]) -> NDAr
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """The metrics of a class; recall and F1 are NaN where the reference has none of it."""
+    """The metrics of a class; recall and F1 are NaN for a class without utterances in the reference."""
 
     name: str
     precision: float
-    """0 where it is never the answer."""
+    """Precision; 0 for a class that is never the answer."""
     recall: float
     f1: float
     support: int
-    """Its utterances in the reference."""
+    """Number of utterances of the class in the reference."""
 
 
 def class_metrics(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[ClassMetrics, ...]:

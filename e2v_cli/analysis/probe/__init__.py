@@ -1,1 +1,1 @@
-"""Embeddings and labels → probes: classifiers of any classes, and what they are worth."""
+"""Embeddings and labels → probes: classifiers of any classes, and their evaluation."""

@@ -25,12 +25,12 @@ ON_MEANS = ("linear", "superb")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Each utterance, predicted by the head of its fold, which was trained on the others."""
+    """Out-of-fold predictions: each utterance is predicted by the head that was trained on the other folds."""
 
     posteriors: NDArray[np.float64]
     """(utterances, classes)"""
     heads: tuple[Mapping[str, float], ...]
-    """Of each fold, what its head was made of: C and temperature, or utterances that were validated."""
+    """Facts of the head of each fold: ``c`` and ``temperature``, or ``validation``, the size of the validation set."""
 
 
 def evaluate_folds(
@@ -39,11 +39,11 @@ def evaluate_folds(
     """Train a head for each fold, on all others, and predict the fold.
 
     Args:
-        examples: all.
-        folds: of them.
-        protocol: what is trained.
-        fit: how a linear head is fitted; of a paper's, the seed.
-        length: epochs, or steps, of a paper's; None: the paper's own.
+        examples: all examples.
+        folds: the folds of the examples.
+        protocol: the kind of head.
+        fit: options of a linear head; a paper's head uses the seed alone.
+        length: epochs, or steps, of a paper's head; None: the paper's own.
 
     Raises:
         CorpusError: a fold can't be trained, or embeddings can't be read.
@@ -111,9 +111,9 @@ class FoldScores:
     deviation: Mapping[str, float]
     """The standard deviation of each metric over folds: that of a sample, by n − 1."""
     pooled: Mapping[str, float]
-    """Of all utterances together."""
+    """Metrics of all utterances together, by name."""
     speakers: tuple[int, ...]
-    """Of each fold."""
+    """Number of speakers in each fold."""
 
 
 def score_folds(examples: Examples, folds: Folds, posteriors: NDArray[np.float64]) -> FoldScores:

@@ -32,9 +32,9 @@ class Examples:
     labels: NDArray[np.int64]
     """(utterances,): indices of classes."""
     classes: tuple[str, ...]
-    """Names of those that have any example, in the order of ``e2v score``."""
+    """Names of the classes that have an example, in the order of ``e2v score``."""
     speakers: NDArray[np.int64]
-    """(utterances,): indices of names; each utterance has its own where speakers are not known."""
+    """(utterances,): indices of ``speaker_names``; each utterance has its own where speakers are not known."""
     speaker_names: tuple[str, ...]
     knows_speakers: bool
     is_frames: bool
@@ -46,18 +46,18 @@ class Examples:
     places: NDArray[np.int64]
     """(utterances,): indices in the reference."""
     notes: tuple[str, ...]
-    """What was left out, and what else the user should know."""
+    """Notes for the user: what was left out, and others."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def origin(self) -> EmbeddingOrigin:
-        """What computed the embeddings."""
+        """The origin of the embeddings."""
         return self.embeddings.origin
 
     def count_labels(self, labels: NDArray[np.int64] | None = None) -> list[int]:
-        """Count the utterances of each class; ``labels`` are those of some of them, None: of all."""
+        """Count the examples of each class; ``labels``: the labels of some examples, None: of all."""
         counts = np.bincount(self.labels if labels is None else labels, minlength=len(self.classes))
         return list(map(int, counts))
 
@@ -79,14 +79,14 @@ class Examples:
         return np.atleast_2d(self.embeddings.read(int(self.rows[index])))
 
     def group(self, grouping: GroupColumn, advice: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        """Return the group of each utterance, and the names of groups: those that have any, in C order.
+        """Return the group of each utterance, and the names of the groups that have any, in C order.
 
         Args:
             grouping: of the reference.
             advice: the next move if an utterance has no group.
 
         Raises:
-            CorpusError: one has none.
+            CorpusError: an utterance has no group.
         """
         return _group_places(self.reference, grouping, self.places, advice)
 
@@ -139,7 +139,7 @@ def find_examples(embeddings: str, reference: str, options: LabelOptions) -> Exa
 def _match_ids(
     embeddings: Embeddings, reference: Reference, counted: CountedClasses
 ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
-    """Find the utterances that have an embedding and a class: their ids, in C order, and their places in both.
+    """Find the utterances that have an embedding and a class: their ids, in C order, and their indices in both.
 
     Raises:
         CorpusError: there are no embeddings, an id has two, or no id is common.
@@ -182,7 +182,7 @@ def _group_places(
 def _describe_left_out(
     embeddings: Embeddings, reference: Reference, counted: CountedClasses, places: NDArray[np.int64]
 ) -> list[str]:
-    """Describe the utterances that are no examples, of both sides."""
+    """Describe the utterances of both sides that are no examples."""
     wanted = int((counted.indices >= 0).sum())
     notes = []
     if wanted > len(places):

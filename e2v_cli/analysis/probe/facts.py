@@ -1,4 +1,4 @@
-"""What a probe is made of, as its ``probe.json`` has it."""
+"""Facts of a probe, for its ``probe.json``."""
 
 from __future__ import annotations
 

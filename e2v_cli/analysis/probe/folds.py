@@ -18,7 +18,7 @@ DEFAULT_FOLDS = 5
 """Groups of speakers; fewer where there are fewer speakers."""
 
 VALIDATION_PARTS = 5
-"""A fifth of what a fold is trained on is for validation."""
+"""Parts of a fold's training set, of which one is for validation."""
 
 NAMED_SPEAKERS = 3
 """Speakers in a message; of more, only their number."""
@@ -26,21 +26,21 @@ NAMED_SPEAKERS = 3
 
 @dataclass(frozen=True)
 class Folds:
-    """The fold in which each example is tested; all others are what it is trained on."""
+    """The fold in which each example is tested, by the head that is trained on all others."""
 
     codes: NDArray[np.int64]
     """(utterances,): indices of names."""
     names: tuple[str, ...]
-    """In C order of those of a file."""
+    """Names of the folds; those of a file are in C order."""
     source: str
-    """Where they are from, for messages and tables."""
+    """Source of the folds, for messages and tables: a file, or the grouping of speakers."""
 
 
 def assign_folds(examples: Examples, wanted: str | None, seed: int) -> Folds:
     """Assign each example to a fold.
 
     Args:
-        examples: with the reference that they are of.
+        examples: the examples, with their reference.
         wanted: ``speakers``, a number of groups of speakers, or a file of folds of utterances or speakers; None: the
             reference's own, if it has any, else groups of speakers.
         seed: of the groups.
@@ -170,15 +170,15 @@ def check_classes(examples: Examples, folds: Folds) -> list[str]:
 def choose_validation(
     examples: Examples, train: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split what a fold is trained on: the rest to train on, and a random fifth for validation without its speakers.
+    """Split a fold's training set: a random fifth for validation, and examples of other speakers to train on.
 
     Args:
-        examples: all.
+        examples: all examples.
         train: (training utterances,) indices of examples.
         seed: of the split.
 
     Raises:
-        CorpusError: it has one speaker, or each split would leave a class without training.
+        CorpusError: the set has one speaker, or each split would leave a class without training.
     """
     labels, speakers = examples.labels[train], examples.speakers[train]
     num_speakers = len(np.unique(speakers))

@@ -22,18 +22,18 @@ CANDIDATES = tuple(10.0**power for power in range(-5, 2))
 """Values of C: standardised vectors of some hundred dimensions need a strong regularisation."""
 
 MAX_FOLDS = 5
-"""Of the cross-validation."""
+"""The most folds of the cross-validation."""
 
 TOLERANCE = 1e-6
 """The largest component of the gradient of the mean loss at which lbfgs ends."""
 
 SEARCH_TOLERANCE = 3e-4
-"""The same in cross-validation, which is in float32, to be fast: the fits of a large C end a little early."""
+"""``TOLERANCE`` in the cross-validation, which is in float32 for speed: the fits of a large C end a little early."""
 
 MAX_ITERATIONS = 10_000
 
 TEMPERATURES = (0.1, 10.0)
-"""The lowest and the highest."""
+"""The lowest and the highest temperature."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LinearHead:
     """(classes,); -inf for a class without utterances."""
     c: float
     temperature: float
-    """By which weight and bias are divided already."""
+    """Temperature, by which weight and bias are divided already."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class OutOfFold:
     logits: NDArray[np.float64]
     """(utterances, classes) for the best C, with temperature and prior; -inf for a class that the others lack."""
     is_known: NDArray[np.bool_]
-    """(utterances,): whether the other folds have its class; the losses are of these."""
+    """(utterances,): whether the other folds have the utterance's class; ``losses`` are means over such utterances."""
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A head, and what is known of it by cross-validation."""
+    """A head, and its cross-validation."""
 
     head: LinearHead
     out_of_fold: OutOfFold
@@ -93,7 +93,7 @@ def fit_linear(
         labels: (utterances,) indices of classes; not all need to have utterances.
         num_classes: of the head.
         speakers: (utterances,) indices.
-        options: how.
+        options: options of the fit.
 
     Raises:
         CorpusError: there are too few utterances to cross-validate.
@@ -126,7 +126,7 @@ def assign_inner_folds(
     """Assign utterances to folds, stratified as far as possible.
 
     Returns:
-        (utterances,) folds, and whether no speaker is in two. Speakers are torn where too many classes have one alone.
+        (utterances,) folds, and whether no speaker is in two. Speakers are split if too many classes have one alone.
 
     Raises:
         CorpusError: there are no two classes with two utterances.

@@ -12,12 +12,12 @@ from e2v_cli.errors import UsageError
 Prior = Literal["data", "uniform"]
 """The distribution of classes that the probabilities of a head presume: that of its examples, or the same for all."""
 Protocol = Literal["linear", "emotion2vec", "emobox", "superb"]
-"""What is trained on the embeddings: logistic regression, or the head of a paper by its recipe."""
+"""The head that is trained on the embeddings: logistic regression, or the head of a paper by its recipe."""
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How the labels of a reference are read, as ``e2v score`` reads them."""
+    """Options of reading the labels of a reference, as of ``e2v score``."""
 
     map: Path | None = None
     """A file of words and their classes."""
@@ -31,7 +31,7 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a head is fitted.
+    """Options of fitting a head.
 
     Raises:
         UsageError: a value is out of its range.
@@ -53,7 +53,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How probes are evaluated."""
+    """Options of evaluating probes."""
 
     folds: str | None = None
     """``speakers``, a number of groups of them, or a file; None: the reference's own, else ``speakers``."""

@@ -38,18 +38,18 @@ class AnswerChunk(NamedTuple):
     """Some predictions."""
 
     numbers: Sequence[int]
-    """Of their lines, counted from 1."""
+    """Numbers of the lines, counted from 1."""
     keys: list[bytes]
     words: list[bytes]
-    """Their labels."""
+    """Labels, one a line."""
     posteriors: NDArray[np.float64] | None
-    """(utterances, labels); None: they are not known."""
+    """(utterances, labels); None: not known."""
     durations: list[bytes]
-    """As they are written; none if they are not known."""
+    """Durations in seconds, as they are written; empty: not known."""
 
 
 class _RunText:
-    """The ``predictions.tsv`` of a run that is not finished: what is done."""
+    """The ``predictions.tsv`` of a run that is not finished: the rows of the utterances that are done."""
 
     def __init__(self, output_dir: Path) -> None:
         self.name = str(output_dir)
@@ -77,22 +77,22 @@ class Predictions:
     name: str
     text: Text
     labels: tuple[str, ...]
-    """The labels of the posteriors; empty: there are none."""
+    """Labels of the posteriors; empty: no posteriors."""
     num_columns: int
-    """Columns before the posteriors; 0: they are a map."""
+    """Number of columns before the posteriors; 0: the predictions are a map."""
     label_column: int
     duration_column: int | None = None
-    """None: there is none."""
+    """Index of the column of durations; None: no such column."""
     failed: int = 0
     """Utterances of a run that failed."""
     left: int = 0
-    """Those that are not done yet."""
+    """Utterances of a run that are not done yet."""
 
     def chunks(self) -> Iterator[AnswerChunk]:
         """Read all predictions.
 
         Raises:
-            CorpusError: a line has another form, or its probabilities are none.
+            CorpusError: a line has another form, or invalid probabilities.
         """
         if not self.num_columns:
             for chunk in read_pairs(self.text, "utt-id label"):
@@ -137,7 +137,7 @@ class Predictions:
         """Parse rows of any cells.
 
         Raises:
-            CorpusError: a row has another number of cells, or probabilities that are none.
+            CorpusError: a row has another number of cells, or cells that are no probabilities.
         """
         numbers = [number for number, _ in lines]
         rows = [line.split(b"\t") for _, line in lines]
@@ -160,7 +160,7 @@ class Predictions:
     def _check(
         self, numbers: Sequence[int], keys: Sequence[bytes], posteriors: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Check that the probabilities of each row are some.
+        """Check the probabilities of each row.
 
         Raises:
             CorpusError: they are negative, not finite, or do not sum to 1.
@@ -184,7 +184,7 @@ class Predictions:
 
 
 def _cut_column(block: bytes, ends: NDArray[np.int64], column: int | None) -> list[bytes]:
-    """Cut a column, not the first one, out of rows; ``ends`` (rows, columns) are those of their cells."""
+    """Cut a column, not the first one, out of rows; ``ends``: (rows, columns) offsets of the ends of their cells."""
     if column is None:
         return []
     pairs = zip((ends[:, column - 1] + 1).tolist(), ends[:, column].tolist(), strict=True)
@@ -192,10 +192,10 @@ def _cut_column(block: bytes, ends: NDArray[np.int64], column: int | None) -> li
 
 
 def parse_decimals(texts: NDArray[np.uint8], num_columns: int) -> NDArray[np.float64] | None:
-    """Parse probabilities with one digit and six decimals; None: some are others.
+    """Parse probabilities with one digit and six decimals; None: some have another form.
 
     Args:
-        texts: (rows, bytes), with a tab or a line break behind each.
+        texts: (rows, bytes), with a tab or a line break after each probability.
         num_columns: of the probabilities.
     """
     cells = texts.reshape(-1, _DECIMAL_BYTES)
@@ -243,7 +243,7 @@ def _open_file(text: Text) -> Predictions:
 
 
 def _open_table(text: Text, names: Sequence[str], failed: int = 0, left: int = 0) -> Predictions:
-    """Read the header of a ``predictions.tsv``: all columns behind e2v's own are classes.
+    """Read the header of a ``predictions.tsv``: all columns after e2v's own are classes.
 
     Raises:
         CorpusError: there is no column of labels.

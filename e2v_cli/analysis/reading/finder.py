@@ -41,7 +41,7 @@ class IdFinder:
         self._hashes = np.empty(0, dtype=np.int64)
         self._index = KeyIndex(self._hashes)
         self._next = 0
-        """The place behind the utterance that was found last."""
+        """Index of the utterance after the one that was found last; 0 after the last utterance."""
 
     def __del__(self) -> None:
         self._file.close()
@@ -95,7 +95,7 @@ class IdFinder:
         return hash_keys(without_suffixes(keys) if self._removes_suffixes else keys)
 
     def find(self, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Find utterances by ``hashes_of`` their ids: (keys,) indices, -1 where there is none."""
+        """Find utterances by ``hashes_of`` their ids: (keys,) indices; -1: not found."""
         end = self._next + len(hashes)
         if np.array_equal(self._hashes[self._next : end], hashes):  # in the same order, as they mostly are
             found = np.arange(self._next, end)
@@ -112,7 +112,7 @@ class IdFinder:
             yield [line[:-1] for line in lines]
 
     def first_id(self, chosen: NDArray[np.bool_]) -> str:
-        """Return the first id of those chosen: (utterances,)."""
+        """Return the first id of chosen utterances, (utterances,)."""
         place = int(chosen.argmax())
         for keys in self.ids():
             if place < len(keys):
@@ -168,7 +168,7 @@ class WordCodes:
 
         Args:
             name: of the text.
-            limit: of different words; None: none.
+            limit: the most different words; None: no limit.
         """
         self.name = name
         self._limit = limit
@@ -176,7 +176,7 @@ class WordCodes:
         self.first_lines: list[int] = []
         """(words,): the number of the first line of each."""
         self.counts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        """(words,): the lines of each."""
+        """(words,): the number of lines of each."""
         self._codes: dict[bytes, int] = {}
 
     def encode(self, words: list[bytes], numbers: Sequence[int]) -> NDArray[np.int32]:

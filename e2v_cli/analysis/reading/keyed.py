@@ -148,7 +148,7 @@ def read_json(text: Text, names: Sequence[Sequence[str]]) -> Iterator[KeyedLines
 
     Args:
         text: the lines.
-        names: those that the id may have, and those of the label; of several in a line, the first here counts.
+        names: names of the id, and names of the label; of several in a line, the first here counts.
 
     Raises:
         CorpusError: a line has another form.
@@ -162,7 +162,7 @@ def read_json(text: Text, names: Sequence[Sequence[str]]) -> Iterator[KeyedLines
 
 
 def _take_values(line: bytes, names: Sequence[Sequence[str]], origin: str) -> list[bytes]:
-    """Take the values of some names from an object; texts and whole numbers."""
+    """Return the values of some names of an object, which are texts or whole numbers."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What a run was made of, read again: utterances with their audio, speakers and transcripts.
+"""The inputs of a run, read again: utterances with their audio, speakers and transcripts.
 
 Journals record INPUT and the folder where it was named, so everything is read from there, if that folder still exists.
 """
@@ -99,7 +99,7 @@ def make_input_options(header: Header, allow_pipes: bool) -> InputOptions:
 def find_utterances(
     options: InputOptions, utt_ids: Sequence[str], checksums: Sequence[int | None]
 ) -> list[Utterance | str]:
-    """Find utterances by their ids in the inputs of a run, or tell why there is none; in its working folder.
+    """Find utterances by their ids in the inputs of a run, in its working folder; a text tells why one is not found.
 
     Args:
         options: the inputs.

@@ -32,40 +32,40 @@ GROUP_FILES = {"spk": ("utt2spk",), "gender": ("spk2gender",), "lang": ("utt2lan
 """Files of a Kaldi directory that group utterances; the first that is there counts."""
 
 MAX_LABELS = 10_000
-"""A column with more different labels is none."""
+"""The most different labels of a column; a column with more is no column of labels."""
 
 
 @dataclass(frozen=True)
 class GroupColumn:
-    """A group of each utterance."""
+    """The group of each utterance."""
 
     name: str
-    """What groups them, as in messages: a file, or a column of a table."""
+    """Name of the grouping, as in messages: a file, or a column of a table."""
     codes: NDArray[np.int32]
-    """(utterances,) indices of groups; -1: it has none."""
+    """(utterances,): indices of ``groups``; -1: no group."""
     groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The labels of a corpus, and what else is known of its utterances."""
+    """The labels of a corpus, and the groupings of its utterances."""
 
     name: str
     text: Text
     finder: IdFinder
     codes: NDArray[np.int32]
-    """(utterances,): of the labels."""
+    """(utterances,): codes of the labels."""
     labels: WordCodes
     folder: Path | None = None
-    """The Kaldi directory."""
+    """The Kaldi directory; None: the reference is a file."""
     columns: dict[str, GroupColumn] = field(default_factory=dict)
-    """Groupings that are read already."""
+    """Groupings that are read already, by kind."""
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def find_grouping(self, kind: str) -> GroupColumn | None:
-        """Find the grouping of a kind of ``GROUP_FILES``; None: there is none.
+        """Find the grouping of a kind of ``GROUP_FILES``; None: not found.
 
         Raises:
             CorpusError: its file can't be read.
@@ -190,7 +190,7 @@ class _Reader:
     """Chunks of a map."""
 
     kinds: Sequence[str] = ()
-    """The groupings in the columns behind the label's."""
+    """Kinds of the groupings in the columns after the label's."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
@@ -250,7 +250,7 @@ class _ColumnFinder:
         """Return the index of the column that the user named, or of a known one.
 
         Raises:
-            CorpusError: the header has none.
+            CorpusError: the header has no such column.
         """
         if named in self.names:
             return self.names.index(str(named))

@@ -1,4 +1,4 @@
-"""The list of a run, read again from where the run found it, and compared with what the run knows of it."""
+"""The list of a run, read again from where the run found it, and compared with the run's own record of it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ SHOWN_CHANGES = 3
 
 
 class RunSource:
-    """The list that a run was made of, or that the user names in its place."""
+    """The list of a run, or the lists that the user names in its place."""
 
     def __init__(self, output_dir: Path, data: Sequence[str], selected: Path | None = None) -> None:
-        """Find out what the run has recorded; nothing is read of its list.
+        """Read what the run has recorded, but nothing of its list.
 
         Args:
             output_dir: OUT.
@@ -60,12 +60,12 @@ class RunSource:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The lists."""
+        """The inputs of the run, or those that the user names in their place."""
         return self._options.inputs
 
     @property
     def channel(self) -> Channel:
-        """The one that the run chose."""
+        """The channel that the run chose."""
         return self._options.channel
 
     @property
@@ -90,7 +90,7 @@ class RunSource:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The list.
+        """The utterances of the inputs.
 
         Raises:
             CorpusError: it can't be read again, or a line has changed.
@@ -139,7 +139,7 @@ class RunSource:
         """Check that all inputs can be read again.
 
         Raises:
-            CorpusError: there are none, or one was a pipe, or was recorded without its secrets, or not at all.
+            CorpusError: the run has no inputs, or one was a pipe, or was recorded without its secrets, or not at all.
         """
         if not self.inputs:
             raise CorpusError(f"{self.output_dir}: its run has no list of audio; name it: --data FILE")
@@ -151,7 +151,7 @@ class RunSource:
             )
 
     def _count_channels(self) -> Callable[[Utterance, Callable[[], bool]], int]:
-        """Return what counts channels by the ids of the run: no audio is opened."""
+        """Return a function that counts channels by the ids of the run, without opening audio."""
         index = IdList(self._path, self._header.input_sha256).index
 
         def count(utterance: Utterance, _stop: Callable[[], bool]) -> int:
@@ -163,11 +163,11 @@ class RunSource:
         return count
 
     def _refuse_changed(self, corpus: Corpus, digest: str) -> None:
-        """Check that all utterances of the run have the same sources as then; of a named list, those that it has.
+        """Check that all utterances of the run still have the same sources; of a named list, only its own utterances.
 
         Raises:
             CorpusError: some are missing, or have others; the message has the first lines.
-            OutputError: what the run knows of them is damaged.
+            OutputError: the checksums of the run's sources are damaged.
         """
         known, hashes, first = read_sources(self._path, digest), corpus.hashes(), 0
         if known is not None and len(known) != self._header.input_size:

@@ -1,4 +1,4 @@
-"""``select.json``: what a data directory has of the selection that it is."""
+"""``select.json``: the description of the selection in a data directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SELECTION_FILE = "select.json"
 
 
 def read_selection(folder: Path) -> dict[str, Any]:
-    """Read the description of a selection; empty if the folder is none."""
+    """Read the description of a selection; empty: the folder is no selection."""
     try:
         facts = json.loads((folder / SELECTION_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""EMBEDDINGS: those of a run, of an ``embeddings.scp``, or of a folder of ``.npy``; read one at a time."""
+"""EMBEDDINGS: the embeddings of a run, of an ``embeddings.scp``, or of a folder of ``.npy``; read one at a time."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ _LAYER_INDEX = re.compile(r"embeddings\.(?:layer)?((?:mean[0-9]+-)?[0-9]+)(?:\.(
 
 @dataclass(frozen=True)
 class EmbeddingOrigin:
-    """What computed embeddings; None where that is not known."""
+    """Origin of embeddings: the run, model and options that computed them; None: not known."""
 
     name: str
-    """EMBEDDINGS, as it was given."""
+    """EMBEDDINGS, as the user gave it."""
     output_dir: Path | None = None
-    """The run that they are of."""
+    """OUT of the run."""
     layer: str | None = None
-    """None: the last one."""
+    """The layer, as in ``--layers``: ``7`` or ``mean4-7``; None: the last one, or not known."""
     model: str | None = None
-    """The name that the user gave."""
+    """Name of the model, as the user gave it."""
     model_sha256: str | None = None
-    """The digest of its weights."""
+    """SHA-256 of the model's weights, in hexadecimal."""
     engine: str | None = None
     precision: str | None = None
     window: float | None = None
-    """Seconds."""
+    """Longest window of the encoder, in seconds."""
     products: str | None = None
-    """The library that multiplied the encoder's matrices; of a run on several machines, all of them."""
+    """Libraries that multiplied the encoder's matrices, separated by commas: machines of a run may differ."""
     granularity: str | None = None
     dtype: str | None = None
-    """fp32 or fp16, as they were stored."""
+    """Precision of the stored embeddings: fp32 or fp16."""
 
     def describe(self) -> list[str]:
-        """Describe what is unusual about them."""
+        """Describe unusual options of the embeddings, or that their model is not known."""
         if self.model_sha256 is None:
             return [f"{self.name}: which model computed them is not known: there is no run beside them"]
         unusual = self.unusual_options()
@@ -82,7 +82,7 @@ class Embeddings:
     """Embeddings on disk; in memory are a few numbers of each."""
 
     def __init__(self, origin: EmbeddingOrigin, lines: LineList) -> None:
-        """Keep the list of their ids and places: ``file.ark:offset``, or a ``.npy``."""
+        """Keep the list of the ids and the places of embeddings: ``file.ark:offset``, or a ``.npy``."""
         self.origin = origin
         self.name = lines.name
         self._lines = lines
@@ -164,10 +164,10 @@ def _name_some(keys: list[bytes]) -> str:
 
 
 def open_embeddings(source: str) -> Embeddings:
-    """Find embeddings, and what computed them.
+    """Find embeddings and their origin.
 
     Raises:
-        CorpusError: there are none, or their run is not complete.
+        CorpusError: the embeddings can't be read; or their run has none, is not complete, or has several layers.
         OutputError: the journals of their run can't be read.
     """
     path = Path(source)
@@ -242,7 +242,7 @@ def _list_arrays(folder: Path) -> LineList:
     """List the ``.npy`` of a folder, whose names are ids, percent-encoded where e2v wrote them.
 
     Raises:
-        CorpusError: there is none, or a name is no id.
+        CorpusError: the folder has no ``.npy``, or a name is no id.
     """
     writer = ListWriter()
     for name in sorted(entry for entry in os.listdir(os.fsencode(folder)) if entry.endswith(b".npy")):

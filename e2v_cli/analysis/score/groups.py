@@ -17,16 +17,16 @@ from e2v_cli.options import METRIC_NAMES
 from e2v_cli.system.files import exists
 
 GROUPINGS = ("spk", "gender", "lang")
-"""Those of ``--by`` that have a name; any other is a file."""
+"""Names of the groupings of ``--by``; any other value is a file."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """The groups that scored utterances have, of which each has some."""
+    """Groups of the scored utterances, none of them empty."""
 
     name: str
     codes: NDArray[np.int32]
-    """(scored utterances,)."""
+    """(scored utterances,): indices of ``groups``."""
     groups: tuple[str, ...]
 
 
@@ -51,7 +51,7 @@ class GroupTable:
 
 
 def choose_units(reference: Reference, scored: NDArray[np.bool_], ci: str | None) -> Units | None:
-    """Choose what intervals resample; None: utterances.
+    """Choose the units that intervals resample; None: utterances, or no intervals.
 
     Args:
         reference: with its speakers, perhaps.
@@ -76,7 +76,7 @@ def choose_units(reference: Reference, scored: NDArray[np.bool_], ci: str | None
 
 
 def choose_folds(reference: Reference, scored: NDArray[np.bool_], folds: str | None) -> Units | None:
-    """Choose the folds: those of a file, or the reference's own; None: there are none.
+    """Choose the folds: those of a file, or the reference's own; None: no folds.
 
     Raises:
         CorpusError: a scored utterance has no fold.
@@ -148,7 +148,7 @@ def tabulate_groups(by: str, outcomes: Outcomes, units: Units) -> GroupTable:
 
 
 def _over_groups(metrics: NDArray[np.float64], fold: Callable[..., np.float64]) -> list[float]:
-    """Compute the mean, least or greatest of each metric over the groups where it is defined; NaN: it is in none."""
+    """Compute the mean, least or greatest of each metric over the groups where it is defined; NaN: in no group."""
     columns = (column[np.isfinite(column)] for column in metrics.T)
     return [float(fold(column)) if len(column) else np.nan for column in columns]
 

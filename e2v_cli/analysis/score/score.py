@@ -26,11 +26,11 @@ class View:
     """The score of the answers of one kind: open or closed."""
 
     metrics: Mapping[str, Estimate]
-    """By name; where there are folds, the means over them."""
+    """Metrics by name; where there are folds, the means over them."""
     pooled: Mapping[str, Estimate]
     """Metrics by name, over all utterances together."""
     without_lacking: Mapping[str, float] | None
-    """The metrics without the classes that the model lacks; None: it lacks none."""
+    """Metrics without the classes that the model lacks; None: the model lacks no class, or all."""
     classes: tuple[ClassMetrics, ...]
     answers: tuple[str, ...]
     """The columns of the confusion matrix: the classes, then other answers."""
@@ -43,7 +43,7 @@ class View:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was compared, and what was left out."""
+    """Numbers of utterances that were compared, and that were left out."""
 
     reference: int
     """Utterances of the reference."""
@@ -56,19 +56,19 @@ class Counts:
     """Utterances of the run that are not done."""
     predictions: int
     not_in_reference: int
-    """Predictions of other utterances."""
+    """Predictions of utterances that the reference does not have."""
     dropped: Mapping[str, int]
-    """Utterances that the map leaves out, by their label."""
+    """Number of utterances that the map leaves out, by word of the reference."""
     uncounted: Mapping[str, int]
-    """Utterances of classes that do not count."""
+    """Number of utterances of each class that does not count."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """How intervals were computed: percentiles of a bootstrap."""
+    """The bootstrap of the intervals, which are its percentiles."""
 
     unit: str
-    """What was resampled."""
+    """The resampled unit: ``speaker``, ``utterance``, or the name of a file of groups."""
     units: int
     confidence: float
     resamples: int
@@ -76,7 +76,7 @@ class Interval:
 
     @property
     def is_of_few(self) -> bool:
-        """Whether there are so few speakers that it is too narrow."""
+        """Whether there are so few speakers or groups that intervals are too narrow."""
         return self.unit != "utterance" and self.units < FEW_UNITS
 
 

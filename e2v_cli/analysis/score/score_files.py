@@ -159,7 +159,7 @@ def _write_errors(file: BinaryIO, scored: Scored) -> None:
 
 
 def _error_lines(scored: Scored) -> Iterator[bytes]:
-    """Make the lines of wrong answers, behind a key that is less for a greater score."""
+    """Make the lines of wrong answers, each after a key that is less for a greater score."""
     answers, names = scored.answers, [tsv_row([name]).encode() for name in scored.names]
     first = 0
     for keys in scored.reference.finder.ids():

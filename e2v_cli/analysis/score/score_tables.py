@@ -37,7 +37,7 @@ DEFINITIONS = {
     "ECE": "expected calibration error: 15 bins of equal width, without the lower end and with the upper one",
     "accuracy_at": "accuracy of the share of utterances that is most confident",
 }
-"""What the numbers are."""
+"""Definitions of the numbers, by name."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def format_number(value: float | None) -> str:
 
 
 def format_interval(estimate: Estimate) -> str:
-    """Format the ends of an interval; empty: there is none, or it is not defined."""
+    """Format the ends of an interval; empty: no interval, or not defined."""
     if estimate.low is None or math.isnan(estimate.low):
         return ""
     return f"{format_number(estimate.low)}–{format_number(estimate.high)}"

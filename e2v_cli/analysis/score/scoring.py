@@ -39,9 +39,9 @@ class Scored:
     answers: Answers
     reference: Reference
     classes: NDArray[np.int16]
-    """(utterances,) of the reference; -1: it is not scored."""
+    """(utterances,): classes of the reference's utterances; -1: not scored."""
     names: tuple[str, ...]
-    """Of answers."""
+    """Names of answers."""
 
 
 def compute_score(
@@ -52,7 +52,7 @@ def compute_score(
     Args:
         predictions: a run folder, a ``predictions.tsv``, a map, or ``-``.
         reference: a Kaldi directory, a map, JSON lines or a table.
-        options: how.
+        options: options of the comparison.
         against: other predictions.
         stack: of files.
 
@@ -107,7 +107,7 @@ def _translation(
     mapping: Mapping[str, str],
     options: ScoreOptions,
 ) -> Callable[[str], str | None]:
-    """Return what translates the words of predictions: those of a map as those of the reference."""
+    """Return the translation of predicted words; the words of a map are translated as those of the reference."""
     labels = [*english_names(source.labels), *counted.names]
     plain = Translation(labels, merges=options.merge)
     mapped = Translation(labels, {} if source.labels else mapping, options.merge)
@@ -130,7 +130,7 @@ def _leave_out_missing(counted: CountedClasses, systems: Sequence[System]) -> Co
 def _choose_scored(
     reference: Reference, counted: CountedClasses, systems: Sequence[System], rule: str
 ) -> NDArray[np.bool_]:
-    """Choose the utterances that are scored: (utterances,) of the reference.
+    """Choose the utterances of the reference that are scored: (utterances,).
 
     Raises:
         CorpusError: some have no prediction, and the rule forbids that; or none is left.
@@ -156,19 +156,19 @@ def _choose_scored(
 
 @dataclass(frozen=True)
 class _Scene:
-    """What all views have in common."""
+    """The data that all views share."""
 
     counted: CountedClasses
     names: AnswerNames
     scored: NDArray[np.bool_]
-    """(utterances,) of the reference."""
+    """(utterances,): whether each utterance of the reference is scored."""
     folds: Units | None
     units: Units | None
     options: ScoreOptions
     lacking: tuple[str, ...]
 
     def outcomes(self, *systems: Answers) -> Outcomes:
-        """Return what became of the scored utterances."""
+        """Return the outcomes of the scored utterances."""
         missing = np.int16(self.names.index(MISSING)) if self.options.missing == "wrong" else np.int16(-1)
         answers = (system.indices[self.scored] for system in systems)
         return Outcomes(
@@ -216,7 +216,7 @@ class _Scene:
         }
 
     def _without_lacking(self, by_fold: NDArray[np.int64]) -> Mapping[str, float] | None:
-        """Compute the metrics without the classes that the model lacks; None: it lacks none, or all."""
+        """Compute the metrics without the classes that the model lacks; None: the model lacks no class, or all."""
         kept = [index for index, name in enumerate(self.counted.names) if name not in self.lacking]
         if not kept or not self.lacking:
             return None

@@ -33,11 +33,11 @@ class Answers:
     """The answers of a system to the utterances of a reference."""
 
     indices: NDArray[np.int16]
-    """(utterances,) among the names of answers; -1: it has none."""
+    """(utterances,): indices among the names of answers; -1: no answer."""
     scores: NDArray[np.float32] | None
-    """(utterances,) probabilities of the answers; None: they are not known."""
+    """(utterances,): probabilities of the answers; None: not known."""
     truths: NDArray[np.float32] | None
-    """(utterances,) those of the reference's class; None: they are not kept."""
+    """(utterances,): probabilities of the reference's classes; None: not kept."""
     sums: CalibrationSums | None
     ties: int = 0
     """Utterances with several most probable classes, of which the first is the answer."""
@@ -45,13 +45,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class System:
-    """Predictions, as far as they are answers to a reference."""
+    """The answers of predictions to the utterances of a reference."""
 
     name: str
     sha256: str
     open: Answers
     closed: Answers | None
-    """None: there are no posteriors."""
+    """Closed answers; None: no posteriors, or of no class that counts."""
     num_predictions: int
     num_others: int
     """Predictions of utterances that the reference does not have."""
@@ -84,7 +84,7 @@ class _AnswerCollector:
             answers: (utterances,).
             classes: (utterances,) of the reference.
             posteriors: (utterances, columns).
-            columns: (answers,) the column of each, -1: it has none.
+            columns: (answers,) the column of each; -1: no column.
         """
         if self.scores is None:
             return
@@ -120,7 +120,7 @@ class _Matcher:
         self._closed_of = _invert(self._model_answers[self._closed_columns])
 
     def counts(self, found: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of the places in the reference are of utterances that count; -1 is none."""
+        """Return whether the utterance at each index in the reference counts; -1: no utterance."""
         counts: NDArray[np.bool_] = (found >= 0) & (self._classes.indices[found] >= 0)
         return counts
 
@@ -164,7 +164,7 @@ def match_predictions(
         reference: the reference.
         classes: those that count.
         names: of answers, to which those of the predictions are added.
-        model: the classes of the posteriors; without names if there are none.
+        model: the classes of the posteriors; without names if there are no posteriors.
         translation: a predicted word → its class; None: it is unknown.
         is_closed: whether the headline is of closed answers, whose probabilities are kept.
 
@@ -209,7 +209,7 @@ def match_predictions(
 
 
 def _invert(answers: NDArray[np.int16]) -> NDArray[np.int64]:
-    """Return the index that each answer has in an array of them: (all answers,), -1 where it has none."""
+    """Return the index that each answer has in an array of answers: (all answers,); -1: not in it."""
     indices = np.full(np.iinfo(np.int16).max + 1, -1, dtype=np.int64)
     indices[answers] = np.arange(len(answers))
     return indices
@@ -218,7 +218,7 @@ def _invert(answers: NDArray[np.int16]) -> NDArray[np.int64]:
 def _extend(
     answer_of: NDArray[np.int16], words: WordCodes, names: AnswerNames, translation: Callable[[str], str | None]
 ) -> NDArray[np.int16]:
-    """Add the answers of new words: (words,); that of an unknown word, which is refused in the end, is any."""
+    """Extend answers by those of new words: (words,); an unknown word, which is refused in the end, gets any answer."""
     if len(answer_of) == len(words.words):
         return answer_of
     found = (translation(word) for word in words.words[len(answer_of) :])

@@ -18,7 +18,7 @@ MILLION = 1_000_000
 """Probabilities are whole millionths, as tables have them, so that sums are exact in any order."""
 
 TICKS = 10_000
-"""A second: durations are whole ten-thousandths."""
+"""Ticks in a second: durations are whole ten-thousandths."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class _Columns:
             yield chunk.keys
 
     def _describe(self, chunk: AnswerChunk, place: int) -> CorpusError:
-        """Describe a row whose label or duration is none."""
+        """Describe a row with an invalid label or duration."""
         word, duration = (
             cell.decode(errors="backslashreplace") for cell in (chunk.words[place], chunk.durations[place])
         )

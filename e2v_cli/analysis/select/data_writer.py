@@ -29,31 +29,31 @@ from e2v_cli.system.sorting import sort_lines
 from e2v_cli.system.text import counted, percent_encoded
 
 END_SECONDS = 0.0001
-"""What is added to the end of a segment that ends with its recording: durations are rounded, and Kaldi cuts what is
-beyond the end."""
+"""Seconds that are added to the end of a segment that ends with its recording: durations are rounded, and Kaldi cuts
+audio beyond the end."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Where the lines of a data directory come from."""
+    """The sources of the lines of a data directory."""
 
     candidates: Candidates
     ids: SortedIds
     source: RunSource
     speakers: NDArray[np.int32]
-    """(candidates,): indices of names; -1: none is known, so that the id stands for it."""
+    """(candidates,): indices of ``speaker_names``; -1: not known, and the id stands for the speaker."""
     speaker_names: Sequence[bytes]
     maps: Sequence[str] = ()
     """Names of maps that rules have used, and that the directory gets for the same rules."""
 
 
 def write_data_dir(folder: Path, material: Material, chosen: NDArray[np.bool_]) -> list[str]:
-    """Write the lists of chosen utterances, and return what the user should know.
+    """Write the lists of chosen utterances, and return notes for the user.
 
     Args:
         folder: it is there, and empty.
-        material: of all candidates.
-        chosen: (candidates,).
+        material: the sources of all candidates.
+        chosen: (candidates,): whether each is chosen.
 
     Raises:
         CorpusError: a list of the source can't be read, or audio has a name that no list can have.
@@ -244,7 +244,7 @@ class _RecordingLists:
             self._files["reco2file_and_channel"].write(lines)
 
     def _describe_channel(self, line: Listed) -> bytes:
-        """Describe the channel of a recording: the file, and a letter; empty if it has none."""
+        """Describe the channel of a recording: the file, and a letter; empty without a channel."""
         channel = line.recording_channel if line.channel is None else line.channel
         if channel is None and isinstance(self._channel, int):
             channel = self._channel
@@ -283,7 +283,7 @@ def _make_source(line: Listed) -> bytes:
 
 
 def _make_times(line: Listed, seconds: float) -> bytes:
-    """Return start and end; an end that is that of the recording gets its time."""
+    """Return start and end; an end that is the end of the recording gets its time."""
     start, _, end = line.times.partition(b" ")
     if end and float(end) != -1:
         return line.times
@@ -312,7 +312,7 @@ class _MapIndex:
         self._offsets = np.frombuffer(offsets, dtype=np.int64)
 
     def find(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return what lines have behind some ids, None where there is none."""
+        """Return the text after each id on its line; None: no line has the id."""
         places = self._index.find(hash_keys(keys))
         found: list[bytes | None] = []
         for key, place in zip(keys, places.tolist(), strict=True):

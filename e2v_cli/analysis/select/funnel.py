@@ -24,7 +24,7 @@ DRY_LIMITS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Scores of which a dry run tells how much they would keep."""
 
 SCORE_RULES = ("min-score", "min-margin", "threshold", "precision", "max-per-speaker", "hours", "top", "balance")
-"""Rules of scores, and those after them."""
+"""Rules of scores, and the rules after them."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Unpredicted:
 
     failed: int
     left: int
-    """Not done yet."""
+    """Utterances that are not done yet."""
 
 
 def describe_funnel(
@@ -73,7 +73,7 @@ def _hours(seconds: float) -> str:
 
 
 def funnel_facts(candidates: Candidates, selection: Selection, unpredicted: Unpredicted) -> list[dict[str, Any]]:
-    """Return the funnel as JSON has it: the input, what goes of it at each step, and what is kept, which sum to it."""
+    """Return the funnel as JSON has it: the input; what goes at each step and what is kept, which sum to the input."""
     first, *steps = (_step_facts(candidates, step) for step in selection.funnel)
     missing = [{"step": name, "utterances": count} for name, count in asdict(unpredicted).items()]
     return [{**first, "utterances": first["utterances"] + unpredicted.failed + unpredicted.left}, *missing, *steps]
@@ -117,7 +117,7 @@ def rule_facts(options: RuleOptions) -> dict[str, Any]:
 
 
 def found_facts(found: Found) -> dict[str, Any]:
-    """Return the thresholds of classes, what the sample tells of them, and digests of the files that were read."""
+    """Return the thresholds of classes, their bounds on the sample, and digests of the files that were read."""
     facts: dict[str, Any] = {"thresholds": found.thresholds}
     if found.sample_bounds:
         facts["sample"] = {name: asdict(bound) for name, bound in found.sample_bounds.items()}

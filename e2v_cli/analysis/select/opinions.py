@@ -36,20 +36,20 @@ class Opinion:
 
     name: str
     codes: NDArray[np.int16]
-    """(candidates,): indices among the words; NO_OPINION where it has none."""
+    """(candidates,): indices of ``words``; NO_OPINION: no word."""
     words: tuple[str, ...]
     meanings: tuple[str, ...]
     """(words,): the class of each, after merges."""
     sha256: str
 
     def agrees(self, candidates: Candidates, own: Sequence[str]) -> NDArray[np.bool_]:
-        """Return for which candidates it has the same class: (candidates,); ``own``: the model's, after merges."""
+        """Return whether the opinion agrees with each label: (candidates,); ``own``: model classes, after merges."""
         same = np.array([[meaning == name for meaning in (*self.meanings, None)] for name in own], dtype=np.bool_)
         agrees: NDArray[np.bool_] = same[candidates.labels, self.codes]
         return agrees
 
     def words_of(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return its words for some candidates; empty where it has none."""
+        """Return the opinion's words for some candidates; empty: no opinion."""
         words = (*self.words, "")
         return [words[code] for code in self.codes[rows].tolist()]
 
@@ -112,7 +112,7 @@ def hash_ids(ids: SortedIds) -> NDArray[np.int64]:
 
 
 def read_numbers(paths: Sequence[Path], index: KeyIndex) -> NDArray[np.float64]:
-    """Read maps of numbers: (candidates,), NaN where they have none; the first that has one of an utterance counts.
+    """Read maps of numbers: (candidates,), NaN without a number; the first map with a number counts.
 
     Args:
         paths: of the maps.
@@ -145,7 +145,7 @@ def _describe_no_number(path: Path, numbers: Sequence[int], words: Sequence[byte
 
 
 def share_of_spans(timeline: Path, span_seconds: float, candidates: Candidates, index: KeyIndex) -> NDArray[np.float64]:
-    """Return the share of each utterance's spans that have its label: (candidates,), NaN where it has none.
+    """Return the share of each utterance's spans that have its label: (candidates,), NaN without spans.
 
     Joined neighbours count as the spans that they are made of.
 
@@ -157,6 +157,7 @@ def share_of_spans(timeline: Path, span_seconds: float, candidates: Candidates, 
 
     Raises:
         CorpusError: it can't be read, or a row has another form.
+        UsageError: it does not exist.
     """
     if not exists(timeline):
         raise UsageError(f"--steady needs {timeline}: predict with --timeline 1, and let the run end")

@@ -50,21 +50,21 @@ from e2v_cli.options import parse_timelines
 from e2v_cli.results.formats import TIMELINE_TABLE, timeline_suffixes, with_suffix
 
 TOLERANCE = 2e-5
-"""By how much scores of an utterance may differ if it is predicted again, with others in its batch: 1e-5, and tables
+"""The most that scores of an utterance differ if it is predicted again, with others in its batch: 1e-5, and tables
 round them."""
 
 
 @dataclass
 class Found:
-    """What was found out to make the rules."""
+    """Findings from making the rules."""
 
     thresholds: dict[str, float | None] = field(default_factory=dict)
-    """Of each class that is kept; None: no score reaches the precision."""
+    """Threshold of each class that is kept; None: no score reaches the precision."""
     sample_bounds: dict[str, SampleBound] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of opinions and references, by their names."""
+    """SHA-256 of opinions and references, in hexadecimal, by their names."""
     notes: list[str] = field(default_factory=list)
-    """What the user should know."""
+    """Notes for the user."""
 
 
 class RuleMaker:
@@ -78,14 +78,14 @@ class RuleMaker:
         source: RunSource,
         translation: Translation,
     ) -> None:
-        """Take what rules need; a file is read only if a rule needs it.
+        """Keep the inputs of the rules; a file is read only if a rule needs it.
 
         Args:
-            options: of the user.
+            options: the rules that the user gave.
             candidates: all utterances.
-            ids: theirs.
+            ids: the ids of the candidates.
             source: the list of the run, with tables beside it.
-            translation: what words of opinions and references mean.
+            translation: words of opinions and references → classes.
         """
         self.found = Found()
         self.source = source
@@ -126,12 +126,12 @@ class RuleMaker:
 
     @cached_property
     def index(self) -> KeyIndex:
-        """Of the candidates' ids."""
+        """Index of the candidates' ids."""
         return KeyIndex(hash_ids(self._ids))
 
     @cached_property
     def speakers(self) -> tuple[NDArray[np.int32], list[bytes]]:
-        """(candidates,): indices of speakers, -1 where none is known; and the speakers."""
+        """(candidates,): indices of speakers, -1: not known; and the names of the speakers."""
         return self.source.read_speakers(self.index)
 
     def _choose_classes(self) -> NDArray[np.bool_]:
@@ -194,7 +194,7 @@ class RuleMaker:
 
     @cached_property
     def _min_scores(self) -> NDArray[np.float64]:
-        """(classes,): the limit of each; minus infinity where it has none."""
+        """(classes,): the limit of each; minus infinity: no limit."""
         given = dict(self._options.min_scores)
         limits = self._same(given.pop(ANY_CLASS, -np.inf))
         own: dict[str, str] = {}
@@ -231,7 +231,7 @@ class RuleMaker:
     def _read_thresholds(self, threshold: str) -> NDArray[np.float64] | None:
         """Read the thresholds of the selection that the run's list is, if the same rule and model made it: (classes,).
 
-        The mean and the best share of what was selected are others than those that selected it.
+        The mean and the best share of the selected utterances are not the thresholds that selected them.
         """
         for path in self.source.find(SELECTION_FILE):
             facts = read_selection(path.parent)

@@ -33,7 +33,7 @@ _PART = re.compile(r"[A-Za-z0-9][\w-]*")
 
 @dataclass(frozen=True, order=True)
 class Condition:
-    """A map of numbers beside the data, and what they must be: ``utt2dnsmos >= 3``."""
+    """A condition on the numbers of a map beside the data: ``utt2dnsmos >= 3``."""
 
     map: str
     """The name of a file."""
@@ -112,12 +112,12 @@ def parse_split(text: str) -> tuple[tuple[str, float], ...]:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What is selected from."""
+    """Options of the source of a selection."""
 
     data: tuple[str, ...] = ()
     """Inputs in place of those of the run; they may have only some of its utterances."""
     partial: bool = False
-    """Whether a run that is not finished will do."""
+    """Whether the run may be unfinished."""
     map: Path | None = None
     """A file of words of opinions and references, and their classes."""
     merges: tuple[tuple[str, str], ...] = ()
@@ -126,7 +126,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class RuleOptions:
-    """Which utterances of a run are kept. Words in any order have been sorted, so that it does not matter.
+    """Rules that choose utterances of a run. Words in any order have been sorted, so that their order does not matter.
 
     Raises:
         UsageError: a value is out of its range, or options contradict each other.
@@ -138,7 +138,7 @@ class RuleOptions:
     """Words for classes that are dropped."""
     min_duration: float | None = None
     max_duration: float | None = None
-    """Seconds."""
+    """Limits of the duration, ``min_duration`` and ``max_duration``: seconds; None: no limit."""
     where: tuple[Condition, ...] = ()
     agree: tuple[str, ...] = ()
     """Second opinions: runs, tables of predictions, or maps of labels."""
@@ -149,15 +149,15 @@ class RuleOptions:
     min_margin: float | None = None
     """The least difference of the two highest probabilities."""
     threshold: str | None = None
-    """MEAN, or a percentage; None: that of ``default_threshold``."""
+    """MEAN, or a percentage like ``25%``; None: see ``default_threshold``."""
     reference: str | None = None
-    """Labels of a sample."""
+    """Labels of a sample: any reference of ``e2v score``."""
     precision: float | None = None
-    """What a class's lower bound of precision on the sample must reach."""
+    """Precision that a class's lower bound on the sample must reach."""
     max_per_speaker: int | None = None
     hours: float | None = None
     top: int | None = None
-    """Of each class, like the two before."""
+    """Quotas of each class: utterances of a speaker, hours, and utterances; None: no quota."""
     balance: bool = False
     """Whether each class is cut to the size of the smallest."""
     split: tuple[tuple[str, float], ...] = ()
@@ -192,7 +192,7 @@ class RuleOptions:
 
     @property
     def default_threshold(self) -> str | None:
-        """The threshold of classes that have no other limit of scores; None: there is another for all."""
+        """Threshold of the classes that have no other limit of scores; None: all classes have another."""
         if self.threshold is None and (self.precision is not None or ANY_CLASS in dict(self.min_scores)):
             return None
         return self.threshold or MEAN

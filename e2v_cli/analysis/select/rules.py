@@ -26,10 +26,10 @@ Texts = Callable[[Rows], Sequence[str]]
 """Describes something of some candidates: (some,) texts."""
 
 Numbers = Callable[[Candidates, "Rows | slice"], NDArray[np.float64]]
-"""Returns a number of each of some candidates, NaN where there is none."""
+"""Returns a number of each of some candidates; NaN: no number."""
 
 LIMIT_DECIMALS = 9
-"""Of limits in the table of what was rejected: a mean has more than the scores."""
+"""Decimals of limits in the table of what was rejected: a mean has more than the scores."""
 
 _OPERATORS: Mapping[str, Callable[..., NDArray[np.bool_]]] = {
     "<": operator.lt,
@@ -42,14 +42,14 @@ _OPERATORS: Mapping[str, Callable[..., NDArray[np.bool_]]] = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """Which candidates a rule rejects, and why."""
+    """The candidates that a rule rejects, and the reasons."""
 
     rejected: NDArray[np.bool_]
-    """(candidates,)."""
+    """(candidates,): whether each is rejected."""
     values: Texts
-    """What is compared, of those that are rejected."""
+    """The values of rejected candidates, which are compared with limits."""
     limits: Texts
-    """What it is compared with."""
+    """The limits of rejected candidates."""
     short: tuple[str, ...] = ()
     """Shortfalls: ``happy 3 of 10``."""
 
@@ -59,7 +59,7 @@ class Rule(Protocol):
 
     @property
     def name(self) -> str:
-        """That of its option."""
+        """Name of the rule's option."""
 
     def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
         """Judge candidates, of which some are left by the rules before: (candidates,)."""
@@ -67,10 +67,10 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Members:
-    """Utterances that are not in a list that the user has named are rejected."""
+    """The rule that rejects utterances outside a list that the user has named."""
 
     members: NDArray[np.bool_]
-    """(candidates,): whether each is in it."""
+    """(candidates,): whether each is in the list."""
     name: str = "data"
 
     def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
@@ -81,7 +81,7 @@ class Members:
 
 @dataclass(frozen=True)
 class KeptClasses:
-    """Labels that are not kept are rejected."""
+    """The rule that rejects labels that are not kept."""
 
     kept: tuple[str, ...]
     name: str = "classes"
@@ -95,17 +95,17 @@ class KeptClasses:
 
 @dataclass(frozen=True)
 class Bound:
-    """A number of each utterance must be on one side of its class's limit; one that has no number is rejected."""
+    """The rule that rejects utterances whose number does not meet their class's limit, or that have no number."""
 
     name: str
     numbers: Numbers
     operator: str
     limits: NDArray[np.float64]
-    """(classes,)."""
+    """(classes,): the limit of each."""
     decimals: int | None = None
-    """Of numbers in the table of what was rejected; None: as many as there are."""
+    """Decimals of numbers in the table of what was rejected; None: as many as a number has."""
     limit: str = ""
-    """The text of the limit; empty: that of the class's."""
+    """Text of the limit in the table; empty: the number of the class's limit."""
 
     def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
         """Reject by comparison."""
@@ -148,9 +148,9 @@ class BestOfClass:
     """The rule that rejects all but the best utterances of each class, ranked among all candidates."""
 
     counts: NDArray[np.int64]
-    """(classes,)."""
+    """(classes,): how many utterances are best."""
     thresholds: NDArray[np.float64]
-    """(classes,): the score of the last of them."""
+    """(classes,): the score of the last of the best utterances."""
     name: str = "threshold"
 
     def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
@@ -173,7 +173,7 @@ class Agreement:
 
     opinion: Opinion
     own: tuple[str, ...]
-    """(classes,): the model's, after merges."""
+    """(classes,): the model's classes, after merges."""
     name: str = "agree"
 
     def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
@@ -184,17 +184,17 @@ class Agreement:
 
 @dataclass(frozen=True)
 class TopOfClass:
-    """Each class keeps its best utterances, at most so many; and at most so many of each speaker."""
+    """The rule that rejects all but the best utterances of each class, or of each speaker in each class."""
 
     count: int
     asked: NDArray[np.bool_]
-    """(classes,): which have less than was asked for if they have fewer."""
+    """(classes,): whether a class with fewer utterances than ``count`` is a shortfall."""
     speakers: NDArray[np.int32] | None = None
-    """(candidates,): numbers; None: the quota is of the whole class."""
+    """(candidates,): numbers of speakers; None: the quota is of the whole class."""
 
     @property
     def name(self) -> str:
-        """That of its option."""
+        """Name of the rule's option."""
         return "top" if self.speakers is None else "max-per-speaker"
 
     def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:
@@ -212,11 +212,11 @@ class TopOfClass:
 
 @dataclass(frozen=True)
 class HoursOfClass:
-    """Each class keeps its best utterances, as many as fit into so many hours."""
+    """The rule that keeps the best utterances of each class, as many as fit into so many hours."""
 
     hours: float
     asked: NDArray[np.bool_]
-    """(classes,): which have less than was asked for if they have less."""
+    """(classes,): whether a class with less than ``hours`` is a shortfall."""
     name: str = "hours"
 
     def judge(self, candidates: Candidates, left: NDArray[np.bool_]) -> Judgement:

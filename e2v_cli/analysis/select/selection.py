@@ -1,4 +1,4 @@
-"""Candidates and rules → what is kept, which rule rejected each of the others, and the funnel.
+"""Candidates and rules → the kept utterances, the rule that rejected each of the others, and the funnel.
 
 The order of rules is fixed, whatever that of the options: each utterance counts for the first rule that rejects it.
 """
@@ -25,22 +25,22 @@ class Step:
 
     name: str
     counts: NDArray[np.int64]
-    """(classes,)."""
+    """(classes,): numbers of utterances."""
     seconds: NDArray[np.float64]
-    """(classes,)."""
+    """(classes,): seconds of audio."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What rules do with candidates."""
+    """The outcome of rules for candidates."""
 
     rules: tuple[Rule, ...]
     judgements: tuple[Judgement, ...]
-    """Of each rule, without those that it rejects."""
+    """Judgement of each rule, without ``rejected``: see ``rejecting``."""
     rejecting: NDArray[np.int8]
     """(candidates,): the index of the first rule that rejects each, or KEPT."""
     funnel: tuple[Step, ...]
-    """What came in, what each rule rejects of what is left, and what is kept."""
+    """The input, what each rule rejects of what is left, and what is kept."""
 
     @property
     def kept(self) -> NDArray[np.bool_]:
@@ -50,7 +50,7 @@ class Selection:
 
     @property
     def short(self) -> list[str]:
-        """What there is less of than was asked for, in words."""
+        """Shortfalls of each rule: ``--top: happy 3 of 10``."""
         return [
             f"--{rule.name}: {', '.join(judgement.short)}"
             for rule, judgement in zip(self.rules, self.judgements, strict=True)

@@ -1,4 +1,4 @@
-"""Ids in the order of the locale C, that of their bytes, in a temporary file: there may be ten million."""
+"""Ids in C order, the order of their bytes, in a temporary file: there may be ten million."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SortedIds:
         with stored_on_disk():
             count, is_sorted = self._write(ids)
             self.order: NDArray[np.int32] = np.arange(count, dtype=np.int32)
-            """(ids,): the place of each in the order in which they came."""
+            """(ids,): the index of each in the order in which they came."""
             if not is_sorted:
                 self._sort(run_lines)
 

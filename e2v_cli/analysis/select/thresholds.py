@@ -16,11 +16,11 @@ from e2v_cli.analysis.select.candidates import MILLION, Candidates
 from e2v_cli.analysis.select.quotas import rank_best
 
 CONFIDENCE_QUANTILE = 1.959963984540054
-"""Of the normal distribution, for two-sided intervals of 95 %."""
+"""Quantile of the normal distribution, for two-sided intervals of 95 %."""
 
 
 def mean_scores(candidates: Candidates) -> NDArray[np.float64]:
-    """Return the mean score of the utterances of each class: (classes,), NaN where there is none.
+    """Return the mean score of the utterances of each class: (classes,), NaN without utterances.
 
     With the predicted labels taken for given ones, these are the thresholds of confident learning (Northcutt et al.,
     Confident Learning: Estimating Uncertainty in Dataset Labels, 2021, section 3.1).
@@ -32,13 +32,13 @@ def mean_scores(candidates: Candidates) -> NDArray[np.float64]:
 
 
 def count_shares(candidates: Candidates, share: Fraction) -> NDArray[np.int64]:
-    """Return the number of utterances of each class that a share of it is, rounded up: (classes,)."""
+    """Return the number of utterances in a share of each class, rounded up: (classes,)."""
     counts = [-(-count * share.numerator // share.denominator) for count in candidates.count().tolist()]
     return np.array(counts, dtype=np.int64)
 
 
 def share_scores(candidates: Candidates, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the score of the last of each class's best utterances: (classes,), NaN where there is none.
+    """Return the score of the last of each class's best utterances: (classes,), NaN without utterances.
 
     Args:
         candidates: all utterances.
@@ -75,18 +75,18 @@ def smallest_sample(precision: float) -> int:
 
 @dataclass(frozen=True)
 class SampleBound:
-    """What a labelled sample tells of a class's scores."""
+    """The precision of a class's threshold on a labelled sample."""
 
     threshold: float | None
-    """The lowest whose bound reaches the precision; None: none does."""
+    """Lowest score whose bound reaches the precision; None: no score does."""
     sample: int
     """Labelled utterances that have the class as their label."""
     above: int
-    """Of them, those with at least this score, or with the best bound where there is no threshold."""
+    """Utterances of the sample with at least this score; without a threshold, with at least that of the best bound."""
     right: int
-    """Of these, those that the reference agrees with."""
+    """Utterances of ``above`` that the reference agrees with."""
     bound: float
-    """The lower bound of their precision."""
+    """Lower bound of the precision of the utterances ``above``."""
 
 
 def calibrate(scores: NDArray[np.int32], is_right: NDArray[np.bool_], precision: float) -> SampleBound:
