@@ -107,7 +107,7 @@ def open_audio(path: str, at_a_glance: bool = False) -> Decoder:
         _check_file(path)
         head = _read_head(path)
         if not head:
-            raise AudioError("not audio", "an ID3 tag, and no audio behind it")
+            raise AudioError("not audio", "an ID3 tag, and no audio after it")
         for audio_format in AUDIO_FORMATS.values():
             if audio_format.matches(head):
                 return audio_format.open(path, at_a_glance)

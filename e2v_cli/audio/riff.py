@@ -204,8 +204,8 @@ def measure_record(file: BinaryIO, start: int, end: int) -> int:
             f"the header declares {sound.size} bytes of audio, as if it was written to a pipe, so that the next record "
             "can't be told from it: write it to a file, and the file to the archive",
         )
-    behind = whole if whole <= end and not is_unknown(outer.size) else 0
-    return max(sound.begin + sound.size, behind) - start
+    after = whole if whole <= end and not is_unknown(outer.size) else 0
+    return max(sound.begin + sound.size, after) - start
 
 
 def _list_chunks(file: BinaryIO, start: int, end: int) -> list[Chunk]:
@@ -268,10 +268,10 @@ def _no_audio(last: Chunk, end: int) -> AudioError:
     name = last.name[:4].decode(errors="replace")
     if last.next > end:
         there = f"it declares {last.size} bytes, the file has {end - last.begin}"
-        return AudioError("truncated", f"no audio behind chunk {name!r}: {there}: copy it again")
+        return AudioError("truncated", f"no audio after chunk {name!r}: {there}: copy it again")
     if last.next + 24 > end:
-        return AudioError("truncated", f"no audio: the file ends behind chunk {name!r}: copy it again")
-    return AudioError("unreadable", f"no audio: no chunk begins at byte {last.next}, behind chunk {name!r}")
+        return AudioError("truncated", f"no audio: the file ends after chunk {name!r}: copy it again")
+    return AudioError("unreadable", f"no audio: no chunk begins at byte {last.next}, after chunk {name!r}")
 
 
 def _read_fmt(content: bytes, big_endian: bool) -> Encoding:

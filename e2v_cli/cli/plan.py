@@ -52,7 +52,7 @@ def plan(
 
     Takes all options of e2v predict: replace that word by plan. Shows hours, failures, disk and, after a run of the
     same model, time with as many workers as that had; of a run that OUT holds, only of what is left. All of it comes
-    from lists and headers: no model is loaded and no audio decoded, so damage behind a header is not found. Commands
+    from lists and headers: no model is loaded and no audio decoded, so damage after a header is not found. Commands
     are not run and URLs not fetched: their durations come from utt2dur beside the list. Without -o, a folder named OUT
     is taken, unless rows are asked for.
 

@@ -125,7 +125,7 @@ def _find_layer(origin: EmbeddingOrigin, encoder: Model) -> int:
     if layer < last and encoder.config.layer_norm_first:
         raise CorpusError(
             f"{origin.name}: embeddings of layer {layer}, but {encoder.folder} has layer_norm_first, so that a model "
-            f"which ends there has a norm behind them: train on embeddings of layer {last}, the last, or measure "
+            f"which ends there has a norm after them: train on embeddings of layer {last}, the last, or measure "
             "these: e2v probe eval"
         )
     return layer

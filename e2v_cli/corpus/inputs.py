@@ -261,7 +261,7 @@ class _InputReader:
         key, *rest = split_line(line)
         check_id(key, origin)
         if not rest:
-            raise CorpusError(f'{origin}: no path behind utt-id "{key.decode()}"; a line is: utt-id path')
+            raise CorpusError(f'{origin}: no path after utt-id "{key.decode()}"; a line is: utt-id path')
         source = os.fsdecode(rest[0])
         self._check_source(source, origin)
         return key

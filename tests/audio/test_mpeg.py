@@ -221,8 +221,8 @@ def test_cut_between_frames_is_not_seen_without_a_header(tmp_path: Path) -> None
             "its header counts 58 frames, the file has 57: copy it again",
         ),
         (with_xing(b"", flags=2), "not audio", "no frame of MPEG audio in it"),
-        (id3(JPEG), "not audio", "an ID3 tag, and no audio behind it"),
-        (id3(JPEG) * 2, "not audio", "an ID3 tag, and no audio behind it"),
+        (id3(JPEG), "not audio", "an ID3 tag, and no audio after it"),
+        (id3(JPEG) * 2, "not audio", "an ID3 tag, and no audio after it"),
         (id3(JPEG) + b"some text", "not audio", "no known format: it begins with 'some text'"),
         (
             (b"\xff\xfb\x00\xc4" + b"\x55" * 320) * 5,
@@ -326,5 +326,5 @@ def test_command_computes_whole_files_and_names_what_is_wrong_with_others(tmp_pa
     assert (out / "failures.tsv").read_text().splitlines()[1:] == [
         f"junk\taudio\tunreadable\t{folder}/junk.mp3: 7 bytes between frames, at byte {junk.index(b'garbage')}: "
         "decoders lose audio there; decode it with ffmpeg, and listen",
-        f"tag\taudio\tnot audio\t{folder}/tag.mp3: an ID3 tag, and no audio behind it",
+        f"tag\taudio\tnot audio\t{folder}/tag.mp3: an ID3 tag, and no audio after it",
     ]

@@ -298,17 +298,17 @@ def test_many_chunks_are_walked(number: int, tmp_path: Path) -> None:
             "unreadable",
             "no chunk describes how the samples are stored: write the file again",
         ),
-        (RIFF.wrap(PCM)[:36], "truncated", "no audio: the file ends behind chunk 'fmt ': copy it again"),
-        (RIFF.wrap(PCM)[:12], "truncated", "no audio: the file ends behind chunk 'RIFF': copy it again"),
+        (RIFF.wrap(PCM)[:36], "truncated", "no audio: the file ends after chunk 'fmt ': copy it again"),
+        (RIFF.wrap(PCM)[:12], "truncated", "no audio: the file ends after chunk 'RIFF': copy it again"),
         (
             RIFF.wrap(PCM, before=RIFF.chunk(b"LIST", b"", 3000)),
             "truncated",
-            "no audio behind chunk 'LIST': it declares 3000 bytes, the file has 2034: copy it again",
+            "no audio after chunk 'LIST': it declares 3000 bytes, the file has 2034: copy it again",
         ),
         (
             RIFF.wrap(PCM, before=RIFF.chunk(b"LIST", bytes(6), 2)),
             "unreadable",
-            "no audio: no chunk begins at byte 22, behind chunk 'LIST'",
+            "no audio: no chunk begins at byte 22, after chunk 'LIST'",
         ),
         (
             RIFF.wrap(PCM)[:16] + b"\x0c\0\0\0" + RIFF.wrap(PCM)[20:32] + RIFF.wrap(PCM)[36:],
@@ -361,7 +361,7 @@ def test_many_chunks_are_walked(number: int, tmp_path: Path) -> None:
         (
             CONTAINERS["W64"].wrap(PCM).replace(b"data\xf3", b"data\xf4"),
             "truncated",
-            "no audio: the file ends behind chunk 'data': copy it again",
+            "no audio: the file ends after chunk 'data': copy it again",
         ),
         (CONTAINERS["W64"].wrap(PCM)[:20], "truncated", "the file ends within its header: copy it again"),
         (

@@ -147,7 +147,7 @@ def test_plan_with_failures_prints_whole_text(data: Path, e2v: E2v) -> None:
 
 
 def test_planned_failures_match_those_of_the_run(data: Path, e2v: E2v) -> None:
-    """Word for word, as far as headers tell; damage behind a header is not found."""
+    """Word for word, as far as headers tell; damage after a header is not found."""
     stereo = encode(noisy_tone(RATE, 2))
     ogg = encode(noisy_tone(RATE), "OGG", "VORBIS")
     nist = encode(noisy_tone(RATE), "NIST")

@@ -272,7 +272,7 @@ def test_layer_of_a_pre_norm_model_is_refused_unless_it_is_the_last(tmp_path: Pa
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"e2v: {lists[0]}: embeddings of layer 2, but {encoder} has layer_norm_first, so that a model which ends there "
-        "has a norm behind them: train on embeddings of layer 3, the last, or measure these: e2v probe eval\n"
+        "has a norm after them: train on embeddings of layer 3, the last, or measure these: e2v probe eval\n"
     )
     assert not (tmp_path / "model").exists()
     done = e2v("probe", "train", lists[1], "sample_data", "-o", tmp_path / "model", "--c", "0.1")

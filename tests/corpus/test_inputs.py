@@ -204,7 +204,7 @@ def test_list_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> No
     ("content", "message"),
     [
         ("a 1.wav\na 2.wav\n", '<stdin>:2: utt-id "a" again (first on line 1)'),
-        ("a\n", '<stdin>:1: no path behind utt-id "a"; a line is: utt-id path'),
+        ("a\n", '<stdin>:1: no path after utt-id "a"; a line is: utt-id path'),
         ("", "-: no utterances found; " + NOTHING),
     ],
 )

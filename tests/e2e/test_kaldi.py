@@ -111,7 +111,7 @@ REFUSALS = {
     "a line taken out of paths": refused_list(
         b"a.wav\n#a.wav\n", "wav.scp:2: begins with #, but Kaldi's lists have no comments"
     ),
-    "an id alone": refused_list(b"u1 a.wav\nu2\n", 'wav.scp:2: no path behind utt-id "u2"; a line is: utt-id path'),
+    "an id alone": refused_list(b"u1 a.wav\nu2\n", 'wav.scp:2: no path after utt-id "u2"; a line is: utt-id path'),
     "an id twice": refused_list(b"u1 a.wav\r\n\r\nu1\tb.wav", 'wav.scp:3: utt-id "u1" again (first on line 1)'),
     "an id in two lists": Refusal(
         {"a.scp": b"u1 a.wav\n", "b.scp": b"u2 a.wav\nu1 a.wav\n"},
