@@ -130,11 +130,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def limit(model: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Bytes of memory: those for a minute of audio, and 80 MB. An hour of samples is 115 MB at 8 kHz, 230 at 16."""
+    """Bytes of memory: those for a minute of audio, and 80 MB. An hour of samples is 115 MB at 8 kHz, 230 at 16.
+
+    The peak for a minute is short, and polling may miss it: the largest of three runs counts.
+    """
     folder = tmp_path_factory.mktemp("minute")
-    done = run_and_watch("predict", write_audio(folder / "minute.wav", MINUTE), "-m", model, "-o", folder / "out")
-    assert done.returncode == 0, done.errors
-    return done.most + 8e7
+    minute = write_audio(folder / "minute.wav", MINUTE)
+    runs = [run_and_watch("predict", minute, "-m", model, "-o", folder / str(number)) for number in range(3)]
+    assert [run.returncode for run in runs] == [0, 0, 0], runs
+    return max(run.most for run in runs) + 8e7
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,8 @@ def test_dead_worker_is_replaced(kills_template: bool, tmp_path: Path) -> None:
     """The end of the template ends no worker, and another one is started when it is needed."""
     scp = write_takes(tmp_path / "long.scp", 3)
     hold = Hold(tmp_path / "hold", "m2-0010")
-    process = start_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", **hold.environment)
+    command = ("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", "--no-progress")
+    process = start_e2v(*command, **hold.environment)
     wait_until(lambda: read_logs(tmp_path / "out").count("sample is loaded on cpu") == 2)
     template, worker, _ = find_workers(process.pid)
     if kills_template:
