@@ -165,7 +165,9 @@ def read_pcm(wav: bytes, folder: Path) -> NDArray[np.float32]:
     ("magic", "speech", "pause", "samples"),
     [(b"#!AMR\n", bytes([0x3C]) + bytes(31), 8, 160), (b"#!AMR-WB\n", bytes([0x44]) + bytes(60), 9, 320)],
 )
-def test_pauses_in_amr_take_their_time(magic: bytes, speech: bytes, pause: int, samples: int, tmp_path: Path) -> None:
+def test_pauses_in_amr_keep_their_duration(
+    magic: bytes, speech: bytes, pause: int, samples: int, tmp_path: Path
+) -> None:
     """A frame of comfort noise, and seven without data; FFmpeg's own decoder leaves them out."""
     silence = (bytes([pause << 3 | 4]) + bytes(5) + bytes([0x7C]) * 7) * 2
     path = tmp_path / "a.amr"

@@ -103,7 +103,7 @@ def test_limit_does_not_belong_to_the_run(tmp_path: Path, e2v: E2v) -> None:
         ("2000000T", "--max-source-bytes 2000000000000000000: must be from 1 to 1000000000000000000 bytes"),
     ],
 )
-def test_size_that_is_none_is_refused(size: str, message: str, e2v: E2v) -> None:
+def test_invalid_size_is_refused(size: str, message: str, e2v: E2v) -> None:
     done = e2v("predict", "a.wav", f"--max-source-bytes={size}")
 
     assert (done.returncode, done.stderr) == (2, f"e2v: {message}\n")

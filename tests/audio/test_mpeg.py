@@ -174,7 +174,7 @@ def test_encoders_delay_and_padding_are_taken_off_as_by_ffmpeg(rate: int, num_ch
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_file_that_is_cut_is_whole_or_fails(kind: str, tmp_path: Path) -> None:
+def test_cut_file_is_complete_or_fails(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     content = WHOLE[kind]
     whole = outcome(path, content)
@@ -231,9 +231,7 @@ def test_cut_between_frames_is_not_seen_without_a_header(tmp_path: Path) -> None
         ),
     ],
 )
-def test_what_is_no_whole_file_fails_with_its_own_reason(
-    content: bytes, reason: str, detail: str, tmp_path: Path
-) -> None:
+def test_incomplete_file_fails_with_its_own_reason(content: bytes, reason: str, detail: str, tmp_path: Path) -> None:
     result = outcome(tmp_path / "a.mp3", content)
 
     assert isinstance(result, tuple)
@@ -310,7 +308,7 @@ def test_long_file_is_neither_kept_in_memory_nor_read_for_its_prediction(content
     assert peak < 2e6
 
 
-def test_command_computes_whole_files_and_names_what_is_wrong_with_others(tmp_path: Path, e2v: E2v) -> None:
+def test_command_computes_intact_files_and_names_the_faults_of_others(tmp_path: Path, e2v: E2v) -> None:
     folder, out = tmp_path / "folder", tmp_path / "out"
     folder.mkdir()
     for number, kind in enumerate(("VBRI", "two ID3 tags", "no header")):

@@ -19,7 +19,7 @@ def test_words_are_quoted_and_variables_named() -> None:
     )
 
 
-def test_next_command_does_not_delete_what_is_done() -> None:
+def test_next_command_does_not_delete_finished_work() -> None:
     invocation = Invocation((*COMMAND, "--overwrite"), {"E2V_OVERWRITE": "1"}, "/work", ("my list.scp",))
     assert find_command(invocation) == "/usr/bin/python3 -m e2v_cli predict 'my list.scp' -o out"
 
@@ -34,5 +34,5 @@ def test_command_on_the_path_has_its_short_name(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("words", [("-",), ("/dev/fd/63",), ("https://***@example.org/a.wav",), ("a.wav", "… 17 more")])
-def test_command_whose_words_do_not_tell_its_input_is_not_known(words: tuple[str, ...]) -> None:
+def test_command_with_an_ambiguous_input_is_unknown(words: tuple[str, ...]) -> None:
     assert find_command(Invocation((*COMMAND[:4], *words), {}, "/work", words)) is None

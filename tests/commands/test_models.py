@@ -311,7 +311,7 @@ def test_contradictory_pull_is_refused(
     assert hub.requests == []
 
 
-def test_offline_a_pull_copies_what_is_here(hub: HubServer, run: E2v, tmp_path: Path) -> None:
+def test_offline_pull_copies_the_cached_model(hub: HubServer, run: E2v, tmp_path: Path) -> None:
     to = tmp_path / "carried"
     assert_not_here(run("models", "pull", NAME, "--to", to, "--offline"), hub)
     assert not to.exists()

@@ -507,7 +507,7 @@ def test_plan_refuses_what_predict_refuses(words: str, message: str, data: Path,
     assert done.stderr.replace("e2v plan", "e2v predict") == ran.stderr
 
 
-def test_plan_of_a_resumed_run_is_of_what_is_left(data: Path, e2v: E2v) -> None:
+def test_plan_of_a_resumed_run_counts_remaining_utterances(data: Path, e2v: E2v) -> None:
     write(data / "data", wav_scp="a a.wav\ng gone.wav\n", utt2spk="a s1\ng s1\nb s2\nc s3\n")
     run = ("data", "-o", "out", "-m", "sample", "-j", "1")
     assert e2v("predict", *run, "-q", cwd=data).returncode == 3
@@ -675,7 +675,7 @@ def test_closed_pipe_ends_plan_quietly(data: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_nothing_heavy_is_imported(data: Path, real_e2v: E2v) -> None:
+def test_no_slow_module_is_imported(data: Path, real_e2v: E2v) -> None:
     at_exit = hook(data / "hook", "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))")
     done = real_e2v("plan", "data", "-m", "sample", cwd=data, **at_exit)
     assert done.returncode == 0

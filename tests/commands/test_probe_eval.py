@@ -165,7 +165,7 @@ def test_audio_of_the_run_is_found_as_the_run_found_it(tmp_path: Path, e2v: E2v)
     assert (command["variables"], command["inputs"], command["hidden"]) == ({}, ["speech"], True)
 
 
-def test_without_any_audio_it_is_said(work: Path, e2v: E2v) -> None:
+def test_report_without_any_audio_has_a_note(work: Path, e2v: E2v) -> None:
     write_arrays(work / "npy", means_of(MADE))
     (work / "data" / "wav.scp").unlink()
 

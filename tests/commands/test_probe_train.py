@@ -198,7 +198,7 @@ def test_vectors_of_another_size_are_refused(tmp_path: Path, e2v: E2v) -> None:
     )
 
 
-def test_encoder_that_is_not_here_is_named(tmp_path: Path, e2v: E2v) -> None:
+def test_missing_encoder_is_named(tmp_path: Path, e2v: E2v) -> None:
     made = make_corpus()
     make_embedded_run(tmp_path / "run", made)
     write_reference(tmp_path / "data", made)
@@ -321,7 +321,7 @@ def test_class_that_can_be_no_label_is_refused(run: Path, tmp_path: Path, e2v: E
     )
 
 
-def test_rare_classes_and_unknown_speakers_are_said(run: Path, tmp_path: Path, e2v: E2v) -> None:
+def test_rare_classes_and_unknown_speakers_are_reported(run: Path, tmp_path: Path, e2v: E2v) -> None:
     words = dict(line.split() for line in (ROOT / "sample_data" / "utt2emo").read_text().splitlines())
     words = {key: "sad" if key in ("f1-0001", "f1-0003") else "angry" if key < "m1-0005" else "happy" for key in words}
     corpus = tmp_path / "data"

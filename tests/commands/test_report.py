@@ -93,7 +93,7 @@ def test_page_that_exists_is_replaced_only_when_asked(run: Path, e2v: E2v) -> No
     assert ParsedPage(path).text.startswith(f"Skip to the report Speech emotion · report of a run {HOSTILE} Complete.")
 
 
-def test_policy_allows_nothing_but_what_is_in_the_page(run: Path, e2v: E2v) -> None:
+def test_content_policy_allows_only_the_page_itself(run: Path, e2v: E2v) -> None:
     e2v("report", run)
     page = ParsedPage(run / "report.html")
     (policy,) = (value for _, name, value in page.attributes if name == "content" and "default-src" in value)
@@ -138,7 +138,7 @@ def test_hostile_labels_and_details_are_text(tmp_path: Path, e2v: E2v) -> None:
     assert page.data["labels"][1]["word"] == "sad%E2%80%A8</script>"
 
 
-def test_page_of_a_run_at_work_tells_what_is_left(tmp_path: Path, e2v: E2v) -> None:
+def test_page_of_an_unfinished_run_counts_remaining_utterances(tmp_path: Path, e2v: E2v) -> None:
     write(tmp_path, [*done_records()[:2], FAILURES[1]], header(), end=False)
     save_ids(tmp_path, IDS)
     made = e2v("report", tmp_path)
@@ -244,7 +244,7 @@ def test_unusable_reference_exits_1(run: Path, e2v: E2v) -> None:
     assert not (run / "report.html").exists()
 
 
-def test_reference_of_a_run_at_work_counts_what_is_done(tmp_path: Path, e2v: E2v) -> None:
+def test_reference_of_an_unfinished_run_counts_finished_utterances(tmp_path: Path, e2v: E2v) -> None:
     write(tmp_path, done_records()[:2], header(), end=False)
     save_ids(tmp_path, IDS)
     (tmp_path.parent / "labels").write_text("z sad\nü sad\n../x angry\ngone sad\n")
@@ -264,7 +264,7 @@ def test_hostile_references_are_text(run: Path, judged: Path, e2v: E2v) -> None:
     assert f"reference: {HOSTILE} · " in page.text
 
 
-def test_what_was_relabelled_is_a_reference(run: Path, e2v: E2v) -> None:
+def test_downloaded_labels_can_be_used_as_a_reference(run: Path, e2v: E2v) -> None:
     """The file that the page saves has lines of an id and a label as in OUT."""
     saved = run.parent / "utt2emo"
     saved.write_text("f1-0003 sad\nm1-0001 unknown\n")
@@ -311,7 +311,7 @@ def test_voices_stay_without_clips(run: Path, e2v: E2v) -> None:
     assert page.tags["article"] == 6
 
 
-def test_page_without_clips_is_small_whatever_it_shows(tmp_path: Path, e2v: E2v) -> None:
+def test_page_without_clips_is_small(tmp_path: Path, e2v: E2v) -> None:
     """All lists are full: 60 cards with a label that changes every second, speakers, a map, cells of all confusions."""
     random = np.random.default_rng(0)
     ids = [f"speaker{number % 97:04d}-recording-{number:08d}" for number in range(4000)]
@@ -488,7 +488,7 @@ def test_folder_without_a_run_exits_1(tmp_path: Path, e2v: E2v) -> None:
     assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", message)
 
 
-def test_page_changes_nothing_of_the_run(tmp_path: Path, e2v: E2v) -> None:
+def test_report_does_not_change_the_run(tmp_path: Path, e2v: E2v) -> None:
     write_run(tmp_path)
     publish_all(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

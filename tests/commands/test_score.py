@@ -387,7 +387,7 @@ def test_calibration_and_ties_are_shown_where_answers_are_the_same(e2v: E2v, tmp
     ]
 
 
-def test_what_is_not_defined_has_no_interval(e2v: E2v, tmp_path: Path) -> None:
+def test_undefined_metrics_have_no_interval(e2v: E2v, tmp_path: Path) -> None:
     done = e2v("score", write_map(tmp_path / "hyp", "sad sad"), write_map(tmp_path / "ref", "sad sad"))
 
     assert next(line.split() for line in done.stdout.splitlines() if line.startswith("kappa")) == ["kappa", *"–––"]
@@ -455,7 +455,7 @@ def test_a_class_that_the_model_lacks_is_named(e2v: E2v, tmp_path: Path) -> None
     ]
 
 
-def test_classes_choose_what_counts(e2v: E2v, answers: Path, corpus: Path) -> None:
+def test_classes_choose_the_utterances_that_count(e2v: E2v, answers: Path, corpus: Path) -> None:
     found = score(answers, corpus, classes=["Anger", "neu"], ci="none")
     done = e2v("score", answers, corpus, "--classes", "anger,neu", "--ci", "none")
 

@@ -164,7 +164,7 @@ LAST_EIGHT = "\t0.000000" * 8
         ("2\t-1" + "\t0" * 7, "the probabilities of u01 have -1"),
     ],
 )
-def test_probabilities_that_are_none_are_refused(e2v: E2v, table: Path, corpus: Path, cells: str, problem: str) -> None:
+def test_invalid_probabilities_are_refused(e2v: E2v, table: Path, corpus: Path, cells: str, problem: str) -> None:
     replace_line(table, 3, f"u01\tangry\t0.900000\t1.0\t1\t{cells}")
 
     assert refuse(e2v, table, corpus) == (
@@ -276,7 +276,7 @@ def test_a_column_that_a_table_lacks_is_named(e2v: E2v, tmp_path: Path, answers:
     )
 
 
-def test_inputs_that_are_not_there_are_named(e2v: E2v, tmp_path: Path, answers: Path, corpus: Path) -> None:
+def test_missing_inputs_are_named(e2v: E2v, tmp_path: Path, answers: Path, corpus: Path) -> None:
     (tmp_path / "empty").mkdir()
     missing = "No such file or directory; a list must be a file that can be read"
 

@@ -76,7 +76,7 @@ def mean_of(label: str) -> float:
     return sum(scores) / len(scores)
 
 
-def test_default_keeps_what_is_above_the_mean_of_its_class(work: Path, e2v: E2v) -> None:
+def test_default_keeps_scores_above_the_mean_of_their_class(work: Path, e2v: E2v) -> None:
     done = e2v("select", "out", "-o", "sel", cwd=work)
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -271,7 +271,7 @@ def test_missing_line_is_refused_by_id(work: Path, e2v: E2v) -> None:
     )
 
 
-def test_list_that_is_named_may_be_elsewhere_and_have_a_part(work: Path, e2v: E2v) -> None:
+def test_named_list_may_be_elsewhere_and_have_a_part(work: Path, e2v: E2v) -> None:
     """Thresholds are those of the whole run."""
     (work / "elsewhere").mkdir()
     (work / "data").rename(work / "elsewhere" / "data")
@@ -454,7 +454,7 @@ def test_conditions_on_maps_beside_the_data(work: Path, e2v: E2v) -> None:
     assert (done.returncode, done.stderr) == (1, f"e2v: {work}/data/utt2mos:2: 'good' is no number\n")
 
 
-def test_what_is_not_whole_is_left_out_and_said(work: Path, e2v: E2v) -> None:
+def test_incomplete_lists_are_left_out_with_a_note(work: Path, e2v: E2v) -> None:
     """A list that lacks utterances or speakers would make the directory invalid."""
     write_corpus(work / "data", text=f"{IDS[0]} hello\n", spk2gender="anna f\n", utt2spk=f"{IDS[5]} anna\n")
 

@@ -87,7 +87,7 @@ def refuse(e2v: E2v, *words: str | Path, code: int = 1) -> str:
     return shown.stderr.removeprefix("e2v: ").rstrip("\n")
 
 
-def test_pairs_have_cosines_and_what_is_known_of_their_labels(tmp_path: Path, e2v: E2v) -> None:
+def test_pairs_have_cosines_and_label_similarities_if_known(tmp_path: Path, e2v: E2v) -> None:
     shown = e2v("similarity", write_pairs(tmp_path), make_run(tmp_path / "out"))
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, TABLE, "")
 
@@ -272,7 +272,7 @@ def test_embeddings_that_no_pair_has_are_not_read(tmp_path: Path, e2v: E2v) -> N
     assert (shown.returncode, shown.stdout) == (0, "cosine\n0.707107\n")
 
 
-def test_mean_of_a_single_utterance_leaves_nothing(tmp_path: Path, e2v: E2v) -> None:
+def test_centring_on_a_single_utterance_leaves_no_direction(tmp_path: Path, e2v: E2v) -> None:
     out = make_run(tmp_path / "out", {"a": [3, 4]})
     assert refuse(e2v, write_pairs(tmp_path, "a a\n"), out, "--centre") == (
         f"{out}/embeddings.scp: the embedding of a is the mean of all, of which centring leaves nothing; "
@@ -287,7 +287,7 @@ def test_id_with_two_embeddings_is_refused(tmp_path: Path, e2v: E2v) -> None:
     assert message == f'{tmp_path}/twice.scp:2: utt-id "a" again (first on line 1)'
 
 
-def test_list_without_embeddings_has_none_of_a_pair(tmp_path: Path, e2v: E2v) -> None:
+def test_list_without_embeddings_of_a_pair_is_refused(tmp_path: Path, e2v: E2v) -> None:
     (tmp_path / "empty.scp").write_text("")
     message = refuse(e2v, write_pairs(tmp_path), tmp_path / "empty.scp")
     assert message.startswith(f'{tmp_path}/pairs:1: "a" has no embedding in {tmp_path}/empty.scp; leave')

@@ -564,7 +564,7 @@ def test_jobs_unknown_to_slurm_are_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETING", "PENDING", "NODE_FAIL", ""])
-def test_held_lock_counts_whatever_slurm_says(
+def test_held_lock_counts_regardless_of_slurm(
     state: str, slurm: dict[str, JobState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slurm may have lost the node, requeued the job or forgotten it, and the process still works."""

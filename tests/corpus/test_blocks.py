@@ -310,7 +310,7 @@ def test_tapering_blocks_do_not_cut_recording_groups() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 60, 1000, 20_011])
-def test_groups_of_one_give_the_same_blocks_as_no_groups(number: int) -> None:
+def test_groups_of_one_make_the_same_blocks_as_no_groups(number: int) -> None:
     members = np.arange(0, 2 * number, 2)
 
     assert deal(BlockPlan(members, np.arange(2 * number))) == deal(BlockPlan(members))

@@ -118,7 +118,7 @@ def test_malformed_line_is_named(line: str) -> None:
         read(f"SPEAKER r1 1 0 1 <NA> <NA> A <NA> <NA>\n\n{line}\n")
 
 
-def test_turn_that_is_there_twice_is_refused() -> None:
+def test_duplicate_turn_is_refused() -> None:
     line = "SPEAKER r1 1 0 1 <NA> <NA> A <NA> <NA>\n"
 
     with pytest.raises(CorpusError, match=r'^d.rttm:3: utt-id "r1-A-0000000-0001000" again \(first on line 1\)$'):

@@ -48,7 +48,7 @@ def test_folder_of_audio_alone_has_no_note(notes: pytest.LogCaptureFixture) -> N
         ),
     ],
 )
-def test_folder_notes_what_it_left_out(files: list[str], note: str, notes: pytest.LogCaptureFixture) -> None:
+def test_folder_notes_the_files_that_it_left_out(files: list[str], note: str, notes: pytest.LogCaptureFixture) -> None:
     touch("d/a.wav", *(f"d/{name}" for name in files))
 
     assert all_pairs(read_corpus(["d"])) == [("a", "d/a.wav")]
@@ -70,7 +70,7 @@ def test_hidden_folder_may_be_named() -> None:
     assert all_pairs(read_corpus([".clips", ".b.wav"])) == [("a", ".clips/a.wav"), (".b", ".b.wav")]
 
 
-def test_error_for_no_utterances_tells_what_was_left_out(notes: pytest.LogCaptureFixture) -> None:
+def test_error_for_no_utterances_lists_the_files_left_out(notes: pytest.LogCaptureFixture) -> None:
     touch("d/a.mid", "d/.git/b.wav")
     message = (
         f"d: no utterances found; {NOTHING}; d: left out 1 file that is not audio: 1 .mid; "

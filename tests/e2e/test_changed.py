@@ -136,7 +136,7 @@ def test_killed_recomputation_is_resumed_to_the_same_bytes(
     assert content(out) == content(whole)
 
 
-def test_new_result_counts_whatever_the_clocks_say(tmp_path: Path, e2v: E2v) -> None:
+def test_newer_result_counts_regardless_of_clocks(tmp_path: Path, e2v: E2v) -> None:
     """The machine of the first run had its clock in the future."""
     scp, out = write_list(tmp_path / "wav.scp", PATHS[:2], IDS[:2]), tmp_path / "out"
     assert e2v(*predict(scp, out)).returncode == 0

@@ -131,7 +131,7 @@ def test_same_list_resumes_and_changed_audio_is_noticed(form: str, clips: Path, 
     assert "the list names other audio now for 1 of the 2 utterances that are done: u1." in changed.stderr
 
 
-def test_what_a_folder_leaves_out_is_noted_unless_quiet(clips: Path, e2v: E2v) -> None:
+def test_files_that_a_folder_leaves_out_are_noted_unless_quiet(clips: Path, e2v: E2v) -> None:
     for name in ("notes.txt", "labels.TXT", "x/a.json"):
         (clips / name).touch()
     (clips / ".Trash").mkdir()

@@ -43,7 +43,7 @@ def read_run(out: Path) -> dict[str, Any]:
     return run
 
 
-def test_header_and_run_json_say_what_was_run_and_where(tmp_path: Path, e2v: E2v) -> None:
+def test_header_and_run_json_record_model_options_and_machine(tmp_path: Path, e2v: E2v) -> None:
     out = tmp_path / "out"
     assert e2v("predict", *CLIPS, "-o", out, "-j", "1", E2V_MODEL="sample", E2V_SHARD="", NAME="x").returncode == 0
 
@@ -70,7 +70,7 @@ def test_header_and_run_json_say_what_was_run_and_where(tmp_path: Path, e2v: E2v
     assert (run["options"]["device"], run["options"]["mix-devices"]) == ("cpu", "no")
 
 
-def test_merge_publishes_the_versions_of_those_who_computed(tmp_path: Path, e2v: E2v) -> None:
+def test_merge_publishes_the_versions_that_computed(tmp_path: Path, e2v: E2v) -> None:
     """The shards ran on other machines than the merge."""
     out = tmp_path / "out"
     for shard in (1, 2):

@@ -63,7 +63,7 @@ def write_unlabelled(folder: Path) -> tuple[Path, dict[str, str]]:
     return folder, known
 
 
-def test_what_is_kept_is_purer_than_the_whole(e2v: E2v, tmp_path: Path) -> None:
+def test_selection_is_purer_than_the_corpus(e2v: E2v, tmp_path: Path) -> None:
     """The loop that made emotion2vec+: unlabelled speech → predictions → selection, against the known truth."""
     (tmp_path / "data").mkdir()
     data, truth = write_unlabelled(tmp_path / "data")

@@ -188,7 +188,7 @@ def test_stop_leaves_one_bar_and_the_next_move_and_resume_counts_all(
     assert int(first[1]) >= done
 
 
-def test_stop_without_out_says_that_nothing_is_kept(long_list: Path, hold: Hold, tmp_path: Path) -> None:
+def test_stop_without_out_reports_that_nothing_is_kept(long_list: Path, hold: Hold, tmp_path: Path) -> None:
     command = f"{held(hold)} e2v predict {long_list} -m sample -j 1 > {tmp_path}/rows"
     terminal = Terminal(command, tmp_path, real=True)
     terminal.wait_for("× real time")
@@ -199,7 +199,7 @@ def test_stop_without_out_says_that_nothing_is_kept(long_list: Path, hold: Hold,
     assert without_times(shown)[-1] == "e2v: stopped; nothing is kept without -o OUT"
 
 
-def test_failures_are_counted_by_reason_and_a_retry_says_what_it_changed(tmp_path: Path) -> None:
+def test_failures_are_counted_by_reason_and_a_retry_reports_its_changes(tmp_path: Path) -> None:
     clip = ROOT / "sample_data" / "wav" / "f1-0001.wav"
     (tmp_path / "text.wav").write_text("not audio at all")
     names = [f"gone{number}" for number in range(8)]

@@ -241,7 +241,7 @@ def test_line_with_a_hole_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", range(1, 1 + len(LINES)))
-def test_damaged_journal_can_be_truncated_as_the_message_says(kept: int, path: Path) -> None:
+def test_damaged_journal_can_be_truncated_as_advised(kept: int, path: Path) -> None:
     path.write_bytes(b"".join(CONTENT.splitlines(keepends=True)[:kept]))
 
     assert len(states(read(path.parent))) == min(kept - 1, 5)
@@ -517,7 +517,7 @@ def test_utterances_done_with_another_list_are_done_before(tmp_path: Path) -> No
     assert history.done_before.tolist() == [True, True, False, False, False, False]
 
 
-def test_earlier_failure_that_is_done_now_is_not_done_before(tmp_path: Path) -> None:
+def test_earlier_failure_that_succeeds_now_is_not_counted_as_done_before(tmp_path: Path) -> None:
     write(tmp_path, [], FAILURES[:1], input_sha256=OTHER_LIST)
     write(tmp_path, [done("utt2")])
 

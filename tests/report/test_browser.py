@@ -22,7 +22,7 @@ def page(spoken: Path, e2v: E2v) -> Path:
     return spoken / "report.html"
 
 
-def test_page_asks_for_nothing_and_complains_of_nothing(page: Path, browser: Browser) -> None:
+def test_page_makes_no_request_and_logs_no_error(page: Path, browser: Browser) -> None:
     for width in (1200, 400):
         for dark in (False, True):
             browser.open(page, width, dark)
@@ -57,7 +57,7 @@ def test_track_follows_and_seeks(page: Path, browser: Browser) -> None:
     )
 
 
-def test_keys_relabel_and_the_download_has_what_was_judged(page: Path, browser: Browser) -> None:
+def test_keys_relabel_and_the_download_has_the_judgements(page: Path, browser: Browser) -> None:
     browser.open(page)
     ids = browser.evaluate("[...document.querySelectorAll('.cards .card .id')].map((each) => each.textContent)")
     found = browser.evaluate(
@@ -84,7 +84,7 @@ def test_keys_relabel_and_the_download_has_what_was_judged(page: Path, browser: 
     assert (browser.requests, browser.complaints) == ([], [])
 
 
-def test_buttons_relabel_and_say_so(page: Path, browser: Browser) -> None:
+def test_buttons_relabel_and_announce_it(page: Path, browser: Browser) -> None:
     browser.open(page)
     browser.evaluate("document.querySelectorAll('.cards .key')[3].click()")
     assert browser.evaluate("document.querySelectorAll('.cards .key')[3].getAttribute('aria-pressed')") == "true"
@@ -166,7 +166,7 @@ def test_axe_finds_no_serious_fault(page: Path, browser: Browser, axe: str, widt
     assert faults == []
 
 
-def test_hostile_texts_are_shown_and_run_nothing(tmp_path: Path, e2v: E2v, browser: Browser) -> None:
+def test_hostile_texts_are_shown_and_never_run(tmp_path: Path, e2v: E2v, browser: Browser) -> None:
     ids = [HOSTILE, "</script>", "{{7*7}}", "a\u202eb", "\U0001f600", "\uff5e"]
     data = write_data(tmp_path / "data", ids)
     assert e2v("predict", data, "-m", "sample", "-o", tmp_path / "run", "--embeddings", "npy").returncode == 0

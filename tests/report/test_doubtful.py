@@ -61,7 +61,7 @@ def test_typical_are_the_highest_scores_of_each_label_by_different_speakers() ->
     assert choose_typical(columns, numbers(1, 1, 2, 1, 2), 2, taken={3}) == [0, 4]
 
 
-def test_nothing_is_chosen_of_nothing() -> None:
+def test_empty_run_gives_an_empty_choice() -> None:
     columns = make_columns([], [])
     assert choose_doubtful(columns, numbers(), 5) == choose_typical(columns, numbers(), 5, taken=()) == []
 

@@ -39,7 +39,7 @@ def test_means_of_groups_are_subtracted() -> None:
     assert subtract_means(vectors, np.array([0, 0, 1])).tolist() == [[-1, -1], [1, 1], [0, 0]]
 
 
-def test_points_are_taken_evenly() -> None:
+def test_points_are_sampled_evenly() -> None:
     assert choose_points(5, is_matrix=False).tolist() == [0, 1, 2, 3, 4]
     chosen = choose_points(10_000_000, is_matrix=False)
     assert (len(chosen), chosen[0], chosen[-1]) == (1500, 0, 9_999_999)

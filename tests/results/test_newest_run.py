@@ -96,7 +96,7 @@ def test_damaged_run_json_has_no_speed(content: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/gone/run.json", "/", "/a\0b"])
-def test_run_json_that_is_gone_has_no_speed(path: str) -> None:
+def test_missing_run_json_gives_no_speed(path: str) -> None:
     assert read_speed(Path(path)) is None
 
 

@@ -96,7 +96,7 @@ def test_columns_are_chosen_and_ordered(form: RowFormat, expected: str, capsys: 
     assert show(capsys, RowOptions(form, columns, header=False), ROWS[:1]) == without
 
 
-def test_unknown_column_is_refused_with_those_there_are() -> None:
+def test_unknown_column_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError) as refused:
         RowPrinter(RowOptions(columns=("utt_id", "emotion")), prediction_columns(LABELS), LABELS, iter([]))
     assert str(refused.value) == (

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["gone", "gone/file", "file/gone", "dangling", "loop", "a\0b", "\ud800"])
-def test_nothing_is_at_a_path(name: str, folder: Path) -> None:
+def test_missing_path_is_neither_file_nor_folder(name: str, folder: Path) -> None:
     assert not exists(folder / name)
     assert not is_directory(folder / name)
     assert not is_regular_file(folder / name)
@@ -44,7 +44,7 @@ def test_unknown_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("publish", [published, published_folder])
-def test_errors_name_what_is_written_not_its_draft(publish: Callable[[Path], AbstractContextManager[object]]) -> None:
+def test_errors_name_the_final_file_not_its_draft(publish: Callable[[Path], AbstractContextManager[object]]) -> None:
     path = Path("/proc/nothing")
     with pytest.raises(FileNotFoundError) as caught, publish(path):
         pass

@@ -30,7 +30,7 @@ def test_folder_is_published_whole(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "data" / "a").read_text() == "a"
 
 
-def test_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_folder_is_removed(tmp_path: Path) -> None:
     def fill(path: Path) -> None:
         with published_folder(path) as folder:
             (folder / "a").write_text("a")
@@ -42,7 +42,7 @@ def test_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_folder_replaces_nothing_that_came_meanwhile(tmp_path: Path) -> None:
+def test_folder_does_not_replace_a_folder_made_meanwhile(tmp_path: Path) -> None:
     """Not even an empty one, which a rename would replace."""
     with pytest.raises(FileExistsError), published_folder(tmp_path / "data"):
         (tmp_path / "data").mkdir()

@@ -259,7 +259,7 @@ def test_full_disk_ends_the_loop_without_a_report(utterances: list[Utterance]) -
 
 
 @pytest.mark.parametrize("full", range(len(BATCHES)))
-def test_nothing_is_reported_after_results_without_room(full: int, utterances: list[Utterance]) -> None:
+def test_no_report_follows_results_that_do_not_fit_on_disk(full: int, utterances: list[Utterance]) -> None:
     """Neither smaller results, which might have room, nor the end of their block."""
     reporter, writer = NotingReporter(), NotingWriter(full=BATCHES[full])
 

@@ -49,7 +49,7 @@ def test_spellings_of_corpora_mean_one_emotion(name: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["s", "S", "A", "n", "1", "0", "07", "", "xxx", "fear/disgust", "happily"])
-def test_letters_numbers_and_other_words_mean_nothing(word: str) -> None:
+def test_letters_numbers_and_other_words_are_unknown(word: str) -> None:
     assert canonical_name(word) is None
 
 
@@ -196,7 +196,7 @@ def test_merged_classes_are_groups_of_labels() -> None:
 
 
 @pytest.mark.parametrize("labels", [CHINESE, ("A", "a", "joy", "happy")])
-def test_closed_set_of_everything_changes_nothing(labels: tuple[str, ...]) -> None:
+def test_closed_set_of_all_classes_changes_nothing(labels: tuple[str, ...]) -> None:
     groups = tuple((index,) for index in range(len(labels)))
 
     for classes in ((), labels):
@@ -218,7 +218,7 @@ def test_closed_set_of_everything_changes_nothing(labels: tuple[str, ...]) -> No
         ([], [("excited", "happy")], "--merge excited=happy: no class excited; m has angry, happy, sad"),
     ],
 )
-def test_classes_that_are_missing_are_refused_with_those_there_are(
+def test_missing_classes_are_refused_with_the_known_ones(
     classes: list[str], merges: list[tuple[str, str]], message: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -231,5 +231,5 @@ def test_classes_that_are_missing_are_refused_with_those_there_are(
     ("word", "nearest"),
     [("hapy", "happy"), ("Neutrl", "neutral"), ("ange", "ang"), ("furprise", None), ("s", None), ("1", None)],
 )
-def test_nearest_label_is_one_that_there_is(word: str, nearest: str | None) -> None:
+def test_nearest_label_is_a_known_label(word: str, nearest: str | None) -> None:
     assert nearest_label(word, LabelSet(["ang", "happy", "neutral"])) == nearest

@@ -63,7 +63,7 @@ def test_a_probability_of_zero_counts_as_half_of_the_last_decimal() -> None:
     assert found.nll == pytest.approx(-np.log(5e-7))
 
 
-def test_of_ties_at_the_limit_the_mean_counts() -> None:
+def test_ties_at_the_limit_are_broken_by_the_mean() -> None:
     confidences, right = np.array([0.9, 0.5, 0.5, 0.5, 0.2]), np.array([True, True, False, False, True])
 
     assert accuracy_at(0.4, confidences, right) == pytest.approx((1 + 1 / 3) / 2)
@@ -72,5 +72,5 @@ def test_of_ties_at_the_limit_the_mean_counts() -> None:
     assert accuracy_at(1.0, confidences, right) == 0.6
 
 
-def test_nothing_has_no_calibration() -> None:
+def test_no_utterances_have_no_calibration() -> None:
     assert CalibrationSums().finish(np.array([]), np.array([], dtype=bool)) is None

@@ -25,7 +25,7 @@ def test_random_tosses_are_those_of_scipy() -> None:
         assert binomial_p(heads, tails) == pytest.approx(binomtest(heads, max(1, heads + tails)).pvalue, rel=1e-9)
 
 
-def test_mcnemars_test_counts_what_only_one_has_right() -> None:
+def test_mcnemars_test_counts_utterances_that_one_system_alone_has_right() -> None:
     found = compare_accuracies(np.array([True, True, True, False, False]), np.array([True, False, False, True, False]))
 
     assert (found.only_first, found.only_second, found.p) == (2, 1, 1.0)

@@ -120,7 +120,7 @@ def test_origin_is_that_of_the_run(tmp_path: Path, reference: Path) -> None:
         assert found.notes == ()
 
 
-def test_other_precision_and_window_are_said(tmp_path: Path, reference: Path) -> None:
+def test_other_precision_and_window_are_reported(tmp_path: Path, reference: Path) -> None:
     other: Fingerprint = {"precision": "bf16", "window": 20.0, "embedding-dtype": "fp16"}
     out = make_embedded_run(tmp_path / "out", MADE, options=other)
 
@@ -130,7 +130,7 @@ def test_other_precision_and_window_are_said(tmp_path: Path, reference: Path) ->
     )
 
 
-def test_what_is_no_example_is_counted(tmp_path: Path, reference: Path) -> None:
+def test_utterances_that_are_not_examples_are_counted(tmp_path: Path, reference: Path) -> None:
     arrays = write_arrays(tmp_path / "npy", {**MEANS, "stray": MEANS[MADE.ids[0]]})
     for utt_id in MADE.ids[:3]:
         (arrays / f"{utt_id}.npy").unlink()

@@ -96,7 +96,7 @@ def test_folds_of_a_file(examples: Examples, tmp_path: Path) -> None:
     assert assign_folds(examples, str(path), seed=0).names == ("a", "b")
 
 
-def test_folds_that_are_none_are_refused(examples: Examples, tmp_path: Path) -> None:
+def test_invalid_folds_are_refused(examples: Examples, tmp_path: Path) -> None:
     one = write_map(tmp_path / "one", ["a"] * len(MADE.ids), MADE.ids)
     some = write_map(tmp_path / "some", ["a", "b"], MADE.ids[:2])
 
@@ -143,7 +143,7 @@ def test_shared_speakers_are_refused_by_name(examples: Examples, tmp_path: Path)
     assert refuse_shared_speakers(examples, folds, allowed=True) == 4
 
 
-def test_rare_classes_are_said(tmp_path: Path) -> None:
+def test_rare_classes_are_reported(tmp_path: Path) -> None:
     labels = list(MADE.labels)
     labels[1], labels[40], labels[90] = "fearful", "fearful", "fearful"
     kept = [

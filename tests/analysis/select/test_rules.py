@@ -83,7 +83,7 @@ def test_margin() -> None:
     ("operator", "rejected"),
     [("<", [1, 2, 3, 5]), ("<=", [2, 3, 5]), (">", [0, 1, 3, 4]), (">=", [0, 3, 4]), ("==", [0, 2, 3, 4, 5])],
 )
-def test_condition_rejects_what_has_no_number(operator: str, rejected: list[int]) -> None:
+def test_condition_rejects_utterances_without_a_number(operator: str, rejected: list[int]) -> None:
     numbers = np.array([1.0, 3.0, 3.5, np.nan, -1e9, 4.0])
 
     found = judge(Bound("where", lambda _, rows: numbers[rows], operator, limits(3.0), limit=f"x {operator} 3"))

@@ -169,7 +169,7 @@ def make_source(rows: list[Row], folder: Path) -> RunSource:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_rules_do_what_plain_python_does(seed: int, tmp_path: Path) -> None:
+def test_rules_agree_with_plain_python(seed: int, tmp_path: Path) -> None:
     """The first rule that rejects counts, and the funnel sums to the input."""
     random, rows = Random(seed), make_rows(seed)
     beside = make_beside(rows, random, tmp_path)
