@@ -133,23 +133,27 @@ class _Comparison:
         self.files = _Method(f"FunASR, reading the files itself ({upstream.resampler})")
         """Upstream's results from the paths of files, against e2v's, one by one."""
         self.seconds, self.left_out = 0.0, 0
-        """Seconds of audio in all batches, and the number of utterances that could not be compared."""
+        """Seconds of audio that was compared, and the number of utterances that could not be compared."""
         self.resampled = 0
         """Files of other sample rates that upstream read."""
 
     def add(self, batch: Batch) -> None:
-        """Compute a batch in all ways, and compare."""
-        singles = [Batch((waveform,)) for waveform in batch.waveforms]
+        """Compute a batch in all ways, and compare; utterances on which upstream fails are left out."""
         if not self.seconds:  # the first pass of an engine takes longer, and must not count
             for engine in (self.upstream, self.ours):
                 engine.start(batch)()
-        references = self.reference.encode(self.upstream, singles)
-        self.leave_out(result for result in references if isinstance(result, Failure))
-        results = self.alone.encode(self.ours, singles)
+        outcomes = self.reference.encode(self.upstream, _alone(batch.waveforms))
+        self.leave_out(outcome for outcome in outcomes if isinstance(outcome, Failure))
+        pairs = zip(batch.waveforms, outcomes, strict=True)
+        waveforms = tuple(waveform for waveform, outcome in pairs if isinstance(outcome, Prediction))
+        if not waveforms:
+            return
+        references = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
+        results = self.alone.encode(self.ours, _alone(waveforms))
         self.alone.compare(results, references)
-        self.batched.compare(self.batched.encode(self.ours, [batch]), references)
-        self.seconds += sum(waveform.duration for waveform in batch.waveforms)
-        for waveform, result in zip(batch.waveforms, results, strict=True):
+        self.batched.compare(self.batched.encode(self.ours, [Batch(waveforms)]), references)
+        self.seconds += sum(waveform.duration for waveform in waveforms)
+        for waveform, result in zip(waveforms, results, strict=True):
             self._add_file(waveform, result)
 
     def _add_file(self, waveform: Waveform, result: Prediction | Failure) -> None:
@@ -252,6 +256,11 @@ def _read_waveforms(corpus: Corpus, audio: AudioOptions) -> Iterator[Waveform | 
     utterances = (corpus[int(index)] for index in BlockPlan(np.arange(len(corpus)), corpus.recording_groups).members)
     with closing(decode_ahead(group_recordings(utterances), audio, 1, stopping=lambda: False)) as decoded:
         yield from decoded
+
+
+def _alone(waveforms: Iterable[Waveform]) -> list[Batch]:
+    """Make a batch of each waveform."""
+    return [Batch((waveform,)) for waveform in waveforms]
 
 
 def _describe_software(machine: Machine) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from support.audio_files import encode, noisy_tone
 from support.checkpoints import make_config, make_model
@@ -323,7 +324,10 @@ def test_utterance_that_fails_upstream_is_not_compared(
     verdict = compare(tiny, audio)
 
     assert verdict.is_exact
-    assert Table(verdict.text).labels == ["4 of 4"] * 2
+    table = Table(verdict.text)
+    assert table.labels == ["4 of 4"] * 2
+    seconds = sum(soundfile.info(path).duration for path in audio.iterdir() if path.stem != "c-equal")
+    assert table.head.endswith(f": 4 utterances (1 left out), {seconds:.1f} s of audio")
 
 
 def test_check_without_upstream_results_is_an_error(tiny: Path, audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
