@@ -317,7 +317,7 @@ class Recognizer:
             thread.submit(threading.get_ident).result()
             try:
                 for block in BlockPlan(np.arange(count)).deal_blocks(Shard(1, 1)):
-                    waveforms = _keep_failures(islice(items, len(block.places)), keep)
+                    waveforms = _keep_failures(islice(items, len(block.indices)), keep)
                     for batch in make_batches(waveforms, seconds):
                         for result in thread.submit(_compute, engine, batch).result():
                             keep(result)

@@ -43,8 +43,8 @@ class OutputError(E2vError):
     @classmethod
     def of(cls, error: OSError) -> OutputError:
         """Return the error for one of the operating system, with its file."""
-        place = f"{error.filename}: " if error.filename else ""
-        return cls(f"{place}{error.strerror or error}; what is done is safe, run the same command again")
+        prefix = f"{error.filename}: " if error.filename else ""
+        return cls(f"{prefix}{error.strerror or error}; what is done is safe, run the same command again")
 
 
 class WorkerError(E2vError):

@@ -60,20 +60,20 @@ def test_no_function_has_too_many_parameters() -> None:
     assert {where: count for where, count in counts.items() if count > MAX_PARAMETERS} == {}
 
 
-def is_command(places: list[str]) -> bool:
+def is_command(paths: list[str]) -> bool:
     """Whether a name belongs to a command: a function in ``cli/`` that calls the one in ``commands/``."""
-    wings = sorted(Path(place).parts[0] for place in places)
+    wings = sorted(Path(path).parts[0] for path in paths)
     return wings == ["cli", "commands"]
 
 
 def test_no_two_functions_or_classes_have_the_same_name() -> None:
-    places = defaultdict(list)
+    paths = defaultdict(list)
     for name, text in FILES.items():
         for node in ast.parse(text).body:
             if isinstance(node, Function | ast.ClassDef):
-                places[node.name].append(name)
+                paths[node.name].append(name)
 
-    several = {name: found for name, found in places.items() if len(found) > 1 and name != "main"}
+    several = {name: found for name, found in paths.items() if len(found) > 1 and name != "main"}
     assert {name: found for name, found in several.items() if not is_command(found)} == {}
 
 

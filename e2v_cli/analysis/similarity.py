@@ -95,9 +95,9 @@ def find_pairs(text: Text, first: IndexedEmbeddings, second: IndexedEmbeddings) 
     for chunk in read_pairs(text, PAIR_FORM):
         columns = (chunk.keys, *chunk.columns)
         found = [side.find(keys) for side, keys in zip((first, second), columns, strict=True)]
-        for side, keys, places in zip((first, second), columns, found, strict=True):
-            if (places < 0).any():
-                absent = int((places < 0).argmax())
+        for side, keys, indices in zip((first, second), columns, found, strict=True):
+            if (indices < 0).any():
+                absent = int((indices < 0).argmax())
                 raise CorpusError(f"{text.name}:{chunk.numbers[absent]}: {side.describe_absent(keys[absent])}")
         rows.append(np.stack(found, axis=1))
     if not rows:
@@ -125,10 +125,10 @@ def read_answers(indexed: IndexedEmbeddings) -> PairAnswers | None:
         labels = np.full(len(indexed), -1, dtype=np.int64)
         posteriors = np.zeros((len(indexed), len(predictions.labels)))
         for chunk in predictions.chunks():
-            places = indexed.find(chunk.keys)
-            is_found = places >= 0
-            labels[places[is_found]] = np.array([numbers[word] for word in chunk.words])[is_found]
-            posteriors[places[is_found]] = chunk.posteriors[is_found]  # type: ignore[index] # a run's are known
+            rows = indexed.find(chunk.keys)
+            is_found = rows >= 0
+            labels[rows[is_found]] = np.array([numbers[word] for word in chunk.words])[is_found]
+            posteriors[rows[is_found]] = chunk.posteriors[is_found]  # type: ignore[index] # a run's are known
     if (labels < 0).any():
         raise CorpusError(f"{output_dir}: an utterance of {indexed.embeddings.name} has no prediction there")
     return PairAnswers(predictions.labels, labels, posteriors)
@@ -195,9 +195,9 @@ def _subtract(vectors: Vectors, origin: NDArray[np.float64], side: IndexedEmbedd
         lengths = np.linalg.norm(block, axis=1)
         is_null = (lengths == 0) | (np.linalg.norm(moved, axis=1) <= RESOLUTION * lengths)
         if is_null.any():
-            place = int(is_null.argmax())
-            name, key = side.embeddings.name, side.id_of(int(vectors.rows[begin + place]))
-            if lengths[place]:
+            index = int(is_null.argmax())
+            name, key = side.embeddings.name, side.id_of(int(vectors.rows[begin + index]))
+            if lengths[index]:
                 problem = f"the embedding of {key} is the mean of all, of which centring leaves nothing"
                 raise CorpusError(f"{name}: {problem}; leave out --centre")
             raise CorpusError(f"{name}: the embedding of {key} is zero; compute it again, or leave its pairs out")

@@ -92,11 +92,11 @@ def absolute_source(name: str, folder: str) -> str:
     """
     if is_pipe(name) or is_url(name):
         return name
-    path, place = find_path(name, folder), ""
+    path, suffix = find_path(name, folder), ""
     record = _ARCHIVE_RECORD.fullmatch(name)
     if path is None and record is not None:
-        path, place = _resolve_path(record["archive"], folder), name[record.end("archive") :]
-    return os.path.join(os.getcwd(), path or name) + place
+        path, suffix = _resolve_path(record["archive"], folder), name[record.end("archive") :]
+    return os.path.join(os.getcwd(), path or name) + suffix
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def describe_missing(folder: RunFolder, history: History, num_shards: int, ids: 
         return f"{some}; run the same e2v predict command again"
     plan = plan_blocks(history, ids, read_costs(folder.path, ids))
     by_shard = plan.count_by_shard(left[plan.members], num_shards)
-    shards = {Shard(num_shards, int(place) + 1): int(by_shard[place]) for place in np.flatnonzero(by_shard)}
+    shards = {Shard(num_shards, int(index) + 1): int(by_shard[index]) for index in np.flatnonzero(by_shard)}
     logs = {shard: folder.path / log for shard, log in find_logs(folder.path, num_shards).items()}
     if not logs:
         described = [f"{shard} ({count} left)" for shard, count in shards.items()]

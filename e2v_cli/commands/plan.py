@@ -76,7 +76,7 @@ class PlanReport:
 class _Work:
     """The utterances that the run would compute, and numbers of those that it would not."""
 
-    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
     """(utterances,): indices in the list of the utterances that are left."""
     num_done: int
     num_failed: int
@@ -87,7 +87,7 @@ class _Work:
     @property
     def size(self) -> int:
         """Number of utterances of the list, or of its shard."""
-        return len(self.places) + self.num_done + self.num_failed + self.num_retimed
+        return len(self.indices) + self.num_done + self.num_failed + self.num_retimed
 
 
 @dataclass
@@ -194,10 +194,10 @@ def make_plan(options: PredictOptions, like: Path | None = None) -> PlanReport:
     check_layers(options, config)
     work = _find_work_left(options, corpus)
     is_diarised = options.input.segments_rttm is not None
-    speakers = _count_diarised(corpus, work.places) if is_diarised else _count_speakers(options, corpus, work.places)
+    speakers = _count_diarised(corpus, work.indices) if is_diarised else _count_speakers(options, corpus, work.indices)
     counts = _PlanCounts(config, options)
     no_commands = replace(options.input, pipe_seconds=None)
-    _inspect_corpus(corpus, work.places, counts, AudioOptions(no_commands, ComputeOptions(), config.receptive_field))
+    _inspect_corpus(corpus, work.indices, counts, AudioOptions(no_commands, ComputeOptions(), config.receptive_field))
     num_failures, allowed = counts.reasons.total() + work.num_failed, options.run.max_failures
     is_allowed = allowed.allows(num_failures, work.size)
     too_many = "" if is_allowed else f"failures: {num_failures}; --max-failures {allowed} allows fewer"
@@ -215,23 +215,23 @@ def _find_work_left(options: PredictOptions, corpus: Corpus) -> _Work:
     if shard.count > 1:
         costs = None if output_dir is None else read_costs(output_dir, corpus)
         costs = estimate_costs(corpus.durations) if costs is None else costs
-    places = plan_blocks(history, corpus, costs).deal_places(shard)
+    indices = plan_blocks(history, corpus, costs).deal_indices(shard)
     status, outdated = history.status, history.outdated
     tried = status == LEFT if not options.run.retry_failed else status != DONE
-    is_left = (tried & ~outdated)[places]
+    is_left = (tried & ~outdated)[indices]
     if shard.count > 1:  # it has no part in what was done with another list
-        status, outdated, tried = status[places], outdated[places], tried[places]
+        status, outdated, tried = status[indices], outdated[indices], tried[indices]
     num_failed = int(((status != DONE) & ~tried).sum())
-    return _Work(places[is_left], int((status == DONE).sum()), num_failed, int(outdated.sum()))
+    return _Work(indices[is_left], int((status == DONE).sum()), num_failed, int(outdated.sum()))
 
 
-def _inspect_corpus(corpus: Corpus, places: NDArray[np.int64], counts: _PlanCounts, options: AudioOptions) -> None:
-    """Read the headers of recordings; ``places`` has the segments of a recording together."""
+def _inspect_corpus(corpus: Corpus, indices: NDArray[np.int64], counts: _PlanCounts, options: AudioOptions) -> None:
+    """Read the headers of recordings; ``indices`` has the segments of a recording together."""
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-        for first in range(0, len(places), _CHUNK):
+        for first in range(0, len(indices), _CHUNK):
             to_read = []
-            for place in places[first : first + _CHUNK].tolist():
-                utterance = corpus[place]
+            for index in indices[first : first + _CHUNK].tolist():
+                utterance = corpus[index]
                 counts.count_recording(utterance)
                 if utterance.fault or not is_remote(utterance):
                     to_read.append(utterance)
@@ -249,24 +249,24 @@ def _inspect_recording(utterances: Sequence[Utterance], options: AudioOptions) -
     return list(inspect_headers(utterances, options))
 
 
-def _count_diarised(corpus: Corpus, places: NDArray[np.int64]) -> tuple[int, int]:
+def _count_diarised(corpus: Corpus, indices: NDArray[np.int64]) -> tuple[int, int]:
     """Count the speakers of utterances of a diarisation, and the utterances without a speaker: 0."""
     hashes = np.fromiter((hash(tier and tier.speaker) for tier in corpus.tiers()), dtype=np.int64)
-    return len(np.unique(hashes[places])), 0
+    return len(np.unique(hashes[indices])), 0
 
 
-def _count_speakers(options: PredictOptions, corpus: Corpus, places: NDArray[np.int64]) -> tuple[int, int] | None:
+def _count_speakers(options: PredictOptions, corpus: Corpus, indices: NDArray[np.int64]) -> tuple[int, int] | None:
     """Count the speakers of utterances, and those without one; None without a data directory that has ``utt2spk``."""
     folders = [Path(item) for item in options.input.inputs if not is_url(item) and has_list(Path(item, "wav.scp"))]
     paths = [folder / "utt2spk" for folder in folders if has_list(folder / "utt2spk")]
     if not paths:
         return None
     lines = np.fromiter(chain.from_iterable(map(_hash_speakers, paths)), dtype=np.int64).reshape(-1, 2)
-    indexes = corpus.index.find(lines[:, 0])
+    found = corpus.index.find(lines[:, 0])
     is_counted = np.zeros(len(corpus) + 1, dtype=np.bool_)  # the last is that of index -1: not found
-    is_counted[places] = True
-    counted = is_counted[indexes]
-    return len(np.unique(lines[counted, 1])), len(places) - len(np.unique(indexes[counted]))
+    is_counted[indices] = True
+    counted = is_counted[found]
+    return len(np.unique(lines[counted, 1])), len(indices) - len(np.unique(found[counted]))
 
 
 def _hash_speakers(path: Path) -> Iterator[int]:
@@ -312,7 +312,7 @@ def _describe_work(options: PredictOptions, size: int, work: _Work) -> Iterator[
     yield "done before", str(work.num_done or "")
     yield "failed before", str(work.num_failed or "")
     yield "new timelines", f"{work.num_retimed}, of frames on disk" if work.num_retimed else ""
-    yield "left", str(len(work.places)) if len(work.places) < work.size else ""
+    yield "left", str(len(work.indices)) if len(work.indices) < work.size else ""
 
 
 def _describe_audio(counts: _PlanCounts, speakers: tuple[int, int] | None) -> Iterator[Fact]:

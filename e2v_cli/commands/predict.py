@@ -85,11 +85,11 @@ class _Run:
         """The part of the list that is computed."""
         return self.options.run.shard
 
-    def own_places(self, plan: BlockPlan) -> NDArray[np.int64]:
+    def own_indices(self, plan: BlockPlan) -> NDArray[np.int64]:
         """Return the utterances of the shard; of a single shard all, also those that were done with another list."""
         if self.shard.count == 1:
             return np.arange(len(self.corpus))
-        return plan.deal_places(self.shard)
+        return plan.deal_indices(self.shard)
 
     def count_left(self, status: NDArray[np.uint8], plan: BlockPlan) -> int:
         """Count the utterances of the shard that are neither done nor failed."""
@@ -165,7 +165,7 @@ def _predict_to_stdout(run: _Run) -> Summary:
     costs = estimate_costs(corpus.durations) if run.shard.count > 1 else None
     plan = BlockPlan(np.arange(len(corpus)), corpus.recording_groups, costs)
     _note_empty_shard(run.shard, plan)
-    order: Iterable[int] = (place for block in plan.deal_blocks(run.shard) for place in block.places.tolist())
+    order: Iterable[int] = (index for block in plan.deal_blocks(run.shard) for index in block.indices.tolist())
     if corpus.recording_groups is not None:  # segments are not computed in the order of the list
         order = sorted(order)
     labels = run.model.labels
@@ -176,7 +176,7 @@ def _predict_to_stdout(run: _Run) -> Summary:
         _run_workers(run, plan, sink)
     finally:
         sink.end()
-    return _summarise(run, run.own_places(plan), sink.status, sink.reasons, sink.elapsed)
+    return _summarise(run, run.own_indices(plan), sink.status, sink.reasons, sink.elapsed)
 
 
 def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
@@ -194,7 +194,7 @@ def _predict_to_folder(run: _Run, output_dir: Path) -> Summary:
         costs = _agree_on_costs(output_dir, corpus) if shard.count > 1 else None
         plan = plan_blocks(history, corpus, costs)
         _note_empty_shard(shard, plan)
-        status, reasons, own = history.status, history.reasons.copy(), run.own_places(plan)
+        status, reasons, own = history.status, history.reasons.copy(), run.own_indices(plan)
         tried = own[_is_failed(status[own])] if options.run.retry_failed else own[:0]
         if options.run.retry_failed:
             status[status != DONE] = LEFT
@@ -253,23 +253,23 @@ def _report_retry(tried: NDArray[np.int64], before: Reasons, sink: JournalSink) 
 
 def _retime(run: _Run, history: History, plan: BlockPlan, sink: JournalSink, output_dir: Path) -> None:
     """Make the timelines of utterances that are done with others, until told to stop: their frames are on disk."""
-    dealt = plan.deal_places(run.shard)
-    places = dealt[history.outdated[dealt]].tolist()
-    if not places:
+    dealt = plan.deal_indices(run.shard)
+    indices = dealt[history.outdated[dealt]].tolist()
+    if not indices:
         return
-    logger.warning("%d utterances are done with other timelines: nothing of them is encoded again", len(places))
+    logger.warning("%d utterances are done with other timelines: nothing of them is encoded again", len(indices))
     options, device = run.options, run.devices[0]
     prepare_process(device)
     engine = load_own(run.model, run.weights, device, options.compute, options.results)
     retimer = Retimer(output_dir, options.results, run.model.labels, run.shard, engine)
     style = choose_style(options.run.progress, options.run.quiet)
-    with run.stop.noted(), history.reading(), closing(Progress(len(places), style)) as progress:
-        for first in range(0, len(places), _RETIMED):
+    with run.stop.noted(), history.reading(), closing(Progress(len(indices), style)) as progress:
+        for first in range(0, len(indices), _RETIMED):
             if run.stop.received:
                 return
-            chosen = places[first : first + _RETIMED]
-            records = [parse_record(place, *history.read_lines(place, place + 1)) for place in chosen]
-            sink.rewrite(retimer.retime([run.corpus[place] for place in chosen], records))
+            chosen = indices[first : first + _RETIMED]
+            records = [parse_record(index, *history.read_lines(index, index + 1)) for index in chosen]
+            sink.rewrite(retimer.retime([run.corpus[index] for index in chosen], records))
             progress.advance(len(chosen), sum(record.duration for record in records))
 
 
@@ -280,7 +280,7 @@ def _check_windows(corpus: Corpus, in_hand: Sequence[int], journal: Path) -> Non
         TimeLimitError: it has not, and its next start would end like this one.
     """
     task = Task.of_this_process(os.environ)
-    if task is None or any(has_kept_windows(journal.parent, corpus[place].utt_id, journal) for place in in_hand):
+    if task is None or any(has_kept_windows(journal.parent, corpus[index].utt_id, journal) for index in in_hand):
         return
     first = f"{corpus[in_hand[0]].utt_id}: no window of it was" if in_hand else "no utterance was"
     raise TimeLimitError(
@@ -356,7 +356,7 @@ def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> Sequence[int]:
     """Compute what is left of a shard, until told to stop; return the utterances that workers were at then."""
     options, model = run.options, run.model
     dealt = plan.deal_blocks(run.shard)
-    blocks = (block for block in dealt if (sink.status[block.places] == LEFT).any())
+    blocks = (block for block in dealt if (sink.status[block.indices] == LEFT).any())
     first = list(islice(blocks, len(run.devices)))
     devices = run.devices[: len(first)]  # no worker without a block
     if not devices:
@@ -374,7 +374,7 @@ def _run_workers(run: _Run, plan: BlockPlan, sink: Sink) -> Sequence[int]:
         decoders=decoders,
         log_level=options.run.log_level,
     )
-    own, stop = sink.status[run.own_places(plan)], run.stop
+    own, stop = sink.status[run.own_indices(plan)], run.stop
     style = choose_style(
         options.run.progress, options.run.quiet, sys.stdout if options.results.output_dir is None else None
     )

@@ -113,8 +113,8 @@ def _refuse_inputs(output_dir: Path, request: EvalRequest, examples: Examples) -
     Raises:
         UsageError: it is.
     """
-    places = [Path(request.embeddings), Path(request.reference), *filter(None, [examples.origin.output_dir])]
-    folders = (place if is_directory(place) else place.parent for place in places)
+    paths = [Path(request.embeddings), Path(request.reference), *filter(None, [examples.origin.output_dir])]
+    folders = (path if is_directory(path) else path.parent for path in paths)
     if output_dir.resolve() in map(Path.resolve, folders):
         raise UsageError(f"-o {output_dir}: the embeddings or labels are there; choose another -o")
 

@@ -84,17 +84,17 @@ def find_example_audio(examples: Examples, own: Invocation) -> ExampleAudio:
 def _find_in_run(rows: FinishedRows, ids: Sequence[str], own: Invocation) -> ExampleAudio | None:
     """Find utterances in a run; None: it does not have all."""
     hashes = hash_keys(map(str.encode, ids))
-    places, index = rows.ids.index.find(hashes), KeyIndex(hashes)
-    if (places < 0).any() or not rows.is_done[places].all():
+    found, index = rows.ids.index.find(hashes), KeyIndex(hashes)
+    if (found < 0).any() or not rows.is_done[found].all():
         return None
     durations = np.zeros(len(ids))
     num_frames, windows = np.zeros((2, len(ids)), dtype=np.int64)
     for lines in rows.lines():
         at = index.find(hash_keys(line.utt_id for line in lines))
-        for place, line in zip(at.tolist(), lines, strict=True):
-            if place >= 0:
-                durations[place], num_frames[place] = float(line.duration), int(line.num_frames)
-                windows[place] = int(line.windows)
+        for position, line in zip(at.tolist(), lines, strict=True):
+            if position >= 0:
+                durations[position], num_frames[position] = float(line.duration), int(line.num_frames)
+                windows[position] = int(line.windows)
     checksums = rows.ids.checksums
     return ExampleAudio(
         replace(rows.header.invocation, command=own.command, variables=own.variables),
@@ -102,7 +102,7 @@ def _find_in_run(rows: FinishedRows, ids: Sequence[str], own: Invocation) -> Exa
         durations,
         num_frames,
         windows,
-        None if checksums is None else checksums[places],
+        None if checksums is None else checksums[found],
         rows.header.frame_shift,
     )
 

@@ -98,11 +98,11 @@ def _make_page(output_dir: Path, options: ReportOptions, reference: str | None, 
     numbers, names = _find_speakers(output_dir, header, ids, notes)
     history = folder.read_history(ids)
     columns = read_columns(history, header.labels)
-    run = RunResults(output_dir, header, history, columns, Speakers(numbers[columns.places], names))
+    run = RunResults(output_dir, header, history, columns, Speakers(numbers[columns.list_indices], names))
     facts = gather_facts(folder, header, history)
-    against = None if compared is None else compared.of(columns.places)
+    against = None if compared is None else compared.of(columns.list_indices)
     page = _describe_run(run, facts, against, options, notes)
-    checksums = [None if ids.checksums is None else int(ids.checksums[card.example.place]) for card in page.cards]
+    checksums = [None if ids.checksums is None else int(ids.checksums[card.example.list_index]) for card in page.cards]
     del folder, ids, history, columns, run, numbers, compared, against  # the list takes as much again
     texts = _read_texts(output_dir, header, page.cards, notes)
     return _add_sound(replace(page, notes=notes), texts, header, checksums, options)

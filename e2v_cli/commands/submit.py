@@ -276,8 +276,8 @@ def _check_room(
         values *= seconds * SAMPLE_RATE / config.hop * (0.25 if results.compress else 1)
     num_left = int((history.status != DONE).sum())
     needed = num_left * (values * 4 + ROW_BYTES)
-    place = next(folder for folder in (output_dir, *output_dir.absolute().parents) if exists(folder))
-    free = shutil.disk_usage(place).free
+    nearest = next(folder for folder in (output_dir, *output_dir.absolute().parents) if exists(folder))
+    free = shutil.disk_usage(nearest).free
     if needed > free:
         raise OutputError(
             f"{output_dir}: {needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free; choose another -o"

@@ -34,7 +34,7 @@ class PendingBlock(NamedTuple):
     """A block whose utterances are not read yet."""
 
     number: int
-    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
     """(utterances,): indices in the list."""
 
 
@@ -77,9 +77,9 @@ class BlockPlan:
             end = self._firsts[number + 1] if number + 1 < len(self._firsts) else None
             yield PendingBlock(number, self.members[self._firsts[number] : end])
 
-    def deal_places(self, shard: Shard) -> NDArray[np.int64]:
+    def deal_indices(self, shard: Shard) -> NDArray[np.int64]:
         """Return the indices in the list of all utterances of this shard, in the order in which they are computed."""
-        return np.concatenate([np.zeros(0, dtype=np.int64), *(block.places for block in self.deal_blocks(shard))])
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(block.indices for block in self.deal_blocks(shard))])
 
     def count_by_shard(self, members: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """Count those of the chosen (members,) that each of ``count`` shards has: (count,)."""

@@ -176,11 +176,11 @@ class Corpus:
         numbers = np.searchsorted(self._ends, indices, side="right")
         lines: list[Listed | None] = [None] * len(indices)
         for number in np.unique(numbers).tolist():
-            places = np.flatnonzero(numbers == number)
+            rows = np.flatnonzero(numbers == number)
             begin = self._ends[number] - len(self._lists[number].hashes)
-            found = self._lists[number].listed(indices[places] - begin)
-            for place, line in zip(places.tolist(), found, strict=True):
-                lines[place] = line
+            found = self._lists[number].listed(indices[rows] - begin)
+            for row, line in zip(rows.tolist(), found, strict=True):
+                lines[row] = line
         return [line for line in lines if line is not None]
 
     def origin(self, index: int) -> str:

@@ -126,14 +126,14 @@ def number_values(paths: Sequence[Path], read: Pairs, index: KeyIndex) -> tuple[
         for origin, _, value in chunk:
             if value not in values:
                 values[check_id(value, origin)] = len(values)
-        places = index.find(hash_keys(key for _, key, _ in chunk))
-        known = np.flatnonzero(places >= 0)
-        again = value_of[places[known]] >= 0
-        again[np.delete(np.arange(len(known)), np.unique(places[known], return_index=True)[1])] = True
+        found = index.find(hash_keys(key for _, key, _ in chunk))
+        known = np.flatnonzero(found >= 0)
+        again = value_of[found[known]] >= 0
+        again[np.delete(np.arange(len(known)), np.unique(found[known], return_index=True)[1])] = True
         if again.any():
             origin, key, _ = chunk[known[again.argmax()]]
             raise CorpusError(f'{origin}: utt-id "{key.decode()}" again')
-        value_of[places[known]] = np.array([values[value] for _, _, value in chunk])[known]
+        value_of[found[known]] = np.array([values[value] for _, _, value in chunk])[known]
     return value_of, [value.decode() for value in values]
 
 

@@ -58,7 +58,7 @@ _COPY = (
 _SCP_NAME = re.compile(r".*\.scp(\.gz)?", re.IGNORECASE | re.DOTALL)
 """Pattern of the name of a file that is a list, whatever its content."""
 
-_SPECIFIER = re.compile(r"(?P<kind>(scp|ark)(,[a-z]+)*):(?P<place>.*)", re.DOTALL)
+_SPECIFIER = re.compile(r"(?P<kind>(scp|ark)(,[a-z]+)*):(?P<path>.*)", re.DOTALL)
 
 _DESCRIPTOR = re.compile(r"/dev/(fd/\d+|stdin)|/proc/(self|\d+)/fd/\d+")
 """Pattern of the path of an open file descriptor, as a shell writes ``<(command)``."""
@@ -119,17 +119,17 @@ def _refuse_missing(inputs: Sequence[str]) -> None:
 
 def _exists(item: str) -> bool:
     """Whether there is a file or folder of an INPUT, or standard input is meant."""
-    place = _strip_specifier(item)
-    return place == STDIN or has_list(Path(place))
+    location = _strip_specifier(item)
+    return location == STDIN or has_list(Path(location))
 
 
 def is_only_here(item: str) -> bool:
     """Whether no other process can read an INPUT: standard input, or a pipe."""
-    place = item.removeprefix("scp:")
-    if place == STDIN or _DESCRIPTOR.fullmatch(place):
+    location = item.removeprefix("scp:")
+    if location == STDIN or _DESCRIPTOR.fullmatch(location):
         return True
     with suppress(OSError, ValueError):
-        return stat.S_ISFIFO(os.stat(place).st_mode)
+        return stat.S_ISFIFO(os.stat(location).st_mode)
     return False
 
 
@@ -151,14 +151,18 @@ class _InputReader:
         if is_url(item):
             self.waits = True
             return item
-        place = _strip_specifier(item)
+        location = _strip_specifier(item)
         if is_pipe(item):
-            run = f"e2v predict <({place.rstrip(' |')})" if place != item else f"echo 'utt1 {item}' | e2v predict - …"
+            run = (
+                f"e2v predict <({location.rstrip(' |')})"
+                if location != item
+                else f"echo 'utt1 {item}' | e2v predict - …"
+            )
             raise CorpusError(f"{item}: a command can only stand in a list: {run}")
-        if place == STDIN:
+        if location == STDIN:
             return self._read_standard_input()
-        path = Path(place)
-        if place != item:
+        path = Path(location)
+        if location != item:
             return self._read_list(path, {})
         if is_directory(path):
             return self._read_folder(path)
@@ -327,7 +331,7 @@ def _strip_specifier(item: str) -> str:
         return item
     if match["kind"] != "scp":
         raise UsageError(f"{item}: of Kaldi's specifiers, e2v takes scp:PATH alone")
-    return match["place"]
+    return match["path"]
 
 
 def _is_device(path: Path) -> bool:

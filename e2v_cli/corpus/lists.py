@@ -96,9 +96,9 @@ class LineList:
         for run in np.split(order, np.flatnonzero(np.diff(indices[order]) > GAP_LINES) + 1) if len(order) else ():
             first = int(indices[run[0]])
             read = self._read_lines(first, int(indices[run[-1]]) + 1)
-            for place, index in zip(run.tolist(), indices[run].tolist(), strict=True):
+            for position, index in zip(run.tolist(), indices[run].tolist(), strict=True):
                 key, rest = read[index - first]
-                lines[place] = key, rest if self._separator else rest.strip(BLANKS)
+                lines[position] = key, rest if self._separator else rest.strip(BLANKS)
         return lines
 
     def ids(self) -> Iterator[list[bytes]]:

@@ -237,7 +237,7 @@ class E2vEngine:
         posteriors = self.network.logits(pooled)[:, self.classes].softmax(dim=1)
         if not self.merged:
             return posteriors
-        return torch.stack([posteriors[:, list(places)].sum(dim=1) for places in self.merged], dim=1)
+        return torch.stack([posteriors[:, list(columns)].sum(dim=1) for columns in self.merged], dim=1)
 
     def _open_timelines(self) -> list[TimelinePooling]:
         """Begin the timelines of an utterance."""

@@ -33,10 +33,10 @@ class LayerEmbeddings:
 
     def _add(self, number: int, features: Sequence[Tensor]) -> None:
         kept = [self._keep(frames) for frames in features]
-        for place, choice in enumerate(self._choices):
+        for index, choice in enumerate(self._choices):
             if choice.first <= number <= choice.last:
-                sums = self._sums[place]
-                self._sums[place] = [one + other for one, other in zip(sums, kept, strict=True)] if sums else kept
+                sums = self._sums[index]
+                self._sums[index] = [one + other for one, other in zip(sums, kept, strict=True)] if sums else kept
 
     def of_choices(self) -> list[list[Tensor]]:
         """Return the embeddings of all utterances for each choice, when the pass is over."""

@@ -111,16 +111,16 @@ def place_network(model: Model, weights: Weights, device: str, compute: ComputeO
 
     from e2v_cli.inference.engine import LOWER, on_device
 
-    precision, place = compute.precision, torch.device(device)
-    if place.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(place) < (8, 0):
-        name = torch.cuda.get_device_name(place)
+    precision, target = compute.precision, torch.device(device)
+    if target.type == "cuda" and precision in ("tf32", "bf16") and torch.cuda.get_device_capability(target) < (8, 0):
+        name = torch.cuda.get_device_name(target)
         raise DeviceError(
-            f"--precision {precision}: {place}, a {name}, has none; choose fp32, or an Ampere or newer GPU"
+            f"--precision {precision}: {target}, a {name}, has none; choose fp32, or an Ampere or newer GPU"
         )
     network = load_network(model, weights)
     if precision in LOWER:
         network.lower(LOWER[precision])
-    elif place.type == "cpu":
+    elif target.type == "cpu":
         network.pack(choose_products(compute, device))
-    with on_device(place):
-        return network.to(place)
+    with on_device(target):
+        return network.to(target)

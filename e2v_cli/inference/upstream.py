@@ -94,7 +94,7 @@ class FunasrEngine:
         )
         scores = np.array(results[0]["scores"], dtype=np.float32)
         if self.merged:
-            scores = np.array([scores[list(places)].sum() for places in self.merged])
+            scores = np.array([scores[list(indices)].sum() for indices in self.merged])
         return make_prediction(
             waveform,
             self.config.num_frames(len(waveform.samples)),

@@ -244,19 +244,19 @@ class RunFolder:
         Raises:
             OutputConflictError: there are such utterances; the message names the first three.
         """
-        places = np.flatnonzero(history.changed)
-        if not len(places):
+        indices = np.flatnonzero(history.changed)
+        if not len(indices):
             return
         keys = chain.from_iterable(ids.ids())
         first = 0
         named = []
-        for place in places[:3].tolist():
-            named.append(next(islice(keys, place - first, None)).decode())
-            first = place + 1
-        others = f" and {len(places) - 3} others" if len(places) > 3 else ""
-        num_done = len(places) + int((history.status == DONE).sum())
+        for index in indices[:3].tolist():
+            named.append(next(islice(keys, index - first, None)).decode())
+            first = index + 1
+        others = f" and {len(indices) - 3} others" if len(indices) > 3 else ""
+        num_done = len(indices) + int((history.status == DONE).sum())
         raise OutputConflictError(
-            f"{self.path}: the list names other audio now for {len(places)} of the {num_done} utterances that are "
+            f"{self.path}: the list names other audio now for {len(indices)} of the {num_done} utterances that are "
             f"done: {', '.join(named)}{others}. Keep their results with --keep-changed, if files have only moved; "
             "compute them again with --recompute-changed; or choose another -o"
         )

@@ -1,4 +1,4 @@
-"""Reading the journals of a run folder: the status of each utterance of a list, and the place of its line."""
+"""Reading the journals of a run folder: the status of each utterance of a list, and the position of its line."""
 
 from __future__ import annotations
 
@@ -267,8 +267,8 @@ class History:
             for run in np.split(chosen, np.flatnonzero(gaps > gap) + 1):
                 begin, last = int(offset[run[0]]), run[-1]
                 span = os.pread(descriptor, int(offset[last] + length[last]) - begin, begin)
-                for place, at, size in zip(run.tolist(), offset[run].tolist(), length[run].tolist(), strict=True):
-                    texts[place] = span[at - begin + 1 : at - begin + size]
+                for index, at, size in zip(run.tolist(), offset[run].tolist(), length[run].tolist(), strict=True):
+                    texts[index] = span[at - begin + 1 : at - begin + size]
         return texts
 
     @contextmanager
@@ -297,21 +297,21 @@ class History:
     def _note(
         self, number: int, keys: list[bytes], lines: list[tuple[int, int, int, int]], sources: list[bytes]
     ) -> None:
-        """Store the status of utterances, the places of their lines and why they failed, in any order of journals."""
-        places, numbers = self._index.find(hash_keys(keys)), np.array(lines, dtype=np.int64)
-        is_stale = self._differ(places, sources)
+        """Store statuses of utterances, positions of their lines and reasons of failures, in any order of journals."""
+        indices, numbers = self._index.find(hash_keys(keys)), np.array(lines, dtype=np.int64)
+        is_stale = self._differ(indices, sources)
         done = numbers[:, 0] == DONE
-        counts = (places >= 0) & (done | ~is_stale)  # a failure of another source says nothing of this one
-        places, numbers, is_stale, done = places[counts], numbers[counts], is_stale[counts], done[counts]
-        recorded, journal_of = self._recorded[places], self._journal_of[places]
+        counts = (indices >= 0) & (done | ~is_stale)  # a failure of another source says nothing of this one
+        indices, numbers, is_stale, done = indices[counts], numbers[counts], is_stale[counts], done[counts]
+        recorded, journal_of = self._recorded[indices], self._journal_of[indices]
         later = [other for other in np.unique(journal_of).tolist() if self._starts[other] > self._starts[number]]
         is_last = (recorded == LEFT) | ~np.isin(journal_of, later)  # no line of a later attempt is known
         was_done = recorded == DONE
         for chosen in (
-            ~done & is_last & (~was_done | self._is_stale[places]),
+            ~done & is_last & (~was_done | self._is_stale[indices]),
             done & (is_last | ~was_done & ~is_stale),
         ):
-            at, chosen_numbers = places[chosen], numbers[chosen]
+            at, chosen_numbers = indices[chosen], numbers[chosen]
             self._recorded[at] = chosen_numbers[:, 0]
             self._is_stale[at] = is_stale[chosen]
             self._journal_of[at] = number
@@ -319,8 +319,8 @@ class History:
             self._length[at] = chosen_numbers[:, 2]
             self.reasons.numbers[at] = chosen_numbers[:, 3]
 
-    def _differ(self, places: NDArray[np.int64], sources: list[bytes]) -> NDArray[np.bool_]:
-        """Return which lines are of other sources than the list has at their places: (lines,).
+    def _differ(self, indices: NDArray[np.int64], sources: list[bytes]) -> NDArray[np.bool_]:
+        """Return which lines are of other sources than the list has at their indices: (lines,).
 
         Raises:
             ValueError: a checksum is malformed.
@@ -330,7 +330,7 @@ class History:
             raise ValueError("checksums are too short")
         if self._checksums is None:
             return np.zeros(len(sources), dtype=np.bool_)
-        differ: NDArray[np.bool_] = self._checksums[places] != checksums
+        differ: NDArray[np.bool_] = self._checksums[indices] != checksums
         return differ
 
     def _keep_farthest(self, place: bytes, farthest: dict[bytes, bytes]) -> None:

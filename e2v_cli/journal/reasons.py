@@ -33,7 +33,7 @@ class Reasons:
         """Count the reasons of utterances that failed, given by their indexes: the most frequent first."""
         found, first, counts = np.unique(self.numbers[failed], return_index=True, return_counts=True)
         reasons = [
-            FailureReason(self._texts[number], count, int(failed[place]))
-            for number, place, count in zip(found.tolist(), first.tolist(), counts.tolist(), strict=True)
+            FailureReason(self._texts[number], count, int(failed[index]))
+            for number, index, count in zip(found.tolist(), first.tolist(), counts.tolist(), strict=True)
         ]
         return tuple(sorted(reasons, key=lambda reason: (-reason.count, reason.reason)))

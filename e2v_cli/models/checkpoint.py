@@ -139,10 +139,10 @@ def upstream_name(name: str, config: NetworkConfig) -> str:
             return f"proj.{kind}"
         case ["blocks", block, *rest]:
             index = int(block)
-            place = f"{audio}context_encoder.blocks.{index}" if index < config.prenet_depth else ""
-            place = place or f"blocks.{index - config.prenet_depth}"
+            prefix = f"{audio}context_encoder.blocks.{index}" if index < config.prenet_depth else ""
+            prefix = prefix or f"blocks.{index - config.prenet_depth}"
             part = {"attention": "attn", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}.get(rest[0], rest[0])
-            return ".".join([place, part, *rest[1:]])
+            return ".".join([prefix, part, *rest[1:]])
     raise AssertionError(name)
 
 
@@ -284,7 +284,7 @@ def _is_convolution(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _warn_of_unused(names: set[str], model: Model) -> None:
-    """Warn of tensors that look like the encoder's but have no place in it; those of pretraining are ignored."""
+    """Warn of tensors that look like the encoder's but have no counterpart in it; those of pretraining are ignored."""
     encoder = re.compile(r"(^|\.)(blocks\.\d+|local_encoder|project_features|proj)\.")
     pretraining = re.compile(r"decoder|_ema|(^|\.)ema\.")
     unused = sorted(name for name in names if encoder.search(name) and not pretraining.search(name))

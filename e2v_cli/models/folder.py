@@ -91,9 +91,9 @@ class Model:
     @property
     def merged(self) -> tuple[tuple[int, ...], ...]:
         """For each label, the positions of its classes in ``classes``; empty if each label is one class."""
-        places = {index: place for place, index in enumerate(self.classes)}
+        positions = {index: position for position, index in enumerate(self.classes)}
         merges = any(len(group) > 1 for group in self.groups)
-        return tuple(tuple(places[index] for index in group) for group in self.groups) if merges else ()
+        return tuple(tuple(positions[index] for index in group) for group in self.groups) if merges else ()
 
 
 def read_model(name: str, folder: Path, language: LabelLanguage = "en") -> Model:
@@ -243,7 +243,7 @@ def model_file(folder: Path, name: str) -> Path:
     inside = [real_folder]
     if real_folder.parent.name == "snapshots":
         inside.append(real_folder.parent.parent / "blobs")
-    if not any(real_path.is_relative_to(place) for place in inside):
+    if not any(real_path.is_relative_to(root) for root in inside):
         raise ModelError(f"{path} is a link to {real_path}, outside the model's folder: copy the file there")
     _refuse_stand_in(path)
     return path

@@ -86,15 +86,15 @@ def prepare_weights(model: Model) -> Weights:
     Raises:
         ModelError: the checkpoint can't be read, or its weights are not the model's.
     """
-    place = _place_of(model)
-    if ready := _find_ready(model, place):
+    folder = _folder_of(model)
+    if ready := _find_ready(model, folder):
         return ready
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with _lock_of(place):
-            return _find_ready(model, place) or _prepare_copy(model, place)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock_of(folder):
+            return _find_ready(model, folder) or _prepare_copy(model, folder)
     except OSError as error:
-        problem = f"{error.filename or place}: {error.strerror or error}"
+        problem = f"{error.filename or folder}: {error.strerror or error}"
         logger.warning("%s: the weights are prepared again at every start; set E2V_CACHE to another folder", problem)
     source = _state_of(model)
     sha256 = _hash_checkpoint(model)
@@ -108,7 +108,7 @@ def hash_weights(model: Model) -> str:
     Raises:
         ModelError: it can't be read.
     """
-    ready = _find_ready(model, _place_of(model))
+    ready = _find_ready(model, _folder_of(model))
     return ready.sha256 if ready else _hash_checkpoint(model)
 
 
@@ -136,20 +136,20 @@ def check_unchanged(model: Model, weights: Weights) -> None:
         raise ModelError(f"{model.weights} has changed since the run began; what is done is safe, start it again")
 
 
-def _find_ready(model: Model, place: Path) -> Weights | None:
+def _find_ready(model: Model, folder: Path) -> Weights | None:
     """Find a copy that can be trusted without reading it or its source again."""
-    record = _read_copy_record(place)
+    record = _read_copy_record(folder)
     source = _state_of(model)
     if record is None or (record.source, record.shape) != (source, _digest_shape(model)):
         return None
     with suppress(OSError):
         is_settled = source.changed + CLOCK_TICK < record.checked
-        if is_settled and FileState.of(_copy_in(place)) == record.copy:
-            return Weights(record.sha256, source, _copy_in(place))
+        if is_settled and FileState.of(_copy_in(folder)) == record.copy:
+            return Weights(record.sha256, source, _copy_in(folder))
     return None
 
 
-def _prepare_copy(model: Model, place: Path) -> Weights:
+def _prepare_copy(model: Model, folder: Path) -> Weights:
     """Prepare a copy, unless the one in place and the checkpoint that it came from still have their SHA-256.
 
     Raises:
@@ -157,9 +157,9 @@ def _prepare_copy(model: Model, place: Path) -> Weights:
         OSError: the copy can't be written.
     """
     started = time.time_ns()
-    copy, shape = _copy_in(place), _digest_shape(model)
+    copy, shape = _copy_in(folder), _digest_shape(model)
     source, sha256 = _state_of(model), _hash_checkpoint(model)
-    record = _read_copy_record(place)
+    record = _read_copy_record(folder)
     copy_sha256, was_damaged = "", False
     if record is not None and (record.sha256, record.shape) == (sha256, shape) and exists(copy):
         copy_sha256 = hash_file(copy)
@@ -179,7 +179,7 @@ def _prepare_copy(model: Model, place: Path) -> Weights:
         copy_sha256=copy_sha256,
         checked=started,
     )
-    with published(_record_in(place)) as file:
+    with published(_record_in(folder)) as file:
         file.write(json.dumps(asdict(record), indent=1).encode())
     return Weights(sha256, source, copy, was_damaged)
 
@@ -211,28 +211,28 @@ def _map_copy(copy: Path, origin: _Origin) -> dict[str, Tensor] | None:
     return state
 
 
-def _read_copy_record(place: Path) -> _CopyRecord | None:
+def _read_copy_record(folder: Path) -> _CopyRecord | None:
     """Read the record beside a copy; None if it is missing, damaged or of another version."""
     try:
-        fields = json.loads(_record_in(place).read_bytes())
+        fields = json.loads(_record_in(folder).read_bytes())
         states = {name: FileState(**fields[name]) for name in ("source", "copy")}
         return _CopyRecord(**{**fields, **states})
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-def _place_of(model: Model) -> Path:
+def _folder_of(model: Model) -> Path:
     """Return the folder of a checkpoint's copy and its record, which is named after the checkpoint's path."""
     digest = hashlib.sha256(str(model.weights.resolve()).encode(errors="surrogateescape")).hexdigest()
     return cache_folder() / "prepared" / digest[:32]
 
 
-def _copy_in(place: Path) -> Path:
-    return place / "weights.pt"
+def _copy_in(folder: Path) -> Path:
+    return folder / "weights.pt"
 
 
-def _record_in(place: Path) -> Path:
-    return place / "record.json"
+def _record_in(folder: Path) -> Path:
+    return folder / "record.json"
 
 
 def _digest_shape(model: Model) -> str:
@@ -256,9 +256,9 @@ def _hash_checkpoint(model: Model) -> str:
 
 
 @contextmanager
-def _lock_of(place: Path) -> Iterator[None]:
+def _lock_of(folder: Path) -> Iterator[None]:
     """Hold the lock of a copy until the block ends. Where locks don't work, two processes may prepare it, unharmed."""
-    with (place / "lock").open("w") as file:
+    with (folder / "lock").open("w") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

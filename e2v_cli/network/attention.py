@@ -119,8 +119,8 @@ class PaddedAttention:
         group = self.groups[number]
         count, longest = len(group.counts), group.longest
         padded = rows
-        if group.places is not None:
-            padded = rows.new_zeros(count * longest, rows.shape[1]).index_copy_(0, group.places, rows)
+        if group.positions is not None:
+            padded = rows.new_zeros(count * longest, rows.shape[1]).index_copy_(0, group.positions, rows)
         # (3, utterances, heads, tokens, head_dim): views, no copies
         q, k, v = padded.view(count, longest, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         block = max(1, self.group_scores // (count * self.num_heads * longest))
@@ -137,7 +137,7 @@ class PaddedAttention:
             ]
             out = torch.cat(parts, dim=2)
         attended = out.transpose(1, 2).reshape(count * longest, -1)
-        return attended if group.places is None else attended.index_select(0, group.places)
+        return attended if group.positions is None else attended.index_select(0, group.positions)
 
     def _make_mask(self, group: _Group, layer: int, queries: slice, qkv: Tensor) -> Tensor | None:
         """Return the bias of the scores, (utterances or 1, heads or 1, queries or 1, keys); None if it is zero."""
@@ -154,7 +154,7 @@ class _Group:
 
     counts: list[int]
     """Number of tokens of each utterance, the longest last."""
-    places: Tensor | None
+    positions: Tensor | None
     """Row of each token once all utterances are padded to the longest; None if all have the same length."""
     padding: Tensor | None
     """(utterances, 1, 1, longest): 0 for a token, -inf for padding; None without padding."""

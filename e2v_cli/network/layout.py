@@ -22,7 +22,7 @@ class UtteranceTooShortError(ValueError):
 
 @dataclass(frozen=True)
 class UtteranceLayout:
-    """The place and the size of one utterance in the stream of samples."""
+    """The position and the size of one utterance in the stream of samples."""
 
     index: int
     first_sample: int

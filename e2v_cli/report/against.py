@@ -41,9 +41,9 @@ class RunOutcomes:
     scores: NDArray[np.float32]
     """(utterances,): probabilities of the answers; 0 where they are not known."""
 
-    def of(self, places: NDArray[np.int32]) -> RunOutcomes:
+    def of(self, indices: NDArray[np.int32]) -> RunOutcomes:
         """Return the outcomes of some utterances."""
-        return RunOutcomes(self.truths[places], self.answers[places], self.scores[places])
+        return RunOutcomes(self.truths[indices], self.answers[indices], self.scores[indices])
 
     @property
     def is_wrong(self) -> NDArray[np.bool_]:
@@ -61,9 +61,9 @@ class Against:
     """Names of answers."""
     outcomes: RunOutcomes
 
-    def of(self, places: NDArray[np.int32]) -> Against:
+    def of(self, indices: NDArray[np.int32]) -> Against:
         """Return the comparison with the outcomes of some utterances."""
-        return replace(self, outcomes=self.outcomes.of(places))
+        return replace(self, outcomes=self.outcomes.of(indices))
 
     def name_truths(self, indices: Iterable[int]) -> dict[int, str]:
         """Name the classes that the reference has of utterances, by their indices in the outcomes."""
@@ -134,18 +134,18 @@ def compare_run(output_dir: Path, input_sha256: str, reference: str, scoring: Sc
         scored = compute_score(str(output_dir), reference, scoring, None, stack)
         finder, answers = scored.reference.finder, scored.answers
         ids = IdList(output_dir, input_sha256)
-        place_of = np.concatenate([finder.find(finder.hashes_of(keys)) for keys in ids.ids()])
+        found = np.concatenate([finder.find(finder.hashes_of(keys)) for keys in ids.ids()])
     predictions, labels = scored.score.predictions, scored.score.reference
     named = replace(  # by the names of their folders, from wherever they are compared
         scored.score,
         predictions=replace(predictions, name=output_dir.resolve().name),
         reference=replace(labels, name=Path(reference).resolve().name),
     )
-    has_answer = (place_of >= 0) & (answers.indices[place_of] >= 0)
+    has_answer = (found >= 0) & (answers.indices[found] >= 0)
     outcomes = RunOutcomes(
-        truths=np.where(has_answer, scored.classes[place_of], np.int16(-1)),
-        answers=answers.indices[place_of],
-        scores=np.zeros(len(place_of), np.float32) if answers.scores is None else answers.scores[place_of],
+        truths=np.where(has_answer, scored.classes[found], np.int16(-1)),
+        answers=answers.indices[found],
+        scores=np.zeros(len(found), np.float32) if answers.scores is None else answers.scores[found],
     )
     return Against(named, scored.names, outcomes)
 

@@ -19,9 +19,9 @@ CHUNK = 1 << 14
 
 @dataclass(frozen=True)
 class Columns:
-    """The predictions of a run; of a model without a head, all but places and durations are zeros."""
+    """The predictions of a run; of a model without a head, all but indices and durations are zeros."""
 
-    places: NDArray[np.int32]
+    list_indices: NDArray[np.int32]
     """(done,): indices in the list."""
     labels: NDArray[np.uint16]
     """(done,): indices among the model's labels."""
@@ -33,7 +33,7 @@ class Columns:
     """(done,) seconds."""
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.list_indices)
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,17 @@ def read_columns(history: History, labels: Sequence[str]) -> Columns:
     Raises:
         OSError: a journal can't be read.
     """
-    places = np.flatnonzero(history.status == DONE).astype(np.int32)
+    indices = np.flatnonzero(history.status == DONE).astype(np.int32)
     columns = Columns(
-        places,
-        np.zeros(len(places), dtype=np.uint16),
-        *(np.zeros(len(places), dtype=np.float32) for _ in range(3)),
+        indices,
+        np.zeros(len(indices), dtype=np.uint16),
+        *(np.zeros(len(indices), dtype=np.float32) for _ in range(3)),
     )
     numbers = number_labels(labels)
     with history.reading():
-        for first in range(0, len(places), CHUNK):
+        for first in range(0, len(indices), CHUNK):
             part = slice(first, first + CHUNK)
-            done = read_done(history, places[part])
+            done = read_done(history, indices[part])
             columns.durations[part] = [float(line.duration) for line in done]
             if labels:
                 columns.labels[part] = [numbers[line.label] for line in done]
@@ -85,13 +85,13 @@ def read_columns(history: History, labels: Sequence[str]) -> Columns:
     return columns
 
 
-def read_done(history: History, places: NDArray[np.int32]) -> list[DoneLine]:
-    """Read the lines of utterances that are done, at ascending places of the list."""
-    if not len(places):
+def read_done(history: History, indices: NDArray[np.int32]) -> list[DoneLine]:
+    """Read the lines of utterances that are done, at ascending indices of the list."""
+    if not len(indices):
         return []
-    first = int(places[0])
-    lines = history.read_lines(first, int(places[-1]) + 1)
-    return [parse_done(lines[place - first]) for place in places.tolist()]
+    first = int(indices[0])
+    lines = history.read_lines(first, int(indices[-1]) + 1)
+    return [parse_done(lines[index - first]) for index in indices.tolist()]
 
 
 def _find_best(done: Sequence[DoneLine]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -24,7 +24,7 @@ class Part:
 class Example:
     """An utterance that is done."""
 
-    place: int
+    list_index: int
     """Index of the utterance in the list."""
     utt_id: str
     label: int
@@ -63,11 +63,11 @@ def read_examples(run: RunResults, indices: Iterable[int]) -> dict[int, Example]
     examples = {}
     with run.history.reading():
         for index in sorted(set(indices)):
-            place = int(run.columns.places[index])
-            (line,) = read_done(run.history, run.columns.places[index : index + 1])
+            list_index = int(run.columns.list_indices[index])
+            (line,) = read_done(run.history, run.columns.list_indices[index : index + 1])
             timelines = line.timelines.split()
             examples[index] = Example(
-                place=place,
+                list_index=list_index,
                 utt_id=line.utt_id.decode(),
                 label=int(run.columns.labels[index]),
                 posteriors=tuple(map(float, line.posteriors.split())),

@@ -65,7 +65,7 @@ def make_map(run: RunResults) -> EmbeddingMap | None:
     if form is None or form.read is None or len(chosen) < 3:
         return None
     with run.history.reading():
-        lines = [read_done(run.history, columns.places[index : index + 1])[0] for index in chosen.tolist()]
+        lines = [read_done(run.history, columns.list_indices[index : index + 1])[0] for index in chosen.tolist()]
     vectors = np.stack(
         [
             np.atleast_2d(form.read(run.output_dir / line.embedding.split()[-1].decode())).mean(

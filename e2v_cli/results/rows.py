@@ -83,9 +83,9 @@ class RowPrinter:
         else:
             has_value = [column for column in columns if labels or column not in LABEL_COLUMNS]
             chosen = options.columns or (columns if form == "jsonl" else has_value)
-            format_cells, places = _FORMATS[form], [columns.index(column) for column in chosen]
+            format_cells, indices = _FORMATS[form], [columns.index(column) for column in chosen]
             header = "" if form == "jsonl" else format_cells(chosen, chosen)
-            self._format = lambda cells: format_cells(chosen, [cells[place] for place in places])
+            self._format = lambda cells: format_cells(chosen, [cells[index] for index in indices])
         self._write(header if options.header else "")
 
     def print(self, rows: Iterable[Sequence[str]]) -> None:
@@ -151,8 +151,8 @@ class _Table:
         keys: Sequence[str],
     ) -> None:
         self._key = keys[0]
-        self._places = {column: place for place, column in reversed(list(enumerate(columns)))}
-        self._labels = [(label, self._places[label]) for label in labels]
+        self._indices = {column: index for index, column in reversed(list(enumerate(columns)))}
+        self._labels = [(label, self._indices[label]) for label in labels]
         self._label_width = min(MAX_LABEL, max(map(display_width, ("label", *labels))))
         if not chosen and labels:
             shown = [self._make_column(column) for column in (*keys, *TABLE_COLUMNS) if column in columns]
@@ -174,11 +174,11 @@ class _Table:
         return "  ".join(aligned).rstrip() + "\n"
 
     def _make_column(self, column: str) -> _Column:
-        place = self._places[column]
+        index = self._indices[column]
         if COLUMN_TYPES.get(column) is str:
             width = self._label_width if column == "label" else MIN_ID
-            return _Column(column, width, lambda cells: fitted(cells[place], MAX_LABEL))
-        return _Column(column, max(len(column), len("0.000000")), lambda cells: cells[place], to_right=True)
+            return _Column(column, width, lambda cells: fitted(cells[index], MAX_LABEL))
+        return _Column(column, max(len(column), len("0.000000")), lambda cells: cells[index], to_right=True)
 
     def _fit_ids(self, shown: Sequence[_Column], ids: Iterable[list[bytes]]) -> list[_Column]:
         """Widen the column of ids to the longest, up to what the other columns leave of the terminal's width."""
@@ -186,17 +186,17 @@ class _Table:
         room = max(MIN_ID, shutil.get_terminal_size().columns - others)
         first = islice((key.decode() for keys in ids for key in keys), KNOWN_IDS)
         width = min(room, max(map(display_width, (self._key, *first))))
-        show = _Column(self._key, width, lambda cells: fitted(cells[self._places[self._key]], room))
+        show = _Column(self._key, width, lambda cells: fitted(cells[self._indices[self._key]], room))
         return [show if column.title == self._key else column for column in shown]
 
     def _show_score(self, cells: Sequence[str]) -> str:
-        score = float(cells[self._places["score"]])
+        score = float(cells[self._indices["score"]])
         return f"{score:.2f} {'█' * round(BAR * score)}"
 
     def _show_runner_up(self, cells: Sequence[str]) -> str:
         """Show the second most probable label, and its probability."""
-        winner = cells[self._places["label"]]
-        others = [(float(cells[place]), label) for label, place in self._labels if label != winner]
+        winner = cells[self._indices["label"]]
+        others = [(float(cells[index]), label) for label, index in self._labels if label != winner]
         if not others:
             return ""
         score, label = max(others, key=lambda other: other[0])

@@ -75,11 +75,11 @@ def _format_tier(number: int, name: str, spans: Sequence[Span], end: float) -> s
         f"        xmax = {_praat_number(end)} \n"
         f"        intervals: size = {len(intervals)} \n"
     ) + "".join(
-        f"        intervals [{place}]:\n"
+        f"        intervals [{index}]:\n"
         f"            xmin = {_praat_number(start)} \n"
         f"            xmax = {_praat_number(stop)} \n"
         f'            text = "{_escape_quotes(text)}" \n'
-        for place, (start, stop, text) in enumerate(intervals, 1)
+        for index, (start, stop, text) in enumerate(intervals, 1)
     )
 
 

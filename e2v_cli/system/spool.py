@@ -34,7 +34,7 @@ class DiskArray:
         self._row_shape = row_shape
         self._row_bytes = 4 * int(np.prod(row_shape))
         self._block_rows = max(1, block_bytes // self._row_bytes)
-        self._place = path or Path(tempfile.gettempdir())
+        self._path = path or Path(tempfile.gettempdir())
         if path is not None:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         else:
@@ -61,7 +61,7 @@ class DiskArray:
             OSError: there is no room for them.
         """
         content = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1).data.cast("B")
-        with naming(self._place):
+        with naming(self._path):
             while content:
                 content = content[os.write(self._descriptor, content) :]
         self._length += len(rows)

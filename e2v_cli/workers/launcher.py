@@ -27,7 +27,7 @@ from e2v_cli.system.signals import StopSignals
 from e2v_cli.system.text import redact
 from e2v_cli.workers.messages import BlockDone, Crash, Fatal, Results, Started
 from e2v_cli.workers.starter import Starter
-from e2v_cli.workers.triage import CRASHES_TO_BLAME, Places, Triage
+from e2v_cli.workers.triage import CRASHES_TO_BLAME, Indices, Triage
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class _Worker:
     """Whether the worker was sent a block: it asks for another when it has finished."""
     blocks: dict[int, PendingBlock] = field(default_factory=dict)
     """Blocks that the worker has not finished, by number."""
-    probe: Places | None = None
+    probe: Indices | None = None
     """Indexes of the utterances that the worker probes; None: no probe."""
     error: str = ""
     """Unexpected error that the worker reported before it ended; empty: no report."""
@@ -90,7 +90,7 @@ class Launcher:
         self._workers: list[_Worker] = []
         self._queue: deque[PendingBlock] = deque()
         """The next blocks to be sent."""
-        self._triage = Triage(len(starter.devices), lambda place: corpus[place].utt_id)
+        self._triage = Triage(len(starter.devices), lambda index: corpus[index].utt_id)
         self._begun = False
 
     def run(self) -> None:
@@ -219,13 +219,13 @@ class Launcher:
             self._probe_crashed(worker.probe, cause)
         self._start(worker.number)
 
-    def _probe_crashed(self, places: Places, cause: str) -> None:
+    def _probe_crashed(self, indices: Indices, cause: str) -> None:
         """Narrow down the candidates; the utterance that is to blame fails."""
-        if len(places) > 1:
-            logger.warning("a worker died (%s) over one of %d utterances", cause, len(places))
+        if len(indices) > 1:
+            logger.warning("a worker died (%s) over one of %d utterances", cause, len(indices))
         else:
-            logger.warning("a worker died (%s) over the utterance %s", cause, self._corpus[int(places[0])].utt_id)
-        to_blame = self._triage.probe_crashed(places)
+            logger.warning("a worker died (%s) over the utterance %s", cause, self._corpus[int(indices[0])].utt_id)
+        to_blame = self._triage.probe_crashed(indices)
         if to_blame is not None:
             utterance = self._corpus[to_blame]
             detail = f"{redact(utterance.source)}: {CRASHES_TO_BLAME} workers died over it, the last: {cause}"
@@ -236,9 +236,9 @@ class Launcher:
     def _distribute(self) -> None:
         """Send probes, and then blocks, to the workers that wait."""
         for worker in self._workers:
-            if worker.waiting and (places := self._triage.next_probe()) is not None:
-                worker.probe = places
-                self._answer(worker, PendingBlock(_PROBE, places))
+            if worker.waiting and (indices := self._triage.next_probe()) is not None:
+                worker.probe = indices
+                self._answer(worker, PendingBlock(_PROBE, indices))
         self._queue.extendleft(block for block in self._triage.release() if len(self._left_of(block)))
         for worker in self._workers:
             if worker.waiting and self._fill_queue(1):
@@ -268,15 +268,15 @@ class Launcher:
 
     def _read_block(self, pending: PendingBlock, probe: bool) -> Block:
         """Read the utterances of a block, except those that failed before they were in a batch."""
-        places = pending.places
-        status = self._sink.status[places]
-        utterances = tuple(self._corpus[place] for place in places[status != FAILED].tolist())
-        finished = frozenset(places[(status != LEFT) & (status != FAILED)].tolist())
+        indices = pending.indices
+        status = self._sink.status[indices]
+        utterances = tuple(self._corpus[index] for index in indices[status != FAILED].tolist())
+        finished = frozenset(indices[(status != LEFT) & (status != FAILED)].tolist())
         return Block(pending.number, utterances, finished, probe)
 
-    def _left_of(self, block: PendingBlock) -> Places:
+    def _left_of(self, block: PendingBlock) -> Indices:
         """Return the utterances of a block that have no result yet."""
-        left: Places = block.places[self._sink.status[block.places] == LEFT]
+        left: Indices = block.indices[self._sink.status[block.indices] == LEFT]
         return left
 
 

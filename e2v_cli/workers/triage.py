@@ -28,7 +28,7 @@ CRASHES_TO_BLAME = 2
 
 _NEXT_MOVE = "Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
 
-Places = NDArray[np.int64]
+Indices = NDArray[np.int64]
 """(utterances,): indexes in the list."""
 
 
@@ -44,7 +44,7 @@ class Triage:
         """
         self._num_workers = num_workers
         self._name = name
-        self._candidates: deque[Places] = deque()
+        self._candidates: deque[Indices] = deque()
         """Groups of utterances to be probed together, each with perhaps one to blame."""
         self._probes = 0
         """Number of probes under way."""
@@ -63,7 +63,7 @@ class Triage:
         """Note that an utterance was done or has failed."""
         self._idle_crashes = 0
 
-    def worker_crashed(self, blocks: Iterable[tuple[PendingBlock, Places]], cause: str) -> None:
+    def worker_crashed(self, blocks: Iterable[tuple[PendingBlock, Indices]], cause: str) -> None:
         """Hold back the blocks of a crashed worker, and make the rest of each a group of candidates.
 
         Args:
@@ -82,7 +82,7 @@ class Triage:
                 self._held.append(block)
                 self._candidates.append(left)
 
-    def next_probe(self) -> Places | None:
+    def next_probe(self) -> Indices | None:
         """Begin the next probe: return the utterances to compute together, or None if there are no candidates."""
         if not self._candidates:
             return None
@@ -93,22 +93,22 @@ class Triage:
         """Clear the utterances of a probe that ended without a crash."""
         self._probes -= 1
 
-    def probe_crashed(self, places: Places) -> int | None:
+    def probe_crashed(self, indices: Indices) -> int | None:
         """Narrow down the candidates after a crash; return the index of the utterance to blame if it is certain.
 
         Args:
-            places: the utterances that were probed.
+            indices: the utterances that were probed.
         """
         self._probes -= 1
-        if len(places) > 1:
-            self._candidates.extendleft(reversed(np.array_split(places, 2)))
+        if len(indices) > 1:
+            self._candidates.extendleft(reversed(np.array_split(indices, 2)))
             return None
-        place = int(places[0])
-        self._crashes[place] += 1
-        if self._crashes[place] < CRASHES_TO_BLAME:
-            self._candidates.appendleft(places)
+        index = int(indices[0])
+        self._crashes[index] += 1
+        if self._crashes[index] < CRASHES_TO_BLAME:
+            self._candidates.appendleft(indices)
             return None
-        return place
+        return index
 
     def release(self) -> list[PendingBlock]:
         """Return the blocks to be computed again, and hold them no longer; empty until all candidates are probed."""
@@ -125,7 +125,7 @@ class Triage:
                 f"Memory may be short for {self._num_workers} of them. {_NEXT_MOVE}"
             )
 
-    def _count_block_crash(self, block: PendingBlock, left: Places, cause: str) -> None:
+    def _count_block_crash(self, block: PendingBlock, left: Indices, cause: str) -> None:
         left_before, crashes = self._block_crashes.get(block.number, (0, 0))
         crashes = crashes + 1 if len(left) == left_before else 1
         self._block_crashes[block.number] = (len(left), crashes)

@@ -31,7 +31,7 @@ from e2v_cli.records import Failure, Segment, Utterance, Waveform
 ALL_RATES = (8_000, 16_000, 44_100, 48_000)
 
 CUTS = 20
-"""Places at which each file is cut."""
+"""Number of offsets at which each file is cut."""
 
 FORMATS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
     ".m4a": ("-c:a aac", ALL_RATES, (1, 2)),
@@ -319,7 +319,7 @@ def with_reference(movie: bytes, name: bytes) -> bytes:
     """Make a QuickTime file refer to another for its audio, by an alias in the box dref."""
     alias = bytes(130) + struct.pack(">HH16x", 1, 1) + struct.pack(">HH", 2, len(name)) + name + b"\xff\xff\0\0"
     entry = struct.pack(">I4sI", 12 + len(alias), b"alis", 0) + alias
-    place = movie.rindex(b"dref") + 12
+    offset = movie.rindex(b"dref") + 12
     for kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
         at = movie.rindex(kind) - 4
         movie = (
@@ -327,7 +327,7 @@ def with_reference(movie: bytes, name: bytes) -> bytes:
             + struct.pack(">I", int.from_bytes(movie[at : at + 4], "big") + len(entry) - 12)
             + movie[at + 4 :]
         )
-    return movie[:place] + entry + movie[place + 12 :]
+    return movie[:offset] + entry + movie[offset + 12 :]
 
 
 def test_other_files_that_a_file_names_are_not_opened(tmp_path: Path) -> None:

@@ -84,9 +84,9 @@ def test_segments_keep_the_order_of_recordings(num_threads: int, tmp_path: Path)
     for number in range(5):
         path = tmp_path / f"{number}.wav"
         path.write_bytes(encode(TONE))
-        segments = [Segment(0.05 * (19 - place), 0.05 * (20 - place)) for place in range(20)]
+        segments = [Segment(0.05 * (19 - index), 0.05 * (20 - index)) for index in range(20)]
         recordings.append(
-            tuple(Utterance(20 * number + place, "", str(path), segment=part) for place, part in enumerate(segments))
+            tuple(Utterance(20 * number + index, "", str(path), segment=part) for index, part in enumerate(segments))
         )
 
     results = list(decode_ahead(recordings, OPTIONS, num_threads, never_stop))
@@ -171,7 +171,7 @@ def test_queue_of_one_recording_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
     load_with(load, monkeypatch)
     decoded = decode_ahead([segments], OPTIONS, 2, never_stop)
     assert next(decoded).utterance.index == 0
-    wait_for(lambda: len(made) == AHEAD_WAVEFORMS + 2)  # one was taken, one waits for a place in the queue
+    wait_for(lambda: len(made) == AHEAD_WAVEFORMS + 2)  # one was taken, one waits for a slot in the queue
     time.sleep(0.1)
     assert len(made) == AHEAD_WAVEFORMS + 2
     assert [result.utterance.index for result in decoded] == list(range(1, 100))
@@ -190,10 +190,10 @@ def test_waveforms_on_disk_are_passed_on(utterances: list[Utterance], monkeypatc
 
 @pytest.mark.parametrize("segments", [1, 50])
 def test_threads_end_when_the_iterator_is_closed(segments: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recordings that wait are not read, also if a thread waits for a place in its queue."""
+    """Recordings that wait are not read, also if a thread waits for a slot in its queue."""
     read: list[int] = []
     recordings = [
-        tuple(Utterance(segments * number + place, "", f"{number}.wav") for place in range(segments))
+        tuple(Utterance(segments * number + index, "", f"{number}.wav") for index in range(segments))
         for number in range(40)
     ]
 

@@ -422,9 +422,9 @@ def test_encoding_in_blocks_that_libsndfile_misses_is_decoded_by_ffmpeg(tmp_path
     """It takes a size of 0 for the end."""
     content = encode(noisy_tone(8000), "WAV", "IMA_ADPCM")
     expected, _ = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    place = content.index(b"data") + 4
+    offset = content.index(b"data") + 4
 
-    samples = read(tmp_path / "a.wav", content[:place] + bytes(4) + content[place + 4 :])
+    samples = read(tmp_path / "a.wav", content[:offset] + bytes(4) + content[offset + 4 :])
 
     assert samples.shape == expected.shape
     np.testing.assert_allclose(samples, expected, rtol=0, atol=0.01)
@@ -443,11 +443,11 @@ def test_mpeg_audio_in_a_wav_file_is_whole_or_fails(num_channels: int, codec: st
     assert len(samples) >= 2 * RATE
     assert samples.shape == expected.shape
     np.testing.assert_allclose(samples, expected, rtol=0, atol=1e-4)
-    place = content.index(b"data") + 4
+    offset = content.index(b"data") + 4
     for size in np.linspace(1, len(content) - 1, 20, dtype=int):
         assert failure(path, content[:size])[0] in {"truncated", "not audio"}
-        if size > place:
-            assert failure(path, content[:place] + b"\xff\xff\xff\xff" + content[place + 4 : size])[0] == "truncated"
+        if size > offset:
+            assert failure(path, content[:offset] + b"\xff\xff\xff\xff" + content[offset + 4 : size])[0] == "truncated"
 
 
 def test_tag_before_the_file_is_skipped(tmp_path: Path) -> None:

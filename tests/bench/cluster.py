@@ -109,7 +109,7 @@ def sum_durations(plan: BlockPlan, durations: NDArray[np.float64], count: int) -
     sums = np.zeros(count)
     for index in range(count):
         for block in plan.deal_blocks(Shard(count, index + 1)):
-            sums[index] += durations[block.places].sum()
+            sums[index] += durations[block.indices].sum()
     return sums
 
 

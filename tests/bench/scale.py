@@ -142,7 +142,7 @@ def finish(out: Path, lines: int, num_shards: int) -> None:
     plan = BlockPlan(np.arange(lines))
     for index in range(1, num_shards + 1):
         shard = Shard(num_shards, index)
-        indexes = np.concatenate([block.places for block in plan.deal_blocks(shard)])
+        indexes = np.concatenate([block.indices for block in plan.deal_blocks(shard)])
         write_journal(out, shard, header, indexes)
 
 

@@ -222,9 +222,9 @@ def test_url_in_a_list_that_cannot_be_read_is_named(e2v: E2v) -> None:
     assert (done.returncode, done.stderr) == (1, f"e2v: <stdin>:2: gs://b/2.wav: {ONLY_HTTP}\n")
 
 
-@pytest.mark.parametrize("place", [[], ["-o", "out"]])
-def test_empty_shard_is_named(place: list[str], tmp_path: Path, e2v: E2v) -> None:
-    done = e2v("predict", ROOT / CLIP, "-m", "sample", "--shard", "64/64", *place, cwd=tmp_path)
+@pytest.mark.parametrize("output", [[], ["-o", "out"]])
+def test_empty_shard_is_named(output: list[str], tmp_path: Path, e2v: E2v) -> None:
+    done = e2v("predict", ROOT / CLIP, "-m", "sample", "--shard", "64/64", *output, cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.startswith("e2v: shard 64/64 is empty: the list is dealt to fewer shards: 1 at most\n")
 
@@ -323,9 +323,9 @@ def test_quiet_prints_nothing_and_verbose_more(e2v: E2v) -> None:
 def test_failures_are_logged_where_nothing_keeps_them_or_if_verbose(
     to_folder: bool, options: list[str], is_logged: bool, tmp_path: Path, e2v: E2v
 ) -> None:
-    place = ["-o", str(tmp_path / "out")] if to_folder else []
+    output = ["-o", str(tmp_path / "out")] if to_folder else []
     (tmp_path / "list").write_text(f"{CLIP}\ngone.wav\n")
-    done = e2v("predict", tmp_path / "list", "-m", "sample", *place, *options)
+    done = e2v("predict", tmp_path / "list", "-m", "sample", *output, *options)
     assert done.returncode == 3
     assert ("e2v: gone: audio: missing: gone.wav: no such file\n" in done.stderr) == is_logged
 

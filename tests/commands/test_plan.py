@@ -392,9 +392,9 @@ def test_planned_size_of_embeddings_matches_the_run(
 
     files = list((data / "out").glob("embeddings/*.npy" if embeddings == "npy" else "*.ark"))
     size = sum(path.stat().st_size for path in files)
-    place = "4 files" if embeddings == "npy" else "archives"
+    containers = "4 files" if embeddings == "npy" else "archives"
     shape = "vectors" if granularity == "utterance" else "matrices"
-    assert rows(done.stdout)["embeddings"] == f"{size / 1000:.1f} kB, as {shape} in {place}"
+    assert rows(done.stdout)["embeddings"] == f"{size / 1000:.1f} kB, as {shape} in {containers}"
 
 
 def test_size_of_matrices_of_unknown_length_is_a_minimum(data: Path, e2v: E2v) -> None:
@@ -406,15 +406,15 @@ def test_size_of_matrices_of_unknown_length_is_a_minimum(data: Path, e2v: E2v) -
 
 def test_plan_counts_archives_and_channels(data: Path, e2v: E2v) -> None:
     with (data / "x.ark").open("wb") as file:
-        places = []
+        offsets = []
         for key, content in (("a", WAV), ("b", encode(noisy_tone(RATE, 2)))):
             file.write(f"{key} ".encode())
-            places.append(file.tell())
+            offsets.append(file.tell())
             file.write(content)
         file.write(b"m ")
-        places.append(file.tell())
+        offsets.append(file.tell())
         kaldiio.matio.write_array(file, as_float(noisy_tone(RATE)).astype(np.float32))
-    write(data / "data", wav_scp="".join(f"{key} x.ark:{at}\n" for key, at in zip("abm", places, strict=True)))
+    write(data / "data", wav_scp="".join(f"{key} x.ark:{at}\n" for key, at in zip("abm", offsets, strict=True)))
     (data / "data/utt2spk").unlink()
 
     facts = rows(e2v("plan", "data", cwd=data).stdout)

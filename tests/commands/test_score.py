@@ -556,7 +556,7 @@ def test_a_metric_may_be_required(
 
 
 def test_files_have_all_numbers(e2v: E2v, tmp_path: Path, corpus: Path) -> None:
-    rows = [sure_of(word, share=0.9 - 0.01 * place) for place, word in enumerate(PREDICTED.split())]
+    rows = [sure_of(word, share=0.9 - 0.01 * index) for index, word in enumerate(PREDICTED.split())]
     answers = write_predictions(tmp_path / "hyp.tsv", rows)
     folder = tmp_path / "a" / "b"
 

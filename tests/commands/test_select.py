@@ -26,7 +26,7 @@ def posteriors_of(utt_id: str) -> tuple[float, ...]:
     random = Random(utt_id)
     best, score = random.randrange(len(LABELS)), random.randrange(400_000, 999_000) / 1e6
     rest = (1 - score) / (len(LABELS) - 1)
-    return tuple(score if place == best else rest for place in range(len(LABELS)))
+    return tuple(score if index == best else rest for index in range(len(LABELS)))
 
 
 ALL = {utt_id: posteriors_of(utt_id) for utt_id in IDS}

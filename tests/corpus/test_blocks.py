@@ -17,13 +17,13 @@ WHOLE = Shard(1, 1)
 
 def deal(plan: BlockPlan, shard: Shard = WHOLE) -> list[tuple[int, list[int]]]:
     """Deal the blocks of a shard: (number, indices in the list) of each."""
-    return [(number, places.tolist()) for number, places in plan.deal_blocks(shard)]
+    return [(number, indices.tolist()) for number, indices in plan.deal_blocks(shard)]
 
 
 def cost_by_shard(plan: BlockPlan, costs: NDArray[np.float32], count: int) -> list[float]:
     """Sum the costs of each of ``count`` shards."""
     return [
-        sum(float(costs[places].sum(dtype=np.float64)) for _, places in plan.deal_blocks(Shard(count, index)))
+        sum(float(costs[indices].sum(dtype=np.float64)) for _, indices in plan.deal_blocks(Shard(count, index)))
         for index in range(1, count + 1)
     ]
 
@@ -51,7 +51,7 @@ def _blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_sizes_of_blocks_match_manual_calculation(number: int, sizes: list[int]) -> None:
     """Each block has at most an eighth of the remaining utterances: workers end at about the same time."""
-    assert [len(places) for _, places in deal(BlockPlan(np.arange(number)))] == sizes
+    assert [len(indices) for _, indices in deal(BlockPlan(np.arange(number)))] == sizes
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_sizes_of_blocks_match_manual_calculation(number: int, sizes: list[int])
     ],
 )
 def test_block_size_depends_on_number_of_utterances(number: int, largest: int) -> None:
-    sizes = [len(places) for _, places in BlockPlan(np.arange(number)).deal_blocks(WHOLE)]
+    sizes = [len(indices) for _, indices in BlockPlan(np.arange(number)).deal_blocks(WHOLE)]
 
     left, expected = number, []
     while left:
@@ -90,11 +90,11 @@ def test_blocks_cover_the_list_in_order_and_get_smaller(number: int) -> None:
 
     blocks = deal(plan)
 
-    assert list(itertools.chain(*(places for _, places in blocks))) == list(range(number))
+    assert list(itertools.chain(*(indices for _, indices in blocks))) == list(range(number))
     assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
-    sizes = [len(places) for _, places in blocks]
+    sizes = [len(indices) for _, indices in blocks]
     assert sizes == sorted(sizes, reverse=True)
-    assert all(size == 1 or 8 * size <= sum(sizes[place:]) for place, size in enumerate(sizes))
+    assert all(size == 1 or 8 * size <= sum(sizes[index:]) for index, size in enumerate(sizes))
 
 
 @pytest.mark.usefixtures("_blocks_of_four")
@@ -131,19 +131,19 @@ def test_shards_partition_the_blocks(number: int, count: int) -> None:
     shards = [deal(plan, Shard(count, index)) for index in range(1, count + 1)]
 
     assert sorted(itertools.chain(*shards)) == deal(plan)
-    sizes = [sum(len(places) for _, places in shard) for shard in shards]
-    assert max(sizes) - min(sizes) <= max(len(places) for _, places in deal(plan))
+    sizes = [sum(len(indices) for _, indices in shard) for shard in shards]
+    assert max(sizes) - min(sizes) <= max(len(indices) for _, indices in deal(plan))
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 100])
 def test_blocks_of_the_same_size_are_dealt_in_turn(count: int) -> None:
     """The first 1017 blocks have 64 utterances each; later ones are smaller."""
     plan = BlockPlan(np.arange(65_536))
-    assert [len(places) for _, places in deal(plan)][1015:1019] == [64, 64, 56, 49]
+    assert [len(indices) for _, indices in deal(plan)][1015:1019] == [64, 64, 56, 49]
 
-    for place in range(count):
-        dealt = [number for number, _ in deal(plan, Shard(count, place + 1))]
-        assert [number for number in dealt if number < 1017] == list(range(place, 1017, count))
+    for index in range(count):
+        dealt = [number for number, _ in deal(plan, Shard(count, index + 1))]
+        assert [number for number in dealt if number < 1017] == list(range(index, 1017, count))
 
 
 @pytest.mark.usefixtures("_blocks_of_four")
@@ -218,7 +218,7 @@ def test_costs_of_shards_differ_by_at_most_a_block(seed: int, count: int) -> Non
     members = np.flatnonzero(generator.random(20_000) < 0.8)
     plan = BlockPlan(members, np.repeat(np.arange(4000), 5), costs)
 
-    by_block = [float(costs[places].sum(dtype=np.float64)) for _, places in plan.deal_blocks(WHOLE)]
+    by_block = [float(costs[indices].sum(dtype=np.float64)) for _, indices in plan.deal_blocks(WHOLE)]
     by_shard = cost_by_shard(plan, costs, count)
 
     assert max(by_shard) - min(by_shard) <= max(by_block)
@@ -269,7 +269,7 @@ def test_count_by_shard_matches_its_blocks(number: int, count: int) -> None:
     counted = plan.count_by_shard(chosen[members], count)
 
     assert counted.tolist() == [
-        sum(int(chosen[places].sum()) for _, places in plan.deal_blocks(Shard(count, index)))
+        sum(int(chosen[indices].sum()) for _, indices in plan.deal_blocks(Shard(count, index)))
         for index in range(1, count + 1)
     ]
 
@@ -286,7 +286,7 @@ def test_count_by_shard_matches_its_blocks(number: int, count: int) -> None:
         ([0, 0, 0, 1, 1, 1, 2, 2, 2], [[0, 1, 2, 3, 4, 5], [6, 7, 8]]),
         ([0, 0, 0, 0, 1, 1, 1, 2, 2], [[0, 1, 2, 3], [4, 5, 6, 7, 8]]),
         ([0, 0, 0, 0, 0, 1, 2, 3, 4], [[0, 1, 2, 3, 4], [5, 6, 7], [8]]),
-        # a large group takes the places of the blocks that it covers
+        # a large group replaces the blocks that it covers
         ([0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3], [[0, 1, 2, 3, 4, 5, 6, 7, 8], [9, 10]]),
         # by first appearance, in any order of the list
         ([0, 1, 0, 2, 1, 0], [[0, 2, 5, 1, 4], [3]]),
@@ -304,9 +304,9 @@ def test_tapering_blocks_do_not_cut_recording_groups() -> None:
     """Blocks of twenty utterances begin at 0, 2, 4, 6, 7, 8 and so on; a group is in that of its first utterance."""
     recording_groups = np.array([0, 0, 0, 1, 2, 3, 4, 4, 4, 4, *range(5, 15)])
 
-    blocks = [places for _, places in deal(BlockPlan(np.arange(20), recording_groups))]
+    blocks = [indices for _, indices in deal(BlockPlan(np.arange(20), recording_groups))]
 
-    assert blocks == [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9], *([place] for place in range(10, 20))]
+    assert blocks == [[0, 1, 2], [3], [4, 5], [6, 7, 8, 9], *([index] for index in range(10, 20))]
 
 
 @pytest.mark.parametrize("number", [0, 1, 60, 1000, 20_011])
@@ -341,10 +341,10 @@ def test_shards_of_groups_partition_the_blocks(number: int, count: int) -> None:
 
     assert sorted(itertools.chain(*shards)) == blocks
     assert [block_number for block_number, _ in blocks] == list(range(len(blocks)))
-    flat = list(itertools.chain(*(places for _, places in blocks)))
-    assert flat == plan.members.tolist() == sorted(members.tolist(), key=lambda place: (recording_groups[place], place))
-    in_blocks = [set(recording_groups[places].tolist()) for _, places in blocks]
+    flat = list(itertools.chain(*(indices for _, indices in blocks)))
+    assert flat == plan.members.tolist() == sorted(members.tolist(), key=lambda index: (recording_groups[index], index))
+    in_blocks = [set(recording_groups[indices].tolist()) for _, indices in blocks]
     assert sum(map(len, in_blocks)) == len(set.union(*in_blocks, set()))
     assert plan.count_by_shard(chosen[plan.members], count).tolist() == [
-        sum(int(chosen[places].sum()) for _, places in shard) for shard in shards
+        sum(int(chosen[indices].sum()) for _, indices in shard) for shard in shards
     ]

@@ -55,7 +55,7 @@ def test_all_of_100_000_keys_are_found() -> None:
     index = KeyIndex(hash_keys(keys))
 
     assert index.duplicates() == []
-    np.testing.assert_array_equal(index.find(hash_keys(keys[place] for place in shuffled)), shuffled)
+    np.testing.assert_array_equal(index.find(hash_keys(keys[position] for position in shuffled)), shuffled)
     assert (index.find(hash_keys(key + b"x" for key in keys)) == -1).all()
 
 
@@ -76,8 +76,8 @@ def test_duplicates_are_pairs_ordered_by_the_later_position(values: list[int], e
 
 
 def test_many_duplicates_stay_in_order() -> None:
-    same = [place for place in range(2000) if place % 3]
-    index = KeyIndex(hashes(*(place if place % 3 == 0 else -1 for place in range(2000))))
+    same = [number for number in range(2000) if number % 3]
+    index = KeyIndex(hashes(*(number if number % 3 == 0 else -1 for number in range(2000))))
 
     assert index.duplicates() == list(itertools.pairwise(same))
     assert index.find(hashes(-1)).tolist() == [1]

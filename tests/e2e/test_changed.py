@@ -48,11 +48,11 @@ def content(out: Path) -> list[bytes]:
     return [*tables, *(array.tobytes() for array in embeddings.values())]
 
 
-def swap(places: Sequence[int]) -> list[str]:
-    """Return the paths of the list with those at some places rotated."""
+def swap(indices: Sequence[int]) -> list[str]:
+    """Return the paths of the list with those at some indices rotated."""
     paths = list(PATHS)
-    for place, other in zip(places, [*places[1:], places[0]], strict=True):
-        paths[place] = PATHS[other]
+    for index, other in zip(indices, [*indices[1:], indices[0]], strict=True):
+        paths[index] = PATHS[other]
     return paths
 
 
@@ -85,7 +85,7 @@ def test_changed_audio_is_refused_until_told_what_to_do(tmp_path: Path, e2v: E2v
     assert again.returncode == 0, again.stderr
     now, then = table(out), dict(zip(IDS, before["predictions.tsv"].decode().splitlines()[1:], strict=True))
     changed = [utt_id for utt_id in IDS if f"{utt_id}\t{now[utt_id]}" != then[utt_id]]
-    assert changed == [IDS[place] for place in (0, 7, 20, 21, 39)]
+    assert changed == [IDS[index] for index in (0, 7, 20, 21, 39)]
     journals = b"".join(path.read_bytes() for path in out.glob("journal.*"))
     assert journals.count(b"\tdone\t") == 45
 

@@ -309,8 +309,8 @@ BAD_VALUES = {
     ),
     "a path that is not there": ("nowhere.wav", ("missing", "no such file")),
     "an archive that is not there": ("nowhere.ark:17", ("missing", "no such file")),
-    "a place behind the end": ("wav.ark:99999999", ("truncated", r"the archive has \d+ bytes")),
-    "a place beside a record": ("wav.ark:1", ("not audio", "no WAV or FLAC file, .*")),
+    "an offset behind the end": ("wav.ark:99999999", ("truncated", r"the archive has \d+ bytes")),
+    "an offset beside a record": ("wav.ark:1", ("not audio", "no WAV or FLAC file, .*")),
     "features": ("{features}", ("not audio", "a matrix of 50 x 40 is not audio")),
     "a part of a record": (
         "{vector}[0:100]",
@@ -330,14 +330,14 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder with SPEECH in all forms, and the places of its archive records and of its server."""
+    """A folder with SPEECH in all forms, and the sources of its archive records and the URL of its server."""
     folder = tmp_path_factory.mktemp("values")
     (folder / "some where").mkdir()
     for name in ("speech.wav", "speech.flac", "some where/a b.wav"):
         write_audio(folder / name, SPEECH)
     write_audio(folder / "other.wav", OTHER)
     floats = as_float(SPEECH)
-    places = {
+    sources = {
         "wav": save_second(folder / "wav.ark", (RATE, SPEECH)),
         "flac": save_second(
             folder / "flac.ark", (RATE, SPEECH), write_function="soundfile", write_kwargs={"format": "flac"}
@@ -353,17 +353,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         for key, samples in (("other", OTHER), ("speech", SPEECH)):
             data = samples.astype(np.float32)[None]
             writer.write(key, kaldi_native_io.WaveData(RATE, kaldi_native_io.FloatMatrix(data)))
-    places["kaldi"] = read_pairs(folder / "kaldi.scp")["speech"]
+    sources["kaldi"] = read_pairs(folder / "kaldi.scp")["speech"]
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield folder, {**places, "site": f"http://127.0.0.1:{server.server_port}"}
+        yield folder, {**sources, "site": f"http://127.0.0.1:{server.server_port}"}
         server.shutdown()
         thread.join()
 
 
 def save_second(path: Path, record: Any, **options: Any) -> str:
-    """Write an archive of two records, and return the place of the second."""
+    """Write an archive of two records, and return the source of the second."""
     first = (RATE, OTHER) if isinstance(record, tuple) else np.ones(7, np.float32)
     kaldiio.save_ark(str(path), {"first": first, "second": record}, scp=f"{path}.scp", **options)
     return read_pairs(Path(f"{path}.scp"))["second"]
@@ -382,10 +382,10 @@ def key_of(rule: str) -> str:
 @pytest.fixture(scope="module")
 def values(files: tuple[Path, dict[str, str]]) -> Ran:
     """A run of all list values, good and bad."""
-    folder, places = files
+    folder, sources = files
     named = {**VALUES, **{rule: value for rule, (value, _) in BAD_VALUES.items()}}
     # `$$` of the shell is not a format field
-    lines = [f"{key_of(rule)} {value.format(**places)}\n" for rule, value in named.items()]
+    lines = [f"{key_of(rule)} {value.format(**sources)}\n" for rule, value in named.items()]
     (folder / "all.scp").write_text("".join(lines))
     options = ("--allow-pipes", "--pipe-timeout", "5", "--embeddings", "ark")
     command = ("predict", "all.scp", *ALONE, "-o", "out", *options)
@@ -427,12 +427,12 @@ def test_bad_list_value_is_a_row_of_failures(rule: str, values: Ran, files: tupl
 
 
 def test_kaldiio_reads_the_same_samples_from_archives(files: tuple[Path, dict[str, str]]) -> None:
-    _, places = files
+    _, sources = files
     for name, expected in (("wav", SPEECH), ("kaldi", SPEECH), ("flac", as_float(SPEECH))):
-        rate, samples = kaldiio.load_mat(places[name])
+        rate, samples = kaldiio.load_mat(sources[name])
         assert rate == RATE
         assert np.array_equal(samples.reshape(-1), expected)
-    assert np.array_equal(kaldiio.load_mat(places["vector"]), as_float(SPEECH))
+    assert np.array_equal(kaldiio.load_mat(sources["vector"]), as_float(SPEECH))
 
 
 def test_kaldi_reads_the_same_samples_from_commands(files: tuple[Path, dict[str, str]]) -> None:
@@ -446,8 +446,8 @@ def test_kaldi_reads_the_same_samples_from_commands(files: tuple[Path, dict[str,
 
 
 def test_url_as_input(files: tuple[Path, dict[str, str]], speech_row: list[str]) -> None:
-    _, places = files
-    here, there = places["site"] + "/speech.wav?token=1", places["site"] + "/gone.wav"
+    _, sources = files
+    here, there = sources["site"] + "/speech.wav?token=1", sources["site"] + "/gone.wav"
     done = run_e2v("predict", here, there, *ALONE, environment={"no_proxy": "127.0.0.1"})
 
     assert done.returncode == 3

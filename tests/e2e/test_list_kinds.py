@@ -110,12 +110,12 @@ def test_same_list_resumes_and_changed_audio_is_noticed(form: str, clips: Path, 
 
     def write(*names: str) -> None:
         lines = {
-            "FunASR": [json.dumps({"key": f"u{place}", "source": f"x/{name}"}) for place, name in enumerate(names)],
+            "FunASR": [json.dumps({"key": f"u{number}", "source": f"x/{name}"}) for number, name in enumerate(names)],
             "NeMo": [
-                json.dumps({"id": f"u{place}", "audio_filepath": f"x/{name}", "offset": 0.1, "duration": 0.5})
-                for place, name in enumerate(names)
+                json.dumps({"id": f"u{number}", "audio_filepath": f"x/{name}", "offset": 0.1, "duration": 0.5})
+                for number, name in enumerate(names)
             ],
-            "table": ["id,file", *(f"u{place},x/{name}" for place, name in enumerate(names))],
+            "table": ["id,file", *(f"u{number},x/{name}" for number, name in enumerate(names))],
         }[form]
         path.write_text("\n".join(lines))
 

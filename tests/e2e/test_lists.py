@@ -146,8 +146,8 @@ def test_utterance_has_one_id_in_all_files(kind: str, tmp_path: Path, e2v: E2v) 
         assert [(key, unquote(Path(path).stem)) for key, path in pairs] == [(key, key) for key in ids]
         return
     assert list(kaldiio.load_scp(str(out / "embeddings.scp"))) == ids
-    for place in (f"scp:{out}/embeddings.scp", f"ark:{out}/embeddings.1-of-1.1.ark"):
-        with kaldi_native_io.SequentialFloatVectorReader(place) as reader:
+    for specifier in (f"scp:{out}/embeddings.scp", f"ark:{out}/embeddings.1-of-1.1.ark"):
+        with kaldi_native_io.SequentialFloatVectorReader(specifier) as reader:
             assert sorted(key for key, _ in reader) == sorted(ids)
 
 

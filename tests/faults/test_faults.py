@@ -151,13 +151,13 @@ def test_failed_write_is_named_and_run_resumes(
         name = f"{role}{at}"
         failed, notes = run(name, role, at)
         message = "Input/output error" if at % 2 else "No space left on device"
-        place = re.escape(str(tmp_path / name))
+        path = re.escape(str(tmp_path / name))
         hint = "what is done is safe, run the same command again"
         if sum(note.startswith(role) for note in notes) < at:  # results were written together, or in another order
             assert failed.returncode == 0
             return
         assert failed.returncode == 1, (notes[-1], failed.stderr)
-        assert re.fullmatch(rf"e2v: {place}(/[^:]+)?: {message}; {hint}\n", failed.stderr), (notes[-1], failed.stderr)
+        assert re.fullmatch(rf"e2v: {path}(/[^:]+)?: {message}; {hint}\n", failed.stderr), (notes[-1], failed.stderr)
         again, _ = run(name, "nobody", 0)
         assert (again.returncode, again.stderr) == (0, ""), notes[-1]
         assert digest(tmp_path / name) == expected, notes[-1]
@@ -229,7 +229,7 @@ def test_damaged_journal_line_is_refused_and_named(damage: str, scp: Path, tmp_p
 
 
 def test_run_with_a_truncated_journal_ends_with_the_same_bytes(scp: Path, tmp_path: Path, e2v: E2v) -> None:
-    """The journal is truncated at a few places; test_history.py does so at every byte."""
+    """The journal is truncated at a few offsets; test_history.py does so at every byte."""
     command = ("predict", scp, "-m", "sample", "--embeddings", "ark", "--max-failures", "1", "-j", "1", "-o", tmp_path)
     assert e2v(*command).returncode == 0
     whole = digest(tmp_path)

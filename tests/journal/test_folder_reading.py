@@ -97,7 +97,7 @@ def describe(folder: RunFolder, history: History) -> list[object]:
         history.timelines,
         history.ended,
         list(history.sizes.items()),
-        [history.read_lines(place, place + 1) for place, state in enumerate(history.status.tolist()) if state != LEFT],
+        [history.read_lines(index, index + 1) for index, state in enumerate(history.status.tolist()) if state != LEFT],
         folder.find_ended(history),
         folder.describe_sources(LIST, history.sizes),
     ]
@@ -291,19 +291,19 @@ def test_reading_lines_opens_each_journal_once(tmp_path: Path, opened: list[Path
         write(tmp_path, [record], shard=shard)
     history = list_folder(tmp_path).read_history(LISTED)
     names = [f"journal.{shard.name}.1" for shard in (FIRST, SECOND, THIRD)]
-    places = [place for place, state in enumerate(history.status.tolist()) if state != LEFT]
+    indices = [index for index, state in enumerate(history.status.tolist()) if state != LEFT]
     opened.clear()
 
     with history.reading():
         for _ in range(3):
-            for place in places:
-                history.read_lines(place, place + 1)
+            for index in indices:
+                history.read_lines(index, index + 1)
         assert find_open(tmp_path) == names
     assert count_opens(opened) == dict.fromkeys(names, 1)
     assert find_open(tmp_path) == []
 
     for _ in range(2):
-        history.read_lines(places[0], places[0] + 2)
+        history.read_lines(indices[0], indices[0] + 2)
         assert find_open(tmp_path) == []
     assert count_opens(opened) == {names[0]: 2, names[1]: 2}
 
@@ -314,12 +314,12 @@ def test_number_of_open_journals_is_limited(limit: int, tmp_path: Path) -> None:
     for shard, record in zip((FIRST, SECOND, THIRD), RECORDS, strict=True):
         write(tmp_path, [record], shard=shard)
     history = list_folder(tmp_path).read_history(LISTED)
-    expected = {place: history.read_lines(place, place + 1) for place in (0, 1, 3)}
+    expected = {index: history.read_lines(index, index + 1) for index in (0, 1, 3)}
 
     with history.reading(limit):
-        for places in ((0, 1, 3), (3, 1, 0), (1, 3, 1)):
-            for place in places:
-                assert history.read_lines(place, place + 1) == expected[place]
+        for indices in ((0, 1, 3), (3, 1, 0), (1, 3, 1)):
+            for index in indices:
+                assert history.read_lines(index, index + 1) == expected[index]
                 assert len(find_open(tmp_path)) <= limit
         assert find_open(tmp_path) == ["journal.2-of-3.1", "journal.3-of-3.1"][:limit]
 

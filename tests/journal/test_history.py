@@ -213,11 +213,11 @@ def test_torn_checksum_of_zeros_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(1, len(LINES)))
-@pytest.mark.parametrize("place", [0, 5, 8, 9, 14, -2, -1])
-def test_damaged_line_before_others_is_refused(number: int, place: int, path: Path) -> None:
+@pytest.mark.parametrize("position", [0, 5, 8, 9, 14, -2, -1])
+def test_damaged_line_before_others_is_refused(number: int, position: int, path: Path) -> None:
     lines = CONTENT.splitlines(keepends=True)
     damaged = bytearray(lines[number - 1])
-    damaged[place] ^= 0x01
+    damaged[position] ^= 0x01
     lines[number - 1] = bytes(damaged)
     content = b"".join(lines)
     path.write_bytes(content)
@@ -370,7 +370,7 @@ def test_result_or_reason_of_the_attempt_that_began_later_counts(
         ([DONE_LATER], [failed("utt2", reason="truncated")], newer, NEW),
     ]
     folder = list_folder(tmp_path)
-    for records, failures, shard, started in (attempts[place] for place in order):
+    for records, failures, shard, started in (attempts[index] for index in order):
         write(tmp_path, records, failures, shard=shard, started=started)
         folder.refresh()
         history = folder.read_history(HashedIds())
@@ -406,8 +406,8 @@ def test_attempt_that_knew_of_another_is_later_whatever_the_clocks_say(order: tu
     folder = RunFolder(tmp_path / "copy", (), ())
     folder.path.mkdir()
 
-    for place in order:
-        (folder.path / f"journal.1-of-1.{place + 1}").write_bytes(contents[place])
+    for index in order:
+        (folder.path / f"journal.1-of-1.{index + 1}").write_bytes(contents[index])
         folder.refresh()
         history = folder.read_history(HashedIds())
 
@@ -499,8 +499,8 @@ def test_last_time_line_counts(tmp_path: Path) -> None:
         ("model", "worker died", FAILED),
     ],
 )
-def test_model_failure_keeps_its_place_in_the_batch(stage: Stage, reason: str, state: int, tmp_path: Path) -> None:
-    """An utterance that killed a worker loses its place."""
+def test_model_failure_keeps_its_position_in_the_batch(stage: Stage, reason: str, state: int, tmp_path: Path) -> None:
+    """An utterance that killed a worker loses its position."""
     write(tmp_path, failures=[failed("utt3", stage, reason)])
 
     assert failure_status(stage, reason) == state

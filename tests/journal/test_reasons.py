@@ -23,7 +23,7 @@ def test_reasons_are_those_that_count(tmp_path: Path) -> None:
 
     history = open_folder(tmp_path).read_history(IDS)
 
-    places = np.flatnonzero((history.status != LEFT) & (history.status != DONE))
-    assert history.reasons.count(places) == (FailureReason("missing", 2, 3), FailureReason("not audio", 1, 2))
-    assert history.reasons.copy().count(places) == history.reasons.count(places)
-    assert history.reasons.count(places[:0]) == ()
+    indices = np.flatnonzero((history.status != LEFT) & (history.status != DONE))
+    assert history.reasons.count(indices) == (FailureReason("missing", 2, 3), FailureReason("not audio", 1, 2))
+    assert history.reasons.copy().count(indices) == history.reasons.count(indices)
+    assert history.reasons.count(indices[:0]) == ()

@@ -8,7 +8,7 @@ import pytest
 
 from e2v_cli.models.cache import cache_folder
 
-# -- place -------------------------------------------------------------------------------------------------------------
+# -- folder ------------------------------------------------------------------------------------------------------------
 
 
 def test_environment_sets_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

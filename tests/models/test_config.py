@@ -100,13 +100,13 @@ CONFIGS: list[tuple[str, str, object, str]] = [
 def test_invalid_config_value_is_named(section: str, key: str, value: object, message: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     config = make_config()
-    place: dict[str, Any] = config
+    settings: dict[str, Any] = config
     for name in filter(None, section.split(".")):
-        place = place[name]
+        settings = settings[name]
     if value is GONE:
-        del place[key]
+        del settings[key]
     else:
-        place[key] = value
+        settings[key] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert refusal(folder) == f"{folder / 'config.yaml'}: {message}"
 

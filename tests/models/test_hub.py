@@ -27,8 +27,10 @@ from e2v_cli.options import HubName, ModelRequest
 def test_a_model_is_downloaded_once(hub: HubServer, run: E2v, rows: str, tiny: Path, tmp_path: Path) -> None:
     first = run("predict", CLIP)
     assert (first.returncode, first.stdout) == (0, rows)
-    place = f"{TITLES[hub.protocol]} ({hub.url})"
-    assert first.stderr.startswith(f"e2v: looking for {PLUS_BASE[hub.protocol]} on {place}\ne2v: 1 utterance: 1 done")
+    hub_name = f"{TITLES[hub.protocol]} ({hub.url})"
+    assert first.stderr.startswith(
+        f"e2v: looking for {PLUS_BASE[hub.protocol]} on {hub_name}\ne2v: 1 utterance: 1 done"
+    )
     (weights,) = tmp_path.rglob("snapshots/*/model.pt")
     assert_same(weights.parent, tiny)
     asked = " ".join(request.path for request in hub.requests)

@@ -34,17 +34,17 @@ def assert_runs_without_a_copy(model: Model, caplog: pytest.LogCaptureFixture, m
 
 def test_cache_that_is_a_file_gets_no_copy(model: Model, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache.write_text("")
-    place = prepared._place_of(model)
+    folder = prepared._folder_of(model)
 
-    assert_runs_without_a_copy(model, caplog, f"{place}: Not a directory: {EVERY_TIME}")
+    assert_runs_without_a_copy(model, caplog, f"{folder}: Not a directory: {EVERY_TIME}")
 
 
 def test_copy_folder_that_is_a_file_gets_no_copy(model: Model, caplog: pytest.LogCaptureFixture) -> None:
-    place = prepared._place_of(model)
-    place.parent.mkdir(parents=True)
-    place.write_text("")
+    folder = prepared._folder_of(model)
+    folder.parent.mkdir(parents=True)
+    folder.write_text("")
 
-    assert_runs_without_a_copy(model, caplog, f"{place}: File exists: {EVERY_TIME}")
+    assert_runs_without_a_copy(model, caplog, f"{folder}: File exists: {EVERY_TIME}")
 
 
 def test_copy_that_is_a_folder_is_not_used(model: Model, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,7 +68,7 @@ def test_full_cache_gets_no_copy(
     def fail(*_: object) -> None:
         raise error
 
-    copy = prepared._copy_in(prepared._place_of(model))
+    copy = prepared._copy_in(prepared._folder_of(model))
     monkeypatch.setattr(os, "fsync", fail)
 
     assert_runs_without_a_copy(model, caplog, f"{copy}: {error.strerror}: {EVERY_TIME}")
@@ -78,7 +78,7 @@ def test_full_cache_gets_no_copy(
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit for files that fails a write")
 def test_failed_write_leaves_no_copy(model: Model, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A limit for the size of a file stands in for a full disk."""
-    copy = prepared._copy_in(prepared._place_of(model))
+    copy = prepared._copy_in(prepared._folder_of(model))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:

@@ -137,9 +137,9 @@ def test_paired_convolution_of_part_of_a_signal_is_exact(products: ProductsName)
 def test_paired_convolution_of_an_impulse_is_exact(products: ProductsName) -> None:
     """A signal with one nonzero sample shows the position of each tap."""
     block = make_block(3, 2, 5, products)
-    for place in range(11):
+    for position in range(11):
         x = torch.zeros(11, 5)
-        x[place, 2] = 1
+        x[position, 2] = 1
         torch.testing.assert_close(block(x).double(), F.gelu(convolve(block, x)), rtol=0, atol=1e-6)
 
 
@@ -218,8 +218,8 @@ class Attention:
         q, k, v = rows.view(len(rows), 3, self.heads, -1).permute(1, 2, 0, 3)
         scores = q @ k.transpose(1, 2) / q.shape[2] ** 0.5
         if self.alibi is not None:
-            places = torch.arange(len(rows))
-            distances = (places[:, None] - places).abs().double()
+            positions = torch.arange(len(rows))
+            distances = (positions[:, None] - positions).abs().double()
             distances[: self.config.num_extra_tokens] = 0
             distances[:, : self.config.num_extra_tokens] = 0
             scale = self.alibi.scale[layer if len(self.alibi.scale) > 1 else 0].clamp(min=0).flatten()
@@ -315,7 +315,7 @@ def test_number_of_groups_is_as_expected(frames: str) -> None:
     groups = list(layout.group())
     assert len(groups) == GROUPS[frames]
     attend = PaddedAttention(layout, 4, None, CPU)
-    is_padded = [group.places is not None for group in attend.groups]
+    is_padded = [group.positions is not None for group in attend.groups]
     assert is_padded == [len(set(group)) > 1 for group in groups]
     assert any(is_padded) == (frames in ("padded", "several groups", "short groups"))
 

@@ -19,7 +19,7 @@ def columns_of(folder: Path) -> Columns:
 def test_columns_are_in_the_order_of_the_list_and_without_failures(tmp_path: Path) -> None:
     write_run(tmp_path)
     columns = columns_of(tmp_path)
-    assert columns.places.tolist() == [0, 1, 3, 4]
+    assert columns.list_indices.tolist() == [0, 1, 3, 4]
     assert columns.labels.tolist() == [1, 0, 1, 0]
     np.testing.assert_allclose(columns.scores, [0.999999, 0.654321, 1.0, 0.5])
     np.testing.assert_allclose(columns.margins, [0.999998, 0.308642, 1.0, 0.0], atol=1e-6)
@@ -36,7 +36,7 @@ def test_model_without_a_head_has_durations_alone(tmp_path: Path) -> None:
     write(tmp_path, [done(utt_id, (), duration=2.5) for utt_id in ("ü", "z")], header(labels=()))
     save_ids(tmp_path, IDS)
     columns = columns_of(tmp_path)
-    assert (columns.places.tolist(), columns.durations.tolist()) == ([0, 3], [2.5, 2.5])
+    assert (columns.list_indices.tolist(), columns.durations.tolist()) == ([0, 3], [2.5, 2.5])
     assert (columns.labels.tolist(), columns.scores.tolist(), columns.margins.tolist()) == ([0, 0], [0, 0], [0, 0])
 
 

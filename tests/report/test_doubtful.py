@@ -17,7 +17,7 @@ def make_columns(margins: list[float], labels: list[int]) -> Columns:
     size = len(margins)
     values = np.array(margins, dtype=np.float32)
     return Columns(
-        places=np.arange(size, dtype=np.int32),
+        list_indices=np.arange(size, dtype=np.int32),
         labels=np.array(labels, dtype=np.uint16),
         scores=((1 + values) / 2).astype(np.float32),
         margins=values,

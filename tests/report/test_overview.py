@@ -17,7 +17,7 @@ from e2v_cli.report.speakers import tabulate_speakers
 
 def make_columns(labels: list[int], scores: list[float], durations: list[float]) -> Columns:
     return Columns(
-        places=np.arange(len(labels), dtype=np.int32),
+        list_indices=np.arange(len(labels), dtype=np.int32),
         labels=np.array(labels, dtype=np.uint16),
         scores=np.array(scores, dtype=np.float32),
         margins=np.zeros(len(labels), dtype=np.float32),

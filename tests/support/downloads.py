@@ -46,9 +46,9 @@ def assert_refused(
     """Check the message: the model, the hub, the problem and the remedies."""
     model = model or PLUS_BASE[hub.protocol]
     full = f"{model}@{revision}" if revision else model
-    place = f"{TITLES[hub.protocol]} ({hub.url})"
+    hub_name = f"{TITLES[hub.protocol]} ({hub.url})"
     subject = f"{full}: no such folder, and it" if model == "my/own" else full
-    said = f"e2v: looking for {full} on {place}\ne2v: {subject} can't be downloaded from {place}: {problem}\n"
+    said = f"e2v: looking for {full} on {hub_name}\ne2v: {subject} can't be downloaded from {hub_name}: {problem}\n"
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == said + remedy(hub, model, revision)
 

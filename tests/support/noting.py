@@ -125,5 +125,5 @@ REPORTS: list[Report] = [
     *(([11], [10]), 2),
 ]
 
-PLACES = [place for place, report in enumerate(REPORTS) if isinstance(report, tuple)]
+BATCH_INDICES = [index for index, report in enumerate(REPORTS) if isinstance(report, tuple)]
 """The index of each batch in the reports."""

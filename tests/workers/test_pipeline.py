@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from support.noting import (
     AUDIO,
+    BATCH_INDICES,
     BATCH_SECONDS,
     BATCHES,
-    PLACES,
     REPORTS,
     NotingEngine,
     NotingReporter,
@@ -267,7 +267,7 @@ def test_no_report_follows_results_that_do_not_fit_on_disk(full: int, utterances
         run(cut(utterances), reporter=reporter, writer=writer)
 
     assert writer.written == BATCHES[:full]
-    assert reporter.reports == REPORTS[: PLACES[full]]
+    assert reporter.reports == REPORTS[: BATCH_INDICES[full]]
 
 
 @pytest.mark.parametrize("broken", range(len(BATCHES)))
@@ -279,7 +279,7 @@ def test_error_of_the_engine_ends_the_loop(broken: int, utterances: list[Utteran
         run(cut(utterances), engine, reporter)
 
     assert engine.batches == BATCHES[: broken + 1]
-    assert reporter.reports == REPORTS[: PLACES[broken]]
+    assert reporter.reports == REPORTS[: BATCH_INDICES[broken]]
 
 
 @pytest.mark.parametrize("broken", range(len(BATCHES)))
@@ -291,7 +291,7 @@ def test_late_error_of_the_engine_ends_the_loop(broken: int, utterances: list[Ut
         run(cut(utterances), engine, reporter)
 
     assert len(engine.batches) <= broken + 1 + FINISHING
-    assert reporter.reports == REPORTS[: PLACES[broken]]
+    assert reporter.reports == REPORTS[: BATCH_INDICES[broken]]
 
 
 def test_probe_with_a_late_error_does_not_pass(utterances: list[Utterance]) -> None:

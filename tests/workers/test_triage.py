@@ -12,7 +12,7 @@ import pytest
 
 from e2v_cli.corpus.blocks import PendingBlock
 from e2v_cli.errors import WorkerError
-from e2v_cli.workers.triage import CRASHES_TO_BLAME, MAX_BLOCK_CRASHES, MAX_IDLE_CRASHES, Places, Triage
+from e2v_cli.workers.triage import CRASHES_TO_BLAME, MAX_BLOCK_CRASHES, MAX_IDLE_CRASHES, Indices, Triage
 
 NEXT_MOVE = "Try a smaller --jobs or --batch-seconds; what is done is safe, the same command goes on"
 
@@ -21,22 +21,22 @@ def make_triage(num_workers: int = 2) -> Triage:
     return Triage(num_workers, "utt{}".format)
 
 
-def make_block(number: int, *places: int) -> PendingBlock:
-    return PendingBlock(number, np.array(places, dtype=np.int64))
+def make_block(number: int, *indices: int) -> PendingBlock:
+    return PendingBlock(number, np.array(indices, dtype=np.int64))
 
 
 def crash(triage: Triage, *blocks: PendingBlock, cause: str = "killed by SIGKILL") -> None:
     """Report a worker that crashed before any result of its blocks."""
-    triage.worker_crashed([(block, block.places) for block in blocks], cause)
+    triage.worker_crashed([(block, block.indices) for block in blocks], cause)
 
 
 def next_probe(triage: Triage) -> list[int] | None:
-    places = triage.next_probe()
-    return None if places is None else places.tolist()
+    indices = triage.next_probe()
+    return None if indices is None else indices.tolist()
 
 
-def probe_crashed(triage: Triage, *places: int) -> int | None:
-    return triage.probe_crashed(np.array(places, dtype=np.int64))
+def probe_crashed(triage: Triage, *indices: int) -> int | None:
+    return triage.probe_crashed(np.array(indices, dtype=np.int64))
 
 
 def release(triage: Triage) -> list[int]:
@@ -97,11 +97,11 @@ def test_halves_are_probed_down_to_single_utterances() -> None:
     crash(triage, make_block(0, *range(7)))
     probed = []
 
-    while (places := next_probe(triage)) is not None:
-        probed.append(places)
-        if 5 not in places:
+    while (indices := next_probe(triage)) is not None:
+        probed.append(indices)
+        if 5 not in indices:
             triage.probe_ended()
-        elif probe_crashed(triage, *places) is not None:
+        elif probe_crashed(triage, *indices) is not None:
             break
 
     assert probed == [[*range(7)], [0, 1, 2, 3], [4, 5, 6], [4, 5], [4], [5], [5]]
@@ -252,12 +252,12 @@ def test_progress_in_a_block_resets_its_crashes() -> None:
     triage, block = make_triage(), make_block(2, *range(20))
     for left in range(20, 14, -1):
         for _ in range(4):
-            triage.worker_crashed([(block, block.places[-left:])], "exit code 5")
+            triage.worker_crashed([(block, block.indices[-left:])], "exit code 5")
             survive_probes(triage)
             assert release(triage) == [2]
 
     with pytest.raises(WorkerError, match=r"^5 workers died over the 15 utterances from utt5, the last: exit code 5; "):
-        triage.worker_crashed([(block, block.places[-15:])], "exit code 5")
+        triage.worker_crashed([(block, block.indices[-15:])], "exit code 5")
 
 
 def test_progress_elsewhere_does_not_reset_the_crashes_of_a_block() -> None:
@@ -282,11 +282,11 @@ class Simulation:
         self.random = random.Random(seed)
         self.count = self.random.randint(1, 120)
         share = self.random.choice([0.02, 0.1, 0.5, 1.0])
-        self.killers = {place for place in range(self.count) if self.random.random() < share}
+        self.killers = {index for index in range(self.count) if self.random.random() < share}
         self.blocks = self._cut()
         self.num_workers = self.random.randint(1, 5)
         self.in_hand: list[list[PendingBlock]] = [[] for _ in range(self.num_workers)]
-        self.probes: list[Places | None] = [None] * self.num_workers
+        self.probes: list[Indices | None] = [None] * self.num_workers
         self.queue = deque(self.blocks)
         self.triage = make_triage(self.num_workers)
         self.done: set[int] = set()
@@ -306,7 +306,7 @@ class Simulation:
 
         A stray crash adds one: its groups of candidates survive their probes.
         """
-        largest = max(len(block.places) for block in self.blocks)
+        largest = max(len(block.indices) for block in self.blocks)
         return len(self.killers) * (1 + math.ceil(math.log2(largest)) + CRASHES_TO_BLAME)
 
     def _cut(self) -> list[PendingBlock]:
@@ -333,19 +333,19 @@ class Simulation:
             self._compute(worker)
 
     def _hand_out(self, worker: int) -> None:
-        if (places := self.triage.next_probe()) is not None:
-            assert not self.done.intersection(places.tolist())
-            self.probes[worker] = places
-            self.in_hand[worker] = [PendingBlock(-1, places)]
+        if (indices := self.triage.next_probe()) is not None:
+            assert not self.done.intersection(indices.tolist())
+            self.probes[worker] = indices
+            self.in_hand[worker] = [PendingBlock(-1, indices)]
             return
         self.queue.extendleft(block for block in self.triage.release() if self._left_of(block))
         if self.queue:
             self.in_hand[worker] = [self.queue.popleft()]
 
     def _probe(self, worker: int) -> None:
-        places = self.probes[worker]
-        assert places is not None
-        if self.killers.intersection(places.tolist()):
+        indices = self.probes[worker]
+        assert indices is not None
+        if self.killers.intersection(indices.tolist()):
             self._crash(worker)
         else:
             self.probes[worker], self.in_hand[worker] = None, []
@@ -366,16 +366,16 @@ class Simulation:
 
     def _crash(self, worker: int) -> None:
         self.crashes += 1
-        places, blocks = self.probes[worker], self.in_hand[worker]
+        indices, blocks = self.probes[worker], self.in_hand[worker]
         self.probes[worker], self.in_hand[worker] = None, []
-        if places is None:
+        if indices is None:
             self.triage.worker_crashed([(block, np.array(self._left_of(block), np.int64)) for block in blocks], "9")
-        elif (to_blame := self.triage.probe_crashed(places)) is not None:
+        elif (to_blame := self.triage.probe_crashed(indices)) is not None:
             self.blamed.append(to_blame)
             self.triage.note_progress()
 
     def _left_of(self, block: PendingBlock) -> list[int]:
-        return [place for place in block.places.tolist() if place not in self.done and place not in self.blamed]
+        return [index for index in block.indices.tolist() if index not in self.done and index not in self.blamed]
 
 
 @pytest.mark.parametrize("seed", range(60))

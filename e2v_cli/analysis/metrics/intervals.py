@@ -73,8 +73,8 @@ def count_combinations(
         found = np.unique(key, return_counts=True)
         keys.append(found[0])
         counts.append(found[1])
-    merged, places = np.unique(np.concatenate(keys), return_inverse=True)
-    return merged, np.bincount(places, np.concatenate(counts)).astype(np.int64)
+    merged, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+    return merged, np.bincount(inverse, np.concatenate(counts)).astype(np.int64)
 
 
 def mean_of_folds(confusions: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ class Examples:
     rows: NDArray[np.int64]
     """(utterances,): indices in the list of the embeddings."""
     reference: Reference
-    places: NDArray[np.int64]
+    reference_indices: NDArray[np.int64]
     """(utterances,): indices in the reference."""
     notes: tuple[str, ...]
     """Notes for the user: what was left out, and others."""
@@ -88,7 +88,7 @@ class Examples:
         Raises:
             CorpusError: an utterance has no group.
         """
-        return _group_places(self.reference, grouping, self.places, advice)
+        return _group_examples(self.reference, grouping, self.reference_indices, advice)
 
 
 def find_examples(embeddings: str, reference: str, options: LabelOptions) -> Examples:
@@ -109,14 +109,14 @@ def find_examples(embeddings: str, reference: str, options: LabelOptions) -> Exa
         labels = open_reference(reference, stack, options.id_column, options.label_column)
         mapping = {} if options.map is None else read_map(options.map)
         counted = count_classes(labels, ClosedSet((), ()), mapping, options.merge, options.classes)
-    ids, rows, places = _match_ids(found, labels, counted)
-    present, numbers = np.unique(counted.indices[places], return_inverse=True)
+    ids, rows, reference_indices = _match_ids(found, labels, counted)
+    present, numbers = np.unique(counted.indices[reference_indices], return_inverse=True)
     grouping = labels.find_grouping("spk")
     speakers, speaker_names = np.arange(len(ids)), ids
     if grouping is not None:
-        speakers, speaker_names = _group_places(labels, grouping, places, "add them")
+        speakers, speaker_names = _group_examples(labels, grouping, reference_indices, "add them")
     vectors, is_frames = found.read_means(rows)
-    notes = [*found.origin.describe(), *_describe_left_out(found, labels, counted, places)]
+    notes = [*found.origin.describe(), *_describe_left_out(found, labels, counted, reference_indices)]
     if grouping is None:
         notes.append(f"{labels.name}: speakers are not known (no utt2spk): each utterance counts as one of its own")
     return Examples(
@@ -131,7 +131,7 @@ def find_examples(embeddings: str, reference: str, options: LabelOptions) -> Exa
         embeddings=found,
         rows=rows,
         reference=labels,
-        places=places,
+        reference_indices=reference_indices,
         notes=tuple(notes),
     )
 
@@ -148,47 +148,47 @@ def _match_ids(
         raise CorpusError(f"{embeddings.name}: there are no embeddings; {FORMS}")
     finder = reference.finder
     hashes = np.concatenate([finder.hashes_of(chunk.keys) for chunk in embeddings.ids()])
-    places = finder.find(hashes)
+    found = finder.find(hashes)
     refuse_duplicates(hashes, embeddings.name, embeddings.ids, finder.hashes_of)
-    has_class = (places >= 0) & (counted.indices[places] >= 0)
+    has_class = (found >= 0) & (counted.indices[found] >= 0)
     if not has_class.any():
-        raise CorpusError(_describe_none(embeddings, reference, places))
+        raise CorpusError(_describe_none(embeddings, reference, found))
     keys: list[bytes] = []
     for chunk in embeddings.ids():
         keys += compress(chunk.keys, has_class[chunk.numbers[0] - 1 : chunk.numbers[-1]].tolist())
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
     rows = np.flatnonzero(has_class)[order]
-    return tuple(keys[index].decode() for index in order.tolist()), rows, places[rows]
+    return tuple(keys[index].decode() for index in order.tolist()), rows, found[rows]
 
 
-def _describe_none(embeddings: Embeddings, reference: Reference, places: NDArray[np.int64]) -> str:
-    if (places >= 0).any():
+def _describe_none(embeddings: Embeddings, reference: Reference, found: NDArray[np.int64]) -> str:
+    if (found >= 0).any():
         return f"{embeddings.name}: no embedding of an utterance whose class in {reference.name} counts"
     keys: Sequence[bytes] = next(embeddings.ids()).keys[:EXAMPLES]
     return describe_no_common(embeddings.name, reference, keys)
 
 
-def _group_places(
-    reference: Reference, grouping: GroupColumn, places: NDArray[np.int64], advice: str
+def _group_examples(
+    reference: Reference, grouping: GroupColumn, reference_indices: NDArray[np.int64], advice: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Group utterances of a reference: see ``Examples.group``."""
     chosen = np.zeros(len(reference), dtype=np.bool_)
-    chosen[places] = True
+    chosen[reference_indices] = True
     units = select_scored(reference, grouping, chosen, advice)
     ranks = np.cumsum(chosen) - 1
-    return units.codes[ranks[places]].astype(np.int64), units.groups
+    return units.codes[ranks[reference_indices]].astype(np.int64), units.groups
 
 
 def _describe_left_out(
-    embeddings: Embeddings, reference: Reference, counted: CountedClasses, places: NDArray[np.int64]
+    embeddings: Embeddings, reference: Reference, counted: CountedClasses, found: NDArray[np.int64]
 ) -> list[str]:
     """Describe the utterances of both sides that are no examples."""
     wanted = int((counted.indices >= 0).sum())
     notes = []
-    if wanted > len(places):
-        notes.append(f"{wanted - len(places)} of the {wanted} utterances of {reference.name} have no embedding")
-    if len(embeddings) > len(places):
-        notes.append(f"{len(embeddings) - len(places)} of the {len(embeddings)} embeddings have no label that counts")
+    if wanted > len(found):
+        notes.append(f"{wanted - len(found)} of the {wanted} utterances of {reference.name} have no embedding")
+    if len(embeddings) > len(found):
+        notes.append(f"{len(embeddings) - len(found)} of the {len(embeddings)} embeddings have no label that counts")
     left_out = {**counted.dropped, **counted.uncounted}
     if any(left_out.values()):
         each = ", ".join(f"{name} {number}" for name, number in left_out.items() if number)

@@ -169,15 +169,15 @@ class Predictions:
         with np.errstate(invalid="ignore"):
             is_right = (np.abs(sums - 1).round(9) <= SUM_TOLERANCE) & (posteriors >= 0).all(axis=1)
         if not is_right.all():
-            place = int(is_right.argmin())
-            utt_id, row = keys[place].decode(errors="backslashreplace"), posteriors[place]
+            index = int(is_right.argmin())
+            utt_id, row = keys[index].decode(errors="backslashreplace"), posteriors[index]
             problem = (
-                f"sum to {sums[place]:.4f}, not to 1 within {SUM_TOLERANCE:g}"
+                f"sum to {sums[index]:.4f}, not to 1 within {SUM_TOLERANCE:g}"
                 if np.isfinite(row).all() and (row >= 0).all()
                 else f"have {row[~((row >= 0) & np.isfinite(row))][0]:g}"
             )
             raise CorpusError(
-                f"{self.text.name}:{numbers[place]}: the probabilities of {utt_id} {problem}; predict it again, "
+                f"{self.text.name}:{numbers[index]}: the probabilities of {utt_id} {problem}; predict it again, "
                 "or leave out the columns of classes"
             )
         return posteriors
@@ -254,7 +254,7 @@ def _open_table(text: Text, names: Sequence[str], failed: int = 0, left: int = 0
             f"{text.name}:1: no column of labels: a model without a head predicts no emotion; "
             "predict with one of e2v models that has classes"
         )
-    num_columns = 1 + max(place for place, name in enumerate(names) if name in own)
+    num_columns = 1 + max(index for index, name in enumerate(names) if name in own)
     between = [name for name in names[:num_columns] if name not in own]
     if between:
         raise CorpusError(f'{text.name}:1: column "{between[0]}" is before {names[num_columns - 1]}; put classes last')

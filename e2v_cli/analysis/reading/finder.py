@@ -113,12 +113,12 @@ class IdFinder:
 
     def first_id(self, chosen: NDArray[np.bool_]) -> str:
         """Return the first id of chosen utterances, (utterances,)."""
-        place = int(chosen.argmax())
+        index = int(chosen.argmax())
         for keys in self.ids():
-            if place < len(keys):
-                return keys[place].decode(errors="backslashreplace")
-            place -= len(keys)
-        raise IndexError(place)
+            if index < len(keys):
+                return keys[index].decode(errors="backslashreplace")
+            index -= len(keys)
+        raise IndexError(index)
 
 
 def find_equal(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -151,9 +151,9 @@ def refuse_duplicates(
     first: dict[int, tuple[int, bytes]] = {}
     for chunk in reread():
         found = hash_ids(chunk.keys)
-        for place in np.flatnonzero(np.isin(found, same)).tolist():
-            number, key = chunk.numbers[place], chunk.keys[place]
-            before, other = first.setdefault(int(found[place]), (number, key))
+        for row in np.flatnonzero(np.isin(found, same)).tolist():
+            number, key = chunk.numbers[row], chunk.keys[row]
+            before, other = first.setdefault(int(found[row]), (number, key))
             if before != number:
                 shown, known = key.decode(errors="backslashreplace"), other.decode(errors="backslashreplace")
                 as_known = "" if key == other else f', as "{known}"'

@@ -195,7 +195,7 @@ def read_cells(text: Text, choose: Callable[[Sequence[str], str], Sequence[int]]
     rows = csv.reader(chain([header], lines), delimiter=delimiter)
     try:
         names = [name.strip() for name in next(rows, [])]
-        places = choose(names, f"{text.name}:1")
+        columns = choose(names, f"{text.name}:1")
         numbers: list[int] = []
         kept: list[list[str]] = []
         for row in rows:
@@ -204,7 +204,7 @@ def read_cells(text: Text, choose: Callable[[Sequence[str], str], Sequence[int]]
             if len(row) != len(names):
                 raise CorpusError(f"{text.name}:{rows.line_num}: {len(row)} cells, but the header has {len(names)}")
             numbers.append(rows.line_num)
-            kept.append([row[place].strip() for place in places])
+            kept.append([row[column].strip() for column in columns])
             if len(kept) == 1 << 14:
                 yield _encode_rows(numbers, kept)
                 numbers, kept = [], []

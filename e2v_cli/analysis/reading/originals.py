@@ -49,8 +49,8 @@ def find_lists(output_dir: Path, header: Header, name: str) -> list[Path]:
         return [output_dir / name]
     folder = header.invocation.folder if is_directory(Path(header.invocation.folder)) else ""
     inputs = [item.removeprefix("scp:") for item in header.invocation.inputs if not is_url(item)]
-    places = [Path(folder, item) for item in inputs if item != STDIN]
-    folders = [place if is_directory(place) else place.parent for place in places]
+    paths = [Path(folder, item) for item in inputs if item != STDIN]
+    folders = [path if is_directory(path) else path.parent for path in paths]
     return [path for path in dict.fromkeys(folder / name for folder in folders) if has_list(path)]
 
 

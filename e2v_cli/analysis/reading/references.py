@@ -115,12 +115,12 @@ def _group_ids(text: Text, finder: IdFinder) -> GroupColumn:
     return GroupColumn(text.name, codes, tuple(words.words))
 
 
-def _describe_other_group(text: Text, finder: IdFinder, place: int) -> str:
-    """Describe that an utterance has two groups; ``place`` is its index in the reference."""
+def _describe_other_group(text: Text, finder: IdFinder, index: int) -> str:
+    """Describe that an utterance has two groups; ``index`` is that in the reference."""
     lines = [
         (chunk.numbers[row], chunk.keys[row].decode(errors="backslashreplace"), chunk.columns[0][row])
         for chunk in read_pairs(text, "utt-id group")
-        for row in np.flatnonzero(finder.find(finder.hashes_of(chunk.keys)) == place).tolist()
+        for row in np.flatnonzero(finder.find(finder.hashes_of(chunk.keys)) == index).tolist()
     ]
     first, _, group = lines[0]
     number, utt_id, _ = next(line for line in lines if line[2] != group)
@@ -225,13 +225,13 @@ class _TableReader(_Reader):
     def _choose(self, names: Sequence[str], origin: str) -> list[int]:
         """Choose the columns of the id, the label, and the groupings that the table has."""
         find = _ColumnFinder(names, origin)
-        places = [
+        columns = [
             find.required(self._id_column, FILE_NAMES, "ids", "--id-column"),
             find.required(self._label_column, LABEL_NAMES, "labels", "--label-column"),
         ]
         found = {kind: find.first(known) for kind, known in GROUP_NAMES.items()}
-        self.kinds = [kind for kind, place in found.items() if place is not None and place not in places]
-        return [*places, *(place for kind, place in found.items() if place is not None and kind in self.kinds)]
+        self.kinds = [kind for kind, column in found.items() if column is not None and column not in columns]
+        return [*columns, *(column for kind, column in found.items() if column is not None and kind in self.kinds)]
 
 
 @dataclass(frozen=True)
@@ -254,11 +254,11 @@ class _ColumnFinder:
         """
         if named in self.names:
             return self.names.index(str(named))
-        place = self.first([named.casefold()] if named else known)
-        if place is None:
+        index = self.first([named.casefold()] if named else known)
+        if index is None:
             missing = f'no column "{named}"' if named else f"no column of {what}; name one with {option}"
             raise CorpusError(f"{self.origin}: {missing}; the header has {', '.join(self.names)}")
-        return place
+        return index
 
 
 def _choose_reader(text: Text, id_column: str | None, label_column: str | None) -> _Reader:

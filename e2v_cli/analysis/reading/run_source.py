@@ -205,6 +205,6 @@ def _find_all(index: KeyIndex, chunks: Iterable[list[bytes]]) -> NDArray[np.bool
     """Return whether each key of an index is among others: (keys,)."""
     found = np.zeros(len(index), dtype=np.bool_)
     for keys in chunks:
-        places = index.find(hash_keys(keys))
-        found[places[places >= 0]] = True
+        key_indices = index.find(hash_keys(keys))
+        found[key_indices[key_indices >= 0]] = True
     return found

@@ -165,13 +165,13 @@ def _error_lines(scored: Scored) -> Iterator[bytes]:
     for keys in scored.reference.finder.ids():
         part = slice(first, first + len(keys))
         classes, indices = scored.classes[part], answers.indices[part]
-        for place in np.flatnonzero((classes >= 0) & (indices != classes)).tolist():
-            label = names[indices[place]] if indices[place] >= 0 else MISSING.encode()
+        for wrong in np.flatnonzero((classes >= 0) & (indices != classes)).tolist():
+            label = names[indices[wrong]] if indices[wrong] >= 0 else MISSING.encode()
             sort_key, cells = 2 * _MILLION, b"\t"
-            if answers.scores is not None and answers.truths is not None and indices[place] >= 0:
-                score = float(answers.scores[first + place])
+            if answers.scores is not None and answers.truths is not None and indices[wrong] >= 0:
+                score = float(answers.scores[first + wrong])
                 sort_key -= round(score * _MILLION)
-                cells = b"%.6f\t%.6f" % (answers.truths[first + place], score)
-            row = (b"%07d" % sort_key, keys[place], names[classes[place]], label, cells)
+                cells = b"%.6f\t%.6f" % (answers.truths[first + wrong], score)
+            row = (b"%07d" % sort_key, keys[wrong], names[classes[wrong]], label, cells)
             yield b"\t".join(row) + b"\n"
         first += len(keys)

@@ -71,7 +71,7 @@ class _AnswerCollector:
 
     def add(
         self,
-        places: NDArray[np.int64],
+        reference_indices: NDArray[np.int64],
         answers: NDArray[np.int16],
         classes: NDArray[np.int16],
         posteriors: NDArray[np.float64],
@@ -80,7 +80,7 @@ class _AnswerCollector:
         """Add answers and their probabilities.
 
         Args:
-            places: (utterances,) indices in the reference.
+            reference_indices: (utterances,) indices in the reference.
             answers: (utterances,).
             classes: (utterances,) of the reference.
             posteriors: (utterances, columns).
@@ -88,12 +88,12 @@ class _AnswerCollector:
         """
         if self.scores is None:
             return
-        rows = np.arange(len(places))
+        rows = np.arange(len(reference_indices))
         of_answer, of_class = columns[answers], columns[classes]
         scores = np.where(of_answer >= 0, posteriors[rows, of_answer], posteriors.max(axis=1))
-        self.scores[places] = scores
+        self.scores[reference_indices] = scores
         if self.truths is not None:
-            self.truths[places] = np.where(of_class >= 0, posteriors[rows, of_class], 0.0)
+            self.truths[reference_indices] = np.where(of_class >= 0, posteriors[rows, of_class], 0.0)
         has = of_class >= 0
         self.sums.add(posteriors[has], of_class[has], scores[has], (answers == classes)[has])
 
@@ -125,17 +125,17 @@ class _Matcher:
         return counts
 
     def add(
-        self, places: NDArray[np.int64], answers: NDArray[np.int16], posteriors: NDArray[np.float64] | None
+        self, reference_indices: NDArray[np.int64], answers: NDArray[np.int16], posteriors: NDArray[np.float64] | None
     ) -> None:
-        """Add predictions of utterances that count: their places in the reference, answers and posteriors."""
-        classes = self._classes.indices[places]
-        self.open.indices[places] = answers
+        """Add predictions of utterances that count: their indices in the reference, answers and posteriors."""
+        classes = self._classes.indices[reference_indices]
+        self.open.indices[reference_indices] = answers
         if posteriors is None:
             return
         if self._model.merges_any:
             merged = [posteriors[:, list(group)].sum(axis=1) for group in self._model.groups]
             posteriors = np.round(np.stack(merged, axis=1), SUM_DIGITS)
-        self.open.add(places, answers, classes, posteriors, self._columns)
+        self.open.add(reference_indices, answers, classes, posteriors, self._columns)
         if self.closed is None:
             return
         chosen = posteriors[:, self._closed_columns]
@@ -144,8 +144,8 @@ class _Matcher:
         sums = chosen.sum(axis=1, keepdims=True)
         shares = np.divide(chosen, sums, out=np.full_like(chosen, 1 / chosen.shape[1]), where=sums > 0)
         answers = self._model_answers[self._closed_columns][best]
-        self.closed.indices[places] = answers
-        self.closed.add(places, answers, classes, shares, self._closed_of)
+        self.closed.indices[reference_indices] = answers
+        self.closed.add(reference_indices, answers, classes, shares, self._closed_of)
 
 
 def match_predictions(

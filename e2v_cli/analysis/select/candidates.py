@@ -82,13 +82,11 @@ class _Columns:
             self.durations.frombytes(_whole(seconds, TICKS).tobytes())
             yield chunk.keys
 
-    def _describe(self, chunk: AnswerChunk, place: int) -> CorpusError:
+    def _describe(self, chunk: AnswerChunk, row: int) -> CorpusError:
         """Describe a row with an invalid label or duration."""
-        word, duration = (
-            cell.decode(errors="backslashreplace") for cell in (chunk.words[place], chunk.durations[place])
-        )
-        origin = f"{self._predictions.text.name}:{chunk.numbers[place]}"
-        if chunk.words[place] not in self._numbers:
+        word, duration = (cell.decode(errors="backslashreplace") for cell in (chunk.words[row], chunk.durations[row]))
+        origin = f"{self._predictions.text.name}:{chunk.numbers[row]}"
+        if chunk.words[row] not in self._numbers:
             return CorpusError(
                 f"{origin}: label {word!r} is none of the columns: {', '.join(self._predictions.labels)}"
             )

@@ -313,12 +313,12 @@ class _MapIndex:
 
     def find(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the text after each id on its line; None: no line has the id."""
-        places = self._index.find(hash_keys(keys))
+        indices = self._index.find(hash_keys(keys))
         found: list[bytes | None] = []
-        for key, place in zip(keys, places.tolist(), strict=True):
+        for key, index in zip(keys, indices.tolist(), strict=True):
             cells = [b""]
-            if place >= 0:
-                self._file.seek(int(self._offsets[place]))  # neighbours are in its buffer
+            if index >= 0:
+                self._file.seek(int(self._offsets[index]))  # neighbours are in its buffer
                 cells = self._file.readline().split(maxsplit=1)
             found.append(b"".join(cells[1:]).strip() if cells[0] == key else None)
         return found

@@ -153,9 +153,9 @@ def _format_rejected(keys: Sequence[bytes], rows: NDArray[np.int64], selection: 
     lines = [b""] * len(keys)
     rejecting = selection.rejecting[rows]
     for number in np.unique(rejecting[rejecting != KEPT]).tolist():
-        places = np.flatnonzero(rejecting == number)
+        indices = np.flatnonzero(rejecting == number)
         rule, judgement = selection.rules[number], selection.judgements[number]
-        texts = zip(places.tolist(), judgement.values(rows[places]), judgement.limits(rows[places]), strict=True)
-        for place, value, limit in texts:
-            lines[place] = keys[place] + f"\t{tsv_row((rule.name, value, limit))}\n".encode()
+        texts = zip(indices.tolist(), judgement.values(rows[indices]), judgement.limits(rows[indices]), strict=True)
+        for index, value, limit in texts:
+            lines[index] = keys[index] + f"\t{tsv_row((rule.name, value, limit))}\n".encode()
     return b"".join(lines)

@@ -98,8 +98,8 @@ def _match(
     of_word = np.array([NO_OPINION if name == DROPPED else at for at, name in enumerate(meanings)], dtype=np.int16)
     own, first = np.full(len(ids), NO_OPINION, dtype=np.int16), 0
     for keys in ids.chunks():
-        places = finder.find(finder.hashes_of(keys))
-        own[first : first + len(keys)] = np.where(places >= 0, of_word[codes[places]], NO_OPINION)
+        indices = finder.find(finder.hashes_of(keys))
+        own[first : first + len(keys)] = np.where(indices >= 0, of_word[codes[indices]], NO_OPINION)
         first += len(keys)
     if not (own >= 0).any():
         raise CorpusError(f"{source}: it has no label of any utterance of the run; are the ids the same?")
@@ -129,8 +129,8 @@ def read_numbers(paths: Sequence[Path], index: KeyIndex) -> NDArray[np.float64]:
                     values = np.array(chunk.columns[0], dtype=np.float64)
                 except ValueError:
                     raise _describe_no_number(path, chunk.numbers, chunk.columns[0]) from None
-                places = index.find(hash_keys(chunk.keys))
-                numbers[places[places >= 0]] = values[places >= 0]
+                candidate_indices = index.find(hash_keys(chunk.keys))
+                numbers[candidate_indices[candidate_indices >= 0]] = values[candidate_indices >= 0]
     return numbers
 
 
@@ -174,12 +174,12 @@ def share_of_spans(timeline: Path, span_seconds: float, candidates: Candidates, 
                 seconds = np.array(ends, dtype=np.float64) - np.array(starts, dtype=np.float64)
             except (ValueError, KeyError):
                 raise CorpusError(f"{timeline}: near line {first}: not a row of a timeline of this run") from None
-            places = index.find(hash_keys(keys))
+            candidate_indices = index.find(hash_keys(keys))
             spans = np.maximum(1.0, np.ceil(seconds / span_seconds - 0.01))  # times are rounded
-            known = places >= 0
-            np.add.at(all_spans, places[known], spans[known])
-            same = known & (labels == candidates.labels[places])
-            np.add.at(own_spans, places[same], spans[same])
+            known = candidate_indices >= 0
+            np.add.at(all_spans, candidate_indices[known], spans[known])
+            same = known & (labels == candidates.labels[candidate_indices])
+            np.add.at(own_spans, candidate_indices[same], spans[same])
     shares = np.full(len(candidates), np.nan)
     np.divide(own_spans, all_spans, out=shares, where=all_spans > 0)
     return shares

@@ -77,11 +77,11 @@ def apply_rules(candidates: Candidates, rules: Sequence[Rule]) -> Selection:
 
 def assign_part(speaker: bytes, parts: Sequence[tuple[str, float]]) -> int:
     """Return the index of the part that a speaker is in, by a hash: it does not depend on the other speakers."""
-    place = int.from_bytes(hashlib.sha256(speaker).digest()[:8], "big") / 2**64
+    fraction = int.from_bytes(hashlib.sha256(speaker).digest()[:8], "big") / 2**64
     end = 0.0
     for index, (_, share) in enumerate(parts):
         end += share
-        if place < end:
+        if fraction < end:
             return index
     return len(parts) - 1
 

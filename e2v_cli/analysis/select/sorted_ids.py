@@ -66,12 +66,12 @@ class SortedIds:
         order, last = array("i"), b""
         with unsorted:
             unsorted.seek(0)
-            numbered = (b"%b\t%d\n" % (line[:-1], place) for place, line in enumerate(unsorted))
+            numbered = (b"%b\t%d\n" % (line[:-1], index) for index, line in enumerate(unsorted))
             for line in sort_lines(numbered, run_lines):  # a tab is before all characters of ids
-                key, _, place = line.partition(b"\t")
+                key, _, index = line.partition(b"\t")
                 if key == last:
                     raise CorpusError(f'utt-id "{key.decode(errors="backslashreplace")}" has two predictions')
-                order.append(int(place))
+                order.append(int(index))
                 self._file.write(key + b"\n")
                 last = key
         self.order = np.frombuffer(order, dtype=np.int32)

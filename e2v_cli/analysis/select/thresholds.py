@@ -105,6 +105,6 @@ def calibrate(scores: NDArray[np.int32], is_right: NDArray[np.bool_], precision:
     bounds = wilson_lower_bound(right[last_of_score], last_of_score + 1)
     reaching = np.flatnonzero(bounds >= precision)
     chosen = int(reaching[-1]) if len(reaching) else int(bounds.argmax())
-    place = int(last_of_score[chosen])
-    threshold = float(ordered[place]) / MILLION if len(reaching) else None
-    return SampleBound(threshold, len(scores), place + 1, int(right[place]), float(bounds[chosen]))
+    last = int(last_of_score[chosen])
+    threshold = float(ordered[last]) / MILLION if len(reaching) else None
+    return SampleBound(threshold, len(scores), last + 1, int(right[last]), float(bounds[chosen]))

@@ -215,10 +215,10 @@ def test_pickles_are_never_run(tmp_path: Path, reference: Path) -> None:
 def test_embeddings_that_are_gone_are_named(tmp_path: Path, reference: Path) -> None:
     scp = run_of_vectors(tmp_path / "out") / "embeddings.scp"
     scp.write_text(scp.read_text().replace(".ark:", ".gone.ark:", 1))
-    place = scp.read_text().split()[1].rpartition(":")[0]
+    path = scp.read_text().split()[1].rpartition(":")[0]
 
     assert refusal(scp, reference) == (
-        f"{scp}: the embedding of Ses01F_000 can't be read from {place}:11: No such file or directory; compute it again"
+        f"{scp}: the embedding of Ses01F_000 can't be read from {path}:11: No such file or directory; compute it again"
     )
 
 

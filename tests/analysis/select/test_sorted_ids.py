@@ -20,7 +20,7 @@ def test_ids_in_any_order_are_sorted(seed: int) -> None:
     ids = SortedIds(iter([keys[:7], keys[7:8], keys[8:]]), run_lines=9)
 
     assert [key for chunk in ids.chunks() for key in chunk] == sorted(keys)
-    assert [keys[place] for place in ids.order] == sorted(keys)
+    assert [keys[index] for index in ids.order] == sorted(keys)
     assert len(ids) == len(keys)
 
 
