@@ -19,7 +19,7 @@ from e2v_cli.options import Fingerprint
 from e2v_cli.records import Tier
 from e2v_cli.system.files import exists, published
 
-IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".pieces", ".costs", ".sources", ".tiers"))
+IDS_PATTERNS = tuple("input." + "[0-9a-f]" * 16 + suffix for suffix in ("", ".groups", ".costs", ".sources", ".tiers"))
 """Patterns of the names of files that keep ids, recording groups, costs, sources and tiers of a list."""
 
 
@@ -209,7 +209,7 @@ def digest_tiers(output_dir: Path, digest: str) -> str | None:
 def names_of_ids(digest: str) -> frozenset[str]:
     """Return the names of the files of a list in a run folder."""
     name = _ids_path(Path(), digest).name
-    return frozenset((name, f"{name}.pieces", f"{name}.costs", f"{name}.sources", f"{name}.tiers"))
+    return frozenset((name, f"{name}.costs", f"{name}.groups", f"{name}.sources", f"{name}.tiers"))
 
 
 def _ids_path(output_dir: Path, digest: str) -> Path:
@@ -217,7 +217,7 @@ def _ids_path(output_dir: Path, digest: str) -> Path:
 
 
 def _groups_path(ids_path: Path) -> Path:
-    return ids_path.with_name(f"{ids_path.name}.pieces")
+    return ids_path.with_name(f"{ids_path.name}.groups")
 
 
 def _sources_path(ids_path: Path) -> Path:

@@ -210,12 +210,12 @@ DEAD = 1 << 22
 
 OURS = [
     *RESULTS,
-    *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef", "input.0123456789abcdef.pieces"),
+    *("journal.1-of-1.1", "journal.10-of-12.3", "input.0123456789abcdef", "input.0123456789abcdef.groups"),
     *("input.0123456789abcdef.costs", "input.0123456789abcdef.sources"),
     *(f".{name}.{HOST}-{DEAD}-0123abcd.part" for name in ("predictions.tsv", "timeline.rttm")),
     *(
         f".{name}.{HOST}-{DEAD}-0123abcd.part"
-        for name in ("npy.1-of-1", *(f"input.0123456789abcdef{suffix}" for suffix in ("", ".pieces", ".costs")))
+        for name in ("npy.1-of-1", *(f"input.0123456789abcdef{suffix}" for suffix in ("", ".groups", ".costs")))
     ),
     *("embeddings.1-of-1.1.ark", "embeddings.2-of-3.10.ark", "embeddings/a.npy", "embeddings/a b%3A.npy"),
     *("timeline.1-of-1.1", "timeline.2-of-3.10", "audacity/a.txt", "audacity/a%2Fb.txt", "textgrid/ü.TextGrid"),

@@ -81,9 +81,9 @@ def test_recording_groups_are_saved_beside_the_ids(tmp_path: Path) -> None:
     save_ids(tmp_path, SEGMENTS)
 
     name = f"input.{SEGMENTS.digest[:16]}"
-    assert sorted(os.listdir(tmp_path)) == [name, f"{name}.pieces"]
+    assert sorted(os.listdir(tmp_path)) == [name, f"{name}.groups"]
     assert (tmp_path / name).read_bytes() == b"a\nb\nc\n"
-    assert (tmp_path / f"{name}.pieces").read_bytes() == b"\0" * 8 + b"\1" + b"\0" * 15
+    assert (tmp_path / f"{name}.groups").read_bytes() == b"\0" * 8 + b"\1" + b"\0" * 15
     found = IdList(tmp_path, SEGMENTS.digest)
     assert found.digest == SEGMENTS.digest
     assert found.recording_groups is not None
@@ -106,7 +106,7 @@ def test_damaged_or_missing_recording_groups_name_the_id_file(content: bytes | N
     """Removing the ids, as the message says, restores both."""
     save_ids(tmp_path, SEGMENTS)
     path = tmp_path / f"input.{SEGMENTS.digest[:16]}"
-    recording_groups = path.with_name(f"{path.name}.pieces")
+    recording_groups = path.with_name(f"{path.name}.groups")
     if content is None:
         recording_groups.unlink()
     else:
@@ -124,12 +124,12 @@ def test_damaged_or_missing_recording_groups_name_the_id_file(content: bytes | N
 def test_recording_groups_are_saved_before_the_ids(tmp_path: Path) -> None:
     """A file of ids implies a file of recording groups."""
     name = f"input.{SEGMENTS.digest[:16]}"
-    (tmp_path / f"{name}.pieces").mkdir()
+    (tmp_path / f"{name}.groups").mkdir()
 
     with pytest.raises(IsADirectoryError):
         save_ids(tmp_path, SEGMENTS)
 
-    assert os.listdir(tmp_path) == [f"{name}.pieces"]
+    assert os.listdir(tmp_path) == [f"{name}.groups"]
 
 
 def test_existing_ids_are_not_rewritten(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_recording_groups_of_other_lists_are_removed(tmp_path: Path) -> None:
     own = f"input.{SEGMENTS.digest[:16]}"
 
     remove_other_ids(tmp_path, SEGMENTS.digest)
-    assert sorted(os.listdir(tmp_path)) == [own, f"{own}.pieces"]
+    assert sorted(os.listdir(tmp_path)) == [own, f"{own}.groups"]
     save_ids(tmp_path, IDS)
     remove_other_ids(tmp_path, IDS.digest)
     assert os.listdir(tmp_path) == [f"input.{IDS.digest[:16]}"]
@@ -260,7 +260,7 @@ def test_costs_of_other_lists_are_removed(tmp_path: Path) -> None:
 
     remove_other_ids(tmp_path, SEGMENTS.digest)
 
-    assert sorted(os.listdir(tmp_path)) == [own, f"{own}.costs", f"{own}.pieces"]
+    assert sorted(os.listdir(tmp_path)) == [own, f"{own}.costs", f"{own}.groups"]
 
 
 def test_checksums_of_sources_are_read_with_the_ids(tmp_path: Path) -> None:
