@@ -8,6 +8,9 @@ BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 # Python 3.10 has no NumPy with the types of the others.
 MYPY := $(BIN)/python -c 'import sys; sys.exit(sys.version_info > (3, 11))' || $(BIN)/mypy
 
+# Else every process of the tests compiles all modules again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 
 .PHONY: help

@@ -283,13 +283,13 @@ def test_each_task_has_its_own_core_and_gpu(corpus: Path, reference: str, tmp_pa
 
 ARRAY = """\
 #!/bin/bash
-#SBATCH --array=0-3 --cpus-per-task=1 --output={folder}/%a.log
+#SBATCH --array=0-1 --cpus-per-task=1 --output={folder}/%a.log
 {e2v} predict {corpus} -m sample -o {out}
 """
 
 STEP = """\
 #!/bin/bash
-#SBATCH --ntasks=4 --nodes=1 --gres=gpu:4 --output={folder}/step.log
+#SBATCH --ntasks=2 --nodes=1 --gres=gpu:2 --output={folder}/step.log
 srun --gpus-per-task=1 {e2v} predict {corpus} -m sample -o {out}
 """
 
@@ -304,19 +304,19 @@ def test_handwritten_job_array(cluster: Cluster, corpus: Path, reference: str, t
 
     assert set(cluster.wait(job).values()) == {"COMPLETED"}
     assert digest(out) == reference
-    assert (tmp_path / "2.log").read_text().startswith("e2v: shard 3/4, by its place among the tasks of Slurm\n")
+    assert (tmp_path / "1.log").read_text().startswith("e2v: shard 2/2, by its place among the tasks of Slurm\n")
 
 
-def test_srun_on_a_node_with_four_gpus(corpus: Path, reference: str, tmp_path: Path) -> None:
+def test_srun_on_a_node_with_two_gpus(corpus: Path, reference: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = tmp_path / "step.sh"
     script.write_text(STEP.format(folder=tmp_path, e2v=" ".join(E2V), corpus=corpus, out=out))
-    with running_cluster(nodes=1, cpus=4, gpus=4) as cluster:
+    with running_cluster(nodes=1, cpus=2, gpus=2) as cluster:
         job = cluster.run("sbatch", "--parsable", script).strip()
         assert cluster.wait(job) == {job: "COMPLETED"}, (tmp_path / "step.log").read_text()
     assert digest(out) == reference
-    gpus = [re.findall(r"GPUs: (\d+)\n", path.read_text()) for path in out.glob("log/launcher.*-of-4.log")]
-    assert sorted(gpus) == [["0"], ["1"], ["2"], ["3"]]
+    gpus = [re.findall(r"GPUs: (\d+)\n", path.read_text()) for path in out.glob("log/launcher.*-of-2.log")]
+    assert sorted(gpus) == [["0"], ["1"]]
 
 
 def run_shell(command: str, tmp_path: Path, **environment: str) -> str:

@@ -317,8 +317,8 @@ def _resolves_to_loopback() -> bool:
 
 
 def ask(question: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until a condition holds, checking only five times a second, since Slurm answers slowly."""
+    """Wait until a condition holds, checking only twice a second, since each question to Slurm starts a process."""
     deadline = time.monotonic() + seconds
     while not question():
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.2)
+        time.sleep(0.5)
