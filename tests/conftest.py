@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from support.checkpoints import make_config, make_model
 from support.forkserver import ADDRESS, make_runner, shared_server, start_server
-from support.processes import ROOT, E2v
+from support.processes import ROOT, E2v, Hold
 
 # Tests that run inside a Slurm job must not see its variables.
 for name in [name for name in os.environ if name.startswith("SLURM_")]:
@@ -70,6 +70,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def e2v() -> E2v:
     """Run a command in a fork of a warm process, from the root of the repository."""
     return make_runner(shared_server())
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Hold:
+    """A hold on the last clip of the sample corpus."""
+    return Hold(tmp_path / "hold", "m2-0010")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.audio_files import RATE, encode, noisy_tone
+from support.processes import wait_until
 
 from e2v_cli.audio import prefetch
 from e2v_cli.audio.decode import AudioOptions
@@ -52,13 +53,6 @@ def waveform(utterance: Utterance, num_samples: int = 400) -> Waveform:
 
 def decoding_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")]
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def load_with(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +141,7 @@ def test_no_recording_begins_while_many_samples_wait(
         for recording in recordings:
             asked.append(recording)
             yield recording
-            wait_for(lambda: len(decoded_parts) == len(asked))
+            wait_until(lambda: len(decoded_parts) == len(asked))
 
     load_with(load, monkeypatch)
 
@@ -171,7 +165,7 @@ def test_queue_of_one_recording_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
     load_with(load, monkeypatch)
     decoded = decode_ahead([segments], OPTIONS, 2, never_stop)
     assert next(decoded).utterance.index == 0
-    wait_for(lambda: len(made) == AHEAD_WAVEFORMS + 2)  # one was taken, one waits for a slot in the queue
+    wait_until(lambda: len(made) == AHEAD_WAVEFORMS + 2)  # one was taken, one waits for a slot in the queue
     time.sleep(0.1)
     assert len(made) == AHEAD_WAVEFORMS + 2
     assert [result.utterance.index for result in decoded] == list(range(1, 100))
@@ -200,7 +194,7 @@ def test_threads_end_when_the_iterator_is_closed(segments: int, monkeypatch: pyt
     def slowly(part: Sequence[Utterance], _: AudioOptions, stopping: Callable[[], bool]) -> Iterator[Waveform]:
         read.append(part[0].index)
         if part[0].index:
-            wait_for(stopping)
+            wait_until(stopping)
         yield from map(waveform, part)
 
     load_with(slowly, monkeypatch)
@@ -222,7 +216,7 @@ def test_slow_source_is_told_to_stop(recordings: list[Recording], monkeypatch: p
             yield waveform(part[0])
             return
         begun.set()
-        wait_for(stopping)
+        wait_until(stopping)
         stopped.append(True)
 
     load_with(endless, monkeypatch)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.corpora import write_takes
 from support.forkserver import shared_server
 from support.processes import ROOT, on_opening
 from support.slurm_cluster import Cluster, ask, install_packages, running_cluster
@@ -38,9 +39,7 @@ def cluster(two_nodes: Cluster) -> Cluster:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list that names the sample corpus three times."""
-    lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
-    path = tmp_path_factory.mktemp("corpus") / "wav.scp"
-    path.write_text("".join(f"{number}-{line}\n" for number in range(3) for line in lines))
+    path = write_takes(tmp_path_factory.mktemp("corpus") / "wav.scp", 3)
     assert len(path.read_text().splitlines()) == NUM_UTTERANCES
     return path
 

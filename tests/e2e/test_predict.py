@@ -466,12 +466,6 @@ def long_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_takes(tmp_path_factory.mktemp("long") / "long.scp", 2)
 
 
-@pytest.fixture
-def hold(tmp_path: Path) -> Hold:
-    """A hold on the last clip of the sample corpus."""
-    return Hold(tmp_path / "hold", "m2-0010")
-
-
 @pytest.fixture(scope="module")
 def whole(long_list: Path, tmp_path_factory: pytest.TempPathFactory, e2v: E2v) -> Path:
     """A run of the long list that nothing stopped."""

@@ -108,12 +108,6 @@ def long_list(tmp_path: Path) -> Path:
     return write_takes(tmp_path / "long.scp", 2)
 
 
-@pytest.fixture
-def hold(tmp_path: Path) -> Hold:
-    """A hold on the last clip of the sample corpus."""
-    return Hold(tmp_path / "hold", "m2-0010")
-
-
 def held(hold: Hold) -> str:
     """Return the variables of a hold, to be put before a command."""
     return " ".join(f"{name}={value}" for name, value in hold.environment.items())

@@ -18,8 +18,9 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 import pytest
+from support.corpora import write_takes
 from support.forkserver import ForkedCommand, fork_e2v
-from support.processes import ROOT, E2v, find_group, find_workers, kill, start_e2v, wait_until
+from support.processes import E2v, find_group, find_workers, kill, start_e2v, wait_until
 
 pytestmark = [
     pytest.mark.kill,
@@ -42,9 +43,8 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample corpus twice, and two utterances that fail."""
-    lines = (ROOT / "sample_data" / "wav.scp").read_text().splitlines()
-    scp = tmp_path_factory.mktemp("corpus") / "wav.scp"
-    entries = [f"take{take}-{line}" for take in range(2) for line in lines]
+    scp = write_takes(tmp_path_factory.mktemp("corpus") / "wav.scp", 2)
+    entries = scp.read_text().splitlines()
     entries[17:17] = ["gone nowhere/gone.wav"]
     entries[59:59] = ["text Makefile"]
     scp.write_text("".join(f"{entry}\n" for entry in entries))

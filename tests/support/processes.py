@@ -69,12 +69,12 @@ class Hold:
         self._released.touch()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until a condition holds."""
+def wait_until(condition: Callable[[], object], seconds: float = 60.0, pause: float = 0.02) -> None:
+    """Wait until a condition holds; ``pause`` is the time between two checks, in seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def find_workers(pid: int) -> list[int]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from support.processes import ROOT
+from support.processes import ROOT, wait_until
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
 """Programs, and Debian's packages of them."""
@@ -318,7 +318,4 @@ def _resolves_to_loopback() -> bool:
 
 def ask(question: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until a condition holds, checking only twice a second, since each question to Slurm starts a process."""
-    deadline = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.5)
+    wait_until(question, seconds, pause=0.5)

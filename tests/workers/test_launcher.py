@@ -15,6 +15,7 @@ import pytest
 from support.corpora import write_takes
 from support.forkserver import ForkedCommand, fork_e2v
 from support.processes import (
+    ON_OPENING,
     ROOT,
     E2v,
     Hold,
@@ -154,10 +155,9 @@ def test_workers_that_all_die_end_the_run(scp: Path, tmp_path: Path, e2v: E2v, r
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 @pytest.mark.parametrize("kills_template", [False, True])
-def test_dead_worker_is_replaced(kills_template: bool, tmp_path: Path) -> None:
+def test_dead_worker_is_replaced(kills_template: bool, hold: Hold, tmp_path: Path) -> None:
     """The end of the template ends no worker, and another one is started when it is needed."""
     scp = write_takes(tmp_path / "long.scp", 3)
-    hold = Hold(tmp_path / "hold", "m2-0010")
     command = ("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "2", "--no-progress")
     process = start_e2v(*command, **hold.environment)
     wait_until(lambda: read_logs(tmp_path / "out").count("sample is loaded on cpu") == 2)
@@ -189,17 +189,10 @@ class Notes:
 sys.meta_path.insert(0, Notes)
 """
 
-AWAIT_WORKERS = """
-import glob, time
+NUM_LOADED = """
+import glob
 def num_loaded():
     return sum("sample is loaded on cpu" in open(path).read() for path in glob.glob({logs!r}))
-from e2v_cli.audio import decode
-real = decode.open_audio
-def opened(*args, **kwargs):
-    while num_loaded() < 4:
-        time.sleep(0.02)
-    return real(*args, **kwargs)
-decode.open_audio = opened
 """
 
 
@@ -208,8 +201,9 @@ def test_pytorch_is_imported_once_for_all_workers(scp: Path, tmp_path: Path, rea
     """The model was prepared by an earlier run, which imports PyTorch for it. Audio waits for all workers."""
     assert real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "first").returncode == 0
     noted = tmp_path / "imports"
-    code = NOTE_IMPORTS.format(path=str(noted)) + AWAIT_WORKERS.format(logs=f"{tmp_path}/out/log/worker.*.log")
-    environment = hook(tmp_path / "hook", code)
+    num_loaded = NUM_LOADED.format(logs=f"{tmp_path}/out/log/worker.*.log")
+    await_workers = ON_OPENING.format(name="", action="while num_loaded() < 4: time.sleep(0.02)")
+    environment = hook(tmp_path / "hook", NOTE_IMPORTS.format(path=str(noted)) + num_loaded + await_workers)
 
     done = real_e2v("predict", scp, "-m", "sample", "-o", tmp_path / "out", "-j", "4", **environment)
 
